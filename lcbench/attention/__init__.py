@@ -1,0 +1,1 @@
+"""The attention engine: any list of pieces on any rotary model."""

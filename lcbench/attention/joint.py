@@ -1,0 +1,73 @@
+"""Attention over pieces in plain matrix products: one row of scores over all pieces, one softmax.
+
+Exact on any device and dtype, with gradients, soft caps and sinks; the choice for decode, where it is also fast.
+Scores are made for a few queries at a time, so memory grows with the number of keys, not with its square.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.pieces import Piece
+from lcbench.attention.rotation import Rope, RopeTables
+
+SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
+
+
+def joint_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    pieces: list[Piece],
+    rope: Rope,
+    tables: RopeTables,
+    first_key: int,
+    scale: float,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Softmax attention of un-rotated queries over the keys that the pieces show them -> [B, H, T, Dv].
+
+    `first_key` is the position of k[:, :, 0]. `softcap` c bounds the scores to c tanh(s / c) (Gemma 2). `sinks_H` are
+    logits that take part in the softmax and answer nothing (GPT-OSS). H is a multiple of K: grouped queries.
+    """
+    B, H, T, D = q_BHTD.shape
+    K, S = k_BKSD.shape[1:3]
+    G = H // K
+    dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    parts = []
+    for piece in pieces:
+        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
+        if low < high:
+            k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
+            parts.append((piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
+    out = q_BHTD.new_empty(B, H, T, v_BKSD.shape[-1])
+    rows = max(1, SCORES_AT_ONCE // (B * H * S))
+    for a in range(0, T, rows):
+        b = min(a + rows, T)
+        spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
+        first = min(low for low, high in spans if low < high)
+        last = max(high for low, high in spans if low < high)
+        scores = q_BHTD.new_full((B, K, G, b - a, last - first), -math.inf, dtype=dtype)
+        for (piece, offset, q, k), (low, high) in zip(parts, spans, strict=True):
+            if low >= high:
+                continue
+            product = q[:, :, a:b].reshape(B, K, G * (b - a), D) @ k[..., low - offset : high - offset]
+            product = product.view(B, K, G, b - a, high - low).to(dtype) * scale
+            if softcap is not None:
+                product = torch.tanh(product / softcap) * softcap
+            j = torch.arange(low, high) + first_key
+            seen = (j >= piece.start[a:b, None]) & (j < piece.stop[a:b, None])
+            region = scores[..., low - first : high - first]
+            region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
+        if sinks_H is not None:
+            sinks = sinks_H.to(dtype).view(1, K, G, 1, 1).expand(B, K, G, b - a, 1)
+            probabilities = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
+        else:
+            probabilities = scores.softmax(-1)
+        weights = probabilities.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first)
+        out[:, :, a:b] = (weights @ v_BKSD[:, :, first:last]).view(B, H, b - a, -1)
+    return out

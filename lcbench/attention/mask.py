@@ -1,0 +1,99 @@
+"""The mask as a few integers: where this call's queries and keys lie, instead of an n x n tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import causal_mask_function
+
+from lcbench.errors import UserError
+
+
+@dataclass(eq=False)
+class Span:
+    """What one forward call attends to, as `transformers` hands it to every layer of one type.
+
+    Queries are the positions q_offset <= t < q_offset + q_length of the sequence, padding included; `pads` is how many
+    positions at the left of each row are padding; `window` is the model's own sliding window, or None.
+    """
+
+    q_offset: int
+    q_length: int
+    pads: tuple[int, ...]
+    window: int | None
+    checked: bool = field(default=False)  # its position_ids were looked at: once a forward, not once a layer
+
+    # generate() treats a mask prepared for a static cache as a tensor, as far as these two:
+    ndim = 0
+
+    def contiguous(self) -> Span:
+        return self
+
+
+def span_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | Span | None = None,
+    local_size: int | None = None,
+    device: torch.device | str = "cpu",
+    **_: Any,
+) -> Span:
+    """The mask function that is registered with `transformers` beside the attention function.
+
+    Raises: UserError for anything but causal attention, with or without a sliding window, over left-padded rows.
+    """
+    if mask_function is not causal_mask_function:
+        _check_is_sliding_window(mask_function, batch_size, q_length, int(q_offset), local_size, device)
+    return Span(int(q_offset), q_length, _left_pads(attention_mask, batch_size), local_size)
+
+
+def _left_pads(attention_mask: Tensor | Span | None, batch_size: int) -> tuple[int, ...]:
+    if attention_mask is None:
+        return (0,) * batch_size
+    if isinstance(attention_mask, Span):
+        return attention_mask.pads
+    if (attention_mask.long().diff(dim=-1) < 0).any():
+        raise UserError("lcbench supports left padding only; this attention_mask has padding to the right or holes.")
+    return tuple((~attention_mask.bool()).sum(-1).tolist())
+
+
+def _check_is_sliding_window(
+    mask_function: Callable[..., Any],
+    batch_size: int,
+    q_length: int,
+    q_offset: int,
+    window: int | None,
+    device: torch.device | str,
+) -> None:
+    """Ask the mask at the edges of the window, for every query of the call.
+
+    That tells a causal sliding window from everything else that comes here: packed sequences (the first query of a
+    document does not see the token before it), chunked attention, blocks that look ahead.
+    """
+    b = torch.arange(batch_size, device=device)[:, None]
+    head = torch.zeros((), dtype=torch.long, device=device)
+    q = torch.arange(q_length, device=device) + q_offset
+
+    def sees(queries: Tensor, keys: Tensor) -> Tensor:
+        return torch.as_tensor(mask_function(b, head, queries[None], keys[None]))
+
+    reach = q_offset + q_length if window is None else window
+    past = q[q >= reach]
+    right = (
+        sees(q, q).all()
+        and sees(q, (q - min(1, reach - 1)).clamp(min=0)).all()
+        and sees(q, (q - reach + 1).clamp(min=0)).all()
+        and not sees(past, past - reach).any()
+        and not sees(q[:-1], q[:-1] + 1).any()
+    )
+    if not right:
+        raise UserError(
+            "lcbench steers causal and sliding-window attention; this mask is neither (packed sequences, or blocks)."
+        )

@@ -1,0 +1,218 @@
+"""Find out how a model rotates its queries and keys, by looking.
+
+No config is read and no architecture is known by name. A few tokens run through the model twice, with its rotation and
+without, and every layer's queries and keys are compared: which rotary module, which pairing of channels, or none. What
+no known rotation explains is refused by name, never run wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from lcbench.attention.mask import Span, span_mask
+from lcbench.attention.rotation import Pairing, Rope, RopeTables, TableLayout
+from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.methods.base import Lengths, Method
+
+PROBE = "lcbench-probe"
+PROBE_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class ProbedLayer:
+    """What the probe learnt of one attention layer: its rotation, and its own sliding window or None."""
+
+    rope: Rope
+    window: int | None
+
+
+@dataclass
+class _Call:
+    """The attention function's arguments as one layer of the probed model passed them."""
+
+    q_BHTD: Tensor
+    k_BKSD: Tensor
+    span: Span
+
+
+# The spy is registered once and finds its notebook by module, so that models may be probed from several threads.
+_notes: weakref.WeakKeyDictionary[nn.Module, list[_Call]] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def _spy(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
+) -> tuple[Tensor, None]:
+    if not isinstance(attention_mask, Span):
+        raise UnsupportedModelError("its attention does not take the mask that transformers' mask interface made")
+    _notes[module].append(_Call(query, key, attention_mask))
+    # Zeros, so that the two runs differ in their rotation and in nothing that follows from it.
+    B, H, T = query.shape[:3]
+    return query.new_zeros(B, T, H, value.shape[-1]), None
+
+
+AttentionInterface.register(PROBE, _spy)
+AttentionMaskInterface.register(PROBE, span_mask)
+
+
+def rotary_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that answer (cos, sin); by the naming that all of `transformers` keeps."""
+    return [module for name, module in model.named_modules() if name.split(".")[-1].endswith("rotary_emb")]
+
+
+def require_rotary(model: nn.Module) -> None:
+    """Raises: UnsupportedModelError for a model without rotary position embedding."""
+    if not rotary_modules(model):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no rotary_emb module: it is not a RoPE model that lcbench can steer."
+        )
+
+
+@contextlib.contextmanager
+def attention_set_to(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Inside, the model calls the attention and mask functions registered as `name`."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(name)
+        if model.config._attn_implementation != name:
+            raise UnsupportedModelError("it does not use transformers' AttentionInterface")
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def unrotated(model: nn.Module) -> Iterator[None]:
+    """Inside, queries and keys reach the attention function, and the cache, without rotation."""
+
+    def hide(module: nn.Module, args: Any, output: Any) -> Any:
+        cos, sin = output
+        return torch.ones_like(cos), torch.zeros_like(sin)
+
+    handles = [rotary.register_forward_hook(hide) for rotary in rotary_modules(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
+    """Every attention layer of the model, by module, in the order in which they run.
+
+    Raises: UnsupportedModelError, naming the layer, for a model whose attention it cannot explain.
+    """
+    require_rotary(model)
+    name = type(model).__name__
+    was_training = model.training
+    modules = list(model.modules())
+    with _lock:
+        _notes.update({module: [] for module in modules})
+    try:
+        model.eval()
+        rotations = _run_twice(model)
+        calls = {module: _notes[module] for module in modules if _notes[module]}
+    except UserError as error:
+        raise UnsupportedModelError(f"{name} cannot be steered: {error}.") from error
+    except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UnsupportedModelError(
+            f"{name} cannot be steered: it failed under the probe ({type(error).__name__}: {reason})."
+        ) from error
+    finally:
+        model.train(was_training)
+        with _lock:
+            for module in modules:
+                _notes.pop(module, None)
+    if not calls:
+        raise UnsupportedModelError(f"{name} never called the attention function.")
+    return {module: _explain(name, module, runs, rotations) for module, runs in calls.items()}
+
+
+def _run_twice(model: PreTrainedModel) -> list[Rope]:
+    """Run the probe's tokens with and without rotation; how the rotary modules were called, without repeats."""
+    seen: dict[tuple[nn.Module, str], Rope] = {}
+
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not (isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)):
+            raise UnsupportedModelError(f"{type(module).__name__} does not answer (cos, sin)")
+        extra = {key: value for key, value in kwargs.items() if key not in ("x", "position_ids")}
+        extra |= dict(zip(("layer_type",), args[2:], strict=False))
+        seen.setdefault((module, str(extra)), Rope(module, extra))
+
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(PROBE_TOKENS, device=execution_device(model))[None] % vocabulary
+    with attention_set_to(model, PROBE):
+        handles = [rotary.register_forward_hook(record, with_kwargs=True) for rotary in rotary_modules(model)]
+        try:
+            model(ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        with unrotated(model):
+            model(ids, use_cache=False)
+    return list(seen.values())
+
+
+def execution_device(model: PreTrainedModel) -> torch.device:
+    """Where the model's inputs go. Weights that accelerate keeps offloaded are on meta; its hooks know better."""
+    embedding = model.get_input_embeddings()
+    for module in (model, embedding):
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    device = next(embedding.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _explain(model_name: str, module: nn.Module, runs: list[_Call], rotations: list[Rope]) -> ProbedLayer:
+    layer = getattr(module, "layer_idx", "?")
+    if len(runs) != 2:
+        raise UnsupportedModelError(f"layer {layer} of {model_name} attends {len(runs) / 2:g} times a forward pass.")
+    rotated, plain = runs
+    window = plain.span.window
+    tolerance = 1e-4 if plain.q_BHTD.dtype in (torch.float32, torch.float64) else 4e-2
+    if max(_distance(plain.q_BHTD, rotated.q_BHTD), _distance(plain.k_BKSD, rotated.k_BKSD)) < tolerance:
+        return ProbedLayer(Rope(None), window)
+    # Two modules may answer equal tables (equal bases): prefer the one made for this layer's type.
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    own = types[layer] if types and isinstance(layer, int) and layer < len(types) else None
+    rotations = sorted(rotations, key=lambda rope: rope.kwargs.get("layer_type") != own)
+    tables = RopeTables(Method(), Lengths(PROBE_TOKENS, PROBE_TOKENS))
+    positions = torch.arange(PROBE_TOKENS)
+    best_error, best = float("inf"), Rope(None)
+    for rope, pairing, layout in product(rotations, get_args(Pairing), get_args(TableLayout)):
+        candidate = Rope(rope.rotary, rope.kwargs, pairing, layout)
+        try:
+            error = max(
+                _distance(tables.rotate(plain.q_BHTD, positions, candidate), rotated.q_BHTD),
+                _distance(tables.rotate(plain.k_BKSD, positions, candidate), rotated.k_BKSD),
+            )
+        except RuntimeError:  # tables wider than the head: not this one
+            continue
+        if error < best_error:
+            best_error, best = error, candidate
+    if not best_error < tolerance:
+        raise UnsupportedModelError(
+            f"layer {layer} of {model_name}: no known rotation turns its unrotated queries and keys into the rotated "
+            f"ones (best relative error {best_error:.2g}); it may normalise after rotating, or rotate in its own way."
+        )
+    return ProbedLayer(best, window)
+
+
+def _distance(x: Tensor, y: Tensor) -> float:
+    """Relative distance of two tensors; infinite for different shapes."""
+    if x.shape != y.shape:
+        return float("inf")
+    return float((x.double() - y.double()).norm() / y.double().norm().clamp(min=1e-9))

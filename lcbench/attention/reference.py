@@ -1,0 +1,58 @@
+"""The truth that everything else is held against: attention in float64 over an explicit matrix of relative positions.
+
+Written to be obviously right and nothing else; memory grows with n x n x pairs of channels. It takes the matrix and the
+mask as they stand in the papers and knows nothing of pieces, tables or tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def reference_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    rel_TS: Tensor,
+    seen_TS: Tensor,
+    inv_freq_M: Tensor,
+    *,
+    pairing: Literal["half", "interleaved"] = "half",
+    attention_factor: float = 1.0,
+    scale: float,
+    score_scale_T: Tensor | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """softmax over the seen keys j of q_i . R(rel[i, j]) k_j, answered in float64 [B, H, T, Dv].
+
+    R(p) turns channel pair m by p * inv_freq[m]; channels beyond 2M do not turn. `attention_factor` multiplies cos and
+    sin of both sides, so it enters the turning channels' part of the score squared.
+    """
+    q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    pairs = len(inv_freq_M)
+
+    def as_complex(x: Tensor) -> Tensor:
+        if pairing == "half":
+            return torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs])
+        return torch.complex(x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2])
+
+    angle = rel_TS.double()[..., None] * inv_freq_M.double()
+    turn = torch.polar(torch.ones_like(angle), angle)
+    scores = torch.einsum("bhtm,bhsm,tsm->bhts", as_complex(q), as_complex(k).conj(), turn).real * attention_factor**2
+    scores = (scores + q[..., 2 * pairs :] @ k[..., 2 * pairs :].transpose(-1, -2)) * scale
+    if score_scale_T is not None:
+        scores = scores * score_scale_T.double()[:, None]
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~seen_TS, -math.inf)
+    if sinks_H is not None:
+        column = sinks_H.double()[None, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    return scores.softmax(-1)[..., : v.shape[2]] @ v

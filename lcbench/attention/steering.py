@@ -1,0 +1,273 @@
+"""Steer a model: its attention runs as a method says, and nothing of the model is changed.
+
+Inside the block, a hook hides the rotation from the model, so that queries, keys and the cache stay un-rotated, and
+the model calls `steered_attention`, which rotates both sides to the positions that the method's pieces name.
+
+Not seen from here, so do not do it: run the same model in another thread meanwhile, as if it were not steered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from lcbench.attention.joint import joint_attention
+from lcbench.attention.mask import Span, span_mask
+from lcbench.attention.pieces import Piece
+from lcbench.attention.probe import (
+    ProbedLayer,
+    attention_set_to,
+    probe,
+    require_rotary,
+    rotary_modules,
+    unrotated,
+)
+from lcbench.attention.rotation import RopeTables, scales
+from lcbench.attention.tiles import tiled_attention
+from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.methods import Lengths, Method, parse_method
+
+NAME = "lcbench"
+DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than tiles
+logger = logging.getLogger("lcbench")
+
+
+def extend(model: PreTrainedModel, method: str | Method, *, length: int | None = None, **options: Any) -> Steering:
+    """Run a model with a context-extension method:
+
+        with lcbench.extend(model, "dca", chunk_size=48) as model:
+            model.generate(...)
+
+    `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are options of
+    it. `length` is the whole length of the run in tokens, prompt and generation: needed by the options that follow
+    from it, such as `factor`. Single-thread, one block at a time a model. The result tells `layers_steered` and the
+    resolved `method`.
+
+    Raises: UserError for options that make no sense, for a model that is steered already, and for a method that
+    changes no layer of this model; UnsupportedModelError for a model that cannot be steered.
+    """
+    return Steering(model, parse_method(method, **options), length)
+
+
+def pretraining_length(model: PreTrainedModel) -> int:
+    """The length in tokens that the model was trained for. Raises: UserError if its config does not say."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 2:
+        raise UserError(f"the config of {type(model).__name__} has no max_position_embeddings: its trained length.")
+    return length
+
+
+class Steering:
+    """One steered block of one model; made by `extend`."""
+
+    def __init__(self, model: PreTrainedModel, method: Method, length: int | None = None) -> None:
+        require_rotary(model)
+        self.model = model
+        self.lengths = Lengths(pretraining_length(model), length)
+        self.method = method.resolve(self.lengths)
+        self.layers: dict[nn.Module, ProbedLayer] = {}
+        self.layers_steered = 0
+        self.position_ids: Tensor | None = None
+        self._undo = contextlib.ExitStack()
+        self._pieces = lru_cache(maxsize=4)(self._make_pieces)
+
+    def __enter__(self) -> PreTrainedModel:
+        if any(module in _steered for module in self.model.modules()):
+            raise UserError(f"this {type(self.model).__name__} is steered already; leave that block first.")
+        self.layers = probe(self.model)
+        self.layers_steered = sum(self._steers(layer) for layer in self.layers.values())
+        if not self.layers_steered:
+            raise UserError(self._why_nothing_is_steered())
+        for layer in self.layers.values():
+            if scales(self.method, layer.rope) and layer.rope.depends_on_length:
+                raise UnsupportedModelError(
+                    f"the RoPE of {type(self.model).__name__} ({layer.rope.kind}) follows the length by itself; "
+                    f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
+                )
+        self.tables = RopeTables(self.method, self.lengths)
+        with contextlib.ExitStack() as stack:
+            for rotary in rotary_modules(self.model):
+                stack.callback(_restore, rotary, *_snapshot(rotary))
+                stack.callback(rotary.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
+            for module in self.layers:
+                _steered[module] = self
+                stack.callback(_steered.pop, module, None)
+            stack.enter_context(attention_set_to(self.model, NAME))
+            stack.enter_context(unrotated(self.model))
+            self._undo = stack.pop_all()
+        logger.info("%s steers %d of %d attention layers", self.method, self.layers_steered, len(self.layers))
+        return self.model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
+        """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; padded queries answer zero.
+
+        The keys end with this call's queries, whatever the cache dropped before them; a static cache may hold room
+        beyond them.
+        """
+        total = span.q_offset + span.q_length
+        k, v = k[:, :, :total], v[:, :, :total]
+        layer = self.layers[module]
+        out = q.new_zeros(*q.shape[:3], v.shape[-1])
+        same = len(set(span.pads)) == 1
+        for row, pad in zip([slice(None)] if same else [slice(n, n + 1) for n in range(len(q))], span.pads):
+            first_query = max(0, pad - span.q_offset)
+            first_kept = max(0, pad - (total - k.shape[2]))
+            i0, i1 = span.q_offset + first_query - pad, total - pad
+            if i0 >= i1:
+                continue
+            first_key = i1 - (k.shape[2] - first_kept)
+            index = module.layer_idx if isinstance(module.layer_idx, int) else 0
+            i, pieces = self._pieces(i0, i1, first_key, layer.window, index)
+            queries = q[row, :, first_query:]
+            factor = None if layer.window else self.method.score_scale(i, self.lengths)
+            if factor is not None:
+                queries = queries * factor.to(queries.device, queries.dtype)[:, None]
+            keys, values = k[row, :, first_kept:], v[row, :, first_kept:]
+            attention = tiled_attention if _tiles_can(queries, keys, values, scores) else joint_attention
+            out[row, :, first_query:] = attention(
+                queries, keys, values, pieces, layer.rope, self.tables, first_key, **scores
+            )
+        return out.transpose(1, 2).contiguous()
+
+    def check_positions(self, span: Span) -> None:
+        """Raises: UserError if the position_ids of this call are not those of one row after another.
+
+        Positions follow from the cache and the padding here; anything else that a caller says with `position_ids`
+        (packed sequences, shifted positions) would be lost without a word.
+        """
+        if span.checked or self.position_ids is None:
+            return
+        span.checked = True
+        given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
+        at = torch.arange(span.q_length, device=given.device) + span.q_offset
+        pads = torch.tensor(span.pads, device=given.device)[:, None]
+        if len(given) not in (1, len(pads)):
+            pads = pads.repeat(len(given) // len(pads), 1)
+        plain = (given == at).all(-1)
+        padded = ((given == at - pads) | (at < pads)).all(-1)
+        if not (plain | padded).all():
+            raise UserError(
+                "lcbench works out positions from the cache and the padding; these position_ids differ "
+                "(packed sequences, or shifted positions): leave them out."
+            )
+
+    def _make_pieces(
+        self, i0: int, i1: int, first_key: int, window: int | None, layer: int
+    ) -> tuple[Tensor, list[Piece]]:
+        """Query positions i0 <= i < i1, and what they see. Sliding-window layers stay as they were trained."""
+        i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
+        if window is None:
+            return i, self.method.pieces(i, j, layer)
+        return i, [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)]
+
+    def _steers(self, layer: ProbedLayer) -> bool:
+        """Whether the method can change what this layer computes; vanilla counts every layer that it runs.
+
+        A layer that attends within its own sliding window keeps its positions; one without rotation (NoPE) has none
+        to change, so a plan counts there only if it hides keys.
+        """
+        hooks = self.method.hooks
+        if not hooks or scales(self.method, layer.rope):
+            return True
+        if layer.window is not None:
+            return False
+        return "score_scale" in hooks or ("pieces" in hooks and (layer.rope.rotary is not None or self._hides_keys()))
+
+    def _hides_keys(self) -> bool:
+        """Whether some query of the run does not see all keys before it."""
+        i = torch.arange(self.lengths.run or 4 * self.lengths.pretraining)
+        seen = sum(piece.stop - piece.start for piece in self.method.pieces(i, i, 0))
+        return not torch.equal(torch.as_tensor(seen), i + 1)
+
+    def _why_nothing_is_steered(self) -> str:
+        windows = sorted({layer.window for layer in self.layers.values() if layer.window})
+        name = type(self.model).__name__
+        if windows:
+            return (
+                f"{self.method.label} steers no layer of {name}: those that rotate attend within a sliding window of "
+                f"{windows[0]} tokens; set sliding_window to null in its config to give them full attention."
+            )
+        return f"{self.method.label} steers no layer of {name}: none of its {len(self.layers)} layers rotates."
+
+    def _note_positions(self, rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+
+
+_steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()
+
+
+@torch.compiler.disable
+def steered_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that is registered with `transformers`; signature and shapes are theirs."""
+    steering = _steered.get(module)
+    if steering is None:
+        raise UserError(
+            "this attention layer belongs to no steered model: it shares its config with one, was copied while "
+            "steered, or runs after its block ended."
+        )
+    if not isinstance(attention_mask, Span):
+        raise UserError(
+            f"lcbench needs a 2-D attention_mask or none, not a prepared {type(attention_mask).__name__}: pass which "
+            "tokens are padding."
+        )
+    if dropout:
+        raise UserError("lcbench has no attention dropout; call model.eval(), or set attention_dropout to 0.")
+    steering.check_positions(attention_mask)
+    scores = {"softcap": softcap, "sinks_H": s_aux}
+    given = {name: value for name, value in scores.items() if value is not None}
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return steering.attend(module, attention_mask, query, key, value, scale=scale, **given), None
+
+
+AttentionInterface.register(NAME, steered_attention)
+AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))
+
+
+def _tiles_can(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Any]) -> bool:
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return (
+        q.device.type == "cpu"
+        and q.shape[2] > DECODE_QUERIES
+        and q.shape[-1] == v.shape[-1]
+        and "softcap" not in scores
+        and not needs_gradient
+    )
+
+
+def _snapshot(rotary: nn.Module) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
+    """What a rotary module may change in itself while it runs (dynamic NTK and longrope do)."""
+    plain = {name: value for name, value in vars(rotary).items() if isinstance(value, int | float | Tensor)}
+    buffers = {name: (buffer, buffer.clone()) for name, buffer in rotary.named_buffers(recurse=False)}
+    return plain, buffers
+
+
+def _restore(rotary: nn.Module, plain: dict[str, Any], buffers: dict[str, tuple[Tensor, Tensor]]) -> None:
+    for name, value in plain.items():
+        setattr(rotary, name, value)
+    for name, (buffer, content) in buffers.items():
+        buffer.copy_(content.to(buffer.device))
+        rotary._buffers[name] = buffer

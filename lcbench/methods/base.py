@@ -1,0 +1,185 @@
+"""What a method is: three hooks, each a pure function of positions.
+
+    frequencies   which rotation a position means     (PI, NTK, YaRN, ...)
+    pieces        which keys a query sees, and where  (Self-Extend, DCA, ...)
+    score_scale   a factor on the scores of a query   (log-length scaling)
+
+A method overrides the hooks it needs; `a + b` (on the command line `a+b`) composes methods that use different ones.
+Methods know nothing of models, caches or backends: `lcbench.attention` runs any of them on any rotary model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.pieces import Piece
+from lcbench.errors import UserError
+
+REGISTRY: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The two lengths, in tokens, that default options are worked out from.
+
+    `pretraining` is what the model was trained for (`max_position_embeddings`); `run` is the whole length of the
+    run, prompt and generation budget together, or None where the caller did not say.
+    """
+
+    pretraining: int
+    run: int | None = None
+
+    def need_run(self, method: str, option: str) -> int:
+        """The run's length. Raises: UserError if it is unknown, since `option` of `method` follows from it."""
+        if self.run is None:
+            raise UserError(
+                f"{method}: {option} follows from the length of the run; pass {option}=... or length=... (tokens)."
+            )
+        return self.run
+
+    def stretch(self, method: str) -> float:
+        """How many times its pretraining length the model has to reach; at least 1."""
+        return max(1.0, self.need_run(method, "factor") / self.pretraining)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of every method, and the identity: a subclass overrides only the hooks in which it differs.
+
+    The fields of the dataclass are the options, under the names that people type; None means "by the paper's rule",
+    filled in by `resolve`. Naming a subclass registers it.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            REGISTRY[cls.name] = cls
+
+    def resolve(self, lengths: Lengths) -> Self:
+        """This method with every default worked out. Raises: UserError where an option makes no sense."""
+        return self
+
+    def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        """Inverse frequencies [M] (radians a position) -> new ones [M] and a factor on cos and sin."""
+        return inv_freq, 1.0
+
+    def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
+        """Query positions i [T] and key positions j [S] (consecutive, int64, CPU) -> what each query sees."""
+        return [Piece(q_pos=i, k_pos=j, start=torch.zeros_like(i), stop=i + 1)]
+
+    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+        """Query positions i [T] -> factor [T] on all scores of each query, or None for 1."""
+        return None
+
+    @property
+    def prefix_stable(self) -> bool:
+        """Whether a prefix is computed alike whatever follows it: no hook of the resolved method reads `lengths.run`."""
+        return True
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Which hooks this method uses; two methods compose if they share none."""
+        names = ("frequencies", "pieces", "score_scale")
+        return frozenset(name for name in names if getattr(type(self), name) is not getattr(Method, name))
+
+    @property
+    def label(self) -> str:
+        """The name without options, `a+b` for a composition."""
+        return self.name
+
+    def options(self) -> dict[str, Any]:
+        """Options by name, as recorded with every result."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """The method as it is typed, options that are still None left out."""
+        given = ",".join(f"{name}={value}" for name, value in self.options().items() if value is not None)
+        return f"{self.name}:{given}" if given else self.name
+
+    def __add__(self, other: Method) -> Method:
+        return compose([self, other])
+
+
+@dataclass(frozen=True)
+class Composition(Method):
+    """Several methods at once, each on hooks of its own."""
+
+    parts: tuple[Method, ...]
+
+    def resolve(self, lengths: Lengths) -> Composition:
+        return Composition(tuple(part.resolve(lengths) for part in self.parts))
+
+    def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        return self._owner("frequencies").frequencies(inv_freq, lengths)
+
+    def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
+        return self._owner("pieces").pieces(i, j, layer)
+
+    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+        return self._owner("score_scale").score_scale(i, lengths)
+
+    @property
+    def prefix_stable(self) -> bool:
+        return all(part.prefix_stable for part in self.parts)
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        return frozenset().union(*(part.hooks for part in self.parts))
+
+    @property
+    def label(self) -> str:
+        return "+".join(part.name for part in self.parts)
+
+    def options(self) -> dict[str, Any]:
+        return {part.name: part.options() for part in self.parts}
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+    def _owner(self, hook: str) -> Method:
+        return next((part for part in self.parts if hook in part.hooks), self.parts[0])
+
+
+def compose(methods: list[Method]) -> Method:
+    """One method out of several. Raises: UserError if two of them use the same hook."""
+    parts: list[Method] = []
+    for method in methods:
+        parts += method.parts if isinstance(method, Composition) else [method]
+    for index, part in enumerate(parts):
+        for earlier in parts[:index]:
+            for hook in sorted(earlier.hooks & part.hooks):
+                what = {"frequencies": "RoPE scalings", "pieces": "position plans", "score_scale": "score scalings"}
+                raise UserError(f"{earlier.name} and {part.name} are both {what[hook]}; compose one of each at most.")
+    return parts[0] if len(parts) == 1 else Composition(tuple(parts))
+
+
+def at_least(method: str, option: str, value: float, least: float) -> None:
+    """Raises: UserError unless value >= least."""
+    if not value >= least:
+        raise UserError(f"{method}: {option} must be at least {least:g}, not {value:g}.")
+
+
+def rope_theta(inv_freq: Tensor) -> float:
+    """The base of the geometric series [M] of inverse frequencies, from its first two terms.
+
+    Those two are the fastest; the scalings that models bring along (linear, llama3, yarn) keep their ratio.
+    Raises: UserError for a single frequency, which has no base.
+    """
+    if len(inv_freq) < 2:
+        raise UserError("this RoPE has a single frequency; a scaling needs at least two.")
+    return float(inv_freq[0].double() / inv_freq[1].double()) ** len(inv_freq)
+
+
+def log_length_scale(i: Tensor, base: float) -> Tensor:
+    """max(1, ln(i + 1) / ln(base)): keeps attention from thinning out as more keys come in.
+
+    Chiang and Cholak, https://arxiv.org/abs/2202.12172; Su, https://kexue.fm/archives/8823.
+    """
+    return (torch.log(i.double() + 1) / torch.log(torch.tensor(base, dtype=torch.float64))).clamp(min=1.0)

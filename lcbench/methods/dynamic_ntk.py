@@ -1,0 +1,39 @@
+"""Dynamic NTK: the base follows the length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.ntk import raise_base
+
+
+@dataclass(frozen=True)
+class DynamicNTK(Method):
+    """NTK with the factor s = factor * n / P - (factor - 1), n the run's length, P the pretraining length; 1 if n <= P.
+
+    `factor`: default run length / pretraining length; with factor=1 it is `ntk` at exactly n / P.
+    `rope_type="dynamic"` in transformers, which it equals for an input of n tokens. There n grows with every token
+    while the cache keeps keys of older frequencies, so decoding disagrees with prefill; here n is fixed for the run.
+    emozilla, https://www.reddit.com/r/LocalLLaMA/comments/14mrgpr.
+    """
+
+    name: ClassVar[str] = "dynamic_ntk"
+    factor: float | None = None
+
+    def resolve(self, lengths: Lengths) -> DynamicNTK:
+        lengths.need_run(self.name, "the base")
+        factor = lengths.stretch(self.name) if self.factor is None else self.factor
+        at_least(self.name, "factor", factor, 1)
+        return replace(self, factor=factor)
+
+    def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        assert self.factor is not None
+        return raise_base(inv_freq, self.factor * lengths.stretch(self.name) - (self.factor - 1)), 1.0
+
+    @property
+    def prefix_stable(self) -> bool:
+        return False

@@ -1,0 +1,41 @@
+"""Llama 3.1's scaling: by wavelength, with a smooth step between kept and stretched channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lcbench.errors import UserError
+from lcbench.methods.base import Lengths, Method, at_least
+
+
+@dataclass(frozen=True)
+class Llama3(Method):
+    """f_m -> (1 - s_m) f_m / factor + s_m f_m, s_m = clamp((P / wavelength_m - low) / (high - low), 0, 1).
+
+    P is the pretraining length; low and high are `low_freq_factor` and `high_freq_factor`.
+    `factor`: default run length / pretraining length.
+    Grattafiori et al., https://arxiv.org/abs/2407.21783; `rope_type="llama3"` in transformers, which it equals.
+    """
+
+    name: ClassVar[str] = "llama3"
+    factor: float | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def resolve(self, lengths: Lengths) -> Llama3:
+        factor = lengths.stretch(self.name) if self.factor is None else self.factor
+        at_least(self.name, "factor", factor, 1)
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise UserError(f"{self.name}: high_freq_factor must be above low_freq_factor ({self.low_freq_factor:g}).")
+        return replace(self, factor=factor)
+
+    def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        assert self.factor is not None
+        turns = lengths.pretraining * inv_freq / (2 * math.pi)
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return torch.lerp(inv_freq / self.factor, inv_freq, kept), 1.0

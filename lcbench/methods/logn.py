@@ -1,0 +1,33 @@
+"""Log-length scaling of the scores, to be composed with any plan or RoPE scaling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from lcbench.errors import UserError
+from lcbench.methods.base import Lengths, Method, log_length_scale
+
+
+@dataclass(frozen=True)
+class LogN(Method):
+    """Scores of query i times max(1, ln(i + 1) / ln(base)).
+
+    `base`: default the pretraining length, within which nothing changes. It is `self_extend`'s `log_scale_base` as a
+    method of its own. Su, https://kexue.fm/archives/8823; used by Qwen (https://arxiv.org/abs/2309.16609).
+    """
+
+    name: ClassVar[str] = "logn"
+    base: float | None = None
+
+    def resolve(self, lengths: Lengths) -> LogN:
+        base = float(lengths.pretraining) if self.base is None else self.base
+        if base <= 1:
+            raise UserError(f"logn: base must be above 1, not {base:g}.")
+        return replace(self, base=base)
+
+    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+        assert self.base is not None
+        return log_length_scale(i, self.base)

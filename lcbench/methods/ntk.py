@@ -1,0 +1,39 @@
+"""NTK-aware scaling: a larger base, so that fast channels stay and slow ones stretch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lcbench.methods.base import Lengths, Method, at_least, rope_theta
+
+
+def raise_base(inv_freq: Tensor, factor: float) -> Tensor:
+    """Inverse frequencies [M] of base * factor^(d / (d - 2)), d = 2M: the slowest is divided by `factor` exactly."""
+    rope_theta(inv_freq)
+    m = torch.arange(len(inv_freq), device=inv_freq.device, dtype=inv_freq.dtype)
+    return inv_freq * factor ** (-m / (len(inv_freq) - 1))
+
+
+@dataclass(frozen=True)
+class NTK(Method):
+    """f_m -> f_m * factor^(-2m / (d - 2)), that is base -> base * factor^(d / (d - 2)).
+
+    `factor`: default run length / pretraining length.
+    bloc97, https://www.reddit.com/r/LocalLLaMA/comments/14lz7j5; section 3.1 of https://arxiv.org/abs/2309.00071.
+    """
+
+    name: ClassVar[str] = "ntk"
+    factor: float | None = None
+
+    def resolve(self, lengths: Lengths) -> NTK:
+        factor = lengths.stretch(self.name) if self.factor is None else self.factor
+        at_least(self.name, "factor", factor, 1)
+        return replace(self, factor=factor)
+
+    def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        assert self.factor is not None
+        return raise_base(inv_freq, self.factor), 1.0

@@ -1,0 +1,75 @@
+"""Self-Extend: exact positions nearby, grouped positions far away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.pieces import Piece
+from lcbench.errors import UserError
+from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
+
+
+@dataclass(frozen=True)
+class SelfExtend(Method):
+    """rel(i, j) = i - j if i - j < W, else i//G - j//G + W - W//G, over all j <= i.
+
+    `group_size` G: default the smallest one that keeps every position below the pretraining length P.
+    `neighbor_window` W: default P / 4, the authors' proportion for 4k models.
+    `log_scale_base` B: scores of query i times max(1, ln(i + 1) / ln(B)); 0 = off, the default.
+    Jin et al., https://arxiv.org/abs/2401.01325, code https://github.com/datamllab/LongLM. Published code for Llama
+    and Gemma divides W by G exactly, which gives fractional positions where G does not divide W; this floors, as the
+    authors' later fix does.
+    """
+
+    name: ClassVar[str] = "self_extend"
+    group_size: int | None = None
+    neighbor_window: int | None = None
+    log_scale_base: float = 0.0
+
+    def resolve(self, lengths: Lengths) -> SelfExtend:
+        window = max(1, lengths.pretraining // 4) if self.neighbor_window is None else self.neighbor_window
+        at_least(self.name, "neighbor_window", window, 1)
+        if 0 < self.log_scale_base <= 1 or self.log_scale_base < 0:
+            raise UserError(f"{self.name}: log_scale_base must be above 1, or 0 for off.")
+        group = self.group_size
+        if group is None:
+            group = smallest_group(lengths.need_run(self.name, "group_size"), window, lengths.pretraining)
+        at_least(self.name, "group_size", group, 1)
+        return replace(self, group_size=group, neighbor_window=window)
+
+    def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
+        g, w = self.group_size, self.neighbor_window
+        assert g is not None and w is not None
+        edge = (i - w + 1).clamp(min=0)
+        near = Piece(q_pos=i, k_pos=j, start=edge, stop=i + 1)
+        far = Piece(q_pos=i // g + w - w // g, k_pos=j // g, start=torch.zeros_like(i), stop=edge)
+        return [near, far]
+
+    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+        return log_length_scale(i, self.log_scale_base) if self.log_scale_base else None
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        return frozenset({"pieces", "score_scale"} if self.log_scale_base else {"pieces"})
+
+
+def smallest_group(run: int, window: int, pretraining: int) -> int:
+    """The smallest G whose largest relative position, (run - 1)//G + W - W//G, stays below the pretraining length.
+
+    Raises: UserError if the window leaves no room for any group.
+    """
+    if run <= pretraining:
+        return 1
+    if window >= pretraining:
+        raise UserError(
+            f"self_extend: neighbor_window={window} leaves no room below the pretraining length {pretraining}."
+        )
+    group = max(1, math.ceil((run - window) / (pretraining - window)))
+    while (run - 1) // group + window - window // group >= pretraining:
+        group += 1
+    return group

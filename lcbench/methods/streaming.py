@@ -1,0 +1,40 @@
+"""StreamingLLM: the first tokens and a sliding window, nothing between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.pieces import Piece
+from lcbench.methods.base import Lengths, Method, at_least
+
+
+@dataclass(frozen=True)
+class Streaming(Method):
+    """Query i sees the last `window` keys, itself included, and the first `sinks` keys; positions are those within
+    what it sees: rel(i, j) = i - j in the window, and min(edge, sinks) + (i - edge) - j for a sink, edge = i - window + 1.
+
+    `sinks`: default 4. `window`: default what is left of the pretraining length. `sinks=0` is a sliding window.
+    Xiao et al., https://arxiv.org/abs/2309.17453, code https://github.com/mit-han-lab/streaming-llm.
+    """
+
+    name: ClassVar[str] = "streaming"
+    sinks: int = 4
+    window: int | None = None
+
+    def resolve(self, lengths: Lengths) -> Streaming:
+        at_least(self.name, "sinks", self.sinks, 0)
+        window = max(1, lengths.pretraining - self.sinks) if self.window is None else self.window
+        at_least(self.name, "window", window, 1)
+        return replace(self, window=window)
+
+    def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
+        assert self.window is not None
+        edge = (i - self.window + 1).clamp(min=0)
+        kept = edge.clamp(max=self.sinks)
+        recent = Piece(q_pos=i, k_pos=j, start=edge, stop=i + 1)
+        sinks = Piece(q_pos=i - edge + kept, k_pos=j, start=torch.zeros_like(i), stop=kept)
+        return [recent, sinks]

@@ -1,0 +1,109 @@
+"""What people type: lengths, lists, and `name:option=value,option=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+from lcbench.errors import UserError, unknown
+
+UNITS = {"": 1, "k": 2**10, "m": 2**20}
+
+
+def parse_length(text: str) -> int:
+    """`4k` -> 4096, `128k` -> 131072, `1m` -> 1048576, `3000` -> 3000. Raises: UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([km]?)", text.strip().lower())
+    size = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if not match or size < 1 or size != int(size):
+        raise UserError(f"{text!r} is not a length in tokens; write 4096, 4k or 128k (k = 1024).")
+    return int(size)
+
+
+def parse_lengths(text: str) -> list[int]:
+    """A comma-separated list of lengths, in the order typed, each once. Raises: UserError."""
+    return list(dict.fromkeys(parse_length(item) for item in text.split(",")))
+
+
+def parse_depths(text: str) -> list[float]:
+    """`11` -> eleven depths from 0 to 1; `0,0.5,1` -> these. Raises: UserError."""
+    try:
+        numbers = [float(item) for item in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if len(numbers) == 1 and numbers[0] == int(numbers[0] if math.isfinite(numbers[0]) else 0) and numbers[0] >= 2:
+        count = int(numbers[0])
+        return [step / (count - 1) for step in range(count)]
+    if not all(0 <= number <= 1 for number in numbers):
+        raise UserError(f"{text!r} is no list of depths; write a count such as 11, or fractions such as 0,0.5,1.")
+    return list(dict.fromkeys(numbers))
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list of `name:option=value,...` entries at the commas that start a new entry.
+
+    A comma before `name=value` goes on with the options, one inside brackets belongs to a value; any other comma
+    starts the next entry.
+    """
+    entries: list[str] = []
+    for part in re.split(r",(?![^\[]*\])", text):
+        part = part.strip()
+        if entries and re.match(r"\w+\s*=", part):
+            entries[-1] += "," + part
+        else:
+            entries.append(part)
+    return entries
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """`name:a=1,b=[2,3]` -> (`name`, {`a`: `1`, `b`: `[2,3]`}). Raises: UserError."""
+    name, _, rest = spec.partition(":")
+    options: dict[str, str] = {}
+    for item in re.split(r",(?![^\[]*\])", rest) if rest.strip() else []:
+        option, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not option or not value:
+            raise UserError(f"{item.strip()!r} in {spec!r} is not option=value.")
+        if option in options:
+            raise UserError(f"{spec!r} gives {option} twice.")
+        options[option] = value
+    return name.strip(), options
+
+
+def convert(owner: str, cls: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Options (strings or values) -> values of the types that the fields of dataclass `cls` declare.
+
+    Raises: UserError for an unknown option or a value that does not fit, naming `owner`.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {owner}", option, known) if known else UserError(f"{owner} has no options.")
+    return {option: _convert(f"{owner}: {option}", value, hints[option]) for option, value in options.items()}
+
+
+def _convert(what: str, value: Any, hint: Any) -> Any:
+    if isinstance(hint, types.UnionType) or get_origin(hint) is typing.Union:
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+        if value is None:
+            return None
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {value!r}.")
+        return value
+    text = str(value).strip()
+    try:
+        if hint is int:
+            return -parse_length(text[1:]) if text.startswith("-") else 0 if text == "0" else parse_length(text)
+        if hint is float:
+            number = float(text)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
+    except ValueError:
+        kind = "a whole number" if hint is int else "a number"
+        raise UserError(f"{what} must be {kind}, not {value!r}.") from None
+    return hint(value)
