@@ -120,9 +120,7 @@ class RopeTables:
         if key not in self._modules:
             # A shallow copy with buffers of its own: hooks may hold on to anything and cannot be copied deeply.
             module = copy.copy(rope.rotary)
-            module._buffers = {
-                name: None if buffer is None else buffer.clone() for name, buffer in rope.rotary._buffers.items()
-            }
+            module._buffers = {name: buffer.clone() for name, buffer in rope.rotary.named_buffers(recurse=False)}
             if scales(self.method, rope):
                 name, attention = f"{rope.prefix}inv_freq", f"{rope.prefix}attention_scaling"
                 inv_freq = getattr(module, name)

@@ -209,7 +209,7 @@ class Steering:
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def steered_attention(
     module: nn.Module,
     query: Tensor,
@@ -244,7 +244,7 @@ def steered_attention(
 
 
 AttentionInterface.register(NAME, steered_attention)
-AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))
+AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))  # type: ignore[no-untyped-call]
 
 
 def _tiles_can(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Any]) -> bool:

@@ -45,9 +45,8 @@ def tiled_attention(
         merged = Merge()
         for piece, offset, q, k in parts:
             for low, high, mask in tiles(piece, a, b, first_key, q.dtype):
-                merged.add(
-                    *_kernel(q[:, :, a:b], k[:, :, low - offset : high - offset], v_BKSD[:, :, low:high], mask, scale)
-                )
+                keys, values = k[:, :, low - offset : high - offset], v_BKSD[:, :, low:high]
+                merged.add(*_kernel(q[:, :, a:b], keys, values, mask, scale))
         out[:, :, a:b] = merged.result(sinks_H)
     return out
 
@@ -80,8 +79,8 @@ class Merge:
 def tiles(piece: Piece, a: int, b: int, first_key: int, dtype: torch.dtype) -> list[tuple[int, int, Tensor | bool]]:
     """Cut what queries a <= t < b see of a piece into (first, last, mask) over its keys, counted from `first_key`.
 
-    mask False: every query sees every key; True: query n of the block sees keys 0..n of the tile; a tensor [b - a, keys]
-    to be added to the scores otherwise.
+    mask False: every query sees every key; True: query n of the block sees keys 0..n of the tile; otherwise a tensor
+    [b - a, keys] to be added to the scores.
     """
     start, stop = piece.start[a:b] - first_key, piece.stop[a:b] - first_key
     left, full, right, end = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])

@@ -80,7 +80,7 @@ class Method:
 
     @property
     def prefix_stable(self) -> bool:
-        """Whether a prefix is computed alike whatever follows it: no hook of the resolved method reads `lengths.run`."""
+        """Whether a prefix is computed alike whatever follows it: no hook reads `lengths.run`, once resolved."""
         return True
 
     @property

@@ -15,7 +15,10 @@ from lcbench.methods.base import Lengths, Method, at_least
 @dataclass(frozen=True)
 class Streaming(Method):
     """Query i sees the last `window` keys, itself included, and the first `sinks` keys; positions are those within
-    what it sees: rel(i, j) = i - j in the window, and min(edge, sinks) + (i - edge) - j for a sink, edge = i - window + 1.
+    what it sees. With edge = max(i - window + 1, 0), the first key of the window:
+
+        rel(i, j) = i - j                               j >= edge
+                    min(edge, sinks) + (i - edge) - j   j < min(edge, sinks)
 
     `sinks`: default 4. `window`: default what is left of the pretraining length. `sinks=0` is a sliding window.
     Xiao et al., https://arxiv.org/abs/2309.17453, code https://github.com/mit-han-lab/streaming-llm.
