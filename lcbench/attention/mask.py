@@ -47,9 +47,11 @@ def span_mask(
 ) -> Span:
     """The mask function that is registered with `transformers` beside the attention function.
 
+    A window of 0 tokens is a mask that no layer uses: Qwen2-MoE without sliding layers has it made all the same.
+
     Raises: UserError for anything but causal attention, with or without a sliding window, over left-padded rows.
     """
-    if mask_function is not causal_mask_function:
+    if mask_function is not causal_mask_function and local_size != 0:
         _check_is_sliding_window(mask_function, batch_size, q_length, int(q_offset), local_size, device)
     return Span(int(q_offset), q_length, _left_pads(attention_mask, batch_size), local_size)
 

@@ -182,6 +182,8 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], rotations: l
         raise UnsupportedModelError(f"layer {layer} of {model_name} attends {len(runs) / 2:g} times a forward pass.")
     rotated, plain = runs
     window = plain.span.window
+    if window == 0:
+        raise UnsupportedModelError(f"layer {layer} of {model_name} attends within a window of 0 tokens.")
     tolerance = 1e-4 if plain.q_BHTD.dtype in (torch.float32, torch.float64) else 4e-2
     if max(_distance(plain.q_BHTD, rotated.q_BHTD), _distance(plain.k_BKSD, rotated.k_BKSD)) < tolerance:
         return ProbedLayer(Rope(None), window)

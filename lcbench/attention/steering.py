@@ -34,6 +34,7 @@ from lcbench.attention.rotation import RopeTables, scales
 from lcbench.attention.tiles import tiled_attention
 from lcbench.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
+from lcbench.models import trained_length
 
 NAME = "lcbench"
 DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than tiles
@@ -57,21 +58,13 @@ def extend(model: PreTrainedModel, method: str | Method, *, length: int | None =
     return Steering(model, parse_method(method, **options), length)
 
 
-def pretraining_length(model: PreTrainedModel) -> int:
-    """The length in tokens that the model was trained for. Raises: UserError if its config does not say."""
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(length, int) or length < 2:
-        raise UserError(f"the config of {type(model).__name__} has no max_position_embeddings: its trained length.")
-    return length
-
-
 class Steering:
     """One steered block of one model; made by `extend`."""
 
     def __init__(self, model: PreTrainedModel, method: Method, length: int | None = None) -> None:
         require_rotary(model)
         self.model = model
-        self.lengths = Lengths(pretraining_length(model), length)
+        self.lengths = Lengths(trained_length(model.config), length)
         self.method = method.resolve(self.lengths)
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0

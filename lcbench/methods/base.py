@@ -99,9 +99,12 @@ class Method:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        """The method as it is typed, options that are still None left out."""
-        given = ",".join(f"{name}={value}" for name, value in self.options().items() if value is not None)
-        return f"{self.name}:{given}" if given else self.name
+        """The method as it is typed, options at their defaults left out."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        texts = [
+            f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items()
+        ]
+        return f"{self.name}:{','.join(texts)}" if texts else self.name
 
     def __add__(self, other: Method) -> Method:
         return compose([self, other])

@@ -1,0 +1,31 @@
+"""`lcbench` and `python -m lcbench`: run the command line, and turn errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lcbench.cli import app
+from lcbench.errors import UserError
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what is done is kept, and the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `lcbench list methods | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The command line: parse, call, show. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from lcbench import __version__
+from lcbench.errors import UserError, unknown
+from lcbench.models import DEFAULT_MODEL, ModelSource
+
+if TYPE_CHECKING:
+    from lcbench.plan import Plan, Request
+
+RESULTS = Path("results")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
+)
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Methods, as in `vanilla,dca:chunk_size=48,max_position=63,yarn:factor=4`."),
+]
+LengthsOption = Annotated[
+    str | None, typer.Option("--seq-len", help="Lengths in tokens, answer included: `2k,4k,128k`.")
+]
+DepthsOption = Annotated[
+    str | None, typer.Option("--depths", help="A count, as `11`, or a list, as `0,0.5,1`; default: drawn at random.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
+RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before the command. `debug` is read in lcbench.__main__."""
+    if version:
+        typer.echo(f"lcbench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    target: Annotated[str, typer.Argument(help="A task (`lcbench list tasks`), or the YAML file of a task or suite.")],
+    method: MethodsOption = None,
+    seq_len: LengthsOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    depths: DepthsOption = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples a cell; default: the task's.")] = None,
+    seed: SeedOption = None,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    revision: RevisionOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Results folder; default: by the run.")] = None,
+    trust_remote_code: RemoteCodeOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
+) -> None:
+    """Run a task or a suite; the same command again goes on where it stopped.
+
+    Exit codes: 0 all cells done, 1 some failed, 2 something to mend.
+    """
+    from lcbench.plan import make_plan, read_requests
+    from lcbench.progress import PlainProgress, TerminalProgress
+
+    requests, defaults = read_requests(target)
+    requests = [_override(request, method, seq_len, depths, samples) for request in requests]
+    chosen = str(defaults.get("model", model)) if model == DEFAULT_MODEL else model
+    source = ModelSource(chosen, revision, dtype, device, trust_remote_code)
+    plan = make_plan(source, requests, int(defaults.get("seed", 0)) if seed is None else seed)
+    folder = output or plan.default_output(RESULTS)
+    if dry_run:
+        _show_plan(plan, folder)
+        return
+
+    from lcbench.runner import run as run_plan
+
+    console, errors = Console(), Console(stderr=True)
+    progress = TerminalProgress(errors) if errors.is_terminal else PlainProgress(errors)
+    outcome = run_plan(plan, folder, progress)
+    _print_table(console, outcome.folder, "text")
+    console.print(f"records: {outcome.folder}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    run_folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run; default: newest.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The same, as an option.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown or csv.")] = "text",
+) -> None:
+    """Show the results of a run."""
+    from lcbench.records import newest_run
+    from lcbench.report.tables import FORMATS
+
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    _print_table(Console(), run_folder or run or newest_run(RESULTS), format)
+
+
+@app.command()
+def show(
+    task: Annotated[str, typer.Argument(help="A task, options behind a colon.")],
+    seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, answer included.")] = "4k",
+    depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Number of the sample.")] = 0,
+    seed: SeedOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    full: Annotated[bool, typer.Option("--full", help="Print the whole prompt.")] = False,
+) -> None:
+    """Show one prompt with its exact counts; needs the tokenizer only."""
+    from lcbench.options import parse_length
+    from lcbench.tasks import Cell, load_task
+
+    source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
+    tokenizer = source.tokenizer()
+    length = parse_length(seq_len)
+    example = load_task(task).example(Cell(length, depth), sample, tokenizer, seed or 0)
+    text = str(tokenizer.decode(example.prompt))
+    if not full and len(text) > 1600:
+        text = f"{text[:800]}\n[... {len(text) - 1600:,} characters more: --full ...]\n{text[-800:]}"
+    at = "" if example.depth is None else f", needle at depth {example.depth:.3f}"
+    counts = (
+        f"head {len(example.head)} + context {len(example.context)} + tail {len(example.tail)} "
+        f"+ answer {example.max_new_tokens} = {len(example.prompt) + example.max_new_tokens} tokens{at}, "
+        f"answer {' or '.join(map(repr, example.references))}, seed {example.seed}"
+    )
+    typer.echo(text)
+    typer.echo(counts, err=True)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, models or runs.")],
+) -> None:
+    """List what can be named on the command line."""
+    from lcbench import listing
+
+    kinds = {"methods": listing.methods, "tasks": listing.tasks, "models": listing.models, "runs": listing.runs}
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    kinds[what](Console(), RESULTS)
+
+
+def _override(
+    request: Request, methods: list[str] | None, seq_len: str | None, depths: str | None, samples: int | None
+) -> Request:
+    """What the command line says wins over what a suite says."""
+    from dataclasses import replace
+
+    from lcbench.options import parse_depths, parse_lengths, split_list
+
+    changes: dict[str, object] = {}
+    if methods:
+        changes["methods"] = tuple(entry for text in methods for entry in split_list(text))
+    if seq_len is not None:
+        changes["seq_lens"] = tuple(parse_lengths(seq_len))
+    if depths is not None:
+        changes["depths"] = tuple(parse_depths(depths))
+    if samples is not None:
+        changes["samples"] = samples
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def _show_plan(plan: Plan, folder: Path) -> None:
+    from lcbench.progress import describe
+    from lcbench.report.tables import human_bytes
+
+    longest = max(job.cell.seq_len for job in plan.jobs)
+    need = plan.footprint
+    for job in plan.jobs:
+        typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}")
+    typer.echo(f"{len(plan.jobs)} cells, {plan.samples} samples, {plan.tokens:,} tokens")
+    typer.echo(
+        f"weights {human_bytes(need.weights)}, KV cache {need.kv_per_token:,} bytes a token: "
+        f"{human_bytes(need.kv_per_token * longest)} at {longest:,} tokens; "
+        f"together {human_bytes(need.weights + need.kv_per_token * longest)} and the activations of one chunk"
+    )
+    typer.echo(f"records would go to {folder}")
+
+
+def _print_table(console: Console, folder: Path, format: str) -> None:
+    from lcbench.records import read_manifest, read_records
+    from lcbench.report.summary import summarise
+    from lcbench.report.tables import as_csv, markdown, print_tables
+
+    trained = read_manifest(folder)["identity"].get("pretraining_length")
+    rows = summarise(read_records(folder))
+    if not rows:
+        raise UserError(f"{folder} has no records yet.")
+    if format == "csv":
+        typer.echo(as_csv(rows), nl=False)
+    elif format == "markdown":
+        typer.echo(markdown(rows, trained), nl=False)
+    else:
+        print_tables(console, rows, trained)

@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: prefill, decode, and what they cost."""

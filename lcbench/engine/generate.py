@@ -1,0 +1,59 @@
+"""Greedy generation: prefill in chunks, then token by token from the KV cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+PREFILL_CHUNK = 8192  # tokens a forward call: bounds the activations, changes no result
+
+
+@dataclass(frozen=True)
+class Generation:
+    """New tokens, an end-of-text token left out, and the seconds that both phases took."""
+
+    tokens: list[int]
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel, prompt: Sequence[int], max_new_tokens: int, stop_tokens: Collection[int] = ()
+) -> Generation:
+    """Greedy continuation of `prompt` by at most `max_new_tokens` tokens, ended by any of `stop_tokens`.
+
+    Logits are made for the last position only.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([prompt], device=device)
+    cache = DynamicCache(config=model.config)
+    started = _now(device)
+    for chunk in torch.split(ids, PREFILL_CHUNK, dim=1):
+        logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
+    token = int(logits[0, -1].argmax())
+    prefilled = _now(device)
+    tokens: list[int] = []
+    while token not in stop_tokens:
+        tokens.append(token)
+        if len(tokens) == max_new_tokens:
+            break
+        logits = model(torch.tensor([[token]], device=device), past_key_values=cache, logits_to_keep=1).logits
+        token = int(logits[0, -1].argmax())
+    return Generation(tokens, prefilled - started, _now(device) - prefilled)
+
+
+def stop_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """The model's own end-of-text tokens."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

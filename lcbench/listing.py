@@ -1,0 +1,69 @@
+"""`lcbench list`: what can be named on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def methods(console: Console, results: Path) -> None:
+    from lcbench.methods import all_methods
+
+    table = _table("method", "options (default)", "what it does")
+    for name, cls in sorted(all_methods().items(), key=lambda item: (item[0] != "vanilla", item[0])):
+        options = ", ".join(f.name if f.default is None else f"{f.name} ({f.default})" for f in fields(cls))
+        table.add_row(name, options, _module_summary(cls))
+    console.print(table)
+
+
+def tasks(console: Console, results: Path) -> None:
+    from lcbench.tasks import read_yaml, task_files
+
+    table = _table("task", "kind", "what it asks")
+    for name in task_files():
+        content = read_yaml(name)[1]
+        kind = "suite" if "runs" in content else str(content.get("family", ""))
+        table.add_row(name, kind, Text(str(content.get("description", ""))))
+    console.print(table)
+
+
+def models(console: Console, results: Path) -> None:
+    from lcbench.models import ModelSource, embedded_models, trained_length
+
+    table = _table("model", "architecture", "trained at", "folder")
+    for name, folder in embedded_models().items():
+        config = ModelSource(name).config()
+        table.add_row(name, (config.architectures or ["?"])[0], f"{trained_length(config):,} tokens", str(folder))
+    console.print(table)
+    console.print("and any rotary causal language model: a Hugging Face id, or a folder.")
+
+
+def runs(console: Console, results: Path) -> None:
+    from lcbench.records import find_runs, read_manifest, read_records
+
+    table = _table("run", "model", "records", "failed", "started")
+    for folder in find_runs(results):
+        manifest, records = read_manifest(folder), read_records(folder)
+        failed = sum(record["error"] is not None for record in records)
+        started = manifest["sessions"][0]["started_at"]
+        table.add_row(str(folder), str(manifest["identity"]["model"]), str(len(records)), str(failed), started)
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _module_summary(cls: type) -> str:
+    """The first line of the module's docstring, which says in words what the class says in a formula."""
+    import sys
+
+    return (sys.modules[cls.__module__].__doc__ or "").strip().split("\n")[0]

@@ -1,0 +1,182 @@
+"""Models and tokenizers by Hugging Face id, by folder, or by the name of one that ships with lcbench."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+REFERENCE_MODELS = Path(__file__).parent / "reference_models"
+DEFAULT_MODEL = "lcbench-tiny"
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model, and how it is to be loaded: what the command line says of it.
+
+    `name` is an embedded model, a folder, or a Hugging Face id; `dtype` "auto" is the checkpoint's own; `device`
+    "auto" is the first GPU, if there is one. Remote code runs only if `trust_remote_code`.
+    """
+
+    name: str = DEFAULT_MODEL
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` gets."""
+        embedded = embedded_models()
+        return str(embedded[self.name]) if self.name in embedded else self.name
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises: UserError for a model without tokenizer."""
+        from transformers import AutoTokenizer
+
+        self._check_exists()
+        folder = Path(self.location)
+        names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
+        if folder.is_dir() and not any((folder / name).exists() for name in names):
+            raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
+        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
+        return tokenizer
+
+    def config(self) -> PretrainedConfig:
+        """Raises: UserError for a model that does not exist."""
+        from transformers import AutoConfig
+
+        self._check_exists()
+        config: PretrainedConfig = self._load(AutoConfig, "config")
+        return config
+
+    def torch_device(self) -> torch.device:
+        """Raises: UserError for a device that this machine lacks."""
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {self.device!r} is not available here; use cpu, or leave --device out.") from error
+        return device
+
+    def model(self) -> PreTrainedModel:
+        """The model in evaluation mode on its device. Raises: UserError where it cannot be loaded."""
+        from transformers import AutoModelForCausalLM
+
+        device = self.torch_device()
+        dtype = self.torch_dtype(self.config())
+        loaded: PreTrainedModel = self._load(AutoModelForCausalLM, "model", dtype=dtype, use_safetensors=True)
+        return loaded.to(device).eval()
+
+    def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
+        """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
+        import torch
+
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        named = getattr(config, "dtype", None) if self.dtype == "auto" else getattr(torch, self.dtype)
+        return named if isinstance(named, torch.dtype) else torch.float32
+
+    def fingerprint(self, config: PretrainedConfig) -> str:
+        """Which weights these are: the hub's commit, or a digest of the folder's configs and file sizes."""
+        commit = getattr(config, "_commit_hash", None)
+        folder = Path(self.location)
+        if commit or not folder.is_dir():
+            return str(commit)
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".json", ".safetensors", ".model"):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            if path.suffix == ".json":
+                digest.update(path.read_bytes())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def _check_exists(self) -> None:
+        """Tell a mistyped name or path at once, instead of asking the hub for it."""
+        folder = Path(self.location).expanduser()
+        if folder.is_dir():
+            if not (folder / "config.json").exists():
+                raise UserError(f"{self.name} is no model folder: it has no config.json.")
+            return
+        looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
+        if not looks_like_id:
+            raise (
+                unknown("model", self.name, embedded_models())
+                if "/" not in self.name
+                else UserError(
+                    f"there is no model folder {self.name}; give a folder, or a Hugging Face id such as owner/name."
+                )
+            )
+
+    def _load(self, factory: Any, what: str, **options: Any) -> Any:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        try:
+            return factory.from_pretrained(
+                self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            from lcbench.engine.memory import out_of_memory
+
+            if out_of_memory(error):
+                raise
+            raise UserError(f"cannot load the {what} of {self.name}: {_first_sentence(error)}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """The gist of an error of the hub client, whose messages fill a screen."""
+    line = " ".join(str(error).split())
+    return line.split(". ")[0].rstrip(".") + "."
+
+
+def embedded_models() -> dict[str, Path]:
+    """The reference models that ship with lcbench, by name."""
+    return {path.parent.name: path.parent for path in sorted(REFERENCE_MODELS.glob("*/config.json"))}
+
+
+def trained_length(config: PretrainedConfig) -> int:
+    """The length in tokens that the model was trained for. Raises: UserError if its config does not say."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 2:
+        raise UserError(f"the config of this {config.model_type} has no max_position_embeddings: its trained length.")
+    return length
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a run needs, from the config alone: nothing is loaded."""
+
+    weights: int
+    kv_per_token: int
+
+
+def footprint(source: ModelSource, config: PretrainedConfig) -> Footprint:
+    """Weights and KV cache of the model in the dtype of the run; the cache as if every layer kept every token."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = source.torch_dtype(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    unique = {id(parameter): math.prod(parameter.shape) for parameter in model.parameters()}
+    return Footprint(
+        weights=sum(unique.values()) * dtype.itemsize,
+        kv_per_token=2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize,
+    )

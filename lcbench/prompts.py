@@ -1,0 +1,37 @@
+"""Prompts as tokens: exact in length, one BOS, no stray spaces."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Characters after which a tokenizer starts afresh before a space or a line break; tried in turn.
+ANCHORS = ("a", "1", ".")
+
+
+def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of text at the start of a prompt: exactly one BOS if the tokenizer has such a token, and no EOS."""
+    ids = _encode(tokenizer, text)
+    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+
+
+def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of text as it stands inside a prompt, where it starts with a space or a line break (or is a new word).
+
+    Tokenizers of the SentencePiece family put a space before whatever they are given; that space belongs to the start
+    of a prompt only.
+    """
+    for anchor in ANCHORS:
+        before, ids = _encode(tokenizer, anchor), _encode(tokenizer, anchor + text)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+    return _encode(tokenizer, text)
+
+
+@lru_cache(maxsize=4096)
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids

@@ -1,0 +1,114 @@
+"""Tables for a terminal, for a page (Markdown) and for another program (CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lcbench.report.summary import Row, by_task
+
+FORMATS = ("text", "markdown", "csv")
+
+
+def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> None:
+    """One table a task: a row a method, a column a length, the 95 % interval under each score."""
+    for task, members in by_task(rows):
+        lengths = sorted({row.seq_len for row in members})
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_title(task, members), title_justify="left")
+        table.add_column("method", overflow="fold")
+        for length in lengths:
+            table.add_column(Text(_heading(length, trained, "\n")), justify="right", no_wrap=True)
+        table.add_column(Text(f"prefill and peak\nmemory at {lengths[-1]:,}"), justify="right", no_wrap=True)
+        for method, cells in _by_method(members).items():
+            scores = [_score_text(cells.get(length)) for length in lengths]
+            cost = [f"{_rate(cells[lengths[-1]])} tok/s", _memory(cells[lengths[-1]])] if lengths[-1] in cells else []
+            table.add_row(_method_text(method), *scores, Text("\n".join(cost)))
+        console.print(table)
+        for row in members:
+            if row.failed:
+                console.print(f"failed: {row.method} at {row.seq_len}: {row.failed}", style="red", markup=False)
+
+
+def markdown(rows: Sequence[Row], trained: int | None) -> str:
+    """The same tables in Markdown, the interval behind each score."""
+    parts = []
+    for task, members in by_task(rows):
+        lengths = sorted({row.seq_len for row in members})
+        head = ["method", *(_heading(length, trained, " ") for length in lengths), "prefill tok/s", "peak memory"]
+        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
+        for method, cells in _by_method(members).items():
+            longest = cells[max(cells)]
+            scores = [_score(cells.get(length)) for length in lengths]
+            lines.append("| " + " | ".join([f"`{method}`", *scores, _rate(longest), _memory(longest)]) + " |")
+        parts.append(f"**{_title(task, members)}**\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a row, numbers unrounded; what is not known is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def _by_method(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
+    methods: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        methods.setdefault(row.method, {})[row.seq_len] = row
+    return methods
+
+
+def _title(task: str, rows: Sequence[Row]) -> str:
+    metric = next((row.metric for row in rows if row.metric), "")
+    counts = sorted({row.samples for row in rows if row.samples})
+    samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    return f"{task}: {metric.replace('_', ' ')}, {samples} samples a cell, 95 % intervals"
+
+
+def _heading(length: int, trained: int | None, separator: str) -> str:
+    """The length, and how many times the trained length it is where that is a round number."""
+    if not trained or length % trained:
+        return f"{length:,}"
+    return f"{length:,}{separator}({length // trained}x)"
+
+
+def _method_text(method: str) -> Text:
+    """The name, and each option on a line of its own: a row is two lines high anyway."""
+    name, colon, options = method.partition(":")
+    return Text.assemble(name, ("\n" + options.replace(",", "\n") if colon else "", "dim"))
+
+
+def _score(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.mean is None:
+        return "failed"
+    return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def _score_text(row: Row | None) -> Text:
+    if row is None or row.mean is None:
+        return Text(_score(row), style="red")
+    return Text.assemble((f"{row.mean:.2f}", "bold"), "\n", (f"{row.low:.2f}-{row.high:.2f}", "dim"))
+
+
+def _rate(row: Row) -> str:
+    return "" if row.prefill_tokens_per_second is None else f"{row.prefill_tokens_per_second:,.0f}"
+
+
+def _memory(row: Row) -> str:
+    return "" if row.peak_memory_bytes is None else human_bytes(row.peak_memory_bytes)
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

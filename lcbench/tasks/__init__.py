@@ -1,0 +1,81 @@
+"""Families of tasks, and the YAML files that make tasks of them.
+
+A task is named as in `passkey`, `passkey:protocol=longlm`, or `./my_task.yaml`. Packages of others add families through
+the entry point group `lcbench.tasks`, each entry naming a `Task` subclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lcbench.errors import UserError, unknown
+from lcbench.options import convert, split_spec
+from lcbench.tasks.base import FAMILIES, Cell, Example, Task
+
+__all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
+
+
+def all_families() -> dict[str, type[Task]]:
+    """Every known family by name: those of this package, then those that other packages register."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    for entry in entry_points(group="lcbench.tasks"):
+        entry.load()
+    return FAMILIES
+
+
+def task_files() -> dict[str, Path]:
+    """The YAML files that ship with lcbench, tasks and suites, by name: inside the wheel, or beside the package."""
+    package = Path(__file__).parents[1]
+    folder = package / "task_files"
+    if not folder.is_dir():
+        folder = package.parent / "tasks"
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def read_yaml(name: str) -> tuple[str, dict[str, Any]]:
+    """The mapping in a YAML file, given by path or by the name of one that ships; and the name it goes by.
+
+    Raises: UserError for a file that is missing or malformed, or an unknown name.
+    """
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        files = task_files()
+        if name not in files:
+            raise unknown("task", name, files)
+        path = files[name]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping with a `family` (a task) or `runs` (a suite).")
+    return path.stem, content
+
+
+def load_task(spec: str) -> Task:
+    """A task from its name or YAML path, options behind a colon. Raises: UserError."""
+    name, options = split_spec(spec)
+    stem, content = read_yaml(name)
+    families = all_families()
+    family = str(content.pop("family", ""))
+    if family not in families:
+        raise unknown(f"family in task {name}:", family, families)
+    cls = families[family]
+    values = convert(f"task {stem}", cls, {"name": stem, **content, **options})
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise UserError(f"task {stem} ({family}) lacks `{field.name}`.")
+    if options:  # options that change the question are part of the name under which results are kept
+        values["name"] = f"{stem}:" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+    return cls(**values)

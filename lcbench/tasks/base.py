@@ -1,0 +1,94 @@
+"""What a task is: cells of a grid, examples in a cell, and a score for each answer.
+
+Tasks know nothing of methods or models; a tokenizer is all they are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FAMILIES: dict[str, type[Task]] = {}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a task's grid: the whole length in tokens, prompt and answer, and the depth of the needle from 0
+    to 1, None where each example draws its own."""
+
+    seq_len: int
+    depth: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The cell in the id of a record."""
+        return f"{self.seq_len}/{'uniform' if self.depth is None else f'{self.depth:.4f}'}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question: tokens of the prompt by segment, of which only the context may ever be shortened.
+
+    `references` are the right answers; `max_new_tokens` the generation budget, part of the cell's length; `depth`
+    where the needle truly is; `seed` what the example was drawn from.
+    """
+
+    head: list[int]
+    context: list[int]
+    tail: list[int]
+    references: tuple[str, ...]
+    max_new_tokens: int
+    seed: int
+    depth: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.head + self.context + self.tail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A family of tasks; its fields are the options that a YAML file or `name:option=value` may set.
+
+    Naming a subclass's `family` registers it.
+    """
+
+    family: ClassVar[str] = ""
+    metric: ClassVar[str] = ""
+
+    name: str
+    description: str = ""
+    citation: str = ""
+    samples: int = 20
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("family"):
+            FAMILIES[cls.family] = cls
+
+    @abstractmethod
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        """The grid of the task."""
+
+    @abstractmethod
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        """Example number `sample` of a cell, whatever else runs. Raises: UserError if the cell is too short."""
+
+    @abstractmethod
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        """Scores by name, from 0 to 1; the one named `metric` is the task's number."""
+
+    def sample_seed(self, cell: Cell, sample: int, seed: int) -> int:
+        """A seed from the identity of a sample alone: neither order nor other cells nor methods enter."""
+        identity = f"{self.name}|{cell.key}|{sample}|{seed}"
+        return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:6])
+
+    def rng(self, cell: Cell, sample: int, seed: int) -> random.Random:
+        return random.Random(self.sample_seed(cell, sample, seed))

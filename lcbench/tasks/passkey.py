@@ -1,0 +1,108 @@
+"""Passkey retrieval: a number hidden in filler, asked for at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lcbench.errors import UserError, unknown
+from lcbench.haystack import Haystack
+from lcbench.options import convert
+from lcbench.prompts import encode_inside, encode_start
+from lcbench.tasks.base import Cell, Example, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The wording of a passkey test, `{key}` standing for the number, drawn from lowest to highest.
+
+    Lines follow one another as instruction, filler, needle, filler, question; `glue` joins the question.
+    """
+
+    source: str
+    instruction: str
+    filler: tuple[str, ...]
+    needle: str
+    question: str
+    lowest: int
+    highest: int
+    glue: str = "\n"
+
+    def __post_init__(self) -> None:
+        for line, what in ((self.needle, "needle"), (self.instruction + self.question, "")):
+            if ("{key}" in line) != bool(what):
+                raise UserError("a passkey protocol says {key} in its needle, and nowhere else.")
+        if not self.filler or not 0 <= self.lowest <= self.highest:
+            raise UserError("a passkey protocol needs filler sentences, and keys from lowest to highest.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passkey(Task):
+    """Mohtashami and Jaggi, https://arxiv.org/abs/2305.16300, with the wordings of the published harnesses.
+
+    They count filler in characters, so a nominal length is met roughly; here prompt and answer together are exactly
+    `seq_len` tokens, and the needle stands at a sentence end. The answer has as many tokens as the key, as in
+    ChunkLlama, and is compared as text.
+    """
+
+    family: ClassVar[str] = "passkey"
+    metric: ClassVar[str] = "exact_match"
+
+    protocols: dict[str, Any]
+    protocol: str
+
+    def __post_init__(self) -> None:
+        if self.protocol not in self.protocols:
+            raise unknown(f"protocol of {self.name}", self.protocol, self.protocols)
+
+    @property
+    def wording(self) -> Protocol:
+        given = dict(self.protocols[self.protocol])
+        given["filler"] = tuple(given.get("filler") or ())
+        values = convert(f"protocol {self.protocol} of {self.name}", Protocol, given)
+        missing = {"source", "instruction", "needle", "question", "lowest", "highest"} - values.keys()
+        if missing:
+            raise UserError(f"protocol {self.protocol} of {self.name} lacks {', '.join(sorted(missing))}.")
+        return Protocol(**values)
+
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        grid: list[float] | list[None] = depths or [None]
+        return [Cell(seq_len, depth) for seq_len in seq_lens for depth in grid]
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        wording, haystack, rng = self.wording, _haystack(tokenizer, self.wording.filler), self.rng(cell, sample, seed)
+        key = str(rng.randint(wording.lowest, wording.highest))
+        head = encode_start(tokenizer, wording.instruction + "\n")
+        needle = encode_inside(tokenizer, "\n" + wording.needle.format(key=key) + "\n")
+        tail = encode_inside(tokenizer, wording.glue + wording.question)
+        budget = len(encode_inside(tokenizer, " " + key))
+        filler = cell.seq_len - len(head) - len(needle) - len(tail) - budget
+        if filler < 1:
+            raise UserError(
+                f"{self.name} does not fit into {cell.seq_len} tokens: question and answer alone take "
+                f"{cell.seq_len - filler}; use --seq-len {cell.seq_len - filler + 1} or more."
+            )
+        places = haystack.places(filler)
+        place = rng.randrange(places) if cell.depth is None else round(cell.depth * (places - 1))
+        before, after = haystack.split(filler, place)
+        return Example(
+            head=head,
+            context=before + needle + after,
+            tail=tail,
+            references=(key,),
+            max_new_tokens=budget,
+            seed=self.sample_seed(cell, sample, seed),
+            depth=len(before) / filler,
+        )
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        return {"exact_match": float(prediction.strip() in example.references)}
+
+
+@lru_cache(maxsize=8)
+def _haystack(tokenizer: PreTrainedTokenizerBase, sentences: tuple[str, ...]) -> Haystack:
+    return Haystack.of(tokenizer, sentences)

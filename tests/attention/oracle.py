@@ -1,0 +1,210 @@
+"""Every method once more, as its paper writes it: one pair (i, j) at a time, no pieces, no tables, no tiles.
+
+Only a method's name and options are read here, never its hooks. Together with `reference_attention` these functions
+answer what a model must compute; the engine is held against that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, LlamaConfig, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from lcbench.attention.probe import ProbedLayer, attention_set_to, probe, unrotated
+from lcbench.attention.reference import reference_attention
+from lcbench.methods import Composition, Lengths, Method
+
+NAME = "lcbench-test-reference"
+Relative = Callable[[int, int], int | None]
+
+
+def self_extend(i: int, j: int, group_size: int, neighbor_window: int, **_: Any) -> int:
+    if i - j < neighbor_window:
+        return i - j
+    return i // group_size - j // group_size + neighbor_window - neighbor_window // group_size
+
+
+def dca(i: int, j: int, chunk_size: int, max_position: int, **_: Any) -> int:
+    chunks_back = i // chunk_size - j // chunk_size
+    if chunks_back == 0:
+        return i % chunk_size - j % chunk_size
+    if chunks_back == 1:
+        return min(i % chunk_size + chunk_size, max_position) - j % chunk_size
+    return min(2 * chunk_size - 1, max_position) - j % chunk_size
+
+
+def rerope(i: int, j: int, window: int) -> int:
+    return min(i - j, window)
+
+
+def streaming(i: int, j: int, sinks: int, window: int) -> int | None:
+    """Positions count what is kept, from the oldest sink to the query itself."""
+    kept = _kept(i, sinks, window)
+    return len(kept) - 1 - kept.index(j) if j in kept else None
+
+
+@lru_cache(maxsize=100_000)
+def _kept(i: int, sinks: int, window: int) -> list[int]:
+    return sorted(set(range(min(sinks, i + 1))) | set(range(max(0, i - window + 1), i + 1)))
+
+
+def within(window: int) -> Relative:
+    """A model's own sliding-window layer."""
+    return lambda i, j: i - j if i - j < window else None
+
+
+PLANS: dict[str, Callable[..., int | None]] = {
+    "self_extend": self_extend,
+    "dca": dca,
+    "rerope": rerope,
+    "streaming": streaming,
+}
+
+
+def parts(method: Method) -> tuple[Method, ...]:
+    return method.parts if isinstance(method, Composition) else (method,)
+
+
+def plan(method: Method) -> Relative:
+    """The position plan of a resolved method: relative position of query i and key j <= i, None where i sees not j."""
+    for part in parts(method):
+        if part.name in PLANS:
+            options = part.options()
+            return lambda i, j: PLANS[part.name](i, j, **options)
+    return lambda i, j: i - j
+
+
+def matrices(relative: Relative, n: int, queries: list[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Relative positions [T, n], and which of n keys each query sees [T, n]; for all queries or for those named."""
+    queries = list(range(n)) if queries is None else queries
+    rel = torch.zeros(len(queries), n, dtype=torch.long)
+    seen = torch.zeros(len(queries), n, dtype=torch.bool)
+    for t, i in enumerate(queries):
+        for j in range(i + 1):
+            distance = relative(i, j)
+            if distance is not None:
+                rel[t, j], seen[t, j] = distance, True
+    return rel, seen
+
+
+def score_scale(method: Method, n: int, lengths: Lengths) -> Tensor:
+    """Factor [n] on the scores of each query of a run of n tokens."""
+    scale = torch.ones(n, dtype=torch.float64)
+    for part in parts(method):
+        options = part.options()
+        base = options["base"] if part.name == "logn" else options.get("log_scale_base")
+        if base:
+            scale *= torch.tensor([max(1.0, math.log(i + 1) / math.log(base)) for i in range(n)], dtype=torch.float64)
+        if options.get("mscale"):
+            trained = options["pretraining_length"] if options["variant"] == "paper" else lengths.pretraining
+            assert lengths.run is not None
+            m = max(1.0, 1 + options["mscale"] * math.log(lengths.run / trained))
+            scale *= m * m  # queries and keys are both multiplied by m
+    return scale
+
+
+def rope(trained: int, dim: int, theta: float, run: int | None = None, **parameters: Any) -> tuple[Tensor, float]:
+    """Inverse frequencies [dim / 2] and attention factor as transformers computes them from a config."""
+    parameters = {"rope_type": "default", **parameters}
+    if parameters["rope_type"] == "default":
+        return theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim), 1.0
+    config = LlamaConfig(head_dim=dim, max_position_embeddings=trained)
+    config.rope_parameters = {"rope_theta": theta, **parameters}
+    return ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"), seq_len=run)
+
+
+def frequencies(method: Method, lengths: Lengths, dim: int, theta: float) -> tuple[Tensor, float]:
+    """What the method makes of a RoPE of that many channels and that base."""
+    for part in parts(method):
+        options = part.options()
+        if part.name == "ntk":
+            return rope(lengths.pretraining, dim, theta * options["factor"] ** (dim / (dim - 2)))
+        kind = {"pi": "linear", "dynamic_ntk": "dynamic"}.get(part.name, part.name)
+        if kind in ("linear", "dynamic", "yarn", "llama3"):
+            original = (
+                {} if kind in ("linear", "dynamic") else {"original_max_position_embeddings": lengths.pretraining}
+            )
+            return rope(lengths.pretraining, dim, theta, lengths.run, rope_type=kind, **options, **original)
+    return rope(lengths.pretraining, dim, theta)
+
+
+@contextlib.contextmanager
+def reference_model(
+    model: PreTrainedModel, method: Method, lengths: Lengths, dtype: torch.dtype = torch.float64
+) -> Iterator[PreTrainedModel]:
+    """A float64 copy of the model that runs every layer through `reference_attention`; unpadded, without a cache.
+
+    Which channels turn together, and how fast, is read from the probe's findings; the frequencies of methods that
+    change them are computed here, for RoPEs without scaling of their own.
+    """
+    model = copy.deepcopy(model).to(dtype)
+    layers = probe(model)
+
+    def attend(
+        module: nn.Module,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attention_mask: Any,
+        scaling: float | None = None,
+        **extra: Any,
+    ) -> tuple[Tensor, None]:
+        layer = layers[module]
+        n = q.shape[2]
+        relative = plan(method) if layer.window is None else within(layer.window)
+        inv_freq, attention_factor = _layer_rope(layer, method, lengths)
+        out = reference_attention(
+            q,
+            k,
+            v,
+            *matrices(relative, n),
+            inv_freq,
+            pairing=layer.rope.pairing,
+            attention_factor=attention_factor,
+            scale=q.shape[-1] ** -0.5 if scaling is None else scaling,
+            score_scale_T=score_scale(method, n, lengths) if layer.window is None else None,
+            softcap=extra.get("softcap"),
+            sinks_H=extra.get("s_aux"),
+        )
+        return out.to(q.dtype).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(NAME, attend)
+    with attention_set_to(model, NAME), unrotated(model):
+        yield model
+
+
+def _layer_rope(layer: ProbedLayer, method: Method, lengths: Lengths) -> tuple[Tensor, float]:
+    rotary = layer.rope.rotary
+    if rotary is None:
+        return torch.zeros(0), 1.0
+    if layer.rope.depends_on_length:
+        assert "frequencies" not in method.hooks
+        return ROPE_INIT_FUNCTIONS[layer.rope.kind](rotary.config, torch.device("cpu"), seq_len=lengths.run)
+    inv_freq = getattr(rotary, f"{layer.rope.prefix}inv_freq")
+    own_factor = getattr(rotary, f"{layer.rope.prefix}attention_scaling", 1.0)
+    if "frequencies" not in method.hooks or layer.rope.kwargs.get("layer_type") == "sliding_attention":
+        return inv_freq, own_factor
+    assert layer.rope.kind == "default"
+    parameters = rotary.config.rope_parameters
+    theta = parameters.get("rope_theta") or parameters[layer.rope.kwargs["layer_type"]]["rope_theta"]
+    return frequencies(method, lengths, 2 * len(inv_freq), theta)
+
+
+@torch.no_grad()
+def reference_logits(
+    model: PreTrainedModel, ids: Tensor, method: Method, lengths: Lengths, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Logits [B, n, vocabulary] that the model must have under a resolved method, for rows without padding.
+
+    `dtype` is that of all but attention, which is float64 in any case: some models run in float32 only.
+    """
+    with reference_model(model, method, lengths, dtype) as model:
+        return model(ids, use_cache=False).logits

@@ -1,0 +1,56 @@
+"""What hypothesis draws: methods with sensible and with odd options, and ways to cut a run into calls."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from lcbench.methods import Method
+from lcbench.methods.dca import DualChunkAttention
+from lcbench.methods.logn import LogN
+from lcbench.methods.pi import PositionInterpolation
+from lcbench.methods.rerope import ReRoPE
+from lcbench.methods.self_extend import SelfExtend
+from lcbench.methods.streaming import Streaming
+from lcbench.methods.vanilla import Vanilla
+from lcbench.methods.yarn import YaRN
+
+sizes = st.integers(min_value=1, max_value=40)
+
+
+@st.composite
+def _dca(draw: st.DrawFn) -> DualChunkAttention:
+    """Clamps from the last position of a chunk (no room past it) to beyond two chunks (never reached)."""
+    chunk = draw(sizes)
+    clamp = chunk - 1 + draw(st.integers(0, chunk + 3))
+    mscale = draw(st.sampled_from([0.0, 0.1]))
+    variant = draw(st.sampled_from(["paper", "chunkllama"]))
+    return DualChunkAttention(chunk_size=chunk, max_position=clamp, mscale=mscale, variant=variant)
+
+
+plans: st.SearchStrategy[Method] = st.one_of(
+    st.just(Vanilla()),
+    st.builds(SelfExtend, group_size=st.integers(1, 9), neighbor_window=sizes, log_scale_base=st.sampled_from([0, 5])),
+    _dca(),
+    st.builds(ReRoPE, window=sizes),
+    st.builds(Streaming, sinks=st.integers(0, 12), window=sizes),
+)
+scalings: st.SearchStrategy[Method] = st.one_of(
+    st.builds(PositionInterpolation, factor=st.floats(1, 8)), st.builds(YaRN, factor=st.floats(1, 8))
+)
+
+
+@st.composite
+def methods(draw: st.DrawFn) -> Method:
+    """A plan, sometimes with a RoPE scaling, sometimes with a score scaling."""
+    method = draw(plans)
+    if draw(st.booleans()):
+        method = method + draw(scalings)
+    if "score_scale" not in method.hooks and draw(st.booleans()):
+        method = method + LogN(base=draw(st.floats(2, 30)))
+    return method
+
+
+@st.composite
+def calls(draw: st.DrawFn, longest: int = 90) -> list[int]:
+    """Where each call of a run ends; the last number is the length of the run."""
+    return sorted(set(draw(st.lists(st.integers(1, longest), min_size=1, max_size=5))))

@@ -1,0 +1,138 @@
+"""Every method on a whole model equals the float64 reference, however the run is split, padded or grouped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+import lcbench
+from lcbench.attention import joint, tiles
+from lcbench.methods import Lengths, Method, all_methods, parse_method
+from tests.attention import zoo
+from tests.attention.oracle import reference_logits
+
+N = 130
+LENGTHS = Lengths(zoo.PRETRAINING, N)
+ATOL = 5e-5  # to the reference, so any two ways to run agree within 1e-4
+
+METHODS = [
+    "vanilla",
+    "pi:factor=2.5",
+    "ntk:factor=3",
+    "dynamic_ntk",
+    "dynamic_ntk:factor=2",
+    "yarn:factor=4",
+    "llama3:factor=4",
+    "logn:base=16",
+    "self_extend",
+    "self_extend:group_size=4,neighbor_window=16",
+    "self_extend:group_size=3,neighbor_window=16",  # the group does not divide the window
+    "self_extend:group_size=5,neighbor_window=7,log_scale_base=20",
+    "dca",
+    "dca:chunk_size=24,max_position=29",
+    "dca:pretraining_length=32,mscale=0.1",
+    "dca:variant=chunkllama",
+    "dca:variant=chunkllama,pretraining_length=32",
+    "dca:variant=chunkllama,mscale=0",
+    "rerope:window=20",
+    "streaming:sinks=4,window=20",
+    "streaming:sinks=0,window=9",
+    "dca+yarn:factor=4",
+    "ntk:factor=4+logn",
+    "self_extend:group_size=2,neighbor_window=16+pi:factor=2",
+    "rerope+logn",
+    "streaming:window=30+ntk:factor=2",
+    "dca+llama3+logn:base=20",
+]
+every_method = pytest.mark.parametrize("spec", METHODS)
+
+
+@cache
+def model_of(kv_heads: int) -> PreTrainedModel:
+    return zoo.llama(num_key_value_heads=kv_heads)
+
+
+@cache
+def reference(spec: str, kv_heads: int = 2) -> Tensor:
+    return reference_logits(model_of(kv_heads), zoo.tokens(2, N), resolved(spec), LENGTHS)
+
+
+def resolved(spec: str) -> Method:
+    return parse_method(spec).resolve(LENGTHS)
+
+
+@torch.no_grad()
+def steered(spec: str, cuts: list[int], pads: tuple[int, int] = (0, 0), kv_heads: int = 2) -> Tensor:
+    """Logits of two rows, run in calls that end at `cuts`."""
+    ids, mask = zoo.left_padded(zoo.tokens(2, N), list(pads))
+    cache, out, a = DynamicCache(), [], 0
+    with lcbench.extend(model_of(kv_heads), spec, length=N) as model:
+        for b in cuts:
+            call = model(ids[:, a:b], attention_mask=mask[:, :b] if any(pads) else None, past_key_values=cache)
+            out.append(call.logits)
+            a = b
+    return torch.cat(out, dim=1)
+
+
+def assert_equal(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected, atol=ATOL, rtol=0)
+
+
+def test_every_registered_method_is_tested() -> None:
+    assert {part.split(":")[0] for spec in METHODS for part in spec.split("+")} == set(all_methods())
+
+
+@every_method
+def test_reference_itself_tells_methods_apart(spec: str) -> None:
+    """Otherwise the tests below would prove nothing."""
+    others = [other for other in METHODS if resolved(other) != resolved(spec)]
+    assert all((reference(spec) - reference(other)).abs().max() > 0.01 for other in others)
+
+
+@every_method
+def test_prefill_in_one_call(spec: str) -> None:
+    assert_equal(steered(spec, [N]), reference(spec))
+
+
+@every_method
+def test_prefill_through_small_tiles(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "BLOCK", 16)
+    assert_equal(steered(spec, [N]), reference(spec))
+
+
+@every_method
+def test_prefill_through_joint_attention(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcbench.attention.steering.DECODE_QUERIES", N)
+    monkeypatch.setattr(joint, "SCORES_AT_ONCE", 4096)
+    assert_equal(steered(spec, [N]), reference(spec))
+
+
+@every_method
+def test_prefill_in_odd_chunks(spec: str) -> None:
+    assert_equal(steered(spec, [37, 38, 82, 83, 84, 101, N]), reference(spec))
+
+
+@every_method
+def test_decode_token_by_token(spec: str) -> None:
+    assert_equal(steered(spec, list(range(1, N + 1))), reference(spec))
+
+
+@every_method
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_grouped_queries(spec: str, kv_heads: int) -> None:
+    """One key/value head for all, and one for each; the other tests have two queries a head."""
+    assert_equal(steered(spec, [77, 78, N], kv_heads=kv_heads), reference(spec, kv_heads))
+
+
+@every_method
+@pytest.mark.parametrize("cuts", [[N], [5, 60, *range(61, 70), N]], ids=["whole", "chunks"])
+@pytest.mark.parametrize("pads", [(0, 23), (23, 23)], ids=["one row", "alike"])
+def test_left_padding(spec: str, cuts: list[int], pads: tuple[int, int]) -> None:
+    """Each row as if it were alone; in chunks, the first call sees nothing but padding of a row."""
+    actual = steered(spec, cuts, pads)
+    for row, pad in enumerate(pads):
+        assert_equal(actual[row, pad:], reference(spec)[row, : N - pad])

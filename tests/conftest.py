@@ -1,0 +1,16 @@
+"""One thread, nothing from the network, the same examples every time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here needs the network
+
+import hypothesis
+import torch
+import transformers
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+hypothesis.settings.register_profile("lcbench", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.load_profile("lcbench")

@@ -1,0 +1,158 @@
+"""What the papers and their authors' code say about each method, beyond its formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import lcbench
+from lcbench.errors import UserError
+from lcbench.methods import Lengths, Method, parse_method
+from lcbench.methods.dca import DualChunkAttention
+from lcbench.methods.self_extend import SelfExtend, smallest_group
+from tests.attention import zoo
+from tests.attention.test_exactness import METHODS
+
+P = zoo.PRETRAINING
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return zoo.llama()
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, method: str | Method, n: int, length: int | None = None) -> Tensor:
+    with lcbench.extend(model, method, length=length) as steered:
+        return steered(zoo.tokens(1, n)).logits[0]
+
+
+def rows_that_differ(a: Tensor, b: Tensor) -> list[int]:
+    return [i for i in range(len(a)) if (a[i] - b[i]).abs().max() > 1e-4]
+
+
+def test_dca_of_the_paper_is_vanilla_up_to_the_pretraining_length(model: PreTrainedModel) -> None:
+    changed = rows_that_differ(logits(model, "dca", P + 20), logits(model, "vanilla", P + 20))
+    assert changed == list(range(P, P + 20))
+
+
+def test_released_dca_is_vanilla_up_to_its_clamp_only(model: PreTrainedModel) -> None:
+    c = 3 * P // 4
+    changed = rows_that_differ(logits(model, "dca:variant=chunkllama,mscale=0", P), logits(model, "vanilla", P))
+    assert changed == list(range(c + 1, P))
+
+
+@pytest.mark.parametrize(
+    ("variant", "chunk", "clamp", "mscale"), [("paper", 3072, 4095, 0), ("chunkllama", 2560, 3072, 0.05)]
+)
+def test_dca_parameters_of_a_4k_model(variant: str, chunk: int, clamp: int, mscale: float) -> None:
+    method = parse_method("dca", variant=variant).resolve(Lengths(4096, 16384))
+    assert method == DualChunkAttention(4096, chunk, clamp, mscale, variant)
+
+
+def test_dca_pretraining_length_option_replaces_the_models(model: PreTrainedModel) -> None:
+    given_length = parse_method("dca:pretraining_length=4096").resolve(Lengths(99, 16384))
+    assert given_length == parse_method("dca").resolve(Lengths(4096, 16384))
+
+
+def test_dca_local_window_of_the_released_code_is_an_eighth() -> None:
+    method = parse_method("dca:variant=chunkllama,max_position=3072,pretraining_length=4096").resolve(Lengths(8, 99))
+    assert method.options()["chunk_size"] == 3072 - 512
+
+
+@pytest.mark.parametrize("options", ["chunk_size=48,max_position=40", "max_position=10", "chunk_size=200"])
+def test_dca_clamp_below_a_chunks_last_position_is_refused(options: str) -> None:
+    with pytest.raises(UserError, match="below the last position of a chunk"):
+        parse_method(f"dca:{options}").resolve(Lengths(64, 128))
+
+
+def test_mscale_is_never_sticky(model: PreTrainedModel) -> None:
+    """The released code scales a short prompt by the longest one it saw before."""
+    short, spec = zoo.tokens(1, 40), "dca:mscale=0.1"
+    with torch.no_grad(), lcbench.extend(model, spec, length=200) as steered:
+        alone = steered(short).logits
+        steered(zoo.tokens(1, 200))
+        assert torch.equal(steered(short).logits, alone)
+    assert torch.equal(logits(model, spec, 40, length=40), logits(model, "dca", 40))
+    assert (logits(model, spec, 40, length=400) - logits(model, "dca", 40)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "spec", ["self_extend:group_size=1,neighbor_window=9", "self_extend:group_size=7,neighbor_window=150"]
+)
+def test_self_extend_without_groups_is_vanilla(model: PreTrainedModel, spec: str) -> None:
+    assert not rows_that_differ(logits(model, spec, 150), logits(model, "vanilla", 150))
+
+
+def test_self_extend_changes_from_its_window_on(model: PreTrainedModel) -> None:
+    """There is no switch at the pretraining length."""
+    spec = "self_extend:group_size=4,neighbor_window=16"
+    assert rows_that_differ(logits(model, spec, 40), logits(model, "vanilla", 40))[0] in (16, 17, 18, 19)
+    assert len(rows_that_differ(logits(model, spec, 40), logits(model, "vanilla", 40))) >= 20
+
+
+@given(st.integers(2, 400), st.integers(1, 4000), st.data())
+def test_smallest_group_fits_and_the_next_smaller_does_not(pretraining: int, run: int, data: st.DataObject) -> None:
+    window = data.draw(st.integers(1, pretraining - 1))
+
+    def largest(group: int) -> int:
+        return max(min(run, window) - 1, (run - 1) // group + window - window // group if run > window else 0)
+
+    group = smallest_group(run, window, pretraining)
+    assert largest(group) < pretraining
+    assert group == 1 or largest(group - 1) >= pretraining
+
+
+@given(st.integers(1, 30), st.integers(1, 20), st.integers(1, 200))
+def test_self_extend_reaches_the_papers_maximum_length(group: int, groups_in_window: int, room: int) -> None:
+    """(P - W) G + W tokens fit with groups of G, where G divides W."""
+    window = group * groups_in_window
+    assert smallest_group(room * group + window, window, pretraining=window + room) <= group
+
+
+def test_self_extend_without_room_is_refused() -> None:
+    with pytest.raises(UserError, match="neighbor_window=64 leaves no room"):
+        SelfExtend(neighbor_window=64).resolve(Lengths(64, 65))
+    with pytest.raises(UserError, match="log_scale_base must be above 1"):
+        SelfExtend(group_size=2, log_scale_base=0.5).resolve(Lengths(64))
+
+
+def test_logn_changes_nothing_within_the_pretraining_length(model: PreTrainedModel) -> None:
+    assert rows_that_differ(logits(model, "logn", P + 9), logits(model, "vanilla", P + 9)) == list(range(P, P + 9))
+
+
+def test_self_extends_log_scaling_is_logn(model: PreTrainedModel) -> None:
+    own = logits(model, "self_extend:group_size=2,log_scale_base=20", 100)
+    assert torch.equal(own, logits(model, "self_extend:group_size=2+logn:base=20", 100))
+
+
+def test_streaming_forgets_what_is_between(model: PreTrainedModel) -> None:
+    """With one layer, what lies between the sinks and the window is invisible."""
+    single = zoo.build(zoo.config("LlamaConfig", num_hidden_layers=1))
+    ids = zoo.tokens(1, 60)
+    other = ids.clone()
+    other[0, 4:40] = 7
+    with torch.no_grad(), lcbench.extend(single, "streaming:sinks=4,window=20") as steered:
+        assert torch.equal(steered(ids).logits[0, -1], steered(other).logits[0, -1])
+        assert not torch.equal(steered(ids).logits[0, 58], steered(other).logits[0, 57])
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_prefix_stable_says_whether_a_prefix_depends_on_the_length_of_the_run(
+    model: PreTrainedModel, spec: str
+) -> None:
+    method = parse_method(spec).resolve(Lengths(P, 100))
+    short, long = (logits(model, method, 50, length=length) for length in (100, 200))
+    assert torch.equal(short, long) == method.prefix_stable
+    assert method.prefix_stable or (short - long).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_resolving_again_changes_nothing(spec: str) -> None:
+    method = parse_method(spec).resolve(Lengths(P, 100))
+    assert method.resolve(Lengths(P, 100)) == method
+    assert None not in method.options().values()
