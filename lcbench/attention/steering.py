@@ -160,11 +160,21 @@ class Steering:
     def _make_pieces(
         self, i0: int, i1: int, first_key: int, window: int | None, layer: int
     ) -> tuple[Tensor, list[Piece]]:
-        """Query positions i0 <= i < i1, and what they see. Sliding-window layers stay as they were trained."""
+        """Query positions i0 <= i < i1, and what they see. Sliding-window layers stay as they were trained.
+
+        Raises: UserError if they see a key before `first_key`, the first that the cache still has.
+        """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
         if window is None:
-            return i, self.method.pieces(i, j, layer)
-        return i, [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)]
+            pieces = self.method.pieces(i, j, layer)
+        else:
+            pieces = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)]
+        if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
+            raise UserError(
+                f"layer {layer} of {type(self.model).__name__} got only the last {len(j)} of {i1} keys: its cache "
+                "forgets, its attention does not; pass past_key_values=DynamicCache()."
+            )
+        return i, pieces
 
     def _steers(self, layer: ProbedLayer) -> bool:
         """Whether the method can change what this layer computes; vanilla counts every layer that it runs.

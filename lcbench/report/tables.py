@@ -25,7 +25,7 @@ def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> 
         table.add_column("method", overflow="fold")
         for length in lengths:
             table.add_column(Text(_heading(length, trained, "\n")), justify="right", no_wrap=True)
-        table.add_column(Text(f"prefill and peak\nmemory at {lengths[-1]:,}"), justify="right", no_wrap=True)
+        table.add_column(Text(f"cost at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
         for method, cells in _by_method(members).items():
             scores = [_score_text(cells.get(length)) for length in lengths]
             cost = [f"{_rate(cells[lengths[-1]])} tok/s", _memory(cells[lengths[-1]])] if lengths[-1] in cells else []
@@ -98,7 +98,12 @@ def _score(row: Row | None) -> str:
 def _score_text(row: Row | None) -> Text:
     if row is None or row.mean is None:
         return Text(_score(row), style="red")
-    return Text.assemble((f"{row.mean:.2f}", "bold"), "\n", (f"{row.low:.2f}-{row.high:.2f}", "dim"))
+    return Text.assemble((f"{row.mean:.2f}", "bold"), "\n", (f"{_short(row.low)}-{_short(row.high)}", "dim"))
+
+
+def _short(share: float | None) -> str:
+    """A share without its leading zero: `.84`, `1.00`."""
+    return f"{share:.2f}".removeprefix("0")
 
 
 def _rate(row: Row) -> str:
