@@ -1,12 +1,15 @@
 """Attention over pieces in tiles of PyTorch's fused CPU kernel, merged by log-sum-exp in float32.
 
-A block of queries sees of each piece a rectangle of keys, which needs no mask, and at most two ragged edges. No n x n
-matrix anywhere; the cost is that of causal attention plus the merges.
+Each piece is cut into rectangles of queries and keys, as large as they come: full ones, causal ones, and masked ones
+where the edge of the piece is neither. No n x n matrix anywhere; the cost is that of causal attention plus the merges.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +17,22 @@ from torch import Tensor
 from lcbench.attention.pieces import Piece
 from lcbench.attention.rotation import Rope, RopeTables
 
-BLOCK = 512  # queries a tile: large enough for the kernel, small enough that edges stay cheap
+BLOCK = 512  # queries of a masked tile, at most: its edges cost as much as its inside
+SMALL = 128  # queries below which a tile of its own costs more in calls than a mask costs in work
+
+
+class Tile(NamedTuple):
+    """Queries first_row <= t < last_row and keys first <= j < last, both counted within the call.
+
+    `mask` False: every query sees every key; True: query n of the tile sees keys 0..n, of equally many; otherwise a
+    boolean [rows, keys] of what is seen.
+    """
+
+    first_row: int
+    last_row: int
+    first: int
+    last: int
+    mask: Tensor | bool
 
 
 def tiled_attention(
@@ -32,79 +50,83 @@ def tiled_attention(
 
     Arguments as in `joint_attention`; CPU only, no gradients.
     """
-    parts = []
+    dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    out = torch.zeros(q_BHTD.shape, dtype=dtype)
+    lse = torch.full(q_BHTD.shape[:3], -math.inf, dtype=dtype)
     for piece in pieces:
         low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
-        if low < high:
-            q = tables.rotate(q_BHTD, piece.q_pos, rope)
-            k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
-            parts.append((piece, low, q, k))
-    out = torch.empty_like(q_BHTD)
-    for a in range(0, q_BHTD.shape[2], BLOCK):
-        b = min(a + BLOCK, q_BHTD.shape[2])
-        merged = Merge()
-        for piece, offset, q, k in parts:
-            for low, high, mask in tiles(piece, a, b, first_key, q.dtype):
-                keys, values = k[:, :, low - offset : high - offset], v_BKSD[:, :, low:high]
-                merged.add(*_kernel(q[:, :, a:b], keys, values, mask, scale))
-        out[:, :, a:b] = merged.result(sinks_H)
-    return out
-
-
-class Merge:
-    """The softmax-weighted sum of attentions over disjoint sets of keys."""
-
-    def __init__(self) -> None:
-        self.out: Tensor | None = None
-
-    def add(self, out_BHTD: Tensor, lse_BHT: Tensor) -> None:
-        """Take in one more set: its answer, and the log of its softmax's denominator (-inf: an empty row)."""
-        if self.out is None:
-            self.out, self.lse = out_BHTD.to(lse_BHT.dtype), lse_BHT
-            return
-        lse = torch.logaddexp(self.lse, lse_BHT)
-        finite = torch.where(lse == -math.inf, 0.0, lse)
-        self.out = self.out * (self.lse - finite).exp()[..., None]
-        self.out += out_BHTD * (lse_BHT - finite).exp()[..., None]
-        self.lse = lse
-
-    def result(self, sinks_H: Tensor | None) -> Tensor:
-        """The merged answer; sink logits, if any, take their share of the softmax and add nothing."""
-        assert self.out is not None
-        if sinks_H is None:
-            return self.out
-        return self.out * torch.sigmoid(self.lse - sinks_H.to(self.lse.dtype)[:, None])[..., None]
-
-
-def tiles(piece: Piece, a: int, b: int, first_key: int, dtype: torch.dtype) -> list[tuple[int, int, Tensor | bool]]:
-    """Cut what queries a <= t < b see of a piece into (first, last, mask) over its keys, counted from `first_key`.
-
-    mask False: every query sees every key; True: query n of the block sees keys 0..n of the tile; otherwise a tensor
-    [b - a, keys] to be added to the scores.
-    """
-    start, stop = piece.start[a:b] - first_key, piece.stop[a:b] - first_key
-    left, full, right, end = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])
-    diagonal = end - right == b - a - 1 and bool((stop.diff() == 1).all())
-    if diagonal and full <= right - 1:
-        edges = [(left, full), (full, right - 1), (right - 1, end)]
-    elif full < right:
-        edges = [(left, full), (full, right), (right, end)]
-    else:
-        edges = [(left, end)]
-    cut: list[tuple[int, int, Tensor | bool]] = []
-    for low, high in edges:
         if low >= high:
             continue
-        if full <= low and high <= right:
-            cut.append((low, high, False))
-        elif diagonal and low == right - 1 and full <= low:
-            cut.append((low, high, True))
-        else:
-            j = torch.arange(low, high)
-            seen = (j >= start[:, None]) & (j < stop[:, None])
-            if seen.any():
-                cut.append((low, high, torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)))
-    return cut
+        q = tables.rotate(q_BHTD, piece.q_pos, rope)
+        k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
+        for tile in cut(piece.start - first_key, piece.stop - first_key):
+            rows = slice(tile.first_row, tile.last_row)
+            keys = k[:, :, tile.first - low : tile.last - low]
+            answer = _kernel(q[:, :, rows], keys, v_BKSD[:, :, tile.first : tile.last], tile.mask, scale)
+            _merge(out[:, :, rows], lse[:, :, rows], *answer)
+    if sinks_H is not None:  # logits that take their share of the softmax and add nothing
+        out *= torch.sigmoid(lse - sinks_H.to(dtype)[:, None])[..., None]
+    return out.to(q_BHTD.dtype)
+
+
+def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:
+    """Cut what queries see of a piece, start <= j < stop, into disjoint tiles that cover it.
+
+    Stretches of queries with a fixed `start` and a `stop` that stands still, or moves on by one each, are tiles of
+    their own, however long. The rest (windows; pieces of short chunks) is cut into blocks with masked edges.
+    """
+    last = len(start_T) - 1
+    done = int((stop_T > start_T).int().argmax())
+    moves = torch.stack([start_T.diff(), stop_T.diff()])
+    turns = ((moves[:, 1:] != moves[:, :-1]).any(0).nonzero().flatten() + 1).tolist()
+    for first, end in pairwise([0, *turns, last] if last else []):
+        a, b = max(first, done), end + 1  # steps first..end - 1 are alike: they join the rows first..end
+        if b - a >= SMALL and moves[0, first] == 0 and moves[1, first] in (0, 1):
+            yield from _blocks(start_T, stop_T, done, a)
+            yield from _stretch(a, b, int(start_T[a]), int(stop_T[a]), moving=bool(moves[1, first]))
+            done = b
+    yield from _blocks(start_T, stop_T, done, last + 1)
+
+
+def _stretch(a: int, b: int, start: int, stop: int, moving: bool) -> Iterator[Tile]:
+    """Rows a <= t < b that all see keys from `start`, the first of them up to `stop`, each next as many or one more."""
+    if moving:
+        empty = max(0, start + 1 - stop)
+        a, stop = a + empty, stop + empty - 1
+    if a < b and start < stop:
+        yield Tile(a, b, start, stop, False)
+    if moving and a < b:
+        yield Tile(a, b, stop, stop + b - a, True)
+
+
+def _blocks(start_T: Tensor, stop_T: Tensor, first_row: int, last_row: int) -> Iterator[Tile]:
+    """Blocks of rows: the keys that all of them see, and on both sides those that only some see."""
+    if first_row >= last_row:
+        return
+    widest = int((stop_T - start_T)[first_row:last_row].max())
+    size = min(BLOCK, max(SMALL, 1 << (widest - 1).bit_length()))  # a narrow window is not worth a wide mask
+    for a in range(first_row, last_row, size):
+        b = min(a + size, last_row)
+        start, stop = start_T[a:b], stop_T[a:b]
+        left, inner_left, inner_right, right = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])
+        causal = right - inner_right == b - a - 1 and bool((stop.diff() == 1).all())
+        inner_right -= causal
+        if inner_left > inner_right:
+            yield _masked(a, b, left, right, start, stop)
+            continue
+        if left < inner_left:
+            yield _masked(a, b, left, inner_left, start, stop)
+        if inner_left < inner_right:
+            yield Tile(a, b, inner_left, inner_right, False)
+        if causal:
+            yield Tile(a, b, inner_right, right, True)
+        elif inner_right < right:
+            yield _masked(a, b, inner_right, right, start, stop)
+
+
+def _masked(a: int, b: int, first: int, last: int, start: Tensor, stop: Tensor) -> Tile:
+    j = torch.arange(first, last)
+    return Tile(a, b, first, last, (j >= start[:, None]) & (j < stop[:, None]))
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -113,11 +135,19 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) 
     The one private call of lcbench: no public function of PyTorch answers a log-sum-exp on the CPU. Its causal mask is
     aligned at the upper left, and it answers 0, not -inf, for the log-sum-exp of a row that sees nothing.
     """
-    explicit = mask if isinstance(mask, Tensor) else None
-    causal = mask is True and q.shape[2] > 1
+    bias = None
+    if isinstance(mask, Tensor):
+        bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)[None, None]
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, attn_mask=None if explicit is None else explicit[None, None], scale=scale
+        q, k, v, 0.0, mask is True, attn_mask=bias, scale=scale
     )
-    if explicit is not None:
-        lse = lse.masked_fill((explicit == -math.inf).all(-1), -math.inf)
+    if isinstance(mask, Tensor):
+        lse = lse.masked_fill(~mask.any(-1), -math.inf)
     return out, lse
+
+
+def _merge(out_BHTD: Tensor, lse_BHT: Tensor, more_BHTD: Tensor, more_lse_BHT: Tensor) -> None:
+    """Take the answer over more keys into `out` and `lse`, in place; -inf stands for rows that saw nothing yet."""
+    share = torch.sigmoid(more_lse_BHT - lse_BHT).nan_to_num_(0.0)  # nan: neither side saw anything
+    out_BHTD.lerp_(more_BHTD.to(out_BHTD.dtype), share[..., None])
+    torch.logaddexp(lse_BHT, more_lse_BHT, out=lse_BHT)
