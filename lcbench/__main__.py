@@ -8,6 +8,8 @@ import sys
 from lcbench.cli import app
 from lcbench.errors import UserError
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted."""
@@ -19,12 +21,13 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; what is done is kept, and the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `lcbench list methods | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except SystemExit as stop:  # typer has turned Ctrl-C and a broken pipe into exit codes already
+        if stop.code == INTERRUPTED:
+            print("interrupted; what is done is kept, and the same command goes on from here.", file=sys.stderr)
+        if isinstance(stop.__context__, BrokenPipeError):  # `lcbench list methods | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        raise
 
 
 if __name__ == "__main__":

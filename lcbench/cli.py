@@ -77,7 +77,9 @@ def run(
     requests = [_override(request, method, seq_len, depths, samples) for request in requests]
     chosen = str(defaults.get("model", model)) if model == DEFAULT_MODEL else model
     source = ModelSource(chosen, revision, dtype, device, trust_remote_code)
-    plan = make_plan(source, requests, int(defaults.get("seed", 0)) if seed is None else seed)
+    plan = make_plan(source, requests, defaults.get("seed", 0) if seed is None else seed)
+    for advice in plan.advice:
+        typer.echo(f"note: {advice}", err=True)
     folder = output or plan.default_output(RESULTS)
     if dry_run:
         _show_plan(plan, folder)
@@ -124,12 +126,12 @@ def show(
     full: Annotated[bool, typer.Option("--full", help="Print the whole prompt.")] = False,
 ) -> None:
     """Show one prompt with its exact counts; needs the tokenizer only."""
-    from lcbench.options import parse_length
+    from lcbench.options import parse_seq_len
     from lcbench.tasks import Cell, load_task
 
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     tokenizer = source.tokenizer()
-    length = parse_length(seq_len)
+    length = parse_seq_len(seq_len)
     example = load_task(task).example(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 1600:
@@ -185,7 +187,7 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     need = plan.footprint
     for job in plan.jobs:
         typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}")
-    typer.echo(f"{len(plan.jobs)} cells, {plan.samples} samples, {plan.tokens:,} tokens")
+    typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
     typer.echo(
         f"weights {human_bytes(need.weights)}, KV cache {need.kv_per_token:,} bytes a token: "
         f"{human_bytes(need.kv_per_token * longest)} at {longest:,} tokens; "

@@ -28,9 +28,16 @@ class Haystack:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Haystack:
         line_break = encode_inside(tokenizer, "\n")
+
+        def bare(sentence: str) -> list[int]:
+            ids = encode_inside(tokenizer, "\n" + sentence)
+            if ids[: len(line_break)] == line_break:
+                return ids[len(line_break) :]
+            return encode_inside(tokenizer, sentence)  # one token holds the line break and what follows
+
         return cls(
             tuple(encode_inside(tokenizer, " " + sentence) for sentence in sentences),
-            tuple(encode_inside(tokenizer, "\n" + sentence)[len(line_break) :] for sentence in sentences),
+            tuple(bare(sentence) for sentence in sentences),
         )
 
     def places(self, n: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class ModelSource:
     def location(self) -> str:
         """What `from_pretrained` gets."""
         embedded = embedded_models()
-        return str(embedded[self.name]) if self.name in embedded else self.name
+        return str(embedded[self.name]) if self.name in embedded else os.path.expanduser(self.name)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises: UserError for a model without tokenizer."""
@@ -78,8 +79,26 @@ class ModelSource:
 
         device = self.torch_device()
         dtype = self.torch_dtype(self.config())
-        loaded: PreTrainedModel = self._load(AutoModelForCausalLM, "model", dtype=dtype, use_safetensors=True)
-        return loaded.to(device).eval()
+        folder = Path(self.location)
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise UserError(f"{self.name} has no *.safetensors file; weights are read from this format only.")
+        loaded: PreTrainedModel
+        loaded, report = self._load(
+            AutoModelForCausalLM,
+            "model",
+            dtype=dtype,
+            use_safetensors=True,
+            device_map=device,  # straight to the GPU, never twice in RAM
+            ignore_mismatched_sizes=True,  # told in the report, as what is missing is
+            output_loading_info=True,
+        )
+        unfit = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+        if unfit:
+            raise UserError(
+                f"the weights of {self.name} do not fit its config.json; tensors that are missing or of another shape: "
+                f"{len(unfit)}, such as {unfit[0]}."
+            )
+        return loaded.eval()
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
         """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
@@ -106,10 +125,12 @@ class ModelSource:
 
     def _check_exists(self) -> None:
         """Tell a mistyped name or path at once, instead of asking the hub for it."""
-        folder = Path(self.location).expanduser()
-        if folder.is_dir():
+        folder = Path(self.location)
+        if self.name and folder.is_dir():
             if not (folder / "config.json").exists():
                 raise UserError(f"{self.name} is no model folder: it has no config.json.")
+            if self.revision is not None:
+                raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
             return
         looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
         if not looks_like_id:
@@ -122,25 +143,29 @@ class ModelSource:
             )
 
     def _load(self, factory: Any, what: str, **options: Any) -> Any:
+        from safetensors import SafetensorError
         from transformers.utils import logging as transformers_logging
 
+        from lcbench.engine.memory import out_of_memory
+
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
         try:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            from lcbench.engine.memory import out_of_memory
-
-            if out_of_memory(error):
-                raise
-            raise UserError(f"cannot load the {what} of {self.name}: {_first_sentence(error)}") from error
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
+            gist = "out of memory." if out_of_memory(error) else _gist(error)
+            raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 
 
-def _first_sentence(error: Exception) -> str:
-    """The gist of an error of the hub client, whose messages fill a screen."""
+def _gist(error: Exception) -> str:
+    """The first sentence of an error of the hub client or of transformers, whose messages fill a screen."""
     line = " ".join(str(error).split())
-    return line.split(". ")[0].rstrip(".") + "."
+    gist = line.split(". ")[0].rstrip(".") + "."
+    if isinstance(error, KeyError):
+        gist = f"its files lack {gist}"
+    return f"{gist} Pass --trust-remote-code if you trust it." if "trust_remote_code" in line else gist
 
 
 def embedded_models() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from lcbench.errors import UserError, unknown
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
+LONGEST = 2**27  # tokens of a run: beyond every model, and the prompt alone would take gigabytes
 
 
 def parse_length(text: str) -> int:
@@ -23,9 +24,17 @@ def parse_length(text: str) -> int:
     return int(size)
 
 
+def parse_seq_len(text: str) -> int:
+    """The length of a run. Raises: UserError."""
+    length = parse_length(text)
+    if length > LONGEST:
+        raise UserError(f"{text!r} is longer than any run; --seq-len goes up to {LONGEST // UNITS['m']}m.")
+    return length
+
+
 def parse_lengths(text: str) -> list[int]:
-    """A comma-separated list of lengths, in the order typed, each once. Raises: UserError."""
-    return list(dict.fromkeys(parse_length(item) for item in text.split(",")))
+    """A comma-separated list of lengths of runs, in the order typed, each once. Raises: UserError."""
+    return list(dict.fromkeys(parse_seq_len(item) for item in text.split(",")))
 
 
 def parse_depths(text: str) -> list[float]:
@@ -49,7 +58,7 @@ def split_list(text: str) -> list[str]:
     starts the next entry.
     """
     entries: list[str] = []
-    for part in re.split(r",(?![^\[]*\])", text):
+    for part in split_options(text):
         part = part.strip()
         if entries and re.match(r"\w+\s*=", part):
             entries[-1] += "," + part
@@ -58,11 +67,16 @@ def split_list(text: str) -> list[str]:
     return entries
 
 
+def split_options(text: str) -> list[str]:
+    """Split at the commas outside brackets."""
+    return re.split(r",(?![^\[]*\])", text)
+
+
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     """`name:a=1,b=[2,3]` -> (`name`, {`a`: `1`, `b`: `[2,3]`}). Raises: UserError."""
     name, _, rest = spec.partition(":")
     options: dict[str, str] = {}
-    for item in re.split(r",(?![^\[]*\])", rest) if rest.strip() else []:
+    for item in split_options(rest) if rest.strip() else []:
         option, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not option or not value:
             raise UserError(f"{item.strip()!r} in {spec!r} is not option=value.")
@@ -93,6 +107,18 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {value!r}.")
+        return value
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{what} must be a mapping, not {value!r}.")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{what} must be a list, not {value!r}.")
+        return tuple(_convert(what, item, get_args(hint)[0]) for item in value)
+    if hint is str:
+        if not isinstance(value, str):
+            raise UserError(f"{what} must be text, not {value!r}; put it in quotes.")
         return value
     text = str(value).strip()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -64,6 +65,20 @@ class Plan:
         return sum(job.samples for job in self.jobs)
 
     @property
+    def size(self) -> str:
+        """In words: `1 cell, 20 samples`."""
+        return ", ".join(
+            f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((len(self.jobs), "cell"), (self.samples, "sample"))
+        )
+
+    @property
+    def advice(self) -> list[str]:
+        """What the methods' authors would say of the resolved options."""
+        trained = trained_length(self.config)
+        given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in self.jobs)
+        return list(dict.fromkeys(filter(None, given)))
+
+    @property
     def tokens(self) -> int:
         return sum(job.samples * job.cell.seq_len for job in self.jobs)
 
@@ -85,7 +100,7 @@ class Plan:
         """A folder that follows from the run alone, so that the same command finds it again."""
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         tasks = "-".join(dict.fromkeys(job.task.name.partition(":")[0] for job in self.jobs))
-        return results / f"{tasks}-{Path(self.source.name).name}-{digest}"
+        return results / re.sub(r"[^\w.-]+", "_", f"{tasks}-{Path(self.source.name).name}-{digest}")
 
 
 def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -> Plan:
@@ -115,17 +130,21 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
 
     Raises: UserError for an unknown name or a malformed suite.
     """
-    name = target.partition(":")[0]
+    name, colon, _ = target.partition(":")
     stem, content = read_yaml(name)
     if "runs" not in content:
         return [Request(target)], {}
+    if colon:
+        raise UserError(f"{name} is a suite and has no options; give them to the tasks in its file.")
     known = {"description", "runs", "model", "seed"}
     for key in content:
         if key not in known:
             raise unknown(f"key of suite {stem}:", str(key), known)
     runs = content["runs"]
-    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and "task" in run for run in runs):
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and run.get("task") for run in runs):
         raise UserError(f"suite {stem} must list its `runs`, each a mapping with a `task`.")
+    if not _is_whole(content.get("seed", 0)):
+        raise UserError(f"suite {stem}: seed must be a whole number, not {content['seed']!r}.")
     return [_request(stem, run) for run in runs], {key: content[key] for key in ("model", "seed") if key in content}
 
 
@@ -135,16 +154,24 @@ def _request(stem: str, run: dict[str, Any]) -> Request:
         if key not in known:
             raise unknown(f"key of a run in suite {stem}:", str(key), known)
 
-    def as_text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    def text_of(key: str) -> str | None:
+        value = run.get(key)
+        if value == [] or isinstance(value, dict):
+            raise UserError(f"suite {stem}: {key} must be a list that is not empty, not {value!r}.")
+        return ",".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
 
     samples = run.get("samples")
-    if samples is not None and (not isinstance(samples, int) or samples < 1):
+    if samples is not None and (not _is_whole(samples) or samples < 1):
         raise UserError(f"suite {stem}: samples must be a whole number from 1, not {samples!r}.")
+    methods, seq_lens, depths = text_of("methods"), text_of("seq_len"), text_of("depths")
     return Request(
         task=str(run["task"]),
-        methods=tuple(split_list(as_text(run["methods"]))) if "methods" in run else None,
-        seq_lens=tuple(parse_lengths(as_text(run["seq_len"]))) if "seq_len" in run else None,
-        depths=tuple(parse_depths(as_text(run["depths"]))) if "depths" in run else None,
+        methods=None if methods is None else tuple(split_list(methods)),
+        seq_lens=None if seq_lens is None else tuple(parse_lengths(seq_lens)),
+        depths=None if depths is None else tuple(parse_depths(depths)),
         samples=samples,
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -63,7 +63,7 @@ class PlainProgress:
 
     def start(self, plan: Plan, done: int) -> None:
         again = f", {done} of them recorded already" if done else ""
-        self._say(f"{len(plan.jobs)} cells, {plan.samples} samples{again}")
+        self._say(f"{plan.size}{again}")
 
     def sample(self, job: Job, record: Record) -> None:
         if record["error"]:

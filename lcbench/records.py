@@ -19,6 +19,7 @@ from lcbench.errors import UserError
 
 FORMAT = 1
 MANIFEST, RECORDS, LOCK = "run.json", "records.jsonl", ".lock"
+UNFINISHED = "run.tmp"  # run.json while it is being written; left behind by a process killed in that moment
 Record = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ class RunWriter:
     def _start(self) -> None:
         manifest = _read_manifest(self.folder)
         if manifest is None:
-            if any(path.name != LOCK for path in self.folder.iterdir()):
+            if any(path.name not in (LOCK, UNFINISHED) for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} holds something else than results; pass another --output.")
             manifest = {"format": FORMAT, "identity": self._identity, "sessions": []}
         if manifest.get("format") != FORMAT:
@@ -134,9 +135,9 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def find_runs(results: Path) -> list[Path]:
-    """Folders of runs in a results folder, oldest first by their last record."""
-    found = [path.parent for path in results.glob(f"*/{MANIFEST}") if (path.parent / RECORDS).exists()]
-    return sorted(found, key=lambda folder: (folder / RECORDS).stat().st_mtime_ns)
+    """Folders of runs with records in a results folder, oldest first by their last record."""
+    files = [path for path in results.glob(f"*/{RECORDS}") if path.with_name(MANIFEST).exists() and path.stat().st_size]
+    return [path.parent for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def newest_run(results: Path) -> Path:
@@ -154,13 +155,17 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {folder / MANIFEST}: {error}.") from error
-    if not isinstance(manifest, dict) or not {"identity", "sessions"} <= manifest.keys():
+    if (
+        not isinstance(manifest, dict)
+        or not isinstance(manifest.get("identity"), dict)
+        or not isinstance(manifest.get("sessions"), list)
+    ):
         raise UserError(f"{folder / MANIFEST} is not the run.json of lcbench.")
     return manifest
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(UNFINISHED)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

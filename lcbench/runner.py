@@ -45,7 +45,7 @@ def run(plan: Plan, folder: Path, progress: Progress, load: Callable[[], PreTrai
     Raises: UserError for what the user can mend: the folder, the model, a method that this model cannot take.
     """
     failed: list[tuple[Job, str]] = []
-    with RunWriter(folder, plan.identity(), provenance.session()) as writer:
+    with RunWriter(folder, plan.identity(), provenance.session() | {"advice": plan.advice}) as writer:
         pending = [job for job in plan.jobs if _missing(job, writer)]
         progress.start(plan, done=plan.samples - sum(len(_missing(job, writer)) for job in plan.jobs))
         try:

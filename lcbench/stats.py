@@ -17,4 +17,5 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     share, z2 = successes / trials, Z_95**2 / trials
     centre = (share + z2 / 2) / (1 + z2)
     half = Z_95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)  # at the ends exactly, whatever rounding says
+    return low, 1.0 if successes == trials else min(1.0, centre + half)

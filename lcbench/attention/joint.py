@@ -14,7 +14,7 @@ from torch import Tensor
 from lcbench.attention.pieces import Piece
 from lcbench.attention.rotation import Rope, RopeTables
 
-SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
+SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # elements: 64 MiB and 1 GiB of float32
 
 
 def joint_attention(
@@ -45,7 +45,7 @@ def joint_attention(
             k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
             parts.append((piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
     out = q_BHTD.new_empty(B, H, T, v_BKSD.shape[-1])
-    rows = max(1, SCORES_AT_ONCE // (B * H * S))
+    rows = max(1, SCORES_AT_ONCE.get(q_BHTD.device.type, 2**24) // (B * H * S))
     for a in range(0, T, rows):
         b = min(a + rows, T)
         spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,13 +25,20 @@ class Span:
     q_length: int
     pads: tuple[int, ...]
     window: int | None
-    checked: bool = field(default=False)  # its position_ids were looked at: once a forward, not once a layer
+    block: object = field(default=None)  # whose block it was made in, once a layer has asked
 
     # generate() treats a mask prepared for a static cache as a tensor, as far as these two:
     ndim = 0
 
     def contiguous(self) -> Span:
         return self
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
+        """Native attention got it: a checkpoint is recomputed after its block, or the model has ways of its own."""
+        raise UserError(
+            "this attention mask was made for lcbench and is used outside its block; call backward() inside the block."
+        )
 
 
 def span_mask(

@@ -107,6 +107,28 @@ def unrotated(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+@contextlib.contextmanager
+def rotary_state_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what the rotary modules change in themselves inside: dynamic NTK and longrope follow the longest input."""
+    kept = [
+        (
+            rotary,
+            {name: value for name, value in vars(rotary).items() if isinstance(value, int | float | Tensor)},
+            [(name, buffer, buffer.clone()) for name, buffer in rotary._buffers.items() if buffer is not None],
+        )
+        for rotary in rotary_modules(model)
+    ]
+    try:
+        yield
+    finally:
+        for rotary, plain, buffers in kept:
+            vars(rotary).update(plain)
+            for name, buffer, content in buffers:
+                rotary._buffers[name] = buffer
+                if not torch.equal(buffer, content):
+                    buffer.copy_(content)
+
+
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
     """Every attention layer of the model, by module, in the order in which they run.
@@ -115,13 +137,14 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
     """
     require_rotary(model)
     name = type(model).__name__
-    was_training = model.training
     modules = list(model.modules())
+    were_training = [module.training for module in modules]
     with _lock:
         _notes.update({module: [] for module in modules})
     try:
         model.eval()
-        rotations = _run_twice(model)
+        with rotary_state_kept(model):
+            rotations = _run_twice(model)
         calls = {module: _notes[module] for module in modules if _notes[module]}
     except UserError as error:
         raise UnsupportedModelError(f"{name} cannot be steered: {error}.") from error
@@ -131,7 +154,8 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
             f"{name} cannot be steered: it failed under the probe ({type(error).__name__}: {reason})."
         ) from error
     finally:
-        model.train(was_training)
+        for module, training in zip(modules, were_training, strict=True):
+            module.training = training
         with _lock:
             for module in modules:
                 _notes.pop(module, None)

@@ -108,6 +108,8 @@ class RopeTables:
         module = self._module(rope).to(like.device)
         positions = torch.arange(size, device=like.device)[None]
         # The class's forward: past the hooks of the instance, the one that hides rotation from the model included.
+        if rope.depends_on_length:  # forget the longest input so far
+            type(module).forward(module, like, positions[:, :1], **rope.kwargs)
         cos, sin = type(module).forward(module, like, positions, **rope.kwargs)
         m = cos.shape[-1] if rope.layout == "compact" else cos.shape[-1] // 2
         pick = slice(None, None, 2) if rope.layout == "repeated" else slice(0, m)
@@ -120,7 +122,7 @@ class RopeTables:
         if key not in self._modules:
             # A shallow copy with buffers of its own: hooks may hold on to anything and cannot be copied deeply.
             module = copy.copy(rope.rotary)
-            module._buffers = {name: buffer.clone() for name, buffer in rope.rotary.named_buffers(recurse=False)}
+            module._buffers = {name: None if b is None else b.clone() for name, b in rope.rotary._buffers.items()}
             if scales(self.method, rope):
                 name, attention = f"{rope.prefix}inv_freq", f"{rope.prefix}attention_scaling"
                 inv_freq = getattr(module, name)

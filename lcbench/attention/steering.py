@@ -13,7 +13,7 @@ import logging
 import weakref
 from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from lcbench.attention.probe import (
     probe,
     require_rotary,
     rotary_modules,
+    rotary_state_kept,
     unrotated,
 )
 from lcbench.attention.rotation import RopeTables, scales
@@ -55,7 +56,10 @@ def extend(model: PreTrainedModel, method: str | Method, *, length: int | None =
     Raises: UserError for options that make no sense, for a model that is steered already, and for a method that
     changes no layer of this model; UnsupportedModelError for a model that cannot be steered.
     """
-    return Steering(model, parse_method(method, **options), length)
+    steering = Steering(model, parse_method(method, **options), length)
+    if advice := steering.method.advice(steering.lengths):
+        logger.warning(advice)
+    return steering
 
 
 class Steering:
@@ -87,8 +91,8 @@ class Steering:
                 )
         self.tables = RopeTables(self.method, self.lengths)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):
-                stack.callback(_restore, rotary, *_snapshot(rotary))
                 stack.callback(rotary.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
             for module in self.layers:
                 _steered[module] = self
@@ -103,6 +107,10 @@ class Steering:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._undo.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        """The model's hooks lead here: a copy of it would be half steered."""
+        raise UserError(f"a steered {type(self.model).__name__} cannot be copied; copy it outside the block.")
 
     def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
         """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; padded queries answer zero.
@@ -135,15 +143,22 @@ class Steering:
             )
         return out.transpose(1, 2).contiguous()
 
-    def check_positions(self, span: Span) -> None:
-        """Raises: UserError if the position_ids of this call are not those of one row after another.
+    def check(self, span: Span) -> None:
+        """Raises: UserError if the call was begun in another block (a checkpoint that is recomputed too late), or if
+        its position_ids are not those of one row after another.
 
         Positions follow from the cache and the padding here; anything else that a caller says with `position_ids`
         (packed sequences, shifted positions) would be lost without a word.
         """
-        if span.checked or self.position_ids is None:
+        if span.block is self:
+            return  # once a forward pass is enough
+        if span.block is not None:
+            raise UserError(
+                "this forward pass began in another block; call backward() inside the block of its forward."
+            )
+        span.block = self
+        if self.position_ids is None:
             return
-        span.checked = True
         given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
         at = torch.arange(span.q_length, device=given.device) + span.q_offset
         pads = torch.tensor(span.pads, device=given.device)[:, None]
@@ -229,8 +244,8 @@ def steered_attention(
     steering = _steered.get(module)
     if steering is None:
         raise UserError(
-            "this attention layer belongs to no steered model: it shares its config with one, was copied while "
-            "steered, or runs after its block ended."
+            "this attention layer belongs to no steered model: it shares its config with one, or runs after its block "
+            "ended."
         )
     if not isinstance(attention_mask, Span):
         raise UserError(
@@ -239,7 +254,7 @@ def steered_attention(
         )
     if dropout:
         raise UserError("lcbench has no attention dropout; call model.eval(), or set attention_dropout to 0.")
-    steering.check_positions(attention_mask)
+    steering.check(attention_mask)
     scores = {"softcap": softcap, "sinks_H": s_aux}
     given = {name: value for name, value in scores.items() if value is not None}
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -259,18 +274,3 @@ def _tiles_can(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Any]) -> bool:
         and "softcap" not in scores
         and not needs_gradient
     )
-
-
-def _snapshot(rotary: nn.Module) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
-    """What a rotary module may change in itself while it runs (dynamic NTK and longrope do)."""
-    plain = {name: value for name, value in vars(rotary).items() if isinstance(value, int | float | Tensor)}
-    buffers = {name: (buffer, buffer.clone()) for name, buffer in rotary.named_buffers(recurse=False)}
-    return plain, buffers
-
-
-def _restore(rotary: nn.Module, plain: dict[str, Any], buffers: dict[str, tuple[Tensor, Tensor]]) -> None:
-    for name, value in plain.items():
-        setattr(rotary, name, value)
-    for name, (buffer, content) in buffers.items():
-        buffer.copy_(content.to(buffer.device))
-        rotary._buffers[name] = buffer

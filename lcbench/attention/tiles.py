@@ -109,6 +109,8 @@ def _blocks(start_T: Tensor, stop_T: Tensor, first_row: int, last_row: int) -> I
         b = min(a + size, last_row)
         start, stop = start_T[a:b], stop_T[a:b]
         left, inner_left, inner_right, right = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])
+        if left >= right:  # nobody sees anything: the kernel must not be asked
+            continue
         causal = right - inner_right == b - a - 1 and bool((stop.diff() == 1).all())
         inner_right -= causal
         if inner_left > inner_right:

@@ -78,6 +78,10 @@ class Method:
         """Query positions i [T] -> factor [T] on all scores of each query, or None for 1."""
         return None
 
+    def advice(self, lengths: Lengths) -> str | None:
+        """What its authors would say of the resolved options, if they would say anything: shown, and recorded."""
+        return None
+
     @property
     def prefix_stable(self) -> bool:
         """Whether a prefix is computed alike whatever follows it: no hook reads `lengths.run`, once resolved."""
@@ -101,9 +105,7 @@ class Method:
     def __str__(self) -> str:
         """The method as it is typed, options at their defaults left out."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-        texts = [
-            f"{name}={value:.15g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items()
-        ]
+        texts = [f"{name}={str(value).removesuffix('.0')}" for name, value in given.items()]
         return f"{self.name}:{','.join(texts)}" if texts else self.name
 
     def __add__(self, other: Method) -> Method:
@@ -127,6 +129,9 @@ class Composition(Method):
 
     def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
         return self._owner("score_scale").score_scale(i, lengths)
+
+    def advice(self, lengths: Lengths) -> str | None:
+        return " ".join(filter(None, (part.advice(lengths) for part in self.parts))) or None
 
     @property
     def prefix_stable(self) -> bool:

@@ -18,7 +18,8 @@ from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
 class SelfExtend(Method):
     """rel(i, j) = i - j if i - j < W, else i//G - j//G + W - W//G, over all j <= i.
 
-    `group_size` G: default the smallest one that keeps every position below the pretraining length P.
+    `group_size` G: default the smallest one that keeps every position below the pretraining length P. The authors'
+    README adds that W + (n - W) / G should stay within 1/2 to 2/3 of P; a G that exceeds 2/3 is met with advice.
     `neighbor_window` W: default P / 4, the authors' proportion for 4k models.
     `log_scale_base` B: scores of query i times max(1, ln(i + 1) / ln(B)); 0 = off, the default.
     Jin et al., https://arxiv.org/abs/2401.01325, code https://github.com/datamllab/LongLM. Published code for Llama
@@ -41,6 +42,18 @@ class SelfExtend(Method):
             group = smallest_group(lengths.need_run(self.name, "group_size"), window, lengths.pretraining)
         at_least(self.name, "group_size", group, 1)
         return replace(self, group_size=group, neighbor_window=window)
+
+    def advice(self, lengths: Lengths) -> str | None:
+        g, w, n = self.group_size, self.neighbor_window, lengths.run
+        if g is None or w is None or n is None or n <= lengths.pretraining:
+            return None
+        reach, bound = w + (n - w) / g, 2 * lengths.pretraining / 3
+        if reach <= bound or w >= bound:
+            return None
+        return (
+            f"self_extend at {n} tokens: group_size={g} reaches {reach / lengths.pretraining:.0%} of the pretraining "
+            f"length; the authors' rule of thumb is 1/2 to 2/3, from group_size={math.ceil((n - w) / (bound - w))}."
+        )
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         g, w = self.group_size, self.neighbor_window

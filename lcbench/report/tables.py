@@ -12,28 +12,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lcbench.options import split_options
 from lcbench.report.summary import Row, by_task
 
 FORMATS = ("text", "markdown", "csv")
+METHOD_WIDTH = 18
 
 
 def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> None:
-    """One table a task: a row a method, a column a length, the 95 % interval under each score."""
+    """One table a task: a row a method, a column a length, the 95 % interval under each score.
+
+    Lengths that do not fit beside one another go on in a further table.
+    """
     for task, members in by_task(rows):
+        console.print(Text(_title(task, members), style="italic"))
         lengths = sorted({row.seq_len for row in members})
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_title(task, members), title_justify="left")
-        table.add_column("method", overflow="fold")
-        for length in lengths:
-            table.add_column(Text(_heading(length, trained, "\n")), justify="right", no_wrap=True)
-        table.add_column(Text(f"cost at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
-        for method, cells in _by_method(members).items():
-            scores = [_score_text(cells.get(length)) for length in lengths]
-            cost = [f"{_rate(cells[lengths[-1]])} tok/s", _memory(cells[lengths[-1]])] if lengths[-1] in cells else []
-            table.add_row(_method_text(method), *scores, Text("\n".join(cost)))
-        console.print(table)
+        while lengths:
+            fitting = (n for n in range(len(lengths), 1, -1) if _fits(console, _table(members, lengths[:n], trained)))
+            count = next(fitting, 1)
+            console.print(_table(members, lengths[:count], trained))
+            lengths = lengths[count:]
         for row in members:
             if row.failed:
-                console.print(f"failed: {row.method} at {row.seq_len}: {row.failed}", style="red", markup=False)
+                console.print(f"failed: {row.method} at {row.seq_len:,}: {row.failed}", style="red", markup=False)
 
 
 def markdown(rows: Sequence[Row], trained: int | None) -> str:
@@ -47,6 +48,8 @@ def markdown(rows: Sequence[Row], trained: int | None) -> str:
             longest = cells[max(cells)]
             scores = [_score(cells.get(length)) for length in lengths]
             lines.append("| " + " | ".join([f"`{method}`", *scores, _rate(longest), _memory(longest)]) + " |")
+        lines += [""] * any(row.failed for row in members)
+        lines += [f"- failed: `{row.method}` at {row.seq_len:,}: {row.failed}" for row in members if row.failed]
         parts.append(f"**{_title(task, members)}**\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -60,6 +63,26 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+def _table(rows: Sequence[Row], lengths: Sequence[int], trained: int | None) -> Table:
+    """The scores at some lengths, and what the longest of them cost."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for length in lengths:
+        table.add_column(Text(_heading(length, trained, "\n")), justify="right", no_wrap=True)
+    table.add_column(Text(f"cost at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
+    for method, cells in _by_method(rows).items():
+        longest = cells.get(lengths[-1])
+        cost = f"{_rate(longest)} tok/s\n{_memory(longest)}" if longest and longest.samples else ""
+        table.add_row(_method_text(method), *(_score_text(cells.get(length)) for length in lengths), Text(cost))
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether a table can be shown whole, long options folded at METHOD_WIDTH at worst."""
+    table.columns[0].max_width = METHOD_WIDTH
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
+
+
 def _by_method(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
     methods: dict[str, dict[int, Row]] = {}
     for row in rows:
@@ -71,7 +94,7 @@ def _title(task: str, rows: Sequence[Row]) -> str:
     metric = next((row.metric for row in rows if row.metric), "")
     counts = sorted({row.samples for row in rows if row.samples})
     samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
-    return f"{task}: {metric.replace('_', ' ')}, {samples} samples a cell, 95 % intervals"
+    return f"{task}: {metric.replace('_', ' ')}, {samples} samples a score, 95 % intervals"
 
 
 def _heading(length: int, trained: int | None, separator: str) -> str:
@@ -84,7 +107,7 @@ def _heading(length: int, trained: int | None, separator: str) -> str:
 def _method_text(method: str) -> Text:
     """The name, and each option on a line of its own: a row is two lines high anyway."""
     name, colon, options = method.partition(":")
-    return Text.assemble(name, ("\n" + options.replace(",", "\n") if colon else "", "dim"))
+    return Text.assemble(name, ("\n" + "\n".join(split_options(options)) if colon else "", "dim"))
 
 
 def _score(row: Row | None) -> str:

@@ -57,7 +57,7 @@ def read_yaml(name: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not ("family" in content or "runs" in content):
         raise UserError(f"{path} must hold a mapping with a `family` (a task) or `runs` (a suite).")
     return path.stem, content
 
@@ -66,6 +66,8 @@ def load_task(spec: str) -> Task:
     """A task from its name or YAML path, options behind a colon. Raises: UserError."""
     name, options = split_spec(spec)
     stem, content = read_yaml(name)
+    if "runs" in content:
+        raise UserError(f"{name} is a suite; name a single task here.")
     families = all_families()
     family = str(content.pop("family", ""))
     if family not in families:
@@ -76,6 +78,8 @@ def load_task(spec: str) -> Task:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in values:
             raise UserError(f"task {stem} ({family}) lacks `{field.name}`.")
+    if values.get("samples", 1) < 1:
+        raise UserError(f"task {stem}: samples must be at least 1, not {values['samples']}.")
     if options:  # options that change the question are part of the name under which results are kept
         values["name"] = f"{stem}:" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
     return cls(**values)

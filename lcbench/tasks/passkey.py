@@ -36,7 +36,7 @@ class Protocol:
         for line, what in ((self.needle, "needle"), (self.instruction + self.question, "")):
             if ("{key}" in line) != bool(what):
                 raise UserError("a passkey protocol says {key} in its needle, and nowhere else.")
-        if not self.filler or not 0 <= self.lowest <= self.highest:
+        if not all(map(str.strip, self.filler or ("",))) or not 0 <= self.lowest <= self.highest:
             raise UserError("a passkey protocol needs filler sentences, and keys from lowest to highest.")
 
 
@@ -61,10 +61,11 @@ class Passkey(Task):
 
     @property
     def wording(self) -> Protocol:
-        given = dict(self.protocols[self.protocol])
-        given["filler"] = tuple(given.get("filler") or ())
+        given = self.protocols[self.protocol]
+        if not isinstance(given, dict):
+            raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {given!r}.")
         values = convert(f"protocol {self.protocol} of {self.name}", Protocol, given)
-        missing = {"source", "instruction", "needle", "question", "lowest", "highest"} - values.keys()
+        missing = {"source", "instruction", "filler", "needle", "question", "lowest", "highest"} - values.keys()
         if missing:
             raise UserError(f"protocol {self.protocol} of {self.name} lacks {', '.join(sorted(missing))}.")
         return Protocol(**values)
@@ -77,15 +78,16 @@ class Passkey(Task):
         wording, haystack, rng = self.wording, _haystack(tokenizer, self.wording.filler), self.rng(cell, sample, seed)
         key = str(rng.randint(wording.lowest, wording.highest))
         head = encode_start(tokenizer, wording.instruction + "\n")
-        needle = encode_inside(tokenizer, "\n" + wording.needle.format(key=key) + "\n")
+        needle = encode_inside(tokenizer, "\n" + wording.needle.replace("{key}", key) + "\n")
         tail = encode_inside(tokenizer, wording.glue + wording.question)
         budget = len(encode_inside(tokenizer, " " + key))
-        filler = cell.seq_len - len(head) - len(needle) - len(tail) - budget
-        if filler < 1:
+        shortest = self._shortest(tokenizer)
+        if cell.seq_len < shortest:
             raise UserError(
-                f"{self.name} does not fit into {cell.seq_len} tokens: question and answer alone take "
-                f"{cell.seq_len - filler}; use --seq-len {cell.seq_len - filler + 1} or more."
+                f"{self.name} does not fit into {cell.seq_len} tokens, even with hardly any filler; "
+                f"use --seq-len {shortest} or more."
             )
+        filler = cell.seq_len - len(head) - len(needle) - len(tail) - budget
         places = haystack.places(filler)
         place = rng.randrange(places) if cell.depth is None else round(cell.depth * (places - 1))
         before, after = haystack.split(filler, place)
@@ -98,6 +100,16 @@ class Passkey(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=len(before) / filler,
         )
+
+    def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The smallest length that fits every key: a token for each of its digits and one before them, three times,
+        and one token of filler at least."""
+        wording = self.wording
+        head = encode_start(tokenizer, wording.instruction + "\n")
+        tail = encode_inside(tokenizer, wording.glue + wording.question)
+        needle = encode_inside(tokenizer, "\n" + wording.needle.replace("{key}", "") + "\n")
+        keys = 1 + wording.needle.count("{key}")
+        return len(head) + len(needle) + len(tail) + keys * (len(str(wording.highest)) + 1) + 1
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         return {"exact_match": float(prediction.strip() in example.references)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig
@@ -18,7 +18,7 @@ from lcbench.attention.joint import joint_attention
 from lcbench.attention.pieces import Piece
 from lcbench.attention.reference import reference_attention
 from lcbench.attention.rotation import Pairing, Rope, RopeTables
-from lcbench.attention.tiles import Merge, tiled_attention
+from lcbench.attention.tiles import tiled_attention
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.dca import DualChunkAttention
 from lcbench.methods.self_extend import SelfExtend
@@ -30,6 +30,12 @@ B, H, D, PRETRAINING, THETA = 2, 4, 16, 32, 10000.0
 SCALE = 0.3
 Attention = Callable[..., Tensor]
 both = pytest.mark.parametrize("attention", [tiled_attention, joint_attention])
+
+
+def small_tiles(patch: pytest.MonkeyPatch, block: int, small: int) -> None:
+    """Tiles of a few queries, so that short runs have all the edges that long ones have."""
+    patch.setattr(tiles, "BLOCK", block)
+    patch.setattr(tiles, "SMALL", small)
 
 
 def rope_of(dim: int = D, pairing: Pairing = "half") -> Rope:
@@ -103,8 +109,8 @@ def test_equals_the_reference(
     qkv = random_qkv(ends[-1], kv_heads, seed)
     extra = {"sinks_H": torch.linspace(-2, 3, H)} if sinks else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "BLOCK", block)
-        patch.setattr(joint, "SCORES_AT_ONCE", 100 * block)
+        small_tiles(patch, block, small=max(1, block // 2))
+        patch.setitem(joint.SCORES_AT_ONCE, "cpu", 100 * block)
         assert_close(run(attention, method, ends, qkv, rope_of(), **extra), truth(method, qkv, **extra))
 
 
@@ -164,22 +170,37 @@ def test_keys_that_begin_later(attention: Attention, first_key: int, queries: in
     )
     tables = RopeTables(Method(), Lengths(PRETRAINING))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "BLOCK", block)
+        small_tiles(patch, block, block)
         late = (x[:, :, first_key:] for x in (k, v))
         actual = attention(q[:, :, -queries:], *late, pieces, rope_of(), tables, first_key, SCALE)
     assert_close(actual, expected[:, :, -queries:])
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 9))
-def test_merge_is_one_softmax(sizes: list[int], seed: int) -> None:
-    """Of disjoint sets of keys, some of them empty for some queries."""
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(1, H, 3, sum(sizes), generator=generator) * 4
-    values = torch.randn(1, H, sum(sizes), D, generator=generator)
-    hidden = torch.rand(1, H, 3, len(sizes), generator=generator) < 0.4
-    hidden[..., -1] = False
-    scores = scores.masked_fill(hidden.repeat_interleave(torch.tensor(sizes), dim=-1), -torch.inf)
-    merge = Merge()
-    for part, value in zip(scores.split(sizes, dim=-1), values.split(sizes, dim=2)):
-        merge.add(part.softmax(-1).nan_to_num() @ value, part.logsumexp(-1))
-    torch.testing.assert_close(merge.result(None), scores.softmax(-1) @ values)
+@st.composite
+def borders(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Any start and stop that never go back; some queries may see nothing."""
+    steps = st.sampled_from([(0, 0), (0, 1), (1, 1), (3, 3), (2, 0), (0, 5), (7, 1)])
+    moves = [draw(steps) for _ in range(draw(st.integers(1, 8))) for _ in range(draw(st.integers(1, 12)))]
+    start = torch.tensor([move[0] for move in moves]).cumsum(0)
+    stop = torch.tensor([move[1] for move in moves]).cumsum(0) + draw(st.integers(0, 6))
+    return start, torch.maximum(start, stop)
+
+
+@given(borders(), st.sampled_from([(1, 1), (4, 2), (7, 5), (512, 128)]))
+def test_tiles_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor], sizes: tuple[int, int]) -> None:
+    start, stop = borders
+    assume(bool((stop > start).any()))
+    with pytest.MonkeyPatch.context() as patch:
+        small_tiles(patch, *sizes)
+        cut = list(tiles.cut(start, stop))
+    seen = torch.zeros(len(start), int(stop[-1]), dtype=torch.long)
+    for tile in cut:
+        rows, keys = tile.last_row - tile.first_row, tile.last - tile.first
+        assert rows > 0 and keys > 0
+        mask = tile.mask
+        if mask is True:
+            assert rows == keys
+        shown = mask if isinstance(mask, Tensor) else torch.ones(rows, keys).tril(0 if mask else keys)
+        seen[tile.first_row : tile.last_row, tile.first : tile.last] += shown.long()
+    j = torch.arange(int(stop[-1]))
+    assert torch.equal(seen, ((j >= start[:, None]) & (j < stop[:, None])).long())

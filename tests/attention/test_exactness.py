@@ -101,13 +101,14 @@ def test_prefill_in_one_call(spec: str) -> None:
 @every_method
 def test_prefill_through_small_tiles(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "BLOCK", 16)
+    monkeypatch.setattr(tiles, "SMALL", 8)
     assert_equal(steered(spec, [N]), reference(spec))
 
 
 @every_method
 def test_prefill_through_joint_attention(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lcbench.attention.steering.DECODE_QUERIES", N)
-    monkeypatch.setattr(joint, "SCORES_AT_ONCE", 4096)
+    monkeypatch.setitem(joint.SCORES_AT_ONCE, "cpu", 4096)
     assert_equal(steered(spec, [N]), reference(spec))
 
 

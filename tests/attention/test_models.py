@@ -1,4 +1,4 @@
-"""Architectures: the engine's vanilla is the model's own attention, methods equal the reference, the rest is refused."""
+"""Architectures: vanilla is the model's own attention, methods equal the reference, the rest is refused by name."""
 
 from __future__ import annotations
 

@@ -46,7 +46,11 @@ def test_borders_never_go_back_and_every_query_sees_itself(method: Method, ends:
         pieces = pieces_of(method, a, b)
         for piece in pieces:
             assert (piece.start.diff() >= 0).all() and (piece.stop.diff() >= 0).all()
-            assert (piece.start >= 0).all() and (piece.stop <= torch.arange(a, b) + 1).all()
+            assert (
+                (piece.start >= 0).all()
+                and (piece.start <= piece.stop).all()
+                and (piece.stop <= torch.arange(a, b) + 1).all()
+            )
             assert (piece.q_pos >= 0).all() and (piece.k_pos >= 0).all()
             assert all(x.dtype == torch.int64 for x in (piece.q_pos, piece.k_pos, piece.start, piece.stop))
             assert len(piece.q_pos) == len(piece.start) == len(piece.stop) == b - a and len(piece.k_pos) == b

@@ -6,7 +6,7 @@ Each is built tiny from its own config class. What cannot be built tiny is skipp
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -27,33 +27,38 @@ pytestmark = pytest.mark.slow
 MOST_PARAMETERS = 3e8
 SECONDS = 60
 N = 40
+Way = Callable[[PreTrainedModel, Tensor], Tensor]
 PLAN = "self_extend:group_size=3,neighbor_window=10+logn:base=9"
 
 # The model types that must be exact, where the installed transformers has them.
-EXACT = set(
-    """
-    afmoe apertus arcee aria_text bamba beam bitnet cohere cohere2 cohere2_moe cwm ernie4_5 ernie4_5_moe exaone4
-    exaone_moe falcon_h1 flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text
-    gemma4_unified gemma4_unified_assistant gemma4_unified_text glm glm4 glm4_moe got_ocr2 gpt_neox gpt_oss granite
-    granite_swa granitemoe granitemoe_swa granitemoeshared helium hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe
-    kolibri1 laguna lfm2 lfm3 llama mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text ministral ministral3
-    mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo olmo2 olmo3 olmo_hybrid olmoe persimmon
-    phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next seed_oss
-    smollm3 solar_open stablelm starcoder2 vaultgemma zaya
-    """.split()
-)
+MUST_BE_EXACT = """
+afmoe apertus arcee aria_text bamba beam bitnet cohere cohere2 cohere2_moe cwm ernie4_5 ernie4_5_moe exaone4
+exaone_moe falcon_h1 flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text
+gemma4_unified gemma4_unified_assistant gemma4_unified_text glm glm4 glm4_moe got_ocr2 gpt_neox gpt_oss granite
+granite_swa granitemoe granitemoe_swa granitemoeshared helium hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe
+kolibri1 laguna lfm2 lfm3 llama mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text ministral ministral3
+mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo olmo2 olmo3 olmo_hybrid olmoe persimmon
+phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next seed_oss
+smollm3 solar_open stablelm starcoder2 vaultgemma zaya
+"""
+EXACT = set(MUST_BE_EXACT.split())
 
 TINY: dict[str, Any] = {
-    **{key: zoo.SHAPE[key] for key in ("vocab_size", "hidden_size", "intermediate_size")},
-    **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
-    **{"n_embd": 64, "n_layer": 2, "n_head": 4, "d_model": 64, "num_layers": 2, "num_heads": 4, "rotary_dim": 8},
-    **{"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1},
-    **{"topk_group": 1, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "first_k_dense_replace": 1},
-    **{"num_shared_experts": 1, "n_shared_experts": 1, "ffn_dim": 96, "ffn_hidden_size": 96, "sliding_window": 8},
-    **{"q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16},
-    **{"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
-    **{"encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "vocab_size_per_layer_input": 101},
-    **{"hidden_size_per_layer_input": 8, "max_position_embeddings": 256},
+    **{key: zoo.SHAPE[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_key_value_heads")},
+    **dict.fromkeys(("n_embd", "d_model"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("ffn_dim", "ffn_hidden_size", "encoder_ffn_dim", "decoder_ffn_dim"), 96),
+    **dict.fromkeys(("head_dim", "moe_intermediate_size", "shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "num_shared_experts", "n_shared_experts"), 1),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 32),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
+    **dict.fromkeys(("rotary_dim", "sliding_window", "hidden_size_per_layer_input"), 8),
+    "num_experts_per_tok": 2,
+    "vocab_size_per_layer_input": 101,
+    "max_position_embeddings": 256,
 }
 # What a config class wants beyond that to be tiny and consistent; an option that is None is left out.
 MORE: dict[str, dict[str, Any]] = {
@@ -127,16 +132,33 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 
 def in_calls(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The last logits of a prefill in two calls, then a token at a time, with whatever cache the model makes."""
+    """Prefill in two calls, then decode, with whatever cache the model makes."""
+    positions = torch.arange(N)[None]
     first = model(ids[:, :20], use_cache=True)
-    cache = first.past_key_values
-    return torch.cat([model(ids[:, a:b], past_key_values=cache).logits for a, b in [(20, 37), (37, 38), (38, N)]], 1)
+    out = [first.logits]
+    for a, b in [(20, 37), (37, 38), (38, N)]:
+        call = model(ids[:, a:b], position_ids=positions[:, a:b], past_key_values=first.past_key_values)
+        out.append(call.logits)
+    return torch.cat(out, dim=1)
 
 
 def left_padded(model: PreTrainedModel, ids: Tensor) -> Tensor:
     padded, mask = zoo.left_padded(ids.repeat(2, 1), [0, 11])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return model(padded, attention_mask=mask, position_ids=positions, use_cache=False).logits[mask.bool()]
+
+
+def whole(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    return model(ids, use_cache=False).logits
+
+
+def under(method: str, model: PreTrainedModel, way: Way, ids: Tensor) -> Tensor | UserError:
+    """The logits under a method, or why there are none."""
+    try:
+        with lcbench.extend(model, method, length=N):
+            return way(model, ids)
+    except UserError as refusal:
+        return refusal
 
 
 @pytest.mark.parametrize("model_type", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
@@ -150,31 +172,25 @@ def test_exact_or_refused(model_type: str) -> None:
             if model_type in EXACT:
                 raise
             pytest.skip(f"not built tiny: {type(error).__name__}: {str(error).strip()[:100]}")
-        try:
-            with lcbench.extend(model, "vanilla"):
-                assert distance(model(ids, use_cache=False).logits, native) < 1e-4
-        except UnsupportedModelError as refusal:
-            assert type(model).__name__ in str(refusal)
+        actual = under("vanilla", model, whole, ids)
+        if isinstance(actual, UserError):
+            assert isinstance(actual, UnsupportedModelError) and type(model).__name__ in str(actual)
             assert model_type not in EXACT
             return
-        assert torch.equal(model(ids, use_cache=False).logits, native)
+        assert distance(actual, native) < 1e-4
+        assert torch.equal(whole(model, ids), native)
         for way in (in_calls, left_padded):
-            try:
-                expected = way(model, ids)
-            except Exception:
-                print("WAY", model_type, way.__name__)
-                continue
-            with lcbench.extend(model, "vanilla"):
-                assert distance(way(model, ids), expected) < 1e-4, way.__name__
-        steering = lcbench.extend(model, PLAN, length=N)
-        try:
-            with steering:
-                actual = model(ids, use_cache=False).logits
-        except UserError as refusal:
-            assert "steers no layer" in str(refusal)
+            expected, actual = way(model, ids), under("vanilla", model, way, ids)
+            if isinstance(actual, UserError):  # a model that makes a sliding cache for layers that see everything
+                assert "its cache forgets" in str(actual)
+            else:
+                assert distance(actual, expected) < 1e-4, way.__name__
+        actual = under(PLAN, model, whole, ids)
+        if isinstance(actual, UserError):
+            assert "steers no layer" in str(actual)
             return
-        expected = reference_logits(model, ids, steering.method, steering.lengths, torch.float32)
-        assert distance(actual, expected) < 1e-4
+        block = lcbench.extend(model, PLAN, length=N)
+        assert distance(actual, reference_logits(model, ids, block.method, block.lengths, torch.float32)) < 1e-4
 
 
 def test_enough_of_them_are_exact() -> None:

@@ -127,7 +127,7 @@ def test_factor_follows_from_the_length(name: str) -> None:
     assert method.resolve(Lengths(4096, 1000)).options()["factor"] == 1
     with pytest.raises(UserError, match=f"{name}.*length="):
         method.resolve(Lengths(4096))
-    with pytest.raises(UserError, match="factor must be at least 1, not 0.5"):
+    with pytest.raises(UserError, match=r"factor must be at least 1, not 0\.5"):
         parse_method(name, factor=0.5).resolve(Lengths(4096, 16384))
 
 

@@ -1,0 +1,122 @@
+"""The same truth on CUDA: whole models under every method, against the float64 reference computed on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+import lcbench
+from lcbench.methods import Lengths, parse_method
+from tests.attention import zoo
+from tests.attention.oracle import reference_logits
+from tests.attention.test_exactness import METHODS
+
+DEVICE = "cuda"
+N = 130
+LENGTHS = Lengths(zoo.PRETRAINING, N)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+every_method = pytest.mark.parametrize("spec", METHODS)
+
+
+@pytest.fixture(autouse=True)
+def _full_float32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def reference(model: PreTrainedModel, spec: str) -> Tensor:
+    """Of a model that is still on the CPU, in float32."""
+    return reference_logits(model, zoo.tokens(2, N), parse_method(spec).resolve(LENGTHS), LENGTHS)
+
+
+@torch.no_grad()
+def run(model: PreTrainedModel, spec: str, ends: list[int], pads: tuple[int, int] = (0, 0)) -> Tensor:
+    ids, mask = (x.to(DEVICE) for x in zoo.left_padded(zoo.tokens(2, N), list(pads)))
+    cache, calls = DynamicCache(config=model.config), []
+    with lcbench.extend(model, spec, length=N):
+        for a, b in zip([0, *ends], ends):
+            call = model(ids[:, a:b], attention_mask=mask[:, :b], past_key_values=cache)
+            calls.append(call.logits.double().cpu())
+    return torch.cat(calls, dim=1)
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double().cpu() - expected).norm() / expected.norm())
+
+
+@every_method
+@pytest.mark.parametrize("ends", [[N], [37, 38, 90, *range(91, 100), N]], ids=["whole", "chunks"])
+def test_float32_equals_the_reference(spec: str, ends: list[int]) -> None:
+    model = zoo.llama()
+    expected = reference(model, spec)
+    actual = run(model.to(DEVICE), spec, ends)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+@every_method
+def test_left_padding(spec: str) -> None:
+    model = zoo.llama()
+    expected = reference(model, spec)
+    actual = run(model.to(DEVICE), spec, [60, 61, N], pads=(0, 23))
+    torch.testing.assert_close(actual[0], expected[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual[1, 23:], expected[1, : N - 23], atol=1e-4, rtol=0)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_is_as_good_as_native(spec: str, dtype: torch.dtype) -> None:
+    model = zoo.llama()
+    exact = {name: reference(model, name) for name in ("vanilla", spec)}
+    model.to(DEVICE, dtype)
+    native = error(model(zoo.tokens(2, N).to(DEVICE)).logits, exact["vanilla"])
+    assert error(run(model, spec, [N]), exact[spec]) < 2 * native
+    assert error(run(model, spec, [70, 71, N]), exact[spec]) < 2 * native
+
+
+@pytest.mark.parametrize("arch", ["gemma2", "gemma3", "gpt-oss", "glm", "smollm3", "llama-longrope", "mistral-sliding"])
+@torch.no_grad()
+def test_architectures(arch: str) -> None:
+    """Soft caps, sinks, sliding layers, interleaved channels, layers without positions."""
+    model, spec = zoo.build(zoo.ARCHITECTURES[arch]()), "streaming:sinks=3,window=20"
+    lengths = Lengths(model.config.max_position_embeddings, N)
+    if arch == "mistral-sliding":
+        spec = "vanilla"
+    expected = reference_logits(model, zoo.tokens(2, N), parse_method(spec).resolve(lengths), lengths)
+    torch.testing.assert_close(run(model.to(DEVICE), spec, [80, 81, N]), expected, atol=2e-4, rtol=0)
+
+
+def test_gradients() -> None:
+    """The same on both devices."""
+    model, ids = zoo.llama(), zoo.tokens(2, 60)
+    gradients = []
+    for device in ("cpu", DEVICE):
+        model.to(device).zero_grad()
+        with lcbench.extend(model, "self_extend:group_size=3,neighbor_window=10"):
+            model(ids.to(device), labels=ids.to(device), use_cache=False).loss.backward()
+        gradients.append({name: weight.grad.double().cpu() for name, weight in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        assert error(gradients[1][name], expected) < 1e-4, name
+
+
+def test_generation_and_restore() -> None:
+    model = zoo.llama().to(DEVICE)
+    ids = zoo.tokens(2, 70).to(DEVICE)
+    with torch.no_grad():
+        native = model(ids).logits
+        with lcbench.extend(model, "dca+logn", length=80):
+            answers = [
+                model.generate(ids, max_new_tokens=10, do_sample=False, **options)
+                for options in ({}, {"use_cache": False}, {"cache_implementation": "static", "disable_compile": True})
+            ]
+        assert all(torch.equal(answer, answers[1]) for answer in answers)
+        assert torch.equal(model(ids).logits, native)

@@ -1,0 +1,88 @@
+"""The command line without a new process, model folders to break, and what two runs must agree on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from lcbench.__main__ import main
+from lcbench.models import REFERENCE_MODELS
+from lcbench.records import RECORDS, read_records
+
+TINY = REFERENCE_MODELS / "lcbench-tiny"
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The last line of stderr: a failed command's one sentence."""
+        return self.err.strip().split("\n")[-1]
+
+
+def cli(*arguments: str | Path) -> Outcome:
+    """Run `lcbench ARGUMENTS` in this process. An exception that the command line lets through comes out here too."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["lcbench", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "lcbench", *map(str, arguments)]
+
+
+def process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, its output in pipes."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def model_folder(folder: Path, *, drop: tuple[str, ...] = (), **config: Any) -> Path:
+    """A copy of the embedded model without some files and with some values of config.json changed."""
+    shutil.copytree(TINY, folder)
+    if config:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    for name in drop:
+        (folder / name).unlink()
+    return folder
+
+
+def records_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What two runs of the same command must agree on: all fields but cost and session, by id."""
+    return {
+        record["id"]: {key: value for key, value in record.items() if key not in ("cost", "session")}
+        for record in read_records(folder)
+    }
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """Every line of records.jsonl, as written."""
+    return [json.loads(line) for line in (folder / RECORDS).read_text(encoding="utf-8").splitlines()]
