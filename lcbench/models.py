@@ -195,8 +195,11 @@ def footprint(source: ModelSource, config: PretrainedConfig) -> Footprint:
     from transformers import AutoModelForCausalLM
 
     dtype = source.torch_dtype(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"{source.name} is no causal language model: {_gist(error)}") from error
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -41,7 +41,9 @@ class TerminalProgress:
 
     def sample(self, job: Job, record: Record) -> None:
         if record["error"]:
-            self._bar.console.print(f"failed: {describe(job)}: {record['error']}", style="red", markup=False)
+            self._bar.console.print(
+                f"failed: {describe(job)}: {record['error']}", style="red", markup=False, highlight=False
+            )
             self._bar.advance(self._task, job.samples - record["sample"])
             return
         self._tokens += record["prompt_tokens"]

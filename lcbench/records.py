@@ -42,6 +42,8 @@ class RunWriter:
     def __enter__(self) -> Self:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not {LOCK, MANIFEST} & {path.name for path in self.folder.iterdir()}:
+                self._refuse_foreign_files()  # before a lock is left among them
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"another lcbench is writing to {self.folder}; wait for it, or pass --output.") from error
@@ -82,8 +84,7 @@ class RunWriter:
     def _start(self) -> None:
         manifest = _read_manifest(self.folder)
         if manifest is None:
-            if any(path.name not in (LOCK, UNFINISHED) for path in self.folder.iterdir()):
-                raise UserError(f"{self.folder} holds something else than results; pass another --output.")
+            self._refuse_foreign_files()
             manifest = {"format": FORMAT, "identity": self._identity, "sessions": []}
         if manifest.get("format") != FORMAT:
             raise UserError(f"{self.folder} was written by another version of lcbench; pass another --output.")
@@ -103,6 +104,10 @@ class RunWriter:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; pass another --output.") from error
         self.done = {record["id"] for record in read_records(self.folder) if record.get("error") is None}
 
+    def _refuse_foreign_files(self) -> None:
+        if any(path.name not in (LOCK, UNFINISHED) for path in self.folder.iterdir()):
+            raise UserError(f"{self.folder} holds something else than results; pass another --output.")
+
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """run.json of a results folder. Raises: UserError if the folder holds no run."""
@@ -113,7 +118,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of a results folder, one a sample: of a sample that failed and was repeated, the last.
+    """The records of a results folder, one a sample: of a sample that failed and was repeated, the last, in
+    the place of the first.
 
     Raises: UserError for a folder without records or a line that is no record; a last line that is still being
     written is left out.
@@ -127,7 +133,6 @@ def read_records(folder: Path) -> list[Record]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = json.loads(line)
-            records.pop(record["id"], None)
             records[record["id"]] = record
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}, is no record; move the file away, or restore it.") from error

@@ -30,16 +30,15 @@ def main() -> None:
     rng = random.Random(int(seed))
     for kill in range(int(kills)):
         before = lines(records)
-        size = records.stat().st_size if records.exists() else 0
         pid = os.fork()
         if pid == 0:
             outcome = cli(*arguments)
             os._exit(outcome.code)
         at_work = kill % 3 != 0
-        if at_work:
-            while not (records.exists() and records.stat().st_size > size) and not ended(pid):
-                time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.15 if at_work else 0.3))
+        enough, until = before + rng.randint(1, 4), time.monotonic() + (1e9 if at_work else rng.uniform(0, 0.3))
+        while lines(records) < enough and time.monotonic() < until and not ended(pid):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         alive = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

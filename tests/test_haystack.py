@@ -59,6 +59,16 @@ def test_places_are_all_there_are(style: str, name: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", LISTS)
+def test_first_place_at_every_length(style: str, name: str) -> None:
+    """Where the sentence behind the needle, now at the start of a line, just fits or just does not."""
+    haystack = haystack_of(style, name)
+    for n in range(1, 160):
+        before, after = haystack.split(n, 0)
+        assert len(before) + len(after) == n
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_a_sentence_more_is_a_place_more(style: str) -> None:
     tokenizer, haystack = build(style), haystack_of(style, "passkey")
     bare = encode_inside(tokenizer, "\n" + SENTENCES[-1])

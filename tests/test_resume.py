@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -62,7 +63,7 @@ def test_killed_at_random_moments(undisturbed: Any, tmp_path: Path) -> None:
     assert killer.returncode == 0, killer.stderr
     kills = [json.loads(line) for line in killer.stdout.splitlines()]
     assert sum(kill["alive"] for kill in kills) >= 20  # else the run was done too soon
-    for kill, following in zip(kills, kills[1:]):
+    for kill, following in itertools.pairwise(kills):
         assert kill["before"] <= kill["after"] == following["before"]
     assert all(kill["after"] > kill["before"] for kill in kills if kill["at_work"] and kill["alive"])
     assert kills[-1]["after"] < SAMPLES

@@ -130,10 +130,9 @@ class Steering:
             if i0 >= i1:
                 continue
             first_key = i1 - (k.shape[2] - first_kept)
-            index = module.layer_idx if isinstance(module.layer_idx, int) else 0
-            i, pieces = self._pieces(i0, i1, first_key, layer.window, index)
+            index = int(str(module.layer_idx)) if self.method.layerwise else 0
+            pieces, factor = self._pieces(i0, i1, first_key, layer.window, index)
             queries = q[row, :, first_query:]
-            factor = None if layer.window else self.method.score_scale(i, self.lengths)
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
             keys, values = k[row, :, first_kept:], v[row, :, first_kept:]
@@ -174,22 +173,22 @@ class Steering:
 
     def _make_pieces(
         self, i0: int, i1: int, first_key: int, window: int | None, layer: int
-    ) -> tuple[Tensor, list[Piece]]:
-        """Query positions i0 <= i < i1, and what they see. Sliding-window layers stay as they were trained.
+    ) -> tuple[list[Piece], Tensor | None]:
+        """What the queries i0 <= i < i1 see, and the factor on their scores. Sliding-window layers stay as trained.
 
         Raises: UserError if they see a key before `first_key`, the first that the cache still has.
         """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
         if window is None:
-            pieces = self.method.pieces(i, j, layer)
+            pieces, factor = self.method.pieces(i, j, layer), self.method.score_scale(i, self.lengths)
         else:
-            pieces = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)]
+            pieces, factor = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
         if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
             raise UserError(
-                f"layer {layer} of {type(self.model).__name__} got only the last {len(j)} of {i1} keys: its cache "
+                f"an attention layer of {type(self.model).__name__} got only the last {len(j)} of {i1} keys: its cache "
                 "forgets, its attention does not; pass past_key_values=DynamicCache()."
             )
-        return i, pieces
+        return pieces, factor
 
     def _steers(self, layer: ProbedLayer) -> bool:
         """Whether the method can change what this layer computes; vanilla counts every layer that it runs.

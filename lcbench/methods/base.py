@@ -88,6 +88,11 @@ class Method:
         return True
 
     @property
+    def layerwise(self) -> bool:
+        """Whether `pieces` differ from layer to layer; they are worked out once a forward pass otherwise."""
+        return False
+
+    @property
     def hooks(self) -> frozenset[str]:
         """Which hooks this method uses; two methods compose if they share none."""
         names = ("frequencies", "pieces", "score_scale")
@@ -136,6 +141,10 @@ class Composition(Method):
     @property
     def prefix_stable(self) -> bool:
         return all(part.prefix_stable for part in self.parts)
+
+    @property
+    def layerwise(self) -> bool:
+        return any(part.layerwise for part in self.parts)
 
     @property
     def hooks(self) -> frozenset[str]:

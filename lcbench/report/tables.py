@@ -34,7 +34,9 @@ def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> 
             lengths = lengths[count:]
         for row in members:
             if row.failed:
-                console.print(f"failed: {row.method} at {row.seq_len:,}: {row.failed}", style="red", markup=False)
+                console.print(
+                    f"failed: {row.method} at {row.seq_len:,}: {row.failed}", style="red", markup=False, highlight=False
+                )
 
 
 def markdown(rows: Sequence[Row], trained: int | None) -> str:

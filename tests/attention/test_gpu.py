@@ -18,10 +18,9 @@ from tests.attention.test_exactness import METHODS
 DEVICE = "cuda"
 N = 130
 LENGTHS = Lengths(zoo.PRETRAINING, N)
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
 every_method = pytest.mark.parametrize("spec", METHODS)
 
 

@@ -64,6 +64,7 @@ TINY: dict[str, Any] = {
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "gemma3n": {"num_kv_shared_layers": 0},
     "gemma4": {"num_kv_shared_layers": 0, "global_head_dim": 32},
     "gpt_neo": {"attention_types": [[["global"], 2]]},

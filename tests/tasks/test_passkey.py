@@ -177,6 +177,18 @@ def test_a_long_prompt_needs_no_more_calls_of_the_tokenizer(seq_len: int, monkey
     assert len(lengths) < 100 and max(lengths) < 300
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("protocol", ["chunkllama", "longllama"])
+def test_the_budget_is_the_answer(style: str, protocol: str) -> None:
+    """As many tokens as the model needs to say the key behind the question, and not one more."""
+    task, tokenizer = task_of(protocol), build(style)
+    question = task.wording.question
+    for sample in range(20):
+        example = task.example(Cell(256), sample, tokenizer, 0)
+        asked, answered = (len(tokenizer(text).input_ids) for text in (question, f"{question} {example.references[0]}"))
+        assert example.max_new_tokens == answered - asked
+
+
 def test_wordings() -> None:
     """As in the published harnesses; see the sources named in passkey.yaml."""
     for protocol in PROTOCOLS:
