@@ -13,11 +13,12 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted."""
-    debug = "--debug" in sys.argv
+    debug = "--debug" in sys.argv  # before the command or behind it
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # Before torch starts its threads: by default they spin while they wait, which costs a busy machine a factor of 3.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        app(arguments)
     except UserError as error:
         if debug:
             raise

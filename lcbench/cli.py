@@ -44,7 +44,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Options before the command. `debug` is read in lcbench.__main__."""
+    """Options before the command. `debug` is taken out by lcbench.__main__, and stands here for the help."""
     if version:
         typer.echo(f"lcbench {__version__}")
         raise typer.Exit
@@ -90,7 +90,7 @@ def run(
     console, errors = Console(), Console(stderr=True)
     progress = TerminalProgress(errors) if errors.is_terminal else PlainProgress(errors)
     outcome = run_plan(plan, folder, progress)
-    _print_table(console, outcome.folder, "text")
+    _print_table(console, outcome.folder, "text", plan)
     console.print(f"records: {outcome.folder}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(1)
@@ -196,13 +196,18 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     typer.echo(f"records would go to {folder}")
 
 
-def _print_table(console: Console, folder: Path, format: str) -> None:
+def _print_table(console: Console, folder: Path, format: str, plan: Plan | None = None) -> None:
+    """The table of a folder; of what a plan asks for only, where one is given: the folder may hold more samples."""
     from lcbench.records import read_manifest, read_records
     from lcbench.report.summary import summarise
     from lcbench.report.tables import as_csv, markdown, print_tables
 
     trained = read_manifest(folder)["identity"].get("pretraining_length")
-    rows = summarise(read_records(folder))
+    records = read_records(folder)
+    if plan:
+        wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
+        records = [record for record in records if record["id"] in wanted]
+    rows = summarise(records)
     if not rows:
         raise UserError(f"{folder} has no records yet.")
     if format == "csv":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 REFERENCE_MODELS = Path(__file__).parent / "reference_models"
 DEFAULT_MODEL = "lcbench-tiny"
+ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -68,8 +69,8 @@ class ModelSource:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
+            torch.zeros(1, device=device).tolist()  # meta has no numbers, other devices may not be there
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise UserError(f"device {self.device!r} is not available here; use cpu, or leave --device out.") from error
         return device
 
@@ -100,6 +101,20 @@ class ModelSource:
             )
         return loaded.eval()
 
+    def skeleton(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model's modules without weights, on the meta device. Raises: UserError if it is no language model."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with torch.device("meta"):
+                skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=self.trust_remote_code
+                )
+        except ValueError as error:
+            raise UserError(f"{self.name} is no causal language model: {_gist(error)}") from error
+        return skeleton
+
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
         """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
         import torch
@@ -110,7 +125,8 @@ class ModelSource:
         return named if isinstance(named, torch.dtype) else torch.float32
 
     def fingerprint(self, config: PretrainedConfig) -> str:
-        """Which weights these are: the hub's commit, or a digest of the folder's configs and file sizes."""
+        """Which weights these are: the hub's commit, or a digest of the folder: its configs, and of each file of
+        weights the size and both ends (all of it would take minutes for a large model)."""
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
         if commit or not folder.is_dir():
@@ -119,8 +135,10 @@ class ModelSource:
         for path in sorted(folder.glob("*")):
             if path.suffix in (".json", ".safetensors", ".model"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-            if path.suffix == ".json":
-                digest.update(path.read_bytes())
+                with path.open("rb") as file:
+                    digest.update(file.read(ENDS))
+                    file.seek(-min(ENDS, path.stat().st_size), os.SEEK_END)
+                    digest.update(file.read())
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def _check_exists(self) -> None:
@@ -189,22 +207,12 @@ class Footprint:
     kv_per_token: int
 
 
-def footprint(source: ModelSource, config: PretrainedConfig) -> Footprint:
-    """Weights and KV cache of the model in the dtype of the run; the cache as if every layer kept every token."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    dtype = source.torch_dtype(config)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"{source.name} is no causal language model: {_gist(error)}") from error
-    text = config.get_text_config()
+def footprint(skeleton: PreTrainedModel, dtype: torch.dtype) -> Footprint:
+    """Weights and KV cache of a model in the dtype of the run; the cache as if every layer kept every token."""
+    text = skeleton.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    unique = {id(parameter): math.prod(parameter.shape) for parameter in model.parameters()}
     return Footprint(
-        weights=sum(unique.values()) * dtype.itemsize,
+        weights=sum(math.prod(parameter.shape) for parameter in skeleton.parameters()) * dtype.itemsize,
         kv_per_token=2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize,
     )

@@ -7,10 +7,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcbench.attention.probe import require_rotary
 from lcbench.errors import UserError, unknown
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.models import Footprint, ModelSource, footprint, trained_length
@@ -55,10 +55,7 @@ class Plan:
     jobs: list[Job]
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
-
-    @cached_property
-    def footprint(self) -> Footprint:
-        return footprint(self.source, self.config)
+    footprint: Footprint
 
     @property
     def samples(self) -> int:
@@ -83,11 +80,12 @@ class Plan:
         return sum(job.samples * job.cell.seq_len for job in self.jobs)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the records: the same identity, the same records."""
-        tasks = {job.task.name: asdict(job.task) for job in self.jobs}
+        """What decides the records: the same identity, the same records. How many samples is no part of it, so that
+        a run can be extended."""
+        tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
         return {
             "tasks": list(tasks.values()),
-            "jobs": [[job.task.name, str(job.method), job.cell.key, job.samples] for job in self.jobs],
+            "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
             "model": self.source.name,
             "model_fingerprint": self.source.fingerprint(self.config),
             "pretraining_length": trained_length(self.config),
@@ -111,6 +109,8 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
     tasks = [load_task(request.task) for request in requests]
     chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
     config, tokenizer = source.config(), source.tokenizer()
+    skeleton = source.skeleton(config)
+    require_rotary(skeleton)
     trained = trained_length(config)
     jobs: dict[str, Job] = {}
     for request, task, methods in zip(requests, tasks, chosen, strict=True):
@@ -122,7 +122,7 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
                     task, method, method.resolve(Lengths(trained, cell.seq_len)), cell, request.samples or task.samples
                 )
                 jobs.setdefault(job.record_id(0), job)
-    return Plan(source, seed, list(jobs.values()), config, tokenizer)
+    return Plan(source, seed, list(jobs.values()), config, tokenizer, footprint(skeleton, source.torch_dtype(config)))
 
 
 def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:

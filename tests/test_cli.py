@@ -204,6 +204,16 @@ def test_more_samples_begin_with_the_same_ones() -> None:
     assert len(many) == 4 and few.items() <= many.items()
 
 
+def test_more_samples_extend_a_run_and_fewer_show_a_part_of_it() -> None:
+    cli(*SMALL, "-o", "run")
+    longer = cli("run", "passkey", "--seq-len", "150", "--samples", "4", "-o", "run")
+    assert longer.code == 0 and "4 samples, 2 of them recorded already" in longer.err
+    assert len(read_records(Path("run"))) == 4
+    again = cli(*SMALL, "-o", "run")
+    assert "exact match, 2 samples a score" in again.out
+    assert len(read_records(Path("run"))) == 4
+
+
 def test_depths() -> None:
     assert cli(*SMALL, "--depths", "0,0.5,1").code == 0
     records = read_records(the_run())

@@ -43,6 +43,7 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         ("run passkey --dtype int8", "known: auto, bfloat16, float16, float32, float64"),
         ("run passkey --device cud", "device 'cud' is not available here; use cpu, or leave --device out"),
         ("run passkey --device cuda:99", "device 'cuda:99' is not available here"),
+        ("run passkey --device meta", "device 'meta' is not available here"),
         ("run passkey --revision main", "lcbench-tiny is a folder; --revision is for models on the hub"),
         ("table --format makdown", "unknown format 'makdown'; did you mean 'markdown'?"),
         ("list method", "did you mean 'methods'?"),
@@ -113,6 +114,8 @@ def test_what_is_typed(arguments: str, fragment: str) -> None:
         ("dca:mscale=-1", "dca: mscale must be at least 0, not -1"),
         ("dca:variant=foo", "dca: variant must be paper or chunkllama, not 'foo'"),
         ("yarn:factor=0.5", "yarn: factor must be at least 1, not 0.5"),
+        ("yarn:factor=2,beta_slow=0", "yarn: beta_slow must be above 0 and at most beta_fast (32)"),
+        ("yarn:factor=2,beta_fast=0.5", "yarn: beta_slow must be above 0 and at most beta_fast (0.5)"),
         ("pi:factor=nan", "pi: factor must be a number, not 'nan'"),
         ("ntk:factor=1e999", "ntk: factor must be a number"),
         ("self_extend:group_size=0", "self_extend: group_size must be at least 1, not 0"),
@@ -245,8 +248,12 @@ def test_results_folders() -> None:
         file.write("{broken\n")
     for arguments in (["table", "mine"], [*small, "mine"]):
         assert_refused(cli(*arguments), "mine/records.jsonl, line 2, is no record")
+    Path("mine/records.jsonl").write_text('{"id": "a", "error": null}\n')
+    assert_refused(cli("table", "mine"), "these records lack 'task'")
 
 
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(Exception, match="unknown task 'passky'"):
         cli("--debug", "run", "passky")
+    with pytest.raises(Exception, match="unknown task 'passky'"):
+        cli("run", "passky", "--debug")

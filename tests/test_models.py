@@ -75,7 +75,7 @@ def lacking(*names: str) -> Callable[[Path], None]:
         (with_text("config.json", "{}"), "cannot load the config of ./mine: "),
         (changed(model_type="from_the_future"), "does not recognize this architecture"),
         (changed(max_position_embeddings=0), "the config of this llama has no max_position_embeddings"),
-        (changed(model_type="t5"), "cannot load the model of ./mine: Unrecognized configuration class"),
+        (changed(model_type="t5"), "./mine is no causal language model: Unrecognized configuration class"),
         (
             changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
             "Pass --trust-remote-code if you trust it",
@@ -100,6 +100,24 @@ def test_refused(make: Callable[[Path], None], fragment: str) -> None:
 def test_a_dry_run_refuses_what_is_no_language_model() -> None:
     model_folder(Path("mine"), model_type="t5")
     assert_refused(cli("run", "passkey", "-m", "./mine", "--dry-run"), "./mine is no causal language model: ")
+
+
+def test_a_dry_run_refuses_a_model_without_rope_and_no_folder_is_made() -> None:
+    gpt2(Path("mine"))
+    for extra in (["--dry-run"], []):
+        assert_refused(cli("run", "passkey", "-m", "./mine", "--seq-len", "256", *extra), "has no rotary_emb module")
+    assert not Path("results").exists()
+
+
+def test_retrained_weights_are_another_run() -> None:
+    small = ["run", "passkey", "-m", "./mine", "--seq-len", "256", "--samples", "1", "-o", "run"]
+    model_folder(Path("mine"))
+    assert cli(*small).code == 0
+    weights = Path("mine/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert_refused(cli(*small), "it differs in model_fingerprint")
 
 
 def test_a_folder_runs_as_the_embedded_model_does() -> None:

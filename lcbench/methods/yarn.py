@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lcbench.errors import UserError
 from lcbench.methods.base import Lengths, Method, at_least, rope_theta
 
 
@@ -29,7 +30,8 @@ class YaRN(Method):
     def resolve(self, lengths: Lengths) -> YaRN:
         factor = lengths.stretch(self.name) if self.factor is None else self.factor
         at_least(self.name, "factor", factor, 1)
-        at_least(self.name, "beta_fast", self.beta_fast, self.beta_slow)
+        if not 0 < self.beta_slow <= self.beta_fast:
+            raise UserError(f"yarn: beta_slow must be above 0 and at most beta_fast ({self.beta_fast:g}).")
         return replace(self, factor=factor)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:

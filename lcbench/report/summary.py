@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from lcbench.errors import UserError
 from lcbench.records import Record
 from lcbench.stats import wilson_interval
 
@@ -32,11 +33,17 @@ class Row:
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
-    """Rows in the order in which tasks, methods and lengths first come up."""
+    """Rows in the order in which tasks, methods and lengths first come up.
+
+    Raises: UserError for a record that lacks a field.
+    """
     groups: dict[tuple[str, str, int], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["task"], record["method"], record["seq_len"]), []).append(record)
-    return [_row(*key, members) for key, members in groups.items()]
+    try:
+        for record in records:
+            groups.setdefault((record["task"], record["method"], record["seq_len"]), []).append(record)
+        return [_row(*key, members) for key, members in groups.items()]
+    except KeyError as error:
+        raise UserError(f"these records lack {error}; were they written by another program?") from error
 
 
 def _row(task: str, method: str, seq_len: int, records: list[Record]) -> Row:

@@ -45,8 +45,9 @@ class Passkey(Task):
     """Mohtashami and Jaggi, https://arxiv.org/abs/2305.16300, with the wordings of the published harnesses.
 
     They count filler in characters, so a nominal length is met roughly; here prompt and answer together are exactly
-    `seq_len` tokens, and the needle stands at a sentence end. The answer has as many tokens as the key, as in
-    ChunkLlama, and is compared as text.
+    `seq_len` tokens, and the needle stands at a sentence end. Lines are tokenised one by one, so a tokenizer that would
+    join a full stop with the line break behind it keeps them apart here; the text is the same. The answer has as many
+    tokens as the key, as in ChunkLlama, and is compared as text.
     """
 
     family: ClassVar[str] = "passkey"
