@@ -70,9 +70,11 @@ class Plan:
 
     @property
     def advice(self) -> list[str]:
-        """What the methods' authors would say of the resolved options."""
+        """What the methods' authors would say of the resolved options, of each method at its longest."""
         trained = trained_length(self.config)
-        given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in self.jobs)
+        by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
+        longest = {str(job.method): job for job in by_length}.values()
+        given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in longest)
         return list(dict.fromkeys(filter(None, given)))
 
     @property

@@ -47,12 +47,13 @@ class SelfExtend(Method):
         g, w, n = self.group_size, self.neighbor_window, lengths.run
         if g is None or w is None or n is None or n <= lengths.pretraining:
             return None
-        reach, bound = w + (n - w) / g, 2 * lengths.pretraining / 3
-        if reach <= bound or w >= bound:
+        room, need = 2 * lengths.pretraining - 3 * w, 3 * (n - w)  # in thirds of a token: exact
+        if room <= 0 or need <= room * g:
             return None
+        reach = (w + (n - w) / g) / lengths.pretraining
         return (
-            f"self_extend at {n} tokens: group_size={g} reaches {reach / lengths.pretraining:.0%} of the pretraining "
-            f"length; the authors' rule of thumb is 1/2 to 2/3, from group_size={math.ceil((n - w) / (bound - w))}."
+            f"self_extend at {n} tokens: group_size={g} reaches {reach:.0%} of the pretraining length; the authors' "
+            f"rule of thumb is 1/2 to 2/3, from group_size={-(-need // room)}."
         )
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:

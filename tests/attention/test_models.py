@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
+from lcbench.attention.pieces import Piece
 from lcbench.errors import UnsupportedModelError, UserError
-from lcbench.methods import Lengths, parse_method
+from lcbench.methods import Lengths, Method, parse_method
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits
 
@@ -95,6 +97,25 @@ def test_the_plan_above_changes_the_logits(arch: str) -> None:
     native = model(ids).logits
     with lcbench.extend(model, PLAN, length=N):
         assert (model(ids).logits - native).abs().max() > 0.02
+
+
+@dataclass(frozen=True)
+class LateLayersLocal(Method):
+    """From layer 2 on, a window of 8 tokens."""
+
+    layerwise = True
+
+    def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
+        start = (i - 7).clamp(min=0) if layer >= 2 else torch.zeros_like(i)
+        return [Piece(i, j, start=start, stop=i + 1)]
+
+
+@torch.no_grad()
+def test_pieces_may_differ_from_layer_to_layer() -> None:
+    """One method makes of a full model what another config of it is."""
+    model, sliding, ids = model_of("qwen2"), model_of("qwen2-sliding"), zoo.tokens(2, N)
+    with lcbench.extend(model, LateLayersLocal()):
+        assert_close(model(ids).logits, sliding(ids).logits)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,15 @@ def test_native_state_is_restored(model: PreTrainedModel, spec: str) -> None:
     assert all(torch.equal(state[name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize("spec", METHODS)
+def test_what_the_model_saw_before_makes_no_difference(model: PreTrainedModel, spec: str) -> None:
+    with lcbench.extend(model, spec, length=N):
+        expected = logits(model, N)
+    logits(model, 2 * N)
+    with lcbench.extend(model, spec, length=N):
+        assert torch.equal(logits(model, N), expected)
+
+
 @pytest.mark.parametrize("spec", ["pi", "ntk", "yarn", "llama3", "dynamic_ntk", "dca+yarn"])
 def test_a_second_scaling_is_refused_by_name(model: PreTrainedModel, spec: str, arch: str) -> None:
     name, kind = type(model).__name__, "dynamic" if "dynamic" in arch else "longrope"

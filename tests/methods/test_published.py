@@ -121,6 +121,23 @@ def test_self_extend_without_room_is_refused() -> None:
         SelfExtend(group_size=2, log_scale_base=0.5).resolve(Lengths(64))
 
 
+@pytest.mark.parametrize(
+    ("group", "run", "advised"), [(4, 8192, True), (8, 16384, True), (10, 16384, False), (2, 4096, False)]
+)
+def test_self_extends_rule_of_thumb(group: int, run: int, advised: bool) -> None:
+    """W + (n - W) / G within two thirds of P, for runs beyond P: 1024 + 7168 / 4 = 2816 of 4096 is too much."""
+    lengths = Lengths(4096, run)
+    advice = parse_method("self_extend", group_size=group).resolve(lengths).advice(lengths)
+    assert (advice is not None) == advised
+    if advice is not None:
+        better = int(advice.rstrip(".").split("group_size=")[-1])
+        assert parse_method("self_extend", group_size=better).resolve(lengths).advice(lengths) is None
+        assert parse_method("self_extend", group_size=better - 1).resolve(lengths).advice(lengths) is not None
+    assert (parse_method("self_extend", group_size=group) + parse_method("yarn")).resolve(lengths).advice(
+        lengths
+    ) == advice
+
+
 def test_logn_changes_nothing_within_the_pretraining_length(model: PreTrainedModel) -> None:
     assert rows_that_differ(logits(model, "logn", P + 9), logits(model, "vanilla", P + 9)) == list(range(P, P + 9))
 

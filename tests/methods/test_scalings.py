@@ -120,6 +120,34 @@ def test_logits_equal_a_model_configured_so(spec: str, arch: str) -> None:
         torch.testing.assert_close(model(ids).logits, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("arch", ["llama", "llama-linear", "llama-llama3", "llama-yarn", "glm"])
+@torch.no_grad()
+def test_pi_squeezes_positions(arch: str) -> None:
+    """On top of a scaling of the model's own, too: rotary modules take fractions of positions."""
+    model, ids = zoo.build(zoo.ARCHITECTURES[arch]()), zoo.tokens(2, 100)
+    expected = model(ids, position_ids=torch.arange(100)[None] / 4).logits
+    assert (model(ids).logits - expected).abs().max() > 0.05
+    with lcbench.extend(model, "pi:factor=4"):
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sliding_theta", [500.0, 10000.0], ids=["other base", "same base"])
+@torch.no_grad()
+def test_a_rotation_for_full_layers_alone_is_scaled_alone(sliding_theta: float) -> None:
+    """Gemma 3 has one for each kind of layer, which may be the same numbers."""
+    plain, scaled = zoo.ARCHITECTURES["gemma3"](), zoo.ARCHITECTURES["gemma3"]()
+    for config, change in ((plain, {}), (scaled, NATIVE["yarn:factor=4"])):
+        config.rope_parameters = {
+            "full_attention": {**zoo.rope_parameters("default"), **change},
+            "sliding_attention": {"rope_type": "default", "rope_theta": sliding_theta},
+        }
+    model, ids = zoo.build(plain), zoo.tokens(2, 100)
+    block = lcbench.extend(model, "yarn:factor=4", length=100)
+    with block:
+        torch.testing.assert_close(model(ids).logits, zoo.build(scaled)(ids).logits, atol=1e-4, rtol=0)
+    assert block.layers_steered == 2
+
+
 @pytest.mark.parametrize("name", ["pi", "ntk", "yarn", "llama3", "dynamic_ntk"])
 def test_factor_follows_from_the_length(name: str) -> None:
     method = parse_method(name)
