@@ -15,7 +15,7 @@ from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import rope_theta
 from tests.attention import oracle, zoo
 
-ROPES = [(16, 1e4), (64, 1e4), (80, 25e4), (128, 5e5), (128, 1e7)]
+ROPES = [(16, 50.0), (16, 1e4), (64, 1e4), (80, 25e4), (128, 5e5), (128, 1e7)]
 every_rope = pytest.mark.parametrize(("dim", "theta"), ROPES)
 
 
