@@ -161,7 +161,6 @@ class ModelSource:
             )
 
     def _load(self, factory: Any, what: str, **options: Any) -> Any:
-        from safetensors import SafetensorError
         from transformers.utils import logging as transformers_logging
 
         from lcbench.engine.memory import out_of_memory
@@ -172,7 +171,7 @@ class ModelSource:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
+        except Exception as error:  # a broken folder fails in as many ways as libraries have a hand in reading it
             gist = "out of memory." if out_of_memory(error) else _gist(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 

@@ -225,7 +225,7 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], rotations: l
                 _distance(tables.rotate(plain.q_BHTD, positions, candidate), rotated.q_BHTD),
                 _distance(tables.rotate(plain.k_BKSD, positions, candidate), rotated.k_BKSD),
             )
-        except RuntimeError:  # tables wider than the head: not this one
+        except (RuntimeError, IndexError):  # tables wider than the head, or of another rank: not this one
             continue
         if error < best_error:
             best_error, best = error, candidate

@@ -220,6 +220,8 @@ class Steering:
         return f"{self.method.label} steers no layer of {name}: none of its {len(self.layers)} layers rotates."
 
     def _note_positions(self, rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.model.config._attn_implementation != NAME:
+            raise UserError("the attention implementation was set inside a steered block; set it outside.")
         self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
 
 

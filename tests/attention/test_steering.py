@@ -260,6 +260,15 @@ class TestRefusedInputs:
             with pytest.raises(UserError, match="no attention dropout"):
                 logits(model)
 
+    def test_another_attention_implementation(self, model: PreTrainedModel) -> None:
+        """It would run without any rotation."""
+        native = logits(model)
+        with lcbench.extend(model, DCA):
+            model.set_attn_implementation("sdpa")
+            with pytest.raises(UserError, match="set it outside"):
+                logits(model)
+        assert torch.equal(logits(model), native)
+
     def test_length_of_the_run_is_asked_for(self, model: PreTrainedModel) -> None:
         with pytest.raises(UserError, match=r"yarn: factor follows from the length of the run.*length="):
             lcbench.extend(model, "yarn")
