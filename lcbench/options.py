@@ -17,7 +17,7 @@ LONGEST = 2**27  # tokens of a run: beyond every model, and the prompt alone wou
 
 def parse_length(text: str) -> int:
     """`4k` -> 4096, `128k` -> 131072, `1m` -> 1048576, `3000` -> 3000. Raises: UserError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([km]?)", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([km]?)", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not match or size < 1 or size != int(size):
         raise UserError(f"{text!r} is not a length in tokens; write 4096, 4k or 128k (k = 1024).")
@@ -38,14 +38,13 @@ def parse_lengths(text: str) -> list[int]:
 
 
 def parse_depths(text: str) -> list[float]:
-    """`11` -> eleven depths from 0 to 1; `0,0.5,1` -> these. Raises: UserError."""
+    """`11` -> eleven depths from 0 to 1 (at most 999 of them); `0,0.5,1` -> these. Raises: UserError."""
+    if re.fullmatch(r"\s*\d{1,3}\s*", text) and int(text) >= 2:
+        return [step / (int(text) - 1) for step in range(int(text))]
     try:
         numbers = [float(item) for item in text.split(",")]
     except ValueError:
         numbers = [math.nan]
-    if len(numbers) == 1 and numbers[0] == int(numbers[0] if math.isfinite(numbers[0]) else 0) and numbers[0] >= 2:
-        count = int(numbers[0])
-        return [step / (count - 1) for step in range(count)]
     if not all(0 <= number <= 1 for number in numbers):
         raise UserError(f"{text!r} is no list of depths; write a count such as 11, or fractions such as 0,0.5,1.")
     return list(dict.fromkeys(numbers))

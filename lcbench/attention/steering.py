@@ -176,12 +176,16 @@ class Steering:
     ) -> tuple[list[Piece], Tensor | None]:
         """What the queries i0 <= i < i1 see, and the factor on their scores. Sliding-window layers stay as trained.
 
-        Raises: UserError if they see a key before `first_key`, the first that the cache still has.
+        Raises: UserError if they see a key before `first_key`, the first that the cache still has, or if the run
+        outgrows a window that, by its `length`, it was not to outgrow.
         """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
-        if window is None:
+        if not self._slides(window):
+            if window is not None and i1 > window:
+                raise UserError(f"this run has {i1} tokens, but was said to have {self.lengths.run}; mend length=...")
             pieces, factor = self.method.pieces(i, j, layer), self.method.score_scale(i, self.lengths)
         else:
+            assert window is not None
             pieces, factor = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
         if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
             raise UserError(
@@ -189,6 +193,11 @@ class Steering:
                 "forgets, its attention does not; pass past_key_values=DynamicCache()."
             )
         return pieces, factor
+
+    def _slides(self, window: int | None) -> bool:
+        """Whether a layer's own window ever hides a key; one that the run does not outgrow (Phi-3 has 262144) is full
+        attention."""
+        return window is not None and (self.lengths.run is None or self.lengths.run > window)
 
     def _steers(self, layer: ProbedLayer) -> bool:
         """Whether the method can change what this layer computes; vanilla counts every layer that it runs.
@@ -199,7 +208,7 @@ class Steering:
         hooks = self.method.hooks
         if not hooks or scales(self.method, layer.rope):
             return True
-        if layer.window is not None:
+        if self._slides(layer.window):
             return False
         return "score_scale" in hooks or ("pieces" in hooks and (layer.rope.rotary is not None or self._hides_keys()))
 
@@ -210,7 +219,7 @@ class Steering:
         return not torch.equal(torch.as_tensor(seen), i + 1)
 
     def _why_nothing_is_steered(self) -> str:
-        windows = sorted({layer.window for layer in self.layers.values() if layer.window})
+        windows = [layer.window for layer in self.layers.values() if self._slides(layer.window)]
         name = type(self.model).__name__
         if windows:
             return (

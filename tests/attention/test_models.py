@@ -160,6 +160,22 @@ def test_a_method_that_would_change_nothing_is_refused(arch: str, method: str) -
         pass
 
 
+def test_a_window_that_the_run_does_not_outgrow_is_full_attention() -> None:
+    model = zoo.build(zoo.config("MistralConfig", sliding_window=100))
+    full = zoo.build(zoo.config("MistralConfig", sliding_window=None))
+    ids = zoo.tokens(1, 100)
+    with lcbench.extend(full, "self_extend:group_size=4"), torch.no_grad():
+        expected = full(ids).logits
+    steering = lcbench.extend(model, "self_extend:group_size=4", length=100)
+    with steering, torch.no_grad():
+        assert steering.layers_steered == 4
+        assert torch.equal(model(ids).logits, expected)
+        with pytest.raises(UserError, match="this run has 101 tokens, but was said to have 100"):
+            model(zoo.tokens(1, 101))
+    with pytest.raises(UserError, match="within a sliding window of 100 tokens"):
+        lcbench.extend(model, "self_extend:group_size=4", length=101).__enter__()
+
+
 def test_a_model_without_any_rotation_in_its_layers_is_refused() -> None:
     model = zoo.build(zoo.config("SmolLM3Config", no_rope_layers=[0, 0, 0, 0]))
     with pytest.raises(

@@ -214,7 +214,7 @@ def test_eleven_depths() -> None:
     assert parse_depths("11") == pytest.approx([step / 10 for step in range(11)])
 
 
-@pytest.mark.parametrize("text", ["", "a", "0,2", "-1", "2.5", "nan", "inf", "0.5,"])
+@pytest.mark.parametrize("text", ["", "a", "0,2", "-1", "2.5", "nan", "inf", "0.5,", "99999999", "1e30"])
 def test_no_depths(text: str) -> None:
     with pytest.raises(UserError, match="is no list of depths"):
         parse_depths(text)
