@@ -13,16 +13,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before torch starts its threads
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
 
-from lcbench import extend
+from lcbench.attention.steering import Steering
 from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.methods import parse_method
 from lcbench.report.tables import human_bytes
 
 CPU = torch.device("cpu")
@@ -71,7 +75,7 @@ def measure(model: PreTrainedModel, variants: list[str], length: int, rounds: in
     peaks: dict[str, int] = dict.fromkeys(variants, 0)
     for turn in range(-1, rounds):  # the first turn warms up
         for variant in variants:
-            with contextlib.nullcontext() if variant == NATIVE else extend(model, variant, length=length):
+            with contextlib.nullcontext() if variant == NATIVE else Steering(model, parse_method(variant), length):
                 reset_peak_memory(CPU)
                 before, started = peak_memory(CPU), time.perf_counter()
                 model(ids, past_key_values=DynamicCache(config=model.config), logits_to_keep=1)
