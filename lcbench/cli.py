@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
 )
 
+MODEL_HELP = f"An embedded model, a folder, or a Hugging Face id; default: {DEFAULT_MODEL}, or the suite's."
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
 MethodsOption = Annotated[
     list[str] | None,
@@ -55,11 +56,11 @@ def run(
     target: Annotated[str, typer.Argument(help="A task (`lcbench list tasks`), or the YAML file of a task or suite.")],
     method: MethodsOption = None,
     seq_len: LengthsOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
     depths: DepthsOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a cell; default: the task's.")] = None,
     seed: SeedOption = None,
-    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: RevisionOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Results folder; default: by the run.")] = None,
@@ -75,8 +76,9 @@ def run(
 
     requests, defaults = read_requests(target)
     requests = [_override(request, method, seq_len, depths, samples) for request in requests]
-    chosen = str(defaults.get("model", model)) if model == DEFAULT_MODEL else model
-    source = ModelSource(chosen, revision, dtype, device, trust_remote_code)
+    source = ModelSource(
+        defaults.get("model", DEFAULT_MODEL) if model is None else model, revision, dtype, device, trust_remote_code
+    )
     plan = make_plan(source, requests, defaults.get("seed", 0) if seed is None else seed)
     for advice in plan.advice:
         typer.echo(f"note: {advice}", err=True)

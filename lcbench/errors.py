@@ -16,7 +16,15 @@ class UnsupportedModelError(UserError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in `known`, with the nearest name that is."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in RAM: libraries tell it in several ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcbench.errors import UserError, unknown
+from lcbench.errors import UserError, out_of_memory, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ class ModelSource:
                 skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=self.trust_remote_code
                 )
-        except ValueError as error:
+        except Exception as error:  # as in _load: whatever a broken config leads to
             raise UserError(f"{self.name} is no causal language model: {_gist(error)}") from error
         return skeleton
 
@@ -162,8 +162,6 @@ class ModelSource:
 
     def _load(self, factory: Any, what: str, **options: Any) -> Any:
         from transformers.utils import logging as transformers_logging
-
-        from lcbench.engine.memory import out_of_memory
 
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()

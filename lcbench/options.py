@@ -17,7 +17,7 @@ LONGEST = 2**27  # tokens of a run: beyond every model, and the prompt alone wou
 
 def parse_length(text: str) -> int:
     """`4k` -> 4096, `128k` -> 131072, `1m` -> 1048576, `3000` -> 3000. Raises: UserError."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)([km]?)", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,300}(?:\.\d+)?)([km]?)", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not match or size < 1 or size != int(size):
         raise UserError(f"{text!r} is not a length in tokens; write 4096, 4k or 128k (k = 1024).")
@@ -120,6 +120,10 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
             raise UserError(f"{what} must be text, not {value!r}; put it in quotes.")
         return value
     text = str(value).strip()
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{what} must be true or false, not {value!r}.")
+        return text.lower() == "true"
     try:
         if hint is int:
             return -parse_length(text[1:]) if text.startswith("-") else 0 if text == "0" else parse_length(text)

@@ -145,6 +145,8 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
     runs = content["runs"]
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and run.get("task") for run in runs):
         raise UserError(f"suite {stem} must list its `runs`, each a mapping with a `task`.")
+    if not isinstance(content.get("model", ""), str):
+        raise UserError(f"suite {stem}: model must be a name, not {content['model']!r}.")
     if not _is_whole(content.get("seed", 0)):
         raise UserError(f"suite {stem}: seed must be a whole number, not {content['seed']!r}.")
     return [_request(stem, run) for run in runs], {key: content[key] for key in ("model", "seed") if key in content}

@@ -13,9 +13,16 @@ ANCHORS = ("a", "1", ".")
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of text at the start of a prompt: exactly one BOS if the tokenizer has such a token, and no EOS."""
-    ids = _encode(tokenizer, text)
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    """Tokens of text at the start of a prompt, with what the tokenizer itself puts there (BOS; `[gMASK]<sop>` of GLM).
+
+    A tokenizer that has a BOS but adds none gets one all the same: exactly one everywhere. No EOS.
+    """
+    plain, full = _encode(tokenizer, "a"), list(tokenizer("a").input_ids)
+    starts = [n for n in range(len(full)) if full[n : n + len(plain)] == plain]
+    prefix = full[: starts[0]] if starts else []
+    if not prefix and tokenizer.bos_token_id is not None:
+        prefix = [tokenizer.bos_token_id]
+    return prefix + _encode(tokenizer, text)
 
 
 def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from lcbench import provenance
 from lcbench.attention.steering import Steering
 from lcbench.engine.generate import generate, stop_tokens
-from lcbench.engine.memory import out_of_memory, peak_memory, reset_peak_memory
-from lcbench.errors import UserError
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.errors import UserError, out_of_memory
 from lcbench.plan import Job, Plan
 from lcbench.records import Record, RunWriter
 from lcbench.tasks import Example

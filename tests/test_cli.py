@@ -231,14 +231,14 @@ def test_a_suite_and_what_the_command_line_changes_of_it() -> None:
     assert cli("run", "mine.yaml", "-o", "whole").code == 0
     assert list(records_of(Path("whole"))) == [
         *(f"passkey/{m}/{n}/uniform/0" for n in (150, 160) for m in ("vanilla", "dca:chunk_size=100")),
-        *(f"passkey:protocol=longlm/vanilla/150/{d}/{s}" for d in ("0.0000", "1.0000") for s in (0, 1)),
+        *(f"passkey:protocol=longlm/vanilla/150/{d}/{s}" for d in ("0.0", "1.0") for s in (0, 1)),
     ]
     assert read_manifest(Path("whole"))["identity"]["seed"] == 3
     changes = ["--method", "pi", "--seq-len", "152", "--samples", "1", "--seed", "4", "--depths", "0.5"]
     assert cli("run", "mine.yaml", *changes, "-o", "changed").code == 0
     assert list(records_of(Path("changed"))) == [
-        "passkey/pi/152/0.5000/0",
-        "passkey:protocol=longlm/pi/152/0.5000/0",
+        "passkey/pi/152/0.5/0",
+        "passkey:protocol=longlm/pi/152/0.5/0",
     ]
     assert read_manifest(Path("changed"))["identity"]["seed"] == 4
 

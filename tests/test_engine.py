@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 import lcbench
 from lcbench.engine import generate as engine
-from lcbench.engine.memory import out_of_memory, peak_memory, reset_peak_memory
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.errors import out_of_memory
 from lcbench.models import ModelSource
 from lcbench.tasks import Cell, load_task
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from lcbench.prompts import encode_inside, encode_start
 from tests.tokenizers import STYLES, build
@@ -26,6 +29,16 @@ def test_start_has_one_bos_and_no_eos(style: str) -> None:
         assert ids[0] == tokenizer.bos_token_id
     specials = [token for token in ids if token in tokenizer.all_special_ids]
     assert specials == ids[: len(specials)] and len(specials) == (tokenizer.bos_token_id is not None)
+
+
+def test_what_the_tokenizer_puts_in_front_is_kept() -> None:
+    """GLM starts every text with two tokens, none of them called BOS."""
+    tokenizer = copy.deepcopy(build("byte-level"))
+    front = [tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> </s> $A", special_tokens=[("<s>", front[0]), ("</s>", front[1])]
+    )
+    assert encode_start(tokenizer, "The sky") == front + build("byte-level")("The sky").input_ids
 
 
 @every_style

@@ -60,14 +60,19 @@ def span_mask(
     """
     if mask_function is not causal_mask_function and local_size != 0:
         _check_is_sliding_window(mask_function, batch_size, q_length, int(q_offset), local_size, device)
-    return Span(int(q_offset), q_length, _left_pads(attention_mask, batch_size), local_size)
+    return Span(int(q_offset), q_length, _left_pads(attention_mask, batch_size, int(q_offset) + q_length), local_size)
 
 
-def _left_pads(attention_mask: Tensor | Span | None, batch_size: int) -> tuple[int, ...]:
+def _left_pads(attention_mask: Tensor | Span | None, batch_size: int, length: int) -> tuple[int, ...]:
     if attention_mask is None:
         return (0,) * batch_size
     if isinstance(attention_mask, Span):
         return attention_mask.pads
+    if attention_mask.shape[-1] < length:
+        raise UserError(
+            f"this attention_mask covers {attention_mask.shape[-1]} of {length} tokens; pass it for the whole "
+            "sequence, cached tokens included."
+        )
     if (attention_mask.long().diff(dim=-1) < 0).any():
         raise UserError("lcbench supports left padding only; this attention_mask has padding to the right or holes.")
     return tuple((~attention_mask.bool()).sum(-1).tolist())

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
 from lcbench.attention.joint import joint_attention
 from lcbench.attention.mask import Span, span_mask
@@ -50,8 +50,9 @@ def extend(model: PreTrainedModel, method: str | Method, *, length: int | None =
 
     `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are options of
     it. `length` is the whole length of the run in tokens, prompt and generation: needed by the options that follow
-    from it, such as `factor`. Single-thread, one block at a time a model. The result tells `layers_steered` and the
-    resolved `method`.
+    from it, such as `factor`, and not to be exceeded. One thread, one block at a time a model. A KV cache that is
+    filled in a block holds un-rotated keys: use it in blocks only. The result tells `layers_steered` and the resolved
+    `method`.
 
     Raises: UserError for options that make no sense, for a model that is steered already, and for a method that
     changes no layer of this model; UnsupportedModelError for a model that cannot be steered.
@@ -73,8 +74,9 @@ class Steering:
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
+        self._outgrown = False
         self._undo = contextlib.ExitStack()
-        self._pieces = lru_cache(maxsize=4)(self._make_pieces)
+        self._pieces = lru_cache(maxsize=None)(self._make_pieces)  # emptied once a forward pass
 
     def __enter__(self) -> PreTrainedModel:
         if any(module in _steered for module in self.model.modules()):
@@ -94,6 +96,8 @@ class Steering:
             stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):
                 stack.callback(rotary.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
+            stack.callback(self.model.register_forward_pre_hook(_check_cache, with_kwargs=True).remove)
+            stack.callback(self.model.register_forward_hook(_mark_cache).remove)
             for module in self.layers:
                 _steered[module] = self
                 stack.callback(_steered.pop, module, None)
@@ -156,6 +160,7 @@ class Steering:
                 "this forward pass began in another block; call backward() inside the block of its forward."
             )
         span.block = self
+        self._pieces.cache_clear()
         if self.position_ids is None:
             return
         given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
@@ -177,12 +182,15 @@ class Steering:
         """What the queries i0 <= i < i1 see, and the factor on their scores. Sliding-window layers stay as trained.
 
         Raises: UserError if they see a key before `first_key`, the first that the cache still has, or if the run
-        outgrows a window that, by its `length`, it was not to outgrow.
+        outgrows a window that was taken for full attention.
         """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
+        if self.lengths.run is not None and i1 > self.lengths.run and not self._outgrown:
+            self._outgrown = True  # said once, and no error: speculative decoding drafts a few tokens beyond the end
+            logger.warning("this run has %d tokens, but was said to have %d; mend length=...", i1, self.lengths.run)
         if not self._slides(window):
             if window is not None and i1 > window:
-                raise UserError(f"this run has {i1} tokens, but was said to have {self.lengths.run}; mend length=...")
+                raise UserError(f"{type(self.model).__name__} has a sliding window of {window} tokens; set it to null.")
             pieces, factor = self.method.pieces(i, j, layer), self.method.score_scale(i, self.lengths)
         else:
             assert window is not None
@@ -195,9 +203,9 @@ class Steering:
         return pieces, factor
 
     def _slides(self, window: int | None) -> bool:
-        """Whether a layer's own window ever hides a key; one that the run does not outgrow (Phi-3 has 262144) is full
-        attention."""
-        return window is not None and (self.lengths.run is None or self.lengths.run > window)
+        """Whether a layer was trained with a window that hides keys; one as long as the pretraining length (Phi-3's
+        262144, say) never did, and is full attention here."""
+        return window is not None and window < self.lengths.pretraining
 
     def _steers(self, layer: ProbedLayer) -> bool:
         """Whether the method can change what this layer computes; vanilla counts every layer that it runs.
@@ -232,6 +240,21 @@ class Steering:
         if self.model.config._attn_implementation != NAME:
             raise UserError("the attention implementation was set inside a steered block; set it outside.")
         self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+
+
+def _check_cache(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not."""
+    cache = kwargs.get("past_key_values")
+    if not isinstance(cache, Cache) or getattr(cache, "unrotated_keys", False):
+        return
+    if any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if hasattr(layer, "keys")):
+        raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
+
+
+def _mark_cache(model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    cache = getattr(output, "past_key_values", None)
+    if isinstance(cache, Cache):
+        cache.unrotated_keys = True  # an attribute: copies of the cache keep it
 
 
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()

@@ -134,8 +134,8 @@ def _masked(a: int, b: int, first: int, last: int, start: Tensor, stop: Tensor) 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> tuple[Tensor, Tensor]:
     """One tile: answer [B, H, T, D] and log-sum-exp [B, H, T] of its scores.
 
-    The one private call of lcbench: no public function of PyTorch answers a log-sum-exp on the CPU. Its causal mask is
-    aligned at the upper left, and it answers 0, not -inf, for the log-sum-exp of a row that sees nothing.
+    A private operator of PyTorch, called here and nowhere else: no public function answers a log-sum-exp on the CPU.
+    Its causal mask is aligned at the upper left, and it answers 0, not -inf, for a row that sees nothing.
     """
     bias = None
     if isinstance(mask, Tensor):

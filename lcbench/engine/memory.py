@@ -1,4 +1,4 @@
-"""Peak memory, and the many ways in which running out of it is told."""
+"""Peak memory of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in RAM."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
 
 
 def reset_peak_memory(device: torch.device) -> None:

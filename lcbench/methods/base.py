@@ -34,17 +34,19 @@ class Lengths:
     pretraining: int
     run: int | None = None
 
-    def need_run(self, method: str, option: str) -> int:
-        """The run's length. Raises: UserError if it is unknown, since `option` of `method` follows from it."""
+    def __post_init__(self) -> None:
+        if self.run is not None and (not isinstance(self.run, int) or self.run < 1):
+            raise UserError(f"the length of a run is a whole number of tokens from 1, not {self.run!r}.")
+
+    def need_run(self, method: str, what: str, way_out: str = "") -> int:
+        """The run's length. Raises: UserError if it is unknown, since `what` of `method` follows from it."""
         if self.run is None:
-            raise UserError(
-                f"{method}: {option} follows from the length of the run; pass {option}=... or length=... (tokens)."
-            )
+            raise UserError(f"{method}: {what} follows from the length of the run; pass {way_out}length=... (tokens).")
         return self.run
 
     def stretch(self, method: str) -> float:
         """How many times its pretraining length the model has to reach; at least 1."""
-        return max(1.0, self.need_run(method, "factor") / self.pretraining)
+        return max(1.0, self.need_run(method, "factor", "factor=... or ") / self.pretraining)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Method:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
+            known = REGISTRY.setdefault(cls.name, cls)
+            if known.__module__ != cls.__module__:
+                raise UserError(f"method {cls.name!r} of {cls.__module__} is in {known.__module__} already; rename it.")
             REGISTRY[cls.name] = cls
 
     def resolve(self, lengths: Lengths) -> Self:
@@ -118,6 +123,24 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Scaling(Method):
+    """Base of the RoPE scalings: `factor`, by default run length / pretraining length, is at least 1."""
+
+    factor: float | None = None
+
+    def resolve(self, lengths: Lengths) -> Self:
+        factor = lengths.stretch(self.name) if self.factor is None else self.factor
+        at_least(self.name, "factor", factor, 1)
+        return dataclasses.replace(self, factor=factor)
+
+    @property
+    def resolved_factor(self) -> float:
+        """The factor, once worked out."""
+        assert self.factor is not None
+        return self.factor
+
+
+@dataclass(frozen=True)
 class Composition(Method):
     """Several methods at once, each on hooks of its own."""
 
@@ -169,6 +192,7 @@ def compose(methods: list[Method]) -> Method:
     parts: list[Method] = []
     for method in methods:
         parts += method.parts if isinstance(method, Composition) else [method]
+    parts = [part for part in parts if part.hooks] or parts[:1]  # vanilla adds nothing to another
     for index, part in enumerate(parts):
         for earlier in parts[:index]:
             for hook in sorted(earlier.hooks & part.hooks):

@@ -51,7 +51,7 @@ class DualChunkAttention(Method):
         if clamp < chunk - 1:
             raise UserError(f"dca: max_position={clamp} is below the last position of a chunk of {chunk} tokens.")
         if mscale:
-            lengths.need_run(self.name, "mscale's factor")
+            lengths.need_run(self.name, "the factor of mscale", "mscale=0 or ")
         return replace(self, pretraining_length=trained, chunk_size=chunk, max_position=clamp, mscale=mscale)
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:

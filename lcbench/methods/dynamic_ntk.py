@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.base import Lengths, Scaling
 from lcbench.methods.ntk import raise_base
 
 
 @dataclass(frozen=True)
-class DynamicNTK(Method):
+class DynamicNTK(Scaling):
     """NTK with the factor s = factor * n / P - (factor - 1), n the run's length, P the pretraining length; 1 if n <= P.
 
     `factor`: default run length / pretraining length; with factor=1 it is `ntk` at exactly n / P.
@@ -22,17 +22,13 @@ class DynamicNTK(Method):
     """
 
     name: ClassVar[str] = "dynamic_ntk"
-    factor: float | None = None
 
     def resolve(self, lengths: Lengths) -> DynamicNTK:
-        lengths.need_run(self.name, "the base")
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
-        return replace(self, factor=factor)
+        lengths.need_run(self.name, "its base")
+        return super().resolve(lengths)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        assert self.factor is not None
-        return raise_base(inv_freq, self.factor * lengths.stretch(self.name) - (self.factor - 1)), 1.0
+        return raise_base(inv_freq, self.resolved_factor * lengths.stretch(self.name) - (self.resolved_factor - 1)), 1.0
 
     @property
     def prefix_stable(self) -> bool:

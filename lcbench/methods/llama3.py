@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lcbench.errors import UserError
-from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.base import Lengths, Scaling, at_least
 
 
 @dataclass(frozen=True)
-class Llama3(Method):
+class Llama3(Scaling):
     """f_m -> (1 - s_m) f_m / factor + s_m f_m, s_m = clamp((P / wavelength_m - low) / (high - low), 0, 1).
 
     P is the pretraining length; low and high are `low_freq_factor` and `high_freq_factor`.
@@ -23,19 +23,16 @@ class Llama3(Method):
     """
 
     name: ClassVar[str] = "llama3"
-    factor: float | None = None
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
 
     def resolve(self, lengths: Lengths) -> Llama3:
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
+        at_least(self.name, "low_freq_factor", self.low_freq_factor, 0)
         if self.high_freq_factor <= self.low_freq_factor:
             raise UserError(f"{self.name}: high_freq_factor must be above low_freq_factor ({self.low_freq_factor:g}).")
-        return replace(self, factor=factor)
+        return super().resolve(lengths)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        assert self.factor is not None
         turns = lengths.pretraining * inv_freq / (2 * math.pi)
         kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
-        return torch.lerp(inv_freq / self.factor, inv_freq, kept), 1.0
+        return torch.lerp(inv_freq / self.resolved_factor, inv_freq, kept), 1.0

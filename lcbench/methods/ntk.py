@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lcbench.methods.base import Lengths, Method, at_least, rope_theta
+from lcbench.errors import UserError
+from lcbench.methods.base import Lengths, Scaling
 
 
 def raise_base(inv_freq: Tensor, factor: float) -> Tensor:
     """Inverse frequencies [M] of base * factor^(d / (d - 2)), d = 2M: the slowest is divided by `factor` exactly."""
-    rope_theta(inv_freq)
+    if len(inv_freq) < 2:
+        raise UserError("this RoPE has a single frequency; a scaling needs at least two.")
     m = torch.arange(len(inv_freq), device=inv_freq.device, dtype=inv_freq.dtype)
     return inv_freq * factor ** (-m / (len(inv_freq) - 1))
 
 
 @dataclass(frozen=True)
-class NTK(Method):
+class NTK(Scaling):
     """f_m -> f_m * factor^(-2m / (d - 2)), that is base -> base * factor^(d / (d - 2)).
 
     `factor`: default run length / pretraining length.
@@ -27,13 +29,6 @@ class NTK(Method):
     """
 
     name: ClassVar[str] = "ntk"
-    factor: float | None = None
-
-    def resolve(self, lengths: Lengths) -> NTK:
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
-        return replace(self, factor=factor)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        assert self.factor is not None
-        return raise_base(inv_freq, self.factor), 1.0
+        return raise_base(inv_freq, self.resolved_factor), 1.0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.base import Lengths, Scaling
 
 
 @dataclass(frozen=True)
-class PositionInterpolation(Method):
+class PositionInterpolation(Scaling):
     """f_m -> f_m / factor: position p is rotated as p / factor was.
 
     `factor`: how far the positions are squeezed; default run length / pretraining length.
@@ -19,13 +19,6 @@ class PositionInterpolation(Method):
     """
 
     name: ClassVar[str] = "pi"
-    factor: float | None = None
-
-    def resolve(self, lengths: Lengths) -> PositionInterpolation:
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
-        return replace(self, factor=factor)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        assert self.factor is not None
-        return inv_freq / self.factor, 1.0
+        return inv_freq / self.resolved_factor, 1.0

@@ -39,7 +39,8 @@ class SelfExtend(Method):
             raise UserError(f"{self.name}: log_scale_base must be above 1, or 0 for off.")
         group = self.group_size
         if group is None:
-            group = smallest_group(lengths.need_run(self.name, "group_size"), window, lengths.pretraining)
+            run = lengths.need_run(self.name, "group_size", "group_size=... or ")
+            group = smallest_group(run, window, lengths.pretraining)
         at_least(self.name, "group_size", group, 1)
         return replace(self, group_size=group, neighbor_window=window)
 

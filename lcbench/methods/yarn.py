@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lcbench.errors import UserError
-from lcbench.methods.base import Lengths, Method, at_least, rope_theta
+from lcbench.methods.base import Lengths, Scaling, rope_theta
 
 
 @dataclass(frozen=True)
-class YaRN(Method):
+class YaRN(Scaling):
     """f_m -> r_m f_m / factor + (1 - r_m) f_m, r_m a ramp over the channels; cos and sin times 0.1 ln(factor) + 1.
 
     The ramp runs from the channel that turns `beta_fast` times within the pretraining length (r = 0) to the one that
@@ -23,19 +23,15 @@ class YaRN(Method):
     """
 
     name: ClassVar[str] = "yarn"
-    factor: float | None = None
     beta_fast: float = 32.0
     beta_slow: float = 1.0
 
     def resolve(self, lengths: Lengths) -> YaRN:
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
         if not 0 < self.beta_slow <= self.beta_fast:
             raise UserError(f"yarn: beta_slow must be above 0 and at most beta_fast ({self.beta_fast:g}).")
-        return replace(self, factor=factor)
+        return super().resolve(lengths)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        assert self.factor is not None
         dim, theta = 2 * len(inv_freq), rope_theta(inv_freq)
 
         def channel(turns: float) -> float:
@@ -46,4 +42,4 @@ class YaRN(Method):
         high = min(math.ceil(channel(self.beta_slow)), dim - 1)
         m = torch.arange(len(inv_freq), device=inv_freq.device, dtype=inv_freq.dtype)
         ramp = ((m - low) / max(high - low, 0.001)).clamp(0, 1)
-        return inv_freq / self.factor * ramp + inv_freq * (1 - ramp), 0.1 * math.log(self.factor) + 1
+        return inv_freq / self.resolved_factor * ramp + inv_freq * (1 - ramp), 0.1 * math.log(self.resolved_factor) + 1

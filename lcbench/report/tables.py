@@ -44,12 +44,14 @@ def markdown(rows: Sequence[Row], trained: int | None) -> str:
     parts = []
     for task, members in by_task(rows):
         lengths = sorted({row.seq_len for row in members})
-        head = ["method", *(_heading(length, trained, " ") for length in lengths), "prefill tok/s", "peak memory"]
+        cost = [f"{what} at {lengths[-1]:,}" for what in ("prefill tok/s", "peak memory")]
+        head = ["method", *(_heading(length, trained, " ") for length in lengths), *cost]
         lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
         for method, cells in _by_method(members).items():
-            longest = cells[max(cells)]
+            longest = cells.get(lengths[-1])
             scores = [_score(cells.get(length)) for length in lengths]
-            lines.append("| " + " | ".join([f"`{method}`", *scores, _rate(longest), _memory(longest)]) + " |")
+            costs = [_rate(longest), _memory(longest)] if longest else ["", ""]
+            lines.append("| " + " | ".join([f"`{method}`", *scores, *costs]) + " |")
         lines += [""] * any(row.failed for row in members)
         lines += [f"- failed: `{row.method}` at {row.seq_len:,}: {row.failed}" for row in members if row.failed]
         parts.append(f"**{_title(task, members)}**\n\n" + "\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import pkgutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_yaml(name: str) -> tuple[str, dict[str, Any]]:
 
     Raises: UserError for a file that is missing or malformed, or an unknown name.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml"):
         files = task_files()
         if name not in files:
@@ -80,6 +81,11 @@ def load_task(spec: str) -> Task:
             raise UserError(f"task {stem} ({family}) lacks `{field.name}`.")
     if values.get("samples", 1) < 1:
         raise UserError(f"task {stem}: samples must be at least 1, not {values['samples']}.")
-    if options:  # options that change the question are part of the name under which results are kept
-        values["name"] = f"{stem}:" + ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+    fixed = [option for option in options if option in ("name", "description", "citation", "samples")]
+    if fixed:
+        raise UserError(f"{fixed[0]} is no option behind a task's name{'; use --samples' * (fixed[0] == 'samples')}.")
+    # Options that change the question are part of the name under which results are kept, and samples drawn.
+    changed = {key: value for key, value in sorted(options.items()) if str(content.get(key)) != value}
+    if changed:
+        values["name"] = f"{stem}:" + ",".join(f"{key}={value}" for key, value in changed.items())
     return cls(**values)

@@ -28,7 +28,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The cell in the id of a record."""
-        return f"{self.seq_len}/{'uniform' if self.depth is None else f'{self.depth:.4f}'}"
+        return f"{self.seq_len}/{'uniform' if self.depth is None else repr(self.depth)}"
 
 
 @dataclass(frozen=True)

@@ -160,20 +160,31 @@ def test_a_method_that_would_change_nothing_is_refused(arch: str, method: str) -
         pass
 
 
-def test_a_window_that_the_run_does_not_outgrow_is_full_attention() -> None:
+def test_a_window_as_long_as_the_pretraining_length_is_full_attention(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the run: what is measured must not change with its length."""
     model = zoo.build(zoo.config("MistralConfig", sliding_window=100))
     full = zoo.build(zoo.config("MistralConfig", sliding_window=None))
     ids = zoo.tokens(1, 100)
     with lcbench.extend(full, "self_extend:group_size=4"), torch.no_grad():
         expected = full(ids).logits
-    steering = lcbench.extend(model, "self_extend:group_size=4", length=100)
-    with steering, torch.no_grad():
-        assert steering.layers_steered == 4
-        assert torch.equal(model(ids).logits, expected)
-        with pytest.raises(UserError, match="this run has 101 tokens, but was said to have 100"):
-            model(zoo.tokens(1, 101))
-    with pytest.raises(UserError, match="within a sliding window of 100 tokens"):
-        lcbench.extend(model, "self_extend:group_size=4", length=101).__enter__()
+    for length in (90, 100, 101, None):
+        steering = lcbench.extend(model, "self_extend:group_size=4", length=length)
+        with steering, torch.no_grad():
+            assert steering.layers_steered == 4
+            assert torch.equal(model(ids).logits, expected)
+            with pytest.raises(UserError, match="has a sliding window of 100 tokens; set it to null"):
+                model(zoo.tokens(1, 101))
+    assert caplog.messages == [
+        "this run has 100 tokens, but was said to have 90; mend length=...",
+        "this run has 101 tokens, but was said to have 100; mend length=...",
+    ]
+
+
+@pytest.mark.parametrize("length", [4, 8, 9, 64, 130, None])
+def test_what_is_steered_does_not_follow_from_the_length(length: int | None) -> None:
+    steering = lcbench.extend(model_of("gemma2"), "dca:chunk_size=8,max_position=9", length=length)
+    with steering:
+        assert steering.layers_steered == 2
 
 
 def test_a_model_without_any_rotation_in_its_layers_is_refused() -> None:

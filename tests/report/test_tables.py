@@ -145,7 +145,7 @@ def test_markdown_is_a_table() -> None:
     table = [line for line in lines if line.startswith("|")]
     assert {len(cells(line)) for line in table} == {5}
     assert all(re.fullmatch(r"-{3,}:?", cell) for cell in cells(table[1]))
-    assert cells(table[0]) == ["method", "256 (1x)", "512 (2x)", "prefill tok/s", "peak memory"]
+    assert cells(table[0]) == ["method", "256 (1x)", "512 (2x)", "prefill tok/s at 512", "peak memory at 512"]
     assert cells(table[2])[:3] == ["`vanilla`", "1.00 [0.21, 1.00]", "failed"]
     assert cells(table[3]) == ["`dca:mscale=0.1`", "", "0.00 [0.00, 0.79]", "1,012", "300 MiB"]
     assert "- failed: `vanilla` at 512: out of memory" in lines

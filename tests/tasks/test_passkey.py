@@ -111,12 +111,12 @@ def test_keys_differ_between_samples_cells_and_seeds() -> None:
         for sample in range(5)
         for seed in (0, 1)
     ]
-    assert len(set(keys)) >= len(keys) - 1  # 60 of 50000: chance alone may repeat one
+    assert len(set(keys)) >= len(keys) - 1  # 60 of 49999: chance alone may repeat one
 
 
 def test_keys_fill_the_range_of_the_protocol() -> None:
     tokenizer = build("lcbench-tiny")
-    for protocol, lowest, highest in (("chunkllama", 1, 50000), ("longlm", 10000, 99999)):
+    for protocol, lowest, highest in (("chunkllama", 1, 49999), ("longlm", 10000, 99999)):
         keys = [int(task_of(protocol).example(Cell(256), n, tokenizer, 0).references[0]) for n in range(200)]
         span = highest - lowest
         assert lowest <= min(keys) < lowest + span / 20 and highest - span / 20 < max(keys) <= highest
@@ -199,7 +199,7 @@ def test_wordings() -> None:
         wording = task_of(protocol).wording
         assert wording.instruction == INSTRUCTION
         assert wording.glue + wording.question == "\nWhat is the pass key? The pass key is"
-        assert (wording.lowest, wording.highest) == (1, 50000)
+        assert (wording.lowest, wording.highest) == (1, 49999)
     wording = task_of("longlm").wording
     assert wording.instruction == INSTRUCTION.replace("memorize them", "memorize it")
     assert wording.glue + wording.question == "What is the pass key? The pass key is "
