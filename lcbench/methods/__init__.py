@@ -10,25 +10,20 @@ entry point group `lcbench.methods`, each entry naming a `Method` subclass.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 import re
-from importlib.metadata import entry_points
 from typing import Any
 
 from lcbench.errors import UserError, unknown
 from lcbench.methods.base import REGISTRY, Composition, Lengths, Method, compose
 from lcbench.options import convert, split_spec
+from lcbench.plugins import import_all
 
 __all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_method"]
 
 
 def all_methods() -> dict[str, type[Method]]:
     """Every known method by name: those of this package, then those that other packages register."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    for entry in entry_points(group="lcbench.methods"):
-        entry.load()
+    import_all(__name__)
     return REGISTRY
 
 

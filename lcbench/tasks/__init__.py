@@ -7,10 +7,7 @@ the entry point group `lcbench.tasks`, each entry naming a `Task` subclass.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
-import pkgutil
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import yaml
 
 from lcbench.errors import UserError, unknown
 from lcbench.options import convert, split_spec
+from lcbench.plugins import import_all
 from lcbench.tasks.base import FAMILIES, Cell, Example, Task
 
 __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
@@ -25,10 +23,7 @@ __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
 
 def all_families() -> dict[str, type[Task]]:
     """Every known family by name: those of this package, then those that other packages register."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    for entry in entry_points(group="lcbench.tasks"):
-        entry.load()
+    import_all(__name__)
     return FAMILIES
 
 

@@ -1,0 +1,15 @@
+"""Methods and task families that register themselves when they are imported."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+
+
+def import_all(package: str) -> None:
+    """Import every module of a package of lcbench, then what others name in the entry point group of the same name."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=package):
+        entry.load()
