@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.errors import UserError, out_of_memory, unknown
+from lcbench.longllama import StockConfig
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +56,8 @@ class ModelSource:
 
     def config(self) -> PretrainedConfig:
         """Raises: UserError for a model that does not exist."""
-        from transformers import AutoConfig
-
         self._check_exists()
-        config: PretrainedConfig = self._load(AutoConfig, "config")
+        config: PretrainedConfig = self._load(StockConfig, "config")
         return config
 
     def torch_device(self) -> torch.device:
@@ -79,7 +78,7 @@ class ModelSource:
         from transformers import AutoModelForCausalLM
 
         device = self.torch_device()
-        dtype = self.torch_dtype(self.config())
+        config = self.config()
         folder = Path(self.location)
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise UserError(f"{self.name} has no *.safetensors file; weights are read from this format only.")
@@ -87,7 +86,8 @@ class ModelSource:
         loaded, report = self._load(
             AutoModelForCausalLM,
             "model",
-            dtype=dtype,
+            config=config,
+            dtype=self.torch_dtype(config),
             use_safetensors=True,
             device_map=device,  # straight to the GPU, never twice in RAM
             ignore_mismatched_sizes=True,  # told in the report, as what is missing is

@@ -112,9 +112,7 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
             raise UserError(f"{what} must be a mapping, not {value!r}.")
         return value
     if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{what} must be a list, not {value!r}.")
-        return tuple(_convert(what, item, get_args(hint)[0]) for item in value)
+        return _convert_list(what, value, get_args(hint))
     if hint is str:
         if not isinstance(value, str):
             raise UserError(f"{what} must be text, not {value!r}; put it in quotes.")
@@ -136,3 +134,24 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
         kind = "a whole number" if hint is int else "a number"
         raise UserError(f"{what} must be {kind}, not {value!r}.") from None
     return hint(value)
+
+
+def _convert_list(what: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A list, or its text `[6,12,18]`, as a tuple; `hints` is (int, ...) for any number of them, (int, int) for two."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\[.*\]\s*", value):
+        inside = value.strip()[1:-1]
+        value = [item.strip() for item in inside.split(",")] if inside.strip() else []
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{what} must be a list such as [1,2], not {value!r}.")
+    if hints[-1] is not Ellipsis and len(value) != len(hints):
+        raise UserError(f"{what} must be a list of {len(hints)}, not {value!r}.")
+    return tuple(_convert(what, item, hints[0]) for item in value)
+
+
+def write(value: Any) -> str:
+    """An option's value as it is typed."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(write, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).removesuffix(".0")

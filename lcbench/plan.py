@@ -120,9 +120,8 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
         for cell in task.cells(list(request.seq_lens or (trained,)), depths):
             task.example(cell, 0, tokenizer, seed)
             for method in methods:
-                job = Job(
-                    task, method, method.resolve(Lengths(trained, cell.seq_len)), cell, request.samples or task.samples
-                )
+                resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
+                job = Job(task, method, resolved, cell, request.samples or task.samples)
                 jobs.setdefault(job.record_id(0), job)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, footprint(skeleton, source.torch_dtype(config)))
 

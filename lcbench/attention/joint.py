@@ -27,12 +27,12 @@ def joint_attention(
     first_key: int,
     scale: float,
     softcap: float | None = None,
-    sinks_H: Tensor | None = None,
-) -> Tensor:
-    """Softmax attention of un-rotated queries over the keys that the pieces show them -> [B, H, T, Dv].
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
-    `first_key` is the position of k[:, :, 0]. `softcap` c bounds the scores to c tanh(s / c) (Gemma 2). `sinks_H` are
-    logits that take part in the softmax and answer nothing (GPT-OSS). H is a multiple of K: grouped queries.
+    `first_key` is the position of k[:, :, 0]. `softcap` c bounds the scores to c tanh(s / c) (Gemma 2). H is a
+    multiple of K: grouped queries. Returns the answer [B, H, T, Dv] and the log-sum-exp [B, H, T] of the scores; a
+    query that sees nothing answers 0 and -inf.
     """
     B, H, T, D = q_BHTD.shape
     K, S = k_BKSD.shape[1:3]
@@ -44,11 +44,14 @@ def joint_attention(
         if low < high:
             k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
             parts.append((piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
-    out = q_BHTD.new_empty(B, H, T, v_BKSD.shape[-1])
+    out = q_BHTD.new_zeros(B, H, T, v_BKSD.shape[-1])
+    lse = q_BHTD.new_full((B, H, T), -math.inf, dtype=dtype)
     rows = max(1, SCORES_AT_ONCE.get(q_BHTD.device.type, 2**24) // (B * H * S))
     for a in range(0, T, rows):
         b = min(a + rows, T)
         spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
+        if all(low >= high for low, high in spans):
+            continue
         first = min(low for low, high in spans if low < high)
         last = max(high for low, high in spans if low < high)
         scores = q_BHTD.new_full((B, K, G, b - a, last - first), -math.inf, dtype=dtype)
@@ -63,11 +66,14 @@ def joint_attention(
             seen = (j >= piece.start[a:b, None]) & (j < piece.stop[a:b, None])
             region = scores[..., low - first : high - first]
             region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
-        if sinks_H is not None:
-            sinks = sinks_H.to(dtype).view(1, K, G, 1, 1).expand(B, K, G, b - a, 1)
-            probabilities = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
-        else:
-            probabilities = scores.softmax(-1)
-        weights = probabilities.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first)
-        out[:, :, a:b] = (weights @ v_BKSD[:, :, first:last]).view(B, H, b - a, -1)
-    return out
+        # The softmax by hand: it divides the answer, not the weights, and its log-sum-exp comes for nothing.
+        most = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
+        weights = scores.sub_(most).exp_()
+        total = weights.sum(-1, keepdim=True)
+        answer = weights.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first) @ v_BKSD[:, :, first:last]
+        answer = answer.view(B, K, G, b - a, -1) / total.clamp(min=torch.finfo(dtype).tiny)
+        out[:, :, a:b] = answer.view(B, H, b - a, -1)
+        total, most = total.squeeze(-1), most.squeeze(-1)
+        seen_at_all = torch.where(total > 0, total.clamp(min=torch.finfo(dtype).tiny).log() + most, -math.inf)
+        lse[:, :, a:b] = seen_at_all.view(B, H, b - a)
+    return out, lse

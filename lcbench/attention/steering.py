@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from lcbench.attention.joint import joint_attention
+from lcbench.attention.attend import attend
+from lcbench.attention.cache import CacheWatch, Keys, layer_index
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.pieces import Piece
 from lcbench.attention.probe import (
@@ -32,13 +33,11 @@ from lcbench.attention.probe import (
     unrotated,
 )
 from lcbench.attention.rotation import RopeTables, scales
-from lcbench.attention.tiles import tiled_attention
 from lcbench.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.models import trained_length
 
 NAME = "lcbench"
-DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than tiles
 logger = logging.getLogger("lcbench")
 
 
@@ -70,7 +69,7 @@ class Steering:
         require_rotary(model)
         self.model = model
         self.lengths = Lengths(trained_length(model.config), length)
-        self.method = method.resolve(self.lengths)
+        self.method = method.for_model(model.config.get_text_config()).resolve(self.lengths)
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
@@ -92,12 +91,14 @@ class Steering:
                     f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
                 )
         self.tables = RopeTables(self.method, self.lengths)
+        full = [module for module, layer in self.layers.items() if not self._slides(layer.window)]
+        self.caches = CacheWatch(self.method, full, self.model.config.get_text_config())
         with contextlib.ExitStack() as stack:
             stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):
                 stack.callback(rotary.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
-            stack.callback(self.model.register_forward_pre_hook(_check_cache, with_kwargs=True).remove)
-            stack.callback(self.model.register_forward_hook(_mark_cache).remove)
+            stack.callback(self.model.register_forward_pre_hook(self.caches.begin, with_kwargs=True).remove)
+            stack.callback(self.model.register_forward_hook(self.caches.end, always_call=True).remove)
             for module in self.layers:
                 _steered[module] = self
                 stack.callback(_steered.pop, module, None)
@@ -119,31 +120,24 @@ class Steering:
     def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
         """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; padded queries answer zero.
 
-        The keys end with this call's queries, whatever the cache dropped before them; a static cache may hold room
+        The keys end with this call's queries, whatever the cache let go of before them; a static cache may hold room
         beyond them.
         """
         total = span.q_offset + span.q_length
-        k, v = k[:, :, :total], v[:, :, :total]
-        layer = self.layers[module]
+        keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), self.caches.store(module))
+        layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
         same = len(set(span.pads)) == 1
-        for row, pad in zip([slice(None)] if same else [slice(n, n + 1) for n in range(len(q))], span.pads):
+        for rows, pad in zip([slice(None)] if same else [slice(n, n + 1) for n in range(len(q))], span.pads):
             first_query = max(0, pad - span.q_offset)
-            first_kept = max(0, pad - (total - k.shape[2]))
             i0, i1 = span.q_offset + first_query - pad, total - pad
             if i0 >= i1:
                 continue
-            first_key = i1 - (k.shape[2] - first_kept)
-            index = int(str(module.layer_idx)) if self.method.layerwise else 0
-            pieces, factor = self._pieces(i0, i1, first_key, layer.window, index)
-            queries = q[row, :, first_query:]
+            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, self.caches.prompt(span, pad))
+            queries = q[rows, :, first_query:]
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
-            keys, values = k[row, :, first_kept:], v[row, :, first_kept:]
-            attention = tiled_attention if _tiles_can(queries, keys, values, scores) else joint_attention
-            out[row, :, first_query:] = attention(
-                queries, keys, values, pieces, layer.rope, self.tables, first_key, **scores
-            )
+            out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, layer.rope, self.tables, **scores)
         return out.transpose(1, 2).contiguous()
 
     def check(self, span: Span) -> None:
@@ -160,6 +154,7 @@ class Steering:
                 "this forward pass began in another block; call backward() inside the block of its forward."
             )
         span.block = self
+        self.caches.span = span
         self._pieces.cache_clear()
         if self.position_ids is None:
             return
@@ -177,7 +172,7 @@ class Steering:
             )
 
     def _make_pieces(
-        self, i0: int, i1: int, first_key: int, window: int | None, layer: int
+        self, i0: int, i1: int, first_key: int, window: int | None, layer: int, prompt: int | None
     ) -> tuple[list[Piece], Tensor | None]:
         """What the queries i0 <= i < i1 see, and the factor on their scores. Sliding-window layers stay as trained.
 
@@ -191,7 +186,8 @@ class Steering:
         if not self._slides(window):
             if window is not None and i1 > window:
                 raise UserError(f"{type(self.model).__name__} has a sliding window of {window} tokens; set it to null.")
-            pieces, factor = self.method.pieces(i, j, layer), self.method.score_scale(i, self.lengths)
+            method = self.method.for_prompt(prompt)
+            pieces, factor = method.pieces(i, j, layer), method.score_scale(i, self.lengths)
         else:
             assert window is not None
             pieces, factor = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
@@ -223,7 +219,7 @@ class Steering:
     def _hides_keys(self) -> bool:
         """Whether some query of the run does not see all keys before it."""
         i = torch.arange(self.lengths.run or 4 * self.lengths.pretraining)
-        seen = sum(piece.stop - piece.start for piece in self.method.pieces(i, i, 0))
+        seen = sum(piece.stop - piece.start for piece in self.method.for_prompt(len(i)).pieces(i, i, 0))
         return not torch.equal(torch.as_tensor(seen), i + 1)
 
     def _why_nothing_is_steered(self) -> str:
@@ -240,21 +236,6 @@ class Steering:
         if self.model.config._attn_implementation != NAME:
             raise UserError("the attention implementation was set inside a steered block; set it outside.")
         self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
-
-
-def _check_cache(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not."""
-    cache = kwargs.get("past_key_values")
-    if not isinstance(cache, Cache) or getattr(cache, "unrotated_keys", False):
-        return
-    if any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if hasattr(layer, "keys")):
-        raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
-
-
-def _mark_cache(model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    cache = getattr(output, "past_key_values", None)
-    if isinstance(cache, Cache):
-        cache.unrotated_keys = True  # an attribute: copies of the cache keep it
 
 
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()
@@ -296,14 +277,3 @@ def steered_attention(
 
 AttentionInterface.register(NAME, steered_attention)
 AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))  # type: ignore[no-untyped-call]
-
-
-def _tiles_can(q: Tensor, k: Tensor, v: Tensor, scores: dict[str, Any]) -> bool:
-    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return (
-        q.device.type == "cpu"
-        and q.shape[2] > DECODE_QUERIES
-        and q.shape[-1] == v.shape[-1]
-        and "softcap" not in scores
-        and not needs_gradient
-    )

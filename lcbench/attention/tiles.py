@@ -44,11 +44,10 @@ def tiled_attention(
     tables: RopeTables,
     first_key: int,
     scale: float,
-    sinks_H: Tensor | None = None,
-) -> Tensor:
-    """Softmax attention of un-rotated queries over the keys that the pieces show them -> [B, H, T, D].
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
-    Arguments as in `joint_attention`; CPU only, no gradients.
+    Arguments and answer as in `joint_attention`, but in float32 at least; CPU only, no gradients.
     """
     dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
     out = torch.zeros(q_BHTD.shape, dtype=dtype)
@@ -64,9 +63,7 @@ def tiled_attention(
             keys = k[:, :, tile.first - low : tile.last - low]
             answer = _kernel(q[:, :, rows], keys, v_BKSD[:, :, tile.first : tile.last], tile.mask, scale)
             _merge(out[:, :, rows], lse[:, :, rows], *answer)
-    if sinks_H is not None:  # logits that take their share of the softmax and add nothing
-        out *= torch.sigmoid(lse - sinks_H.to(dtype)[:, None])[..., None]
-    return out.to(q_BHTD.dtype)
+    return out, lse
 
 
 def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:

@@ -32,6 +32,7 @@ def generate(
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([prompt], device=device)
     cache = DynamicCache(config=model.config)
+    cache.prompt_length = len(prompt)  # for methods that count from its end: a chunk does not tell
     started = _now(device)
     for chunk in torch.split(ids, PREFILL_CHUNK, dim=1):
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits

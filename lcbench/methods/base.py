@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.pieces import Piece
 from lcbench.errors import UserError
+from lcbench.options import write
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 REGISTRY: dict[str, type[Method]] = {}
 
@@ -67,8 +71,19 @@ class Method:
                 raise UserError(f"method {cls.name!r} of {cls.__module__} is in {known.__module__} already; rename it.")
             REGISTRY[cls.name] = cls
 
+    def for_model(self, config: PretrainedConfig) -> Self:
+        """This method with the defaults that the config of the (text) model itself gives, before `resolve`.
+
+        Raises: UserError where the options do not fit the model.
+        """
+        return self
+
     def resolve(self, lengths: Lengths) -> Self:
         """This method with every default worked out. Raises: UserError where an option makes no sense."""
+        return self
+
+    def for_prompt(self, length: int | None) -> Self:
+        """This method for a prompt of that many tokens (None: unknown), where `pieces` count from the prompt's end."""
         return self
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
@@ -98,6 +113,11 @@ class Method:
         return False
 
     @property
+    def forgets(self) -> bool:
+        """Whether the KV cache is to let go of keys that no later query sees, or move them to a piece's memory."""
+        return False
+
+    @property
     def hooks(self) -> frozenset[str]:
         """Which hooks this method uses; two methods compose if they share none."""
         names = ("frequencies", "pieces", "score_scale")
@@ -115,7 +135,7 @@ class Method:
     def __str__(self) -> str:
         """The method as it is typed, options at their defaults left out."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-        texts = [f"{name}={str(value).removesuffix('.0')}" for name, value in given.items()]
+        texts = [f"{name}={write(value)}" for name, value in given.items()]
         return f"{self.name}:{','.join(texts)}" if texts else self.name
 
     def __add__(self, other: Method) -> Method:
@@ -146,8 +166,14 @@ class Composition(Method):
 
     parts: tuple[Method, ...]
 
+    def for_model(self, config: PretrainedConfig) -> Composition:
+        return Composition(tuple(part.for_model(config) for part in self.parts))
+
     def resolve(self, lengths: Lengths) -> Composition:
         return Composition(tuple(part.resolve(lengths) for part in self.parts))
+
+    def for_prompt(self, length: int | None) -> Composition:
+        return Composition(tuple(part.for_prompt(length) for part in self.parts))
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
         return self._owner("frequencies").frequencies(inv_freq, lengths)
@@ -168,6 +194,10 @@ class Composition(Method):
     @property
     def layerwise(self) -> bool:
         return any(part.layerwise for part in self.parts)
+
+    @property
+    def forgets(self) -> bool:
+        return any(part.forgets for part in self.parts)
 
     @property
     def hooks(self) -> frozenset[str]:

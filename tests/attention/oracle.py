@@ -56,6 +56,37 @@ def _kept(i: int, sinks: int, window: int) -> list[int]:
     return sorted(set(range(min(sinks, i + 1))) | set(range(max(0, i - window + 1), i + 1)))
 
 
+def fot(
+    i: int,
+    j: int,
+    layer: int,
+    n: int,
+    memory_layers: tuple[int, ...],
+    context_length: int,
+    last_context_length: int,
+    variant: str,
+    mem_positionals: bool,
+    **_: Any,
+) -> int | None:
+    """Windows drawn one after another, as LongLLaMA's prefill of n tokens and its decoding do."""
+    start = max(s for s in _window_starts(n, context_length, last_context_length, variant) if s <= i)
+    if variant == "streaming":  # blocks; the local window reaches back from the block's start
+        start = max(start - last_context_length, 0)
+    if layer in memory_layers and not mem_positionals:
+        return 0
+    if j >= start:
+        return i - j
+    return i - start if layer in memory_layers else None
+
+
+@lru_cache(maxsize=100)
+def _window_starts(n: int, context: int, last: int, variant: str) -> list[int]:
+    if variant == "streaming":
+        return list(range(0, 10_000, context - last))
+    split = max(n - last, 0)
+    return [*range(0, split, context), *range(split, 10_000, context)]
+
+
 def within(window: int) -> Relative:
     """A model's own sliding-window layer."""
     return lambda i, j: i - j if i - j < window else None
@@ -73,9 +104,15 @@ def parts(method: Method) -> tuple[Method, ...]:
     return method.parts if isinstance(method, Composition) else (method,)
 
 
-def plan(method: Method) -> Relative:
-    """The position plan of a resolved method: relative position of query i and key j <= i, None where i sees not j."""
+def plan(method: Method, layer: int = 0, n: int = 0) -> Relative:
+    """The position plan of a resolved method: relative position of query i and key j <= i, None where i sees not j.
+
+    One that differs from layer to layer, or counts from the end of the prompt, asks for `layer` and its length n.
+    """
     for part in parts(method):
+        if part.name == "fot":
+            options = part.options()
+            return lambda i, j: fot(i, j, layer, options["prompt_length"] or n, **options)
         if part.name in PLANS:
             options = part.options()
             return lambda i, j: PLANS[part.name](i, j, **options)
@@ -159,7 +196,7 @@ def reference_model(
     ) -> tuple[Tensor, None]:
         layer = layers[module]
         n = q.shape[2]
-        relative = plan(method) if layer.window is None else within(layer.window)
+        relative = plan(method, int(module.layer_idx), n) if layer.window is None else within(layer.window)
         inv_freq, attention_factor = _layer_rope(layer, method, lengths)
         out = reference_attention(
             q,

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lcbench.attention import joint, tiles
+from lcbench.attention.attend import with_sinks
 from lcbench.attention.joint import joint_attention
 from lcbench.attention.pieces import Piece
 from lcbench.attention.reference import reference_attention
@@ -28,7 +29,7 @@ from tests.attention import oracle, strategies
 
 B, H, D, PRETRAINING, THETA = 2, 4, 16, 32, 10000.0
 SCALE = 0.3
-Attention = Callable[..., Tensor]
+Attention = Callable[..., tuple[Tensor, Tensor]]
 both = pytest.mark.parametrize("attention", [tiled_attention, joint_attention])
 
 
@@ -61,13 +62,15 @@ def run(
     q, k, v = qkv
     lengths = Lengths(PRETRAINING, ends[-1])
     tables = RopeTables(method, lengths)
+    sinks = extra.pop("sinks_H", None)
     out = []
     for a, b in zip([0, *ends], ends):
         i = torch.arange(a, b)
         factor = method.score_scale(i, lengths)
         queries = q[:, :, a:b] if factor is None else q[:, :, a:b] * factor.to(q.dtype)[:, None]
         pieces = method.pieces(i, torch.arange(b), 0)
-        out.append(attention(queries, k[:, :, :b], v[:, :, :b], pieces, rope, tables, 0, SCALE, **extra))
+        answer, lse = attention(queries, k[:, :, :b], v[:, :, :b], pieces, rope, tables, 0, SCALE, **extra)
+        out.append(answer if sinks is None else with_sinks(answer, lse, sinks))
     return torch.cat(out, dim=2)
 
 
@@ -172,7 +175,7 @@ def test_keys_that_begin_later(attention: Attention, first_key: int, queries: in
     with pytest.MonkeyPatch.context() as patch:
         small_tiles(patch, block, block)
         late = (x[:, :, first_key:] for x in (k, v))
-        actual = attention(q[:, :, -queries:], *late, pieces, rope_of(), tables, first_key, SCALE)
+        actual, _ = attention(q[:, :, -queries:], *late, pieces, rope_of(), tables, first_key, SCALE)
     assert_close(actual, expected[:, :, -queries:])
 
 

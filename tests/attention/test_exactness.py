@@ -41,6 +41,16 @@ METHODS = [
     "rerope:window=20",
     "streaming:sinks=4,window=20",
     "streaming:sinks=0,window=9",
+    "fot:memory_layers=[1],context_length=40,last_context_length=16,prompt_length=130",
+    "fot:memory_layers=[0,1],context_length=24,last_context_length=24,prompt_length=70",  # the rest is decoded
+    "fot:memory_layers=[0],context_length=30,last_context_length=7,mem_positionals=false,prompt_length=130",
+    "fot:memory_layers=[],context_length=50,variant=streaming",
+    "fot:memory_layers=[1],context_length=32,last_context_length=12,variant=streaming",
+    "fot:memory_layers=[1],context_length=28,variant=streaming,mem_attention_grouping=[1,7]",
+    "fot:memory_layers=[1],context_length=36,variant=streaming,mem_attention_grouping=[3,50],mem_dtype=float32",
+    "fot:memory_layers=[1],context_length=20,last_context_length=6,variant=streaming,memory=knn,top_k=200",
+    "fot:memory_layers=[0],context_length=33,prompt_length=90,memory=knn,top_k=200",
+    "fot:memory_layers=[0],context_length=20,variant=streaming+ntk:factor=2+logn:base=16",
     "dca+yarn:factor=4",
     "ntk:factor=4+logn",
     "self_extend:group_size=2,neighbor_window=16+pi:factor=2",
@@ -107,7 +117,7 @@ def test_prefill_through_small_tiles(spec: str, monkeypatch: pytest.MonkeyPatch)
 
 @every_method
 def test_prefill_through_joint_attention(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcbench.attention.steering.DECODE_QUERIES", N)
+    monkeypatch.setattr("lcbench.attention.attend.DECODE_QUERIES", N)
     monkeypatch.setitem(joint.SCORES_AT_ONCE, "cpu", 4096)
     assert_equal(steered(spec, [N]), reference(spec))
 

@@ -1,0 +1,159 @@
+"""One softmax over keys that lie in several places: live ones, and those that a memory holds in a way of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.cache import Keys
+from lcbench.attention.joint import joint_attention
+from lcbench.attention.pieces import Memory, Piece
+from lcbench.attention.rotation import Rope, RopeTables
+from lcbench.attention.search import search_attention
+from lcbench.attention.tiles import tiled_attention
+
+DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than tiles
+
+
+class Part(NamedTuple):
+    """Consecutive keys held in the same way, the first at position `first` of the row, and the pieces of them."""
+
+    k_BKSD: Tensor
+    v_BKSD: Tensor
+    first: int
+    pieces: list[Piece]
+    memory: Memory | None = None
+
+
+def attend(
+    q_BHTD: Tensor,
+    keys: Keys,
+    pieces: list[Piece],
+    rows: slice,
+    pad: int,
+    rope: Rope,
+    tables: RopeTables,
+    scale: float,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Softmax attention of un-rotated queries of `rows`, which have `pad` tokens of padding, over the keys that the
+    pieces show them -> [B, H, T, Dv] in the queries' dtype.
+
+    `softcap` as in `joint_attention`. `sinks_H` are logits that take part in the softmax and answer nothing (GPT-OSS).
+    """
+    found = [
+        search_attention(tables.rotate(q_BHTD, piece.q_pos, rope), keys, piece, rows, pad, scale, softcap)
+        for piece in pieces
+        if _searched(piece)
+    ]
+    return attend_parts(q_BHTD, _parts(q_BHTD, keys, pieces, rows, pad), rope, tables, scale, softcap, sinks_H, found)
+
+
+def attend_parts(
+    q_BHTD: Tensor,
+    parts: Sequence[Part],
+    rope: Rope,
+    tables: RopeTables,
+    scale: float,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+    found: Sequence[tuple[Tensor, Tensor]] = (),
+) -> Tensor:
+    """One softmax over several parts, and over further keys whose answers with log-sum-exp are `found` already."""
+    answers = [_attend_part(q_BHTD, part, rope, tables, scale, softcap) for part in parts]
+    (out, lse), *others = [*answers, *found]
+    for more, more_lse in others:
+        share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: neither side saw anything
+        out, lse = out.to(lse.dtype).lerp(more.to(lse.dtype), share[..., None]), torch.logaddexp(lse, more_lse)
+    return (out if sinks_H is None else with_sinks(out, lse, sinks_H)).to(q_BHTD.dtype)
+
+
+def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
+    """The answer once logits that answer nothing have taken their share of the softmax."""
+    return out_BHTD * torch.sigmoid(lse_BHT - sinks_H.to(lse_BHT.dtype)[:, None])[..., None]
+
+
+def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> list[Part]:
+    """What the pieces see, live keys first. Pieces that are held alike share a part: what is held in the model's own
+    way stays one softmax."""
+    stretches = [(keys.k_BKSD, keys.v_BKSD, keys.first)]
+    if keys.store is not None and keys.first > 0:
+        stretches.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0))
+    parts = []
+    for k_BKSD, v_BKSD, first in stretches:
+        k, v = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
+        first = max(0, first - pad)
+        groups: dict[Memory | None, list[Piece]] = {}
+        for piece in pieces:
+            visible = piece.of_keys(first, first + k.shape[2], keys.origin(pad))
+            if not _searched(piece) and not visible.empty:
+                groups.setdefault(None if _plain(piece.memory, q_BHTD) else piece.memory, []).append(visible)
+        parts += [Part(k, v, first, group, memory) for memory, group in groups.items()]
+    return parts
+
+
+def _searched(piece: Piece) -> bool:
+    return piece.memory is not None and piece.memory.top_k is not None
+
+
+def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
+    """Whether keys are held as the model's own are: in the dtype and place of its queries, without bounds."""
+    return memory is None or (
+        memory.dtype in (None, q_BHTD.dtype)
+        and memory.device in (None, q_BHTD.device)
+        and memory.heads is None
+        and memory.queries is None
+    )
+
+
+def _attend_part(
+    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Answer and log-sum-exp over one part, a few heads and queries at a time if its memory bounds them."""
+    if part.memory is None:
+        return _kernel(q_BHTD, part, rope, tables, scale, softcap)
+    H, T = q_BHTD.shape[1:3]
+    K = part.k_BKSD.shape[1]
+    groups = H // K
+    heads = max(1, (part.memory.heads or H) // groups)  # key heads
+    rows = part.memory.queries or T
+    answers = []
+    for first_head in range(0, K, heads):
+        of_head = slice(first_head, first_head + heads)
+        q = q_BHTD[:, first_head * groups : (first_head + heads) * groups]
+        k, v = (_as_held(x[:, of_head], part.memory, q) for x in (part.k_BKSD, part.v_BKSD))
+        blocks = []
+        for a in range(0, T, rows):
+            of_rows = slice(a, a + rows)
+            pieces = [piece.of_queries(of_rows) for piece in part.pieces]
+            blocks.append(_kernel(q[:, :, of_rows], Part(k, v, part.first, pieces), rope, tables, scale, softcap))
+        answers.append([torch.cat(x, dim=2) for x in zip(*blocks, strict=True)])
+    out, lse = (torch.cat(x, dim=1) for x in zip(*answers, strict=True))
+    return out, lse
+
+
+def _as_held(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
+    """Keys or values rounded as the memory holds them, in the queries' dtype and place."""
+    return x_BKSD.to(memory.dtype or x_BKSD.dtype).to(q_BHTD.device, q_BHTD.dtype)
+
+
+def _kernel(
+    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    given = (q_BHTD, part.k_BKSD, part.v_BKSD, part.pieces, rope, tables, part.first, scale)
+    tiles_can = (
+        q_BHTD.device.type == "cpu"
+        and q_BHTD.shape[2] > DECODE_QUERIES
+        and q_BHTD.shape[-1] == part.v_BKSD.shape[-1]
+        and softcap is None
+        and not _needs_gradient(q_BHTD, part.k_BKSD, part.v_BKSD)
+    )
+    return tiled_attention(*given) if tiles_can else joint_attention(*given, softcap=softcap)
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

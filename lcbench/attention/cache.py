@@ -1,0 +1,233 @@
+"""KV cache layers for methods that forget: a local window, and a memory beside it.
+
+`transformers` keeps every key of every layer; these let go of what no later query sees. They take the place of the
+layers of an empty `DynamicCache`, so that `generate()` and every other caller gets them without asking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from lcbench.attention.mask import Span
+from lcbench.attention.pieces import Memory, Piece
+from lcbench.errors import UserError
+from lcbench.methods import Method
+
+
+class MemoryStore:
+    """Keys and values that left the window, in a tensor that grows by doubling.
+
+    keys, values: [B, K, length, D], in the memory's dtype on its device.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.length = 0
+        self._room: list[Tensor] = []
+        self.searches: dict[int, Any] = {}  # a search index a row of the batch
+
+    @property
+    def keys(self) -> Tensor:
+        return self._room[0][:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor:
+        return self._room[1][:, :, : self.length]
+
+    def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, last: int) -> None:
+        """Take in what is not here yet before position `last`; the given keys and values begin at position `first`."""
+        if last <= self.length:
+            return
+        new = [x[:, :, self.length - first : last - first] for x in (k_BKSD, v_BKSD)]
+        room = self._room[0].shape[2] if self._room else 0
+        if last > room:
+            grown = [self._empty(x, max(last, 2 * room)) for x in new]
+            for larger, old in zip(grown, self._room, strict=False):
+                larger[:, :, : self.length] = old[:, :, : self.length]
+            self._room = grown
+        for kept, x in zip(self._room, new, strict=True):
+            kept[:, :, self.length : last] = x
+        self.length = last
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order, some perhaps several times."""
+        self._room = [x.index_select(0, rows.to(x.device)) for x in self._room]
+        self.searches.clear()
+
+    def _empty(self, x_BKSD: Tensor, size: int) -> Tensor:
+        B, K, _, D = x_BKSD.shape
+        device = self.memory.device or x_BKSD.device
+        return torch.empty(B, K, size, D, dtype=self.memory.dtype or x_BKSD.dtype, device=device)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys of a call: live ones k [B, K, S, D] and v [B, K, S, Dv], the first at position `first` of the sequence,
+    padding counted; before them those that the layer's memory took in, if it has one."""
+
+    k_BKSD: Tensor
+    v_BKSD: Tensor
+    first: int
+    store: MemoryStore | None = None
+
+    def origin(self, pad: int) -> int:
+        """The first key that a row with so much padding can still see."""
+        return max(self.first - pad, 0) if self.store is None else 0
+
+
+class WindowLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys from `first` on, and what went before in `store`, if the layer has a memory."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        super().__init__()
+        self.first = 0
+        self.store = None if memory is None else MemoryStore(memory)
+
+    def get_seq_length(self) -> int:
+        """How many tokens came in, kept or not."""
+        return self.first + int(super().get_seq_length())
+
+    def release(self, first: int) -> None:
+        """Let go of the keys before position `first` of the sequence, padding counted; the store takes them in."""
+        if first <= self.first:
+            return
+        gone = first - self.first
+        if self.store is not None:
+            self.store.take(self.keys, self.values, self.first, first)
+        # A copy: a view would keep all of it alive.
+        self.keys, self.values = self.keys[:, :, gone:].clone(), self.values[:, :, gone:].clone()
+        self.first = first
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises: UserError for tokens that the window let go of already."""
+        if self.is_initialized and -tokens_to_remove > self.keys.shape[2]:
+            raise UserError(
+                f"this KV cache keeps the last {self.keys.shape[2]} tokens of a layer and cannot go back by "
+                f"{-tokens_to_remove}; start a new one."
+            )
+        super().crop(tokens_to_remove)
+        if self.store is not None and self.store.length > self.get_seq_length():
+            self.store.length = self.get_seq_length()
+            self.store.searches.clear()
+
+    def reset(self) -> None:
+        super().reset()
+        self.first = 0
+        self.store = None if self.store is None else MemoryStore(self.store.memory)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._select(torch.arange(len(self.keys)).repeat_interleave(repeats))
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._select(torch.arange(len(self.keys))[indices.cpu()])
+        super().batch_select_indices(indices)
+
+    def _select(self, rows: Tensor) -> None:
+        if self.store is not None and self.store.length:
+            self.store.select(rows)
+
+
+class CacheWatch:
+    """What a steered block knows of the KV cache of the forward pass that is under way.
+
+    A cache tells by attributes, which its copies keep, that its keys are un-rotated and how long its prompt is:
+    `prompt_length` where the caller said so (prefill in several calls), else `first_call`.
+    """
+
+    def __init__(self, method: Method, layers: list[nn.Module], config: PretrainedConfig) -> None:
+        """`layers` are those with full attention; a sliding-window layer forgets in its own way."""
+        self.method, self.layers, self.config = method, layers, config
+        self.cache: Cache | None = None
+        self.span: Span | None = None
+
+    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Before a forward pass: let its cache forget, if the method does.
+
+        Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not.
+        """
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, Cache) and not _is_empty(cache) and not getattr(cache, "unrotated_keys", False):
+            raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
+        use_cache = kwargs.get("use_cache")
+        wanted = getattr(self.config, "use_cache", True) if use_cache is None else use_cache
+        if self.method.forgets and (isinstance(cache, Cache) or (cache is None and wanted)):
+            cache = kwargs["past_key_values"] = self._forgetful(cache)
+        if isinstance(cache, Cache):
+            self.cache = cache
+            if _is_empty(cache):
+                cache.first_call = None
+        return args, kwargs
+
+    def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After it: mark the cache, and release what no later query sees. A failed pass has no output."""
+        cache, span = getattr(output, "past_key_values", None), self.span
+        if isinstance(cache, Cache) and span is not None:
+            self.cache = cache
+            cache.unrotated_keys = True
+            cache.first_call = getattr(cache, "first_call", None) or span.q_offset + span.q_length
+            for module in self.layers if self.method.forgets else ():
+                layer = cache.layers[layer_index(module)]
+                if isinstance(layer, WindowLayer):
+                    layer.release(min(self._first_needed(module, span, pad) for pad in set(span.pads)))
+        self.cache = self.span = None
+
+    def store(self, module: nn.Module) -> MemoryStore | None:
+        """The memory of a layer, if it has one."""
+        layer = self.cache.layers[layer_index(module)] if self.cache is not None and self.method.forgets else None
+        return layer.store if isinstance(layer, WindowLayer) else None
+
+    def prompt(self, span: Span, pad: int) -> int | None:
+        """How many tokens the prompt of a row with so much padding has, None if nobody knows."""
+        known = getattr(self.cache, "prompt_length", None) or getattr(self.cache, "first_call", None)
+        if known is None and span.q_offset == 0:
+            known = span.q_length
+        return None if known is None else max(known - pad, 0)
+
+    def _forgetful(self, cache: Cache | None) -> Cache:
+        """The cache, its layers replaced if it is an empty `DynamicCache`.
+
+        A static, quantised or offloaded one stays as it is and keeps everything, which costs memory and changes no
+        result.
+        """
+        cache = DynamicCache(config=self.config) if cache is None else cache
+        if type(cache) is DynamicCache and not cache.offloading and _is_empty(cache):
+            if not cache.layers:
+                cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
+            for module in self.layers:
+                pieces = self._pieces(module, position=0, prompt=1)
+                memories = [piece.memory for piece in pieces if piece.memory is not None]
+                cache.layers[layer_index(module)] = WindowLayer(memories[0] if memories else None)
+        return cache
+
+    def _first_needed(self, module: nn.Module, span: Span, pad: int) -> int:
+        """The first key, padding counted, that later queries see of a row and that no memory takes in."""
+        pieces = self._pieces(module, max(span.q_offset + span.q_length - pad, 0), self.prompt(span, pad))
+        return pad + min(int(piece.start) for piece in pieces if piece.memory is None and not piece.empty)
+
+    def _pieces(self, module: nn.Module, position: int, prompt: int | None) -> list[Piece]:
+        """What the query at one position sees."""
+        i = torch.tensor([position])
+        return self.method.for_prompt(prompt).pieces(i, i, layer_index(module))
+
+
+def layer_index(module: nn.Module) -> int:
+    """The number of an attention layer in its model."""
+    return int(str(module.layer_idx))
+
+
+def _is_empty(cache: Cache) -> bool:
+    return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if hasattr(layer, "keys"))

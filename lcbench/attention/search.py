@@ -1,0 +1,124 @@
+"""Memory that is searched: each query and head attends to its best keys only, found by Faiss.
+
+The Focused Transformer's paper looks up k = 128 keys a query; its released code attends to all. All keys of a memory
+stand at one rotary position, so the score is a plain inner product of the rotated query and the key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.cache import Keys, MemoryStore
+from lcbench.attention.pieces import Piece
+from lcbench.errors import UserError
+
+NEIGHBOURS = 32  # links a key in the graph of the approximate index
+
+
+class KeySearch:
+    """The keys of one row of a batch, a Faiss index a key head. Raises: UserError for a kind it does not know."""
+
+    def __init__(self, kind: str, heads: int, dim: int) -> None:
+        import faiss
+
+        self.approximate = kind == "hnsw"
+        inner = faiss.METRIC_INNER_PRODUCT
+        self.indexes = [
+            faiss.IndexHNSWFlat(dim, NEIGHBOURS, inner) if self.approximate else faiss.IndexFlat(dim, inner)
+            for _ in range(heads)
+        ]
+
+    def add(self, k_KSD: Tensor) -> None:
+        """Take in the keys that are not here yet; on one thread, since the graph depends on the order."""
+        import faiss
+
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1 if self.approximate else threads)
+        try:
+            for index, keys in zip(self.indexes, k_KSD, strict=True):
+                index.add(_numpy(keys[index.ntotal :]))
+        finally:
+            faiss.omp_set_num_threads(threads)
+
+    def best(self, head: int, queries_ND: Tensor, top_k: int, first: int, last: int) -> Tensor:
+        """The numbers [N, top_k] of each query's best keys among first <= j < last; -1 where there are fewer."""
+        import faiss
+
+        index = self.indexes[head]
+        options: dict[str, Any] = {}
+        if first > 0 or last < index.ntotal:
+            options["sel"] = faiss.IDSelectorRange(first, last)
+        if self.approximate:
+            options["efSearch"] = max(64, 2 * top_k)
+        kind = "SearchParametersHNSW" if self.approximate else "SearchParameters"
+        parameters = getattr(faiss, kind)(**options)
+        return torch.from_numpy(index.search(_numpy(queries_ND), top_k, params=parameters)[1])
+
+
+def search_attention(
+    q_BHTD: Tensor, keys: Keys, piece: Piece, rows: slice, pad: int, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention of the rotated queries of `rows` over their best keys before piece.stop, all keys at position 0.
+
+    The memory takes in what it lacks of the live keys as the windows pass; without one (no cache, or one of another
+    kind) the search starts anew. Returns the answer [B, H, T, Dv] in float32 and the log-sum-exp [B, H, T]; 0 and -inf
+    for a query without memory. Raises: UserError where it would have to be differentiated.
+    """
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, keys.k_BKSD, keys.v_BKSD)):
+        raise UserError("memory=knn has no gradient; train with memory=dense.")
+    assert piece.memory is not None
+    store = keys.store or MemoryStore(piece.memory)
+    out = q_BHTD.new_zeros(*q_BHTD.shape[:3], keys.v_BKSD.shape[-1], dtype=torch.float32)
+    lse = q_BHTD.new_full(q_BHTD.shape[:3], -math.inf, dtype=torch.float32)
+    for a, b, stop in _stretches(piece.stop):
+        if stop == 0:
+            continue
+        store.take(keys.k_BKSD, keys.v_BKSD, keys.first, pad + stop)
+        for n, row in enumerate(range(len(keys.k_BKSD))[rows]):
+            queries = q_BHTD[n, :, a:b].float()
+            out[n, :, a:b], lse[n, :, a:b] = _attend_best(queries, store, row, pad, pad + stop, scale, softcap)
+    return out, lse
+
+
+def _attend_best(
+    q_HTD: Tensor, store: MemoryStore, row: int, first: int, last: int, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """One row's queries over their best keys among first <= j < last of the store."""
+    H, T, D = q_HTD.shape
+    K, top_k = store.keys.shape[1], store.memory.top_k
+    assert top_k is not None
+    if row not in store.searches:
+        store.searches[row] = KeySearch(store.memory.index, K, D)
+    search = store.searches[row]
+    search.add(store.keys[row])
+    q_KND = q_HTD.reshape(K, H // K * T, D)
+    out, lse = [], []
+    for head in range(K):
+        found = search.best(head, q_KND[head], top_k, first, last)
+        at = found.clamp(min=0).to(store.keys.device)
+        keys_NkD, values_NkD = (x[row, head][at].to(q_HTD) for x in (store.keys, store.values))
+        scores = torch.einsum("nd,nkd->nk", q_KND[head], keys_NkD) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill((found < 0).to(scores.device), -math.inf)
+        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1), values_NkD))
+        lse.append(scores.logsumexp(-1))
+    return torch.stack(out).view(H, T, -1), torch.stack(lse).view(H, T)
+
+
+def _stretches(stop_T: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Stretches a <= t < b of equal `stop`, each with it."""
+    values, counts = torch.unique_consecutive(stop_T, return_counts=True)
+    b = 0
+    for stop, count in zip(values.tolist(), counts.tolist(), strict=True):
+        a, b = b, b + count
+        yield a, b, stop
+
+
+def _numpy(x: Tensor) -> Any:
+    return x.detach().to("cpu", torch.float32).contiguous().numpy()
