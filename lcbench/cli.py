@@ -11,6 +11,7 @@ from rich.console import Console
 from lcbench import __version__
 from lcbench.errors import UserError, unknown
 from lcbench.models import DEFAULT_MODEL, ModelSource
+from lcbench.training.command import app as train
 
 if TYPE_CHECKING:
     from lcbench.plan import Plan, Request
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
 )
+app.add_typer(train, name="train")
 
 MODEL_HELP = f"An embedded model, a folder, or a Hugging Face id; default: {DEFAULT_MODEL}, or the suite's."
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
@@ -161,6 +163,19 @@ def list_(
     kinds[what](Console(), RESULTS)
 
 
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="A folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    revision: RevisionOption = None,
+) -> None:
+    """Copy a model whose weights are pickles (pytorch_model*.bin) to a folder with safetensors."""
+    from lcbench.convert import convert as convert_weights
+
+    for path in convert_weights(model, out, revision):
+        typer.echo(path)
+
+
 def _override(
     request: Request, methods: list[str] | None, seq_len: str | None, depths: str | None, samples: int | None
 ) -> Request:
@@ -185,15 +200,16 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     from lcbench.progress import describe
     from lcbench.report.tables import human_bytes
 
-    longest = max(job.cell.seq_len for job in plan.jobs)
     need = plan.footprint
     for job in plan.jobs:
         typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}")
     typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
+    largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
+    kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
     typer.echo(
-        f"weights {human_bytes(need.weights)}, KV cache {need.kv_per_token:,} bytes a token: "
-        f"{human_bytes(need.kv_per_token * longest)} at {longest:,} tokens; "
-        f"together {human_bytes(need.weights + need.kv_per_token * longest)} and the activations of one chunk"
+        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
+        f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
+        f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
     )
     typer.echo(f"records would go to {folder}")
 

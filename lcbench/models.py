@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from lcbench.methods import Method
+
 REFERENCE_MODELS = Path(__file__).parent / "reference_models"
 DEFAULT_MODEL = "lcbench-tiny"
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
@@ -81,7 +83,10 @@ class ModelSource:
         config = self.config()
         folder = Path(self.location)
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
-            raise UserError(f"{self.name} has no *.safetensors file; weights are read from this format only.")
+            raise UserError(
+                f"{self.name} has no *.safetensors file, and weights are read from this format only; "
+                f"`lcbench convert {self.name} --out FOLDER` makes them from pytorch_model*.bin."
+            )
         loaded: PreTrainedModel
         loaded, report = self._load(
             AutoModelForCausalLM,
@@ -201,15 +206,21 @@ class Footprint:
     """Bytes that a run needs, from the config alone: nothing is loaded."""
 
     weights: int
-    kv_per_token: int
+    kv_per_key: int  # of one layer
+    layers: int
+
+    def kv_cache(self, method: Method, length: int) -> int:
+        """The KV cache after `length` tokens under a resolved method, memory counted in the dtype of the run."""
+        return self.kv_per_key * sum(method.keys_kept(layer, length) for layer in range(self.layers))
 
 
 def footprint(skeleton: PreTrainedModel, dtype: torch.dtype) -> Footprint:
-    """Weights and KV cache of a model in the dtype of the run; the cache as if every layer kept every token."""
+    """Weights and KV cache of a model in the dtype of the run; sliding-window layers counted as if they kept all."""
     text = skeleton.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Footprint(
         weights=sum(math.prod(parameter.shape) for parameter in skeleton.parameters()) * dtype.itemsize,
-        kv_per_token=2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize,
+        kv_per_key=2 * heads * head_dim * dtype.itemsize,
+        layers=text.num_hidden_layers,
     )

@@ -15,7 +15,7 @@ class Memory:
 
     They are rounded to `dtype` and kept on `device`; None is the model's. At most `heads` heads and `queries` queries
     attend at once, None for no bound. With `top_k`, each query and head sees only its so many best keys: all of them
-    found (`flat`) or most of them (`hnsw`).
+    found (`flat`) or most of them (`ivf`).
     """
 
     dtype: torch.dtype | None = None
@@ -23,7 +23,7 @@ class Memory:
     heads: int | None = None
     queries: int | None = None
     top_k: int | None = None
-    index: Literal["flat", "hnsw"] = "flat"
+    index: Literal["flat", "ivf"] = "flat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,33 +17,28 @@ from lcbench.attention.cache import Keys, MemoryStore
 from lcbench.attention.pieces import Piece
 from lcbench.errors import UserError
 
-NEIGHBOURS = 32  # links a key in the graph of the approximate index
+SMALL = 1024  # keys that are searched one by one, whatever the index
+GROWTH = 4  # a partition is made anew once the keys are so many times more than it was made for
+PROBED = 8  # one in so many cells of the partition is looked at
 
 
 class KeySearch:
-    """The keys of one row of a batch, a Faiss index a key head. Raises: UserError for a kind it does not know."""
+    """The keys of a row of a batch, a Faiss index a key head: `flat` finds the best, `ivf` looks at the best cells."""
 
     def __init__(self, kind: str, heads: int, dim: int) -> None:
         import faiss
 
-        self.approximate = kind == "hnsw"
-        inner = faiss.METRIC_INNER_PRODUCT
-        self.indexes = [
-            faiss.IndexHNSWFlat(dim, NEIGHBOURS, inner) if self.approximate else faiss.IndexFlat(dim, inner)
-            for _ in range(heads)
-        ]
+        self.partitioned = kind == "ivf"
+        self.indexes: list[Any] = [faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT) for _ in range(heads)]
+        self.made_for = SMALL
 
     def add(self, k_KSD: Tensor) -> None:
-        """Take in the keys that are not here yet; on one thread, since the graph depends on the order."""
-        import faiss
-
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1 if self.approximate else threads)
-        try:
-            for index, keys in zip(self.indexes, k_KSD, strict=True):
-                index.add(_numpy(keys[index.ntotal :]))
-        finally:
-            faiss.omp_set_num_threads(threads)
+        """Take in the keys that are not here yet."""
+        if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
+            self.indexes = [_partition(_numpy(keys)) for keys in k_KSD]
+            self.made_for = k_KSD.shape[1]
+        for index, keys in zip(self.indexes, k_KSD, strict=True):
+            index.add(_numpy(keys[index.ntotal :]))
 
     def best(self, head: int, queries_ND: Tensor, top_k: int, first: int, last: int) -> Tensor:
         """The numbers [N, top_k] of each query's best keys among first <= j < last; -1 where there are fewer."""
@@ -53,11 +48,25 @@ class KeySearch:
         options: dict[str, Any] = {}
         if first > 0 or last < index.ntotal:
             options["sel"] = faiss.IDSelectorRange(first, last)
-        if self.approximate:
-            options["efSearch"] = max(64, 2 * top_k)
-        kind = "SearchParametersHNSW" if self.approximate else "SearchParameters"
+        if cells := getattr(index, "nlist", 0):
+            options["nprobe"] = max(1, cells // PROBED)
+        kind = "SearchParametersIVF" if cells else "SearchParameters"
         parameters = getattr(faiss, kind)(**options)
         return torch.from_numpy(index.search(_numpy(queries_ND), top_k, params=parameters)[1])
+
+
+def _partition(keys: Any) -> Any:
+    """An empty index with as many cells as the root of the number of keys, by k-means with a fixed seed."""
+    import faiss
+
+    dim = keys.shape[1]
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT), dim, int(len(keys) ** 0.5), faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.max_points_per_centroid = 64
+    index.cp.min_points_per_centroid = 1
+    index.train(keys)
+    return index
 
 
 def search_attention(

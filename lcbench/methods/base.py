@@ -117,6 +117,10 @@ class Method:
         """Whether the KV cache is to let go of keys that no later query sees, or move them to a piece's memory."""
         return False
 
+    def keys_kept(self, layer: int, length: int) -> int:
+        """How many keys the cache of a layer holds, at most, after `length` tokens."""
+        return length
+
     @property
     def hooks(self) -> frozenset[str]:
         """Which hooks this method uses; two methods compose if they share none."""
@@ -198,6 +202,9 @@ class Composition(Method):
     @property
     def forgets(self) -> bool:
         return any(part.forgets for part in self.parts)
+
+    def keys_kept(self, layer: int, length: int) -> int:
+        return min(part.keys_kept(layer, length) for part in self.parts)
 
     @property
     def hooks(self) -> frozenset[str]:

@@ -41,7 +41,7 @@ class FocusedTransformer(Method):
     `mem_positionals=false`: memory layers do not rotate at all. `mem_dtype`: keys and values before the window are
     rounded to it. `mem_attention_grouping=[heads,queries]`: how many attend to memory at once; changes no result.
     `mem_device=cpu` keeps memory in RAM. `memory=knn`: each query and head sees its `top_k` best keys of the memory
-    only, found by Faiss: `index=flat` finds them all, `hnsw` most of them, faster.
+    only, found by Faiss: `index=flat` finds them all, `ivf` most of them, faster.
     Options left out come from the config of the model where it has them (`mem_layers`, ...).
 
     Tworkowski et al., https://arxiv.org/abs/2307.03170, code https://github.com/CStanKonrad/long_llama, which is
@@ -61,7 +61,7 @@ class FocusedTransformer(Method):
     mem_attention_grouping: tuple[int, int] | None = None
     memory: Literal["dense", "knn"] = "dense"
     top_k: int = 128
-    index: Literal["flat", "hnsw"] = "flat"
+    index: Literal["flat", "ivf"] = "flat"
 
     def for_model(self, config: Any) -> FocusedTransformer:
         given = {
@@ -148,3 +148,7 @@ class FocusedTransformer(Method):
     @property
     def forgets(self) -> bool:
         return True
+
+    def keys_kept(self, layer: int, length: int) -> int:
+        assert self.context_length is not None
+        return length if layer in (self.memory_layers or ()) else min(length, self.context_length)

@@ -173,4 +173,4 @@ def test_resolving_again_changes_nothing(spec: str) -> None:
     method = parse_method(spec).resolve(Lengths(P, 100))
     assert method.resolve(Lengths(P, 100)) == method
     unset = {name for name, value in method.options().items() if value is None}
-    assert unset <= {"prompt_length", "mem_dtype", "mem_device", "mem_attention_grouping"}  # None: no bound, the model's
+    assert unset <= {"prompt_length", "mem_dtype", "mem_device", "mem_attention_grouping"}  # the model's; no bound

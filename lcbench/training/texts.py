@@ -1,0 +1,178 @@
+"""Text to train on: files, folders and data sets, as windows of tokens.
+
+Which window a step sees follows from the seed and the step alone, so that a run that was interrupted goes on with the
+text that it would have seen. Documents are shuffled, tokenised until there is enough for the run, and cut; when all
+windows were seen, they come again in another order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+Row = Mapping[str, Any]
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+class Windows:
+    """Windows of `length` tokens of the texts; `needed` is how many a run will ask for.
+
+    Each text stands between the tokenizer's bos and eos (one token where both are the same). They are put one behind
+    the other and cut wherever a window ends; with `within_documents`, each text is cut by itself, and what is left of
+    it at its end is dropped.
+
+    Raises: UserError if the texts are too short for a single window.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        *,
+        needed: int,
+        seed: int,
+        within_documents: bool = False,
+    ) -> None:
+        import torch
+
+        self.length, self.seed = length, seed
+        windows: list[list[int]] = []
+        rest: list[int] = []
+        for index in _order(len(texts), seed):
+            ids = rest + document(tokenizer, texts[index])
+            end = len(ids) - len(ids) % length
+            windows += [ids[begin : begin + length] for begin in range(0, end, length)]
+            rest = [] if within_documents else ids[end:]
+            if len(windows) >= needed:
+                break
+        if not windows:
+            what = "none of the texts has" if within_documents else "the texts together have less than"
+            raise UserError(f"{what} {length} tokens, one window; give longer ones, or train with a shorter length.")
+        self._windows = torch.tensor(windows)
+        self._round, self._ordered = 0, _order(len(windows), seed)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def batch(self, step: int, rows: int, process: int = 0, processes: int = 1) -> torch.Tensor:
+        """The windows [rows, length] that one of the processes sees at a step (from 0)."""
+        first = (step * processes + process) * rows
+        return self._windows[[self._place(number) for number in range(first, first + rows)]]
+
+    def _place(self, number: int) -> int:
+        """The window that comes as number so many, over all rounds."""
+        round_, place = divmod(number, len(self))
+        if round_ != self._round:
+            self._round, self._ordered = round_, _order(len(self), self.seed + round_)
+        return self._ordered[place]
+
+
+def document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a text between bos and eos, where the tokenizer has them; one of them where both are the same."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [*([] if bos is None else [bos]), *ids, *([] if eos in (None, bos) else [eos])]
+
+
+def read_texts(source: str) -> Sequence[str]:
+    """The texts of a .txt file (one), a folder of files, a JSONL or parquet file with a column `text`, or of the
+    training split of a `datasets` id, written as `owner/name` or `owner/name:configuration`.
+
+    Raises: UserError for what is not there, holds no text, or cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"the folder {source} holds no {', '.join(SUFFIXES)} files.")
+        return [text for file in files for text in read_texts(str(file))]
+    if path.suffix.lower() == ".txt":
+        text = _read(path)
+        if not text.strip():
+            raise UserError(f"{source} is empty.")
+        return [text]
+    return _Texts(read_rows(source), source)
+
+
+def read_rows(source: str) -> Sequence[Row]:
+    """The rows of a JSONL or parquet file, or of the training split of a `datasets` id.
+
+    Raises: UserError for what is not there, has no rows, or cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".jsonl":
+        rows: Sequence[Row] = list(_json_lines(path))
+    elif path.exists() and path.suffix.lower() != ".parquet":
+        raise UserError(f"{source} is no {', '.join(SUFFIXES)} file and no data set on the hub.")
+    else:
+        rows = _dataset(source, path)
+    if not len(rows):
+        raise UserError(f"{source} has no rows.")
+    return rows
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} as text in UTF-8: {error}.") from error
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_read(path).split("\n"), start=1):  # splitlines would cut at signs within a text
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}, is no JSON object.")
+        yield row
+
+
+def _dataset(source: str, path: Path) -> Sequence[Row]:
+    if path.suffix.lower() == ".parquet" and not path.exists():
+        raise UserError(f"there is no file {source}.")
+    try:
+        from datasets import load_dataset  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UserError(f"{source} needs the package `datasets`; pip install 'lcbench[train]'.") from error
+    name, _, configuration = source.partition(":")
+    try:
+        if path.exists():
+            return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
+        return load_dataset(name, configuration or None, split="train")  # type: ignore[no-any-return]
+    except Exception as error:  # the hub, the network and broken files fail in as many ways as there are
+        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise UserError(f"there is no file {source}, and no data set of that name can be loaded: {gist}.") from error
+
+
+class _Texts(Sequence[str]):
+    """The column `text` of rows, read when asked for: a data set may be larger than memory."""
+
+    def __init__(self, rows: Sequence[Row], source: str) -> None:
+        self._rows, self._source = rows, source
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        text = self._rows[index].get("text")
+        if not isinstance(text, str):
+            raise UserError(f"row {index + 1} of {self._source} has no column `text` with a text in it.")
+        return text
+
+
+def _order(count: int, seed: int) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
