@@ -32,7 +32,7 @@ MethodsOption = Annotated[
     typer.Option("--method", help="Methods, as in `vanilla,dca:chunk_size=48,max_position=63,yarn:factor=4`."),
 ]
 LengthsOption = Annotated[
-    str | None, typer.Option("--seq-len", help="Lengths in tokens, answer included: `2k,4k,128k`.")
+    str | None, typer.Option("--seq-len", help="Lengths in tokens, answer included: `2k,4k,128k`, or `256..16k`.")
 ]
 DepthsOption = Annotated[
     str | None, typer.Option("--depths", help="A count, as `11`, or a list, as `0,0.5,1`; default: drawn at random.")

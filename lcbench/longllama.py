@@ -1,7 +1,7 @@
 """LongLLaMA checkpoints in the stock Llama classes.
 
 `syzymon/long_llama_3b`, `_3b_v1_1`, `_code_7b` and the Instruct models bring modelling code for transformers 4.33.
-Their weights are those of a Llama, under Llama's names; what is special about them is what is attended to: method `fot`.
+Their weights are those of a Llama, under its names; what is special about them is what they attend to: method `fot`.
 """
 
 from __future__ import annotations

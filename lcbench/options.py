@@ -33,8 +33,21 @@ def parse_seq_len(text: str) -> int:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """A comma-separated list of lengths of runs, in the order typed, each once. Raises: UserError."""
-    return list(dict.fromkeys(parse_seq_len(item) for item in text.split(",")))
+    """A comma-separated list of lengths of runs, in the order typed, each once; `256..16k` is 256, 512, ... 16k.
+
+    Raises: UserError.
+    """
+    lengths: list[int] = []
+    for item in text.split(","):
+        first, *rest = (parse_seq_len(end) for end in item.split("..", 1))
+        last = rest[0] if rest else first
+        if first > last:
+            raise UserError(f"{item.strip()!r} goes down; write the shorter length first.")
+        while first < last:
+            lengths.append(first)
+            first *= 2
+        lengths.append(last)
+    return list(dict.fromkeys(lengths))
 
 
 def parse_depths(text: str) -> list[float]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FillerKind = Literal["grass", "book", "generic"]
 Tokens = list[int]
 
+REMEMBERED = 2**18  # sentences whose tokens are kept
 BOOK_WEIGHT = 0.5
 STOP_WEIGHT = 0.5  # the full stop after an answer: easier than the answer
 # Text that tells little (statements of facts, questions, grass): predicted at a fifth of its tokens, at a tenth of the
@@ -75,6 +76,8 @@ class Library:
         """Tokens of a text that stands inside a document, where it begins with a space."""
         ids = self._encoded.get(text)
         if ids is None:
+            if len(self._encoded) >= REMEMBERED:  # statements of facts hardly ever come back
+                self._encoded.clear()
             ids = self._encoded[text] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -144,10 +144,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _dataset(source: str, path: Path) -> Sequence[Row]:
     if path.suffix.lower() == ".parquet" and not path.exists():
         raise UserError(f"there is no file {source}.")
-    try:
-        from datasets import load_dataset  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise UserError(f"{source} needs the package `datasets`; pip install 'lcbench[train]'.") from error
+    from datasets import load_dataset
+
     name, _, configuration = source.partition(":")
     try:
         if path.exists():

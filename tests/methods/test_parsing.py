@@ -202,6 +202,17 @@ def test_parse_lengths_keeps_the_order_and_drops_repeats() -> None:
     assert parse_lengths("8k,2k,4096,4k") == [8192, 2048, 4096]
 
 
+def test_a_range_of_lengths_doubles_up_to_its_end() -> None:
+    assert parse_lengths("256..2k") == [256, 512, 1024, 2048]
+    assert parse_lengths("300..1000,1k") == [300, 600, 1000, 1024]
+    assert parse_lengths("4k..4k") == [4096]
+    with pytest.raises(UserError, match="goes down"):
+        parse_lengths("4k..2k")
+    for wrong in ("..4k", "4k..", "1..2..3"):
+        with pytest.raises(UserError, match="not a length in tokens"):
+            parse_lengths(wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "depths"),
     [("3", [0.0, 0.5, 1.0]), ("0,0.5,1", [0.0, 0.5, 1.0]), ("0.25", [0.25]), ("1", [1.0]), ("1,0,1", [1.0, 0.0])],
