@@ -45,11 +45,12 @@ def attend(
 
     `softcap` as in `joint_attention`. `sinks_H` are logits that take part in the softmax and answer nothing (GPT-OSS).
     """
-    found = [
-        search_attention(tables.rotate(q_BHTD, piece.q_pos, rope), keys, piece, rows, pad, scale, softcap)
-        for piece in pieces
-        if _searched(piece)
-    ]
+    found = []
+    for piece in filter(_searched, pieces):
+        # Keys in memory are searched un-rotated, at position 0: the factor that a RoPE may put on cos and sin there
+        # (YaRN's) goes on the queries once more.
+        q = tables.rotate(tables.rotate(q_BHTD, piece.q_pos, rope), torch.zeros_like(piece.q_pos), rope)
+        found.append(search_attention(q, keys, piece, rows, pad, scale, softcap))
     return attend_parts(q_BHTD, _parts(q_BHTD, keys, pieces, rows, pad), rope, tables, scale, softcap, sinks_H, found)
 
 

@@ -6,6 +6,7 @@ layers of an empty `DynamicCache`, so that `generate()` and every other caller g
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,65 +158,81 @@ class CacheWatch:
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: let its cache forget, if the method does.
 
+        What no query will see is released only here, so that drafts that were taken back have cost nothing.
         Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not.
         """
+        names = list(inspect.signature(model.forward).parameters) if args else []
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
         cache = kwargs.get("past_key_values")
         if isinstance(cache, Cache) and not _is_empty(cache) and not getattr(cache, "unrotated_keys", False):
             raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
-        use_cache = kwargs.get("use_cache")
-        wanted = getattr(self.config, "use_cache", True) if use_cache is None else use_cache
-        if self.method.forgets and (isinstance(cache, Cache) or (cache is None and wanted)):
-            cache = kwargs["past_key_values"] = self._forgetful(cache)
         if isinstance(cache, Cache):
             self.cache = cache
             if _is_empty(cache):
                 cache.first_call = None
-        return args, kwargs
+            if self.method.forgets:
+                self._let_forget(cache)
+        return (), kwargs
 
     def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """After it: mark the cache, and release what no later query sees. A failed pass has no output."""
+        """After it: mark the cache. A failed pass has no output."""
         cache, span = getattr(output, "past_key_values", None), self.span
         if isinstance(cache, Cache) and span is not None:
-            self.cache = cache
             cache.unrotated_keys = True
             cache.first_call = getattr(cache, "first_call", None) or span.q_offset + span.q_length
-            for module in self.layers if self.method.forgets else ():
-                layer = cache.layers[layer_index(module)]
-                if isinstance(layer, WindowLayer):
-                    layer.release(min(self._first_needed(module, span, pad) for pad in set(span.pads)))
+            cache.pads = set(span.pads)
         self.cache = self.span = None
 
-    def store(self, module: nn.Module) -> MemoryStore | None:
-        """The memory of a layer, if it has one."""
-        layer = self.cache.layers[layer_index(module)] if self.cache is not None and self.method.forgets else None
-        return layer.store if isinstance(layer, WindowLayer) else None
+    def store(self, module: nn.Module, heads: int) -> MemoryStore | None:
+        """The memory of a layer, if it has one. Raises: UserError if it took in other heads than attention sees."""
+        layer = self._window_layer(self.cache, module) if self.cache is not None else None
+        store = None if layer is None else layer.store
+        if store is not None and store.length and store.keys.shape[1] != heads:
+            raise UserError("this model changes its keys behind the KV cache; pass past_key_values=StaticCache(...).")
+        return store
 
-    def prompt(self, span: Span, pad: int) -> int | None:
+    def prompt(self, pad: int) -> int | None:
         """How many tokens the prompt of a row with so much padding has, None if nobody knows."""
         known = getattr(self.cache, "prompt_length", None) or getattr(self.cache, "first_call", None)
-        if known is None and span.q_offset == 0:
-            known = span.q_length
+        if known is None and self.span is not None and self.span.q_offset == 0:
+            known = self.span.q_length
         return None if known is None else max(known - pad, 0)
 
-    def _forgetful(self, cache: Cache | None) -> Cache:
-        """The cache, its layers replaced if it is an empty `DynamicCache`.
+    def memory(self, module: nn.Module) -> Memory | None:
+        """What holds the keys of a layer that leave its window, if anything does."""
+        memories = [piece.memory for piece in self._pieces(module, position=0, prompt=1) if piece.memory is not None]
+        return memories[0] if memories else None
 
-        A static, quantised or offloaded one stays as it is and keeps everything, which costs memory and changes no
-        result.
+    def _let_forget(self, cache: Cache) -> None:
+        """Release what the queries to come see no more, from layers that can: those of a `DynamicCache` that was empty
+        when it came here first.
+
+        A static, quantised or offloaded cache stays as it is and keeps everything, as does one that the model makes for
+        itself; that costs memory and changes no result. Raises: UserError for a cache with another memory.
         """
-        cache = DynamicCache(config=self.config) if cache is None else cache
         if type(cache) is DynamicCache and not cache.offloading and _is_empty(cache):
             if not cache.layers:
                 cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
             for module in self.layers:
-                pieces = self._pieces(module, position=0, prompt=1)
-                memories = [piece.memory for piece in pieces if piece.memory is not None]
-                cache.layers[layer_index(module)] = WindowLayer(memories[0] if memories else None)
-        return cache
+                if type(cache.layers[layer_index(module)]) in (DynamicLayer, WindowLayer):  # others hold more than keys
+                    cache.layers[layer_index(module)] = WindowLayer(self.memory(module))
+        for module in self.layers:
+            layer = self._window_layer(cache, module)
+            if layer is not None and (layer.store and layer.store.memory) != self.memory(module):
+                raise UserError("this KV cache was filled with another memory; start with an empty one.")
+            if layer is not None and layer.is_initialized:
+                layer.release(
+                    min(self._first_needed(module, layer.get_seq_length(), pad) for pad in getattr(cache, "pads", {0}))
+                )
 
-    def _first_needed(self, module: nn.Module, span: Span, pad: int) -> int:
-        """The first key, padding counted, that later queries see of a row and that no memory takes in."""
-        pieces = self._pieces(module, max(span.q_offset + span.q_length - pad, 0), self.prompt(span, pad))
+    def _window_layer(self, cache: Cache, module: nn.Module) -> WindowLayer | None:
+        index = layer_index(module)
+        layer = cache.layers[index] if self.method.forgets and index < len(cache.layers) else None
+        return layer if isinstance(layer, WindowLayer) else None
+
+    def _first_needed(self, module: nn.Module, position: int, pad: int) -> int:
+        """The first key that queries from `position` on see of a row and that no memory takes in, padding counted."""
+        pieces = self._pieces(module, max(position - pad, 0), self.prompt(pad))
         return pad + min(int(piece.start) for piece in pieces if piece.memory is None and not piece.empty)
 
     def _pieces(self, module: nn.Module, position: int, prompt: int | None) -> list[Piece]:
@@ -230,4 +247,9 @@ def layer_index(module: nn.Module) -> int:
 
 
 def _is_empty(cache: Cache) -> bool:
-    return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if hasattr(layer, "keys"))
+    """Some layers hold other states, or share the keys of another, and count no tokens."""
+    return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if _counts(layer))
+
+
+def _counts(layer: Any) -> bool:
+    return hasattr(layer, "keys") and hasattr(layer, "get_seq_length")

@@ -23,7 +23,7 @@ PROBED = 8  # one in so many cells of the partition is looked at
 
 
 class KeySearch:
-    """The keys of a row of a batch, a Faiss index a key head: `flat` finds the best, `ivf` looks at the best cells."""
+    """The keys that a row of a batch sees, an index a head: `flat` finds the best, `ivf` looks at the best cells."""
 
     def __init__(self, kind: str, heads: int, dim: int) -> None:
         import faiss
@@ -33,26 +33,19 @@ class KeySearch:
         self.made_for = SMALL
 
     def add(self, k_KSD: Tensor) -> None:
-        """Take in the keys that are not here yet."""
+        """Take in those of the keys that are not here yet."""
         if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
             self.indexes = [_partition(_numpy(keys)) for keys in k_KSD]
             self.made_for = k_KSD.shape[1]
         for index, keys in zip(self.indexes, k_KSD, strict=True):
             index.add(_numpy(keys[index.ntotal :]))
 
-    def best(self, head: int, queries_ND: Tensor, top_k: int, first: int, last: int) -> Tensor:
-        """The numbers [N, top_k] of each query's best keys among first <= j < last; -1 where there are fewer."""
-        import faiss
-
+    def best(self, head: int, queries_ND: Tensor, top_k: int) -> Tensor:
+        """The numbers [N, top_k] of each query's best keys, in the order in which they came; -1 for none."""
         index = self.indexes[head]
-        options: dict[str, Any] = {}
-        if first > 0 or last < index.ntotal:
-            options["sel"] = faiss.IDSelectorRange(first, last)
         if cells := getattr(index, "nlist", 0):
-            options["nprobe"] = max(1, cells // PROBED)
-        kind = "SearchParametersIVF" if cells else "SearchParameters"
-        parameters = getattr(faiss, kind)(**options)
-        return torch.from_numpy(index.search(_numpy(queries_ND), top_k, params=parameters)[1])
+            index.nprobe = max(1, cells // PROBED)
+        return torch.from_numpy(index.search(_numpy(queries_ND), top_k)[1])
 
 
 def _partition(keys: Any) -> Any:
@@ -89,33 +82,35 @@ def search_attention(
             continue
         store.take(keys.k_BKSD, keys.v_BKSD, keys.first, pad + stop)
         for n, row in enumerate(range(len(keys.k_BKSD))[rows]):
-            queries = q_BHTD[n, :, a:b].float()
-            out[n, :, a:b], lse[n, :, a:b] = _attend_best(queries, store, row, pad, pad + stop, scale, softcap)
+            out[n, :, a:b], lse[n, :, a:b] = _attend_best(
+                q_BHTD[n, :, a:b].float(), store, row, slice(pad, pad + stop), scale, softcap
+            )
     return out, lse
 
 
 def _attend_best(
-    q_HTD: Tensor, store: MemoryStore, row: int, first: int, last: int, scale: float, softcap: float | None
+    q_HTD: Tensor, store: MemoryStore, row: int, seen: slice, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """One row's queries over their best keys among first <= j < last of the store."""
+    """One row's queries over their best keys among those of the store that they see: ever more, from the same first."""
     H, T, D = q_HTD.shape
-    K, top_k = store.keys.shape[1], store.memory.top_k
+    keys_KSD, values_KSD = store.keys[row, :, seen], store.values[row, :, seen]
+    K, top_k = len(keys_KSD), store.memory.top_k
     assert top_k is not None
     if row not in store.searches:
         store.searches[row] = KeySearch(store.memory.index, K, D)
     search = store.searches[row]
-    search.add(store.keys[row])
+    search.add(keys_KSD)
     q_KND = q_HTD.reshape(K, H // K * T, D)
     out, lse = [], []
     for head in range(K):
-        found = search.best(head, q_KND[head], top_k, first, last)
-        at = found.clamp(min=0).to(store.keys.device)
-        keys_NkD, values_NkD = (x[row, head][at].to(q_HTD) for x in (store.keys, store.values))
+        found = search.best(head, q_KND[head], top_k)
+        at = found.clamp(min=0).to(keys_KSD.device)
+        keys_NkD, values_NkD = (x[head][at].to(q_HTD) for x in (keys_KSD, values_KSD))
         scores = torch.einsum("nd,nkd->nk", q_KND[head], keys_NkD) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores.masked_fill((found < 0).to(scores.device), -math.inf)
-        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1), values_NkD))
+        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1).nan_to_num(0.0), values_NkD))  # nan: nothing found
         lse.append(scores.logsumexp(-1))
     return torch.stack(out).view(H, T, -1), torch.stack(lse).view(H, T)
 

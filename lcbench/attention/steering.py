@@ -93,6 +93,12 @@ class Steering:
         self.tables = RopeTables(self.method, self.lengths)
         full = [module for module, layer in self.layers.items() if not self._slides(layer.window)]
         self.caches = CacheWatch(self.method, full, self.model.config.get_text_config())
+        for module in self.layers.keys() - set(full):
+            if self.method.forgets and self.caches.memory(module):
+                raise UserError(
+                    f"layer {layer_index(module)} of {type(self.model).__name__} attends within its own sliding window "
+                    f"and can hold no memory; {self.method.label} needs another layer."
+                )
         with contextlib.ExitStack() as stack:
             stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):
@@ -124,7 +130,9 @@ class Steering:
         beyond them.
         """
         total = span.q_offset + span.q_length
-        keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), self.caches.store(module))
+        keys = Keys(
+            k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), self.caches.store(module, k.shape[1])
+        )
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
         same = len(set(span.pads)) == 1
@@ -133,7 +141,7 @@ class Steering:
             i0, i1 = span.q_offset + first_query - pad, total - pad
             if i0 >= i1:
                 continue
-            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, self.caches.prompt(span, pad))
+            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, self.caches.prompt(pad))
             queries = q[rows, :, first_query:]
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
