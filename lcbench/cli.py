@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from lcbench import __version__
+from lcbench.cli_reports import app as reports
 from lcbench.errors import UserError, unknown
 from lcbench.models import DEFAULT_MODEL, ModelSource
 from lcbench.training.command import app as train
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
 )
 app.add_typer(train, name="train")
+app.add_typer(reports)
 
 MODEL_HELP = f"An embedded model, a folder, or a Hugging Face id; default: {DEFAULT_MODEL}, or the suite's."
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
@@ -36,6 +38,10 @@ LengthsOption = Annotated[
 ]
 DepthsOption = Annotated[
     str | None, typer.Option("--depths", help="A count, as `11`, or a list, as `0,0.5,1`; default: drawn at random.")
+]
+HaystackOption = Annotated[
+    str | None,
+    typer.Option("--haystack", help="Text to hide needles in: .txt, JSONL, a folder or data set; default: made up."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
@@ -60,6 +66,7 @@ def run(
     seq_len: LengthsOption = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
     depths: DepthsOption = None,
+    haystack: HaystackOption = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a cell; default: the task's.")] = None,
     seed: SeedOption = None,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
@@ -77,7 +84,7 @@ def run(
     from lcbench.progress import PlainProgress, TerminalProgress
 
     requests, defaults = read_requests(target)
-    requests = [_override(request, method, seq_len, depths, samples) for request in requests]
+    requests = [_override(request, method, seq_len, depths, haystack, samples) for request in requests]
     source = ModelSource(
         defaults.get("model", DEFAULT_MODEL) if model is None else model, revision, dtype, device, trust_remote_code
     )
@@ -118,10 +125,32 @@ def table(
 
 
 @app.command()
+def plot(
+    task: Annotated[str, typer.Argument(help="A task with a grid of depths, as `needle`.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a run; default: newest.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="PNG, SVG or PDF by its suffix; default: a PNG in the run's folder.")
+    ] = None,
+) -> None:
+    """Draw a heatmap for every method of a run, depth by length, here and into a file."""
+    from lcbench.records import newest_run, read_manifest, read_records
+    from lcbench.report.heatmap import draw, heatmaps, print_heatmaps, save
+
+    folder = run or newest_run(RESULTS)
+    identity = read_manifest(folder)["identity"]
+    maps, trained = heatmaps(read_records(folder), task), identity.get("pretraining_length")
+    path = out or folder / f"{task.partition(':')[0]}.png"
+    save(draw(maps, trained, str(identity.get("model"))), path)
+    print_heatmaps(Console(), maps, trained)
+    typer.echo(f"figure: {path}", err=True)
+
+
+@app.command()
 def show(
     task: Annotated[str, typer.Argument(help="A task, options behind a colon.")],
     seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, answer included.")] = "4k",
     depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
+    haystack: HaystackOption = None,
     sample: Annotated[int, typer.Option(min=0, help="Number of the sample.")] = 0,
     seed: SeedOption = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -136,7 +165,7 @@ def show(
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     tokenizer = source.tokenizer()
     length = parse_seq_len(seq_len)
-    example = load_task(task).example(Cell(length, depth), sample, tokenizer, seed or 0)
+    example = load_task(_with_haystack(task, haystack)).example(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 1600:
         text = f"{text[:800]}\n[... {len(text) - 1600:,} characters more: --full ...]\n{text[-800:]}"
@@ -176,15 +205,29 @@ def convert(
         typer.echo(path)
 
 
+def _with_haystack(task: str, haystack: str | None) -> str:
+    """The task with its option `haystack`."""
+    if haystack is None:
+        return task
+    if "," in haystack:
+        raise UserError(f"--haystack {haystack} has a comma in it, which ends an option; rename it, or link to it.")
+    return f"{task}{',' if ':' in task else ':'}haystack={haystack}"
+
+
 def _override(
-    request: Request, methods: list[str] | None, seq_len: str | None, depths: str | None, samples: int | None
+    request: Request,
+    methods: list[str] | None,
+    seq_len: str | None,
+    depths: str | None,
+    haystack: str | None,
+    samples: int | None,
 ) -> Request:
     """What the command line says wins over what a suite says."""
     from dataclasses import replace
 
     from lcbench.options import parse_depths, parse_lengths, split_list
 
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"task": _with_haystack(request.task, haystack)}
     if methods:
         changes["methods"] = tuple(entry for text in methods for entry in split_list(text))
     if seq_len is not None:

@@ -20,7 +20,7 @@ from lcbench.tasks import task_files
 from tests.helpers import cli, command, lines_of, process, records_of
 
 SMALL = ["run", "passkey", "--seq-len", "150", "--samples", "2"]
-COMMANDS = ["run", "table", "show", "list"]
+COMMANDS = ["run", "table", "plot", "compare", "rescore", "export", "show", "list", "convert", "train"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcbench.stats import Z_95, wilson_interval
+from lcbench.stats import Z_95, holm, mcnemar, paired_bootstrap, paired_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,96 @@ def test_more_trials_are_surer() -> None:
 def test_no_proportion(successes: float, trials: int) -> None:
     with pytest.raises(ValueError, match="no proportion"):
         wilson_interval(successes, trials)
+
+
+# Two runs on the same samples
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (0, 6, 2 / 64),
+        (7, 1, 0.0703125),  # Fagerland et al. 2014, https://doi.org/10.1002/sim.6148: airway hyper-responsiveness
+        (5, 5, 1.0),
+        (0, 2000, 2.0**-1999 if 2.0**-1999 else 0.0),
+    ],
+)
+def test_mcnemar(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p, abs=1e-12)
+    assert mcnemar(lost, gained) == mcnemar(gained, lost)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        ((1, 7, 1, 12), 0.026, 0.507),  # Fagerland et al. 2014
+        ((36, 12, 2, 0), 0.0569, 0.3404),  # Newcombe 1998, the paper of method 10
+    ],
+)
+def test_published_paired_intervals(table: tuple[int, int, int, int], low: float, high: float) -> None:
+    assert paired_interval(*table) == pytest.approx((low, high), abs=5e-4)
+
+
+@given(counts=st.tuples(*[st.integers(0, 60)] * 4).filter(any))
+def test_paired_interval_holds_the_difference_and_turns_with_it(counts: tuple[int, int, int, int]) -> None:
+    both, gained, lost, neither = counts
+    low, high = paired_interval(both, gained, lost, neither)
+    assert -1 <= low <= (gained - lost) / sum(counts) + 1e-12 and (gained - lost) / sum(counts) - 1e-12 <= high <= 1
+    assert paired_interval(both, lost, gained, neither) == pytest.approx((-high, -low))
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Wikipedia's worked example
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+
+
+def test_bootstrap_agrees_with_the_t_test_where_that_is_right() -> None:
+    """For normal differences: p and interval of Student's t-test, from its tables (19 degrees of freedom)."""
+    standard = [NormalDist().inv_cdf((k + 0.5) / 20) for k in range(20)]
+    spread = math.sqrt(sum(x * x for x in standard) / 19 / 20)
+    p, low, high = paired_bootstrap([x + 2.093 * spread for x in standard], seed=0)
+    assert p == pytest.approx(0.05, abs=0.02)
+    assert low is not None and high is not None
+    assert (low, high) == pytest.approx((0, 2 * 2.093 * spread), abs=0.3 * spread)
+
+
+def test_bootstrap_is_repeatable_and_symmetric() -> None:
+    differences = [0.1, -0.2, 0.3, 0.0, 0.05, 0.4, -0.1, 0.25]
+    first = paired_bootstrap(differences, seed=3)
+    assert first == paired_bootstrap(differences, seed=3) != paired_bootstrap(differences, seed=4)
+    p, low, high = paired_bootstrap([-each for each in differences], seed=3)
+    assert first[1] is not None and first[2] is not None
+    assert (p, low, high) == pytest.approx((first[0], -first[2], -first[1]))
+
+
+def test_bootstrap_of_nothing_of_little_and_of_the_same() -> None:
+    assert paired_bootstrap([0.0] * 9, seed=0) == (1.0, 0.0, 0.0)
+    assert paired_bootstrap([-0.5], seed=0) == (1.0, None, None)
+    assert paired_bootstrap([-0.1] * 20, seed=0) == (2.0**-19, None, None)
+    p, low, high = paired_bootstrap([-0.1] * 2 + [0.0] * 18, seed=0)  # two samples prove nothing, however they differ
+    assert p >= 0.5 and low is None and high is None
+    for bad in ([], [0.1, math.nan], [math.inf]):
+        with pytest.raises(ValueError, match="finite differences"):
+            paired_bootstrap(bad, seed=0)
+
+
+def test_bootstrap_finds_small_p_values_only_where_they_are_asked_for() -> None:
+    clear = [1 + 0.01 * k for k in range(30)]
+    coarse, fine = (paired_bootstrap(clear, seed=0, smallest_p=smallest)[0] for smallest in (1e-3, 1e-5))
+    assert 1e-5 < coarse < 1e-3 and fine < 1e-5
+
+
+def test_bootstrap_keeps_its_level_for_few_and_for_skewed_samples() -> None:
+    """Under no true difference a p of 0.05 or less comes up at most 5 times in 100, within sampling error (3 sigma)."""
+    import numpy as np
+
+    rng, trials = np.random.default_rng(0), 250
+    for draw in (
+        lambda: rng.normal(size=8),
+        lambda: rng.choice([0.0, 0.0, 0.0, -1.0, 1.0], size=20) * rng.random(20),
+        lambda: rng.exponential(size=30) - rng.exponential(size=30),
+    ):
+        alarms = sum(paired_bootstrap(draw(), seed=trial)[0] <= 0.05 for trial in range(trials))
+        assert alarms <= trials * 0.05 + 3 * math.sqrt(trials * 0.05 * 0.95)

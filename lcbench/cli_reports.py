@@ -1,0 +1,103 @@
+"""The verbs that read runs and write reports; no model, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the run to compare with.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the run in question.")],
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option("--fail-on-regression", help="Exit with 1 if a cell regressed, or NEW lacks one that BASE has."),
+    ] = False,
+    alpha: Annotated[float, typer.Option(help="Chance of any false verdict on scores, over all cells.")] = 0.05,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, as for a CI's job summary.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a test case a cell.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that opens from disk.")] = None,
+    max_slowdown: Annotated[
+        float | None, typer.Option(help="A cell that takes more than this many times the time regressed, as 1.2.")
+    ] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(help="A cell that needs more than this many times the memory regressed, as 1.2.")
+    ] = None,
+) -> None:
+    """Did anything get worse? The same samples of two runs, compared cell by cell.
+
+    Exit codes: 0, or with --fail-on-regression 1 if a cell regressed; 2 something to mend, as nothing to compare.
+    """
+    from lcbench.compare import Limits
+    from lcbench.compare import compare as compare_runs
+    from lcbench.errors import UserError
+    from lcbench.report.comparison import markdown as as_markdown
+    from lcbench.report.comparison import print_comparison
+    from lcbench.report.comparison_html import page
+    from lcbench.report.comparison_junit import junit as as_junit
+
+    if not 0 < alpha < 1:
+        raise UserError(f"--alpha must be between 0 and 1, not {alpha:g}.")
+    for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
+        if limit is not None and not limit > 0:
+            raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
+    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory))
+    print_comparison(Console(), comparison)
+    for path, render in ((markdown, as_markdown), (junit, as_junit), (html, page)):
+        if path:
+            _write(path, render(comparison))
+    if fail_on_regression and comparison.having("regressed"):
+        raise typer.Exit(1)
+    if fail_on_regression and len(comparison.having("not comparable")) == len(comparison.cells):
+        raise UserError(f"no cell of {new} can be compared with {base} (see above); make a new BASE.")
+
+
+@app.command()
+def rescore(
+    run: RunArgument,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="YAML file of a task that does not ship with lcbench.")
+    ] = None,
+) -> None:
+    """Score the recorded predictions again with today's metrics; needs no model."""
+    from lcbench.rescore import rescore as rescore_run
+
+    result = rescore_run(run, task or ())
+    for id, (before, now) in result.changed.items():
+        typer.echo(f"{id}: {_number(before)} -> {_number(now)}")
+    typer.echo(f"{len(result.changed)} of {result.samples} scores changed")
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/records.parquet.")] = None,
+) -> None:
+    """Write a run as Parquet, one row a sample, for pandas and datasets."""
+    from lcbench.export import export as export_run
+
+    path = out or run / "records.parquet"
+    rows = export_run(run, path)
+    typer.echo(f"{rows} row{'' if rows == 1 else 's'}: {path}")
+
+
+def _number(score: float | None) -> str:
+    return "none" if score is None else f"{score:g}"
+
+
+def _write(path: Path, text: str) -> None:
+    from lcbench.errors import UserError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from error

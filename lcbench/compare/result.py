@@ -1,0 +1,115 @@
+"""What a comparison of two runs says: cells with verdicts, and what made the two runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["regressed", "improved", "no evidence", "not comparable"]
+VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "no evidence", "not comparable")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the paired samples of a cell say.
+
+    Means of both runs, the difference with its 95 % interval (None where too few samples differ to know it), and the
+    p-value of "no difference", before and after the correction over all cells.
+    """
+
+    test: Literal["McNemar", "bootstrap"]
+    base: float
+    new: float
+    low: float | None
+    high: float | None
+    p: float
+    p_adjusted: float | None = None
+
+    @property
+    def difference(self) -> float:
+        return self.new - self.base
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """NEW over BASE, the median of the paired samples: prefill seconds a prompt token, decode seconds an output token,
+    peak memory. None where the records do not tell."""
+
+    prefill: float | None = None
+    decode: float | None = None
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ratios beyond which a cell counts as regressed; None: not looked at."""
+
+    slowdown: float | None = None
+    memory: float | None = None
+
+    def exceeded(self, ratios: Ratios) -> list[str]:
+        """In words, what of a cell is beyond the limits."""
+        checks = (
+            ("prefill takes {:.2f} times the time", ratios.prefill, self.slowdown),
+            ("decoding takes {:.2f} times the time", ratios.decode, self.slowdown),
+            ("memory is {:.2f} times as much", ratios.memory, self.memory),
+        )
+        return [words.format(ratio) for words, ratio, limit in checks if ratio and limit and ratio > limit]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One (task, method, length) over all its depths: the verdict, why, and the effect where there are pairs.
+
+    `pairs` counts the samples scored on both sides; `gaps` names those that are missing or failed on one side.
+    """
+
+    task: str
+    method: str
+    seq_len: int
+    metric: str
+    verdict: Verdict
+    why: str
+    pairs: int = 0
+    effect: Effect | None = None
+    ratios: Ratios = Ratios()
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}, {self.method}, {self.seq_len:,} tokens"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs: its folder, and in words what made it (model, versions, hardware)."""
+
+    folder: str
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, compared cell by cell; `alpha` is the chance of any false verdict on scores over all cells."""
+
+    base: Side
+    new: Side
+    alpha: float
+    limits: Limits
+    cells: list[CellResult]
+
+    def having(self, verdict: Verdict) -> list[CellResult]:
+        return [cell for cell in self.cells if cell.verdict == verdict]
+
+    @property
+    def summary(self) -> str:
+        """In words: `12 cells: 2 regressed, 1 improved, 9 no evidence, 0 not comparable`."""
+        counts = ", ".join(f"{len(self.having(verdict))} {verdict}" for verdict in VERDICTS)
+        return f"{len(self.cells)} cell{'' if len(self.cells) == 1 else 's'}: {counts}"
+
+    @property
+    def facts(self) -> list[tuple[str, str, str]]:
+        """What made BASE and NEW, side by side."""
+        names = dict.fromkeys([*self.base.facts, *self.new.facts])
+        sides = [("run", self.base.folder, self.new.folder)]
+        return sides + [(name, self.base.facts.get(name, ""), self.new.facts.get(name, "")) for name in names]

@@ -1,0 +1,145 @@
+"""Running text to hide needles in: generated books, or books and essays of the user's own, as tokens by sentence.
+
+What a sample reads follows from its number alone, and begins alike at every length and depth, so that the tokens before
+a needle are the same for all prompts that hold it further down. No sentence of a file comes twice in a prompt.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from lcbench.errors import UserError
+from lcbench.prompts import ANCHORS, encode_inside
+from lcbench.training.books import HELD_OUT_SEEDS, Book
+from lcbench.training.texts import read_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GENERATED = "books"  # the haystack that needs no file, and never ends
+BOOK_SENTENCES = 500  # of one generated book before the next begins
+BATCH = 512  # sentences a call of the tokenizer
+# A full stop, with the quotes and brackets behind it, ends a sentence unless it belongs to a title or an initial.
+SENTENCE_END = re.compile(r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)(?<=[.!?\"'\u201d\u2019)\]]) (?=[^a-z])")
+CLOSED = re.compile(r"[.!?][\"'\u201d\u2019)\]]*$")
+
+
+class RunningText:
+    """Sentences, tokenised as far as prompts have reached into them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sentences: Iterator[str]) -> None:
+        self._tokenizer, self._sentences = tokenizer, sentences
+        self._tokens, self._ends = array("I"), array("Q")
+
+    def reach(self, n: int) -> int:
+        """Tokenise so far that n tokens are there, if the text has them; how many are there now."""
+        while len(self._tokens) < n:
+            batch = list(islice(self._sentences, BATCH))
+            if not batch:
+                break
+            for ids in _encode_all(self._tokenizer, batch):
+                self._tokens.extend(ids)
+                self._ends.append(len(self._tokens))
+        return len(self._tokens)
+
+    def cut(self, n: int) -> tuple[list[int], list[int]]:
+        """A text of n tokens, and the places in it where a sentence ends or begins, 0 and n among them.
+
+        It begins and ends with a whole sentence where it can: what does not fit of the last one is cut from its front,
+        so that no text stops in the middle of a sentence, and all lengths begin alike.
+        Raises: ValueError for more tokens than there are.
+        """
+        if self.reach(n) < n:
+            raise ValueError(f"{n} tokens of a text of {len(self._tokens)}")
+        whole = bisect_right(self._ends, n)
+        ends = [0, *self._ends[:whole]]
+        if ends[-1] == n:
+            return self._tokens[:n].tolist(), ends
+        last_end = self._ends[whole]
+        rest = n - ends[-1]
+        tokens = self._tokens[: ends[-1]] + self._tokens[last_end - rest : last_end]
+        return tokens.tolist(), [*ends, n]
+
+
+@lru_cache(maxsize=64)
+def running_text(tokenizer: PreTrainedTokenizerBase, source: str, identity: str) -> RunningText:
+    """The text that a sample with this identity reads: `books` for generated ones, else whatever
+    `lcbench.training.texts.read_texts` takes: a .txt file, a folder, JSONL or parquet with a column `text`, a data set.
+
+    Raises: UserError for a source that cannot be read.
+    """
+    rng = random.Random(identity)
+    return RunningText(tokenizer, _generated(rng) if source == GENERATED else _written(source, rng))
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each behind one space, line breaks and runs of spaces made one space too.
+
+    What has no full stop (a heading, a table of contents) belongs to the sentence after it; a rest without full stop at
+    the end of the text is dropped.
+    """
+    parts = SENTENCE_END.split(" ".join(text.split()))
+    sentences: list[str] = []
+    held = ""
+    for part in parts:
+        held += f" {part}"
+        if CLOSED.search(part):
+            sentences.append(held)
+            held = ""
+    return sentences
+
+
+def _generated(rng: random.Random) -> Iterator[str]:
+    """Books that no reference model was trained on, one after another."""
+    first = rng.randrange(len(HELD_OUT_SEEDS))
+    for number in range(len(HELD_OUT_SEEDS)):
+        book = Book(HELD_OUT_SEEDS[(first + number) % len(HELD_OUT_SEEDS)])
+        yield from (book.sentence() for _ in range(BOOK_SENTENCES))
+
+
+def _written(source: str, rng: random.Random) -> Iterator[str]:
+    """The texts of a source in a circle, from a sentence drawn at random up to the one before it."""
+    count = len(_texts(source))
+    first = rng.randrange(count)
+    opening = _sentences(source, first)
+    start = int(rng.random() * len(opening))
+    yield from opening[start:]
+    for number in range(1, count):
+        yield from _sentences(source, (first + number) % count)
+    yield from opening[:start]
+
+
+@lru_cache(maxsize=4)
+def _texts(source: str) -> Sequence[str]:
+    return read_texts(source)
+
+
+@lru_cache(maxsize=64)
+def _sentences(source: str, number: int) -> list[str]:
+    return split_sentences(_texts(source)[number])
+
+
+def too_short(source: str, has: int, needs: int) -> UserError:
+    """The error for a haystack that would have to repeat itself."""
+    return UserError(
+        f"the haystack {source} has {has:,} tokens in whole sentences, and the prompt needs {needs:,}; "
+        f"give more text, a shorter --seq-len, or no --haystack for generated books."
+    )
+
+
+def _encode_all(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """`encode_inside` of each, in one call of the tokenizer."""
+    anchor = ANCHORS[0]
+    before, *ids = tokenizer([anchor, *(anchor + text for text in texts)], add_special_tokens=False).input_ids
+    size = len(before)
+    return [
+        encoded[size:] if encoded[:size] == before else encode_inside(tokenizer, text)
+        for encoded, text in zip(ids, texts, strict=True)
+    ]
