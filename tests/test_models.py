@@ -80,8 +80,8 @@ def lacking(*names: str) -> Callable[[Path], None]:
             changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
             "Pass --trust-remote-code if you trust it",
         ),
-        (lacking("model.safetensors"), "./mine has no *.safetensors file; weights are read from this format only"),
-        (pickled, "./mine has no *.safetensors file; weights are read from this format only"),
+        (lacking("model.safetensors"), "./mine has no *.safetensors file, and weights are read from this format only"),
+        (pickled, "./mine has no *.safetensors file, and weights are read from this format only"),
         (cut_off, "cannot load the model of ./mine: "),
         (with_text("model.safetensors", ""), "cannot load the model of ./mine: "),
         (without_a_layer, "that are missing or of another shape: 3, such as model.layers.2.mlp.down_proj.weight"),
@@ -164,7 +164,7 @@ def test_dtype(asked: str, named: str | None, expected: torch.dtype) -> None:
 
 
 def test_trained_length_of_the_embedded_model() -> None:
-    assert list(embedded_models()) == ["lcbench-tiny"]
+    assert list(embedded_models()) == ["lcbench-tiny", "lcbench-tiny-fot"]
     assert trained_length(ModelSource().config()) == 256
     with pytest.raises(UserError, match="no max_position_embeddings"):
         trained_length(transformers.T5Config())

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lcbench.methods import Method
 from lcbench.methods.dca import DualChunkAttention
+from lcbench.methods.fot import FocusedTransformer
 from lcbench.methods.logn import LogN
 from lcbench.methods.pi import PositionInterpolation
 from lcbench.methods.rerope import ReRoPE
@@ -27,10 +28,26 @@ def _dca(draw: st.DrawFn) -> DualChunkAttention:
     return DualChunkAttention(chunk_size=chunk, max_position=clamp, mscale=mscale, variant=variant)
 
 
+@st.composite
+def _fot(draw: st.DrawFn) -> FocusedTransformer:
+    """Windows of two tokens and more, in layer 0 with memory or without, and prompts shorter than what they start."""
+    variant = draw(st.sampled_from(["longllama", "streaming"]))
+    context = 1 + draw(sizes)
+    return FocusedTransformer(
+        memory_layers=draw(st.sampled_from([(), (0,), (1,), (0, 1)])),
+        context_length=context,
+        last_context_length=draw(st.integers(1, context - (variant == "streaming"))),
+        prompt_length=draw(st.integers(1, 120)),
+        variant=variant,
+        mem_positionals=draw(st.booleans()),
+    )
+
+
 plans: st.SearchStrategy[Method] = st.one_of(
     st.just(Vanilla()),
     st.builds(SelfExtend, group_size=st.integers(1, 9), neighbor_window=sizes, log_scale_base=st.sampled_from([0, 5])),
     _dca(),
+    _fot(),
     st.builds(ReRoPE, window=sizes),
     st.builds(Streaming, sinks=st.integers(0, 12), window=sizes),
 )

@@ -119,3 +119,34 @@ def test_generation_and_restore() -> None:
             ]
         assert all(torch.equal(answer, answers[1]) for answer in answers)
         assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.parametrize("more", ["", ",mem_dtype=bfloat16", ",memory=knn,top_k=200", ",mem_attention_grouping=[2,9]"])
+@torch.no_grad()
+def test_memory_in_ram(more: str) -> None:
+    """Keys that left the window wait on the CPU; those of the window stay on the GPU. The same answers either way."""
+    windows = "fot:memory_layers=[1],context_length=24,last_context_length=8,variant=streaming"
+    model = zoo.llama().to(DEVICE)
+    ids, answers = zoo.tokens(2, N).to(DEVICE), []
+    for where in ("", ",mem_device=cpu"):
+        cache = DynamicCache()
+        with lcbench.extend(model, windows + more + where):
+            calls = [model(ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 60), (60, 61), (61, N))]
+        layer = cache.layers[1]
+        assert layer.keys.device.type == DEVICE
+        assert layer.store.length > 0 and layer.store.keys.device.type == ("cpu" if where else DEVICE)
+        answers.append(torch.cat(calls, dim=1))
+    torch.testing.assert_close(*answers, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("more", ["", ",mem_device=cpu", ",memory=knn,top_k=9", ",memory=knn,top_k=9,mem_device=cpu"])
+def test_beams_with_a_memory(more: str) -> None:
+    """Windows move to memory while beams are reordered."""
+    spec = f"fot:memory_layers=[1],context_length=24,last_context_length=16,variant=streaming{more}"
+    model, ids = zoo.llama().to(DEVICE), zoo.tokens(2, 70).to(DEVICE)
+    with lcbench.extend(model, spec):
+        answers = [
+            model.generate(ids, max_new_tokens=12, do_sample=False, num_beams=3, use_cache=use_cache)
+            for use_cache in (True, False)
+        ]
+    assert torch.equal(*answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from functools import cache
@@ -41,6 +42,8 @@ METHODS = [
     f"fot:memory_layers=[0],{WINDOWS},variant=streaming+logn:base=9",
 ]
 every_method = pytest.mark.parametrize("spec", METHODS)
+KNN = pytest.param(METHODS[5], marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="index ahead of a crop"))
+across_edges = pytest.mark.parametrize("spec", [*METHODS[:5], KNN, *METHODS[6:]])
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
@@ -609,10 +612,34 @@ class TestWhereForgettingWouldLoseSomething:
         with pytest.raises(UserError, match="keeps the last 21 tokens of a layer and cannot go back by 22"):
             past.crop(-22)
 
-    @pytest.mark.parametrize("spec", [STREAMING, LONGLLAMA, METHODS[2]])
-    def test_drafts_across_the_edge_of_a_window(self, model: PreTrainedModel, spec: str) -> None:
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            *METHODS[:2],
+            pytest.param(METHODS[2], marks=pytest.mark.xfail(strict=True, reason="rounded keys meet others: dtypes")),
+            *METHODS[3:],
+            f"fot:memory_layers=[0,1],{WINDOWS},variant=streaming",
+        ],
+    )
+    def test_cropped_into_a_window_that_was_let_go_of(self, spec: str) -> None:
+        """Streaming: at 85 the window began at 64, at 77 it would at 56. Exact, or refused."""
+        model, ids, past = model_for(spec), zoo.tokens(1, 100), DynamicCache()
+        in_calls(model, spec, ids[:, :90], [85, 90], past)
+        with contextlib.suppress(UserError):
+            past.crop(-13)
+            assert_close(in_calls(model, spec, ids[:, 77:], [23], past), in_calls(model, spec, ids, [100])[:, 77:])
+
+    @pytest.mark.xfail(strict=True, reason="the kind of cache is blamed")
+    def test_then_the_sentence_says_so(self, model: PreTrainedModel) -> None:
+        ids, past = zoo.tokens(1, 100), DynamicCache()
+        in_calls(model, STREAMING, ids[:, :90], [85, 90], past)
+        with pytest.raises(UserError, match="go back"):
+            past.crop(-13) or in_calls(model, STREAMING, ids[:, 77:], [23], past)
+
+    @across_edges
+    def test_drafts_across_the_edge_of_a_window(self, spec: str) -> None:
         """As prompt lookup and assisted decoding do: a few tokens come in, some of them are taken back."""
-        past = DynamicCache()
+        model, past = model_for(spec), DynamicCache()
         edge = 78 if "prompt_length" in spec else 80
         ids = zoo.tokens(1, 100)
         with lcbench.extend(model, spec), torch.no_grad():
@@ -622,13 +649,16 @@ class TestWhereForgettingWouldLoseSomething:
             actual = model(ids[:, edge - 3 :], past_key_values=past).logits
             assert_close(actual, model(ids).logits[:, edge - 3 :])
 
-    @pytest.mark.parametrize("spec", [STREAMING, LONGLLAMA])
-    @pytest.mark.parametrize("way", ["prompt lookup", "assistant"])
-    def test_speculative_decoding(self, model: PreTrainedModel, spec: str, way: str) -> None:
-        assistant = zoo.build(zoo.config("LlamaConfig", num_hidden_layers=1), seed=3)
-        options = {"prompt_lookup_num_tokens": 4} if way == "prompt lookup" else {"assistant_model": assistant}
+    @across_edges
+    def test_prompt_lookup(self, model: PreTrainedModel, spec: str) -> None:
         with lcbench.extend(model, spec):
-            assert torch.equal(continued(model, prompt(), **options), truth(spec))
+            assert torch.equal(continued(model, prompt(), prompt_lookup_num_tokens=4), truth(spec))
+
+    @every_method
+    def test_assisted_decoding(self, model: PreTrainedModel, spec: str) -> None:
+        assistant = zoo.build(zoo.config("LlamaConfig", num_hidden_layers=1), seed=3)
+        with lcbench.extend(model, spec):
+            assert torch.equal(continued(model, prompt(), assistant_model=assistant), truth(spec))
 
     def test_drafts_are_no_part_of_a_prompt_whose_length_is_said(self, model: PreTrainedModel) -> None:
         """The first call of assisted decoding brings drafts too: nobody else can tell."""
@@ -647,9 +677,9 @@ class TestWhereForgettingWouldLoseSomething:
     @pytest.mark.parametrize(
         ("first", "second"),
         [
-            pytest.param(",mem_dtype=bfloat16", ""),
+            (",mem_dtype=bfloat16", ""),
             ("", ",mem_dtype=bfloat16"),
-            pytest.param("", ",memory=knn,top_k=5"),
+            ("", ",memory=knn,top_k=5"),
             (",memory=knn", ""),
         ],
     )
