@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcbench.attention.cache import Keys
+from lcbench.attention.cache import GONE, Keys
 from lcbench.attention.joint import joint_attention
 from lcbench.attention.pieces import Memory, Piece
 from lcbench.attention.rotation import Rope, RopeTables
 from lcbench.attention.search import search_attention
 from lcbench.attention.tiles import tiled_attention
+from lcbench.errors import UserError
 
 DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than tiles
 
@@ -91,6 +92,8 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
         groups: dict[Memory | None, list[Piece]] = {}
         for piece in pieces:
             visible = piece.of_keys(first, first + k.shape[2], keys.origin(pad))
+            if piece.memory is None and k_BKSD is not keys.k_BKSD and not visible.empty:
+                raise UserError(GONE)
             if not _searched(piece) and not visible.empty:
                 groups.setdefault(None if _plain(piece.memory, q_BHTD) else piece.memory, []).append(visible)
         parts += [Part(k, v, first, group, memory) for memory, group in groups.items()]

@@ -20,6 +20,8 @@ from lcbench.attention.pieces import Memory, Piece
 from lcbench.errors import UserError
 from lcbench.methods import Method
 
+GONE = "this KV cache let go of keys that these queries need, it cannot go back so far; start a new one."
+
 
 class MemoryStore:
     """Keys and values that left the window, in a tensor that grows by doubling.

@@ -32,6 +32,11 @@ class KeySearch:
         self.indexes: list[Any] = [faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT) for _ in range(heads)]
         self.made_for = SMALL
 
+    @property
+    def size(self) -> int:
+        """How many keys are here, of each head."""
+        return int(self.indexes[0].ntotal)
+
     def add(self, k_KSD: Tensor) -> None:
         """Take in those of the keys that are not here yet."""
         if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
@@ -96,9 +101,9 @@ def _attend_best(
     keys_KSD, values_KSD = store.keys[row, :, seen], store.values[row, :, seen]
     K, top_k = len(keys_KSD), store.memory.top_k
     assert top_k is not None
-    if row not in store.searches:
-        store.searches[row] = KeySearch(store.memory.index, K, D)
-    search = store.searches[row]
+    search = store.searches.get(row)
+    if search is None or search.size > keys_KSD.shape[1]:  # drafts that went further were taken back
+        search = store.searches[row] = KeySearch(store.memory.index, K, D)
     search.add(keys_KSD)
     q_KND = q_HTD.reshape(K, H // K * T, D)
     out, lse = [], []

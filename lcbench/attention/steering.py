@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lcbench.attention.attend import attend
-from lcbench.attention.cache import CacheWatch, Keys, layer_index
+from lcbench.attention.cache import GONE, CacheWatch, Keys, layer_index
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.pieces import Piece
 from lcbench.attention.probe import (
@@ -200,6 +200,8 @@ class Steering:
             assert window is not None
             pieces, factor = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
         if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
+            if self.method.forgets and not self._slides(window):
+                raise UserError(GONE)
             raise UserError(
                 f"an attention layer of {type(self.model).__name__} got only the last {len(j)} of {i1} keys: its cache "
                 "forgets, its attention does not; pass past_key_values=DynamicCache()."

@@ -42,8 +42,6 @@ METHODS = [
     f"fot:memory_layers=[0],{WINDOWS},variant=streaming+logn:base=9",
 ]
 every_method = pytest.mark.parametrize("spec", METHODS)
-KNN = pytest.param(METHODS[5], marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="index ahead of a crop"))
-across_edges = pytest.mark.parametrize("spec", [*METHODS[:5], KNN, *METHODS[6:]])
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
@@ -615,9 +613,7 @@ class TestWhereForgettingWouldLoseSomething:
     @pytest.mark.parametrize(
         "spec",
         [
-            *METHODS[:2],
-            pytest.param(METHODS[2], marks=pytest.mark.xfail(strict=True, reason="rounded keys meet others: dtypes")),
-            *METHODS[3:],
+            *METHODS,
             f"fot:memory_layers=[0,1],{WINDOWS},variant=streaming",
         ],
     )
@@ -629,14 +625,13 @@ class TestWhereForgettingWouldLoseSomething:
             past.crop(-13)
             assert_close(in_calls(model, spec, ids[:, 77:], [23], past), in_calls(model, spec, ids, [100])[:, 77:])
 
-    @pytest.mark.xfail(strict=True, reason="the kind of cache is blamed")
     def test_then_the_sentence_says_so(self, model: PreTrainedModel) -> None:
         ids, past = zoo.tokens(1, 100), DynamicCache()
         in_calls(model, STREAMING, ids[:, :90], [85, 90], past)
         with pytest.raises(UserError, match="go back"):
             past.crop(-13) or in_calls(model, STREAMING, ids[:, 77:], [23], past)
 
-    @across_edges
+    @every_method
     def test_drafts_across_the_edge_of_a_window(self, spec: str) -> None:
         """As prompt lookup and assisted decoding do: a few tokens come in, some of them are taken back."""
         model, past = model_for(spec), DynamicCache()
@@ -649,7 +644,7 @@ class TestWhereForgettingWouldLoseSomething:
             actual = model(ids[:, edge - 3 :], past_key_values=past).logits
             assert_close(actual, model(ids).logits[:, edge - 3 :])
 
-    @across_edges
+    @every_method
     def test_prompt_lookup(self, model: PreTrainedModel, spec: str) -> None:
         with lcbench.extend(model, spec):
             assert torch.equal(continued(model, prompt(), prompt_lookup_num_tokens=4), truth(spec))
