@@ -19,8 +19,8 @@ from lcbench.methods import Lengths, parse_method
 from lcbench.models import ModelSource, trained_length
 from lcbench.tasks import Cell, load_task
 from tests.attention import zoo
+from tests.attention.memory_truth import bfloat16, explicit_logits, in_calls
 from tests.attention.oracle import reference_logits
-from tests.attention.test_memory import bfloat16, explicit_logits, in_calls
 from tests.helpers import TINY, cli, lines_of
 from tests.test_errors import assert_refused
 

@@ -19,7 +19,7 @@ from lcbench.methods import Lengths, Method, parse_method
 from lcbench.models import ModelSource
 from lcbench.tasks import Cell, load_task
 from tests.attention import zoo
-from tests.attention.test_memory import assert_close, bfloat16, explicit_logits, in_calls
+from tests.attention.memory_truth import assert_close, bfloat16, explicit_logits, in_calls
 
 pytest.importorskip("faiss")
 TOP_K = 5
