@@ -83,6 +83,7 @@ def started(folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs in the background ignores it
     )
     deadline = time.monotonic() + 120
     while not (folder / RECORDS).exists() or not (folder / RECORDS).stat().st_size:
