@@ -11,14 +11,21 @@ from dataclasses import dataclass
 
 from lcbench.plan import Job
 
+AT_ONCE = 16  # samples that are kept together though they do not begin alike, for a measure that takes several at once
+TOKENS_AT_ONCE = 131_072  # of all their lengths: where a sample takes long, none should wait for others to be built
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that begin alike, which one process works through; its name is the same in all of them, whatever is
-    done already."""
+    """Samples which one process works through, those together in `alike` that begin alike; its name is the same in all
+    processes, whatever is done already."""
 
     name: str
-    samples: list[tuple[Job, int]]
+    alike: list[list[tuple[Job, int]]]
+
+    @property
+    def samples(self) -> list[tuple[Job, int]]:
+        return [sample for samples in self.alike for sample in samples]
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,9 @@ class Group:
     name: str = ""
 
     def batches(self, processes: int = 1) -> list[Batch]:
-        """All samples, those together that begin alike; but for several processes so small that each gets two at
-        least: to work at once is worth more than a prefix that is shared."""
+        """All samples, those together that begin alike, and as many beside them as may be measured at once; but for
+        several processes so small that each gets two at least: to work at once is worth more than a prefix that is
+        shared."""
         alike: dict[Hashable, list[tuple[Job, int]]] = {}
         for job in sorted(self.jobs, key=lambda job: -job.cell.seq_len):
             for sample in range(job.samples):
@@ -39,10 +47,17 @@ class Group:
                 alike.setdefault(key, []).append((job, sample))
         total = sum(map(len, alike.values()))
         most = total if processes == 1 else math.ceil(total / (2 * processes))
-        batches = []
+        few = AT_ONCE if processes == 1 else min(AT_ONCE, math.ceil(total / (8 * processes)))
+        batches: list[Batch] = []
         for key, samples in alike.items():
+            if batches:
+                together = Batch(batches[-1].name, [*batches[-1].alike, samples])
+                length = sum(job.cell.seq_len for job, _ in together.samples)
+                if len(together.samples) <= few and length <= TOKENS_AT_ONCE:
+                    batches[-1] = together
+                    continue
             pieces = math.ceil(len(samples) / most)
-            batches += [Batch(f"{self.name} {key!r} {n}/{pieces}", samples[n::pieces]) for n in range(pieces)]
+            batches += [Batch(f"{self.name} {key!r} {n}/{pieces}", [samples[n::pieces]]) for n in range(pieces)]
         return batches
 
 

@@ -28,6 +28,9 @@ token, see `lcbench.nll`), `nll.averaging`, the scored `nll.tokens`, `nll.bytes`
 space), `nll.buckets` (JSON: first and last position in the window, summed NLL, tokens) and `cost.reuse_difference` (by
 how much a prefix that was reused differs from the same tokens alone, in nats a token; tried once).
 
+Records of an answer have `cost.decoded_together`: how many answers were decoded as one batch, which shared the seconds
+of `cost.decode_seconds` and whose peak memory is that of all.
+
 Whatever else the records of a run hold follows behind, in the order of the records: scalars as they are, lists of
 scalars as lists, mappings one level deep as `name.key`, and anything deeper as JSON.
 """

@@ -9,7 +9,7 @@ import itertools
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from lcbench.attention.steering import Steering
 from lcbench.batches import Batch, Group, grouped
 from lcbench.distributed import Follower, Processes, follower, joined, launched, lead
 from lcbench.errors import UserError, out_of_memory
-from lcbench.measures import MEASURES, Measure
+from lcbench.measures import MEASURES, Asked, Measure
 from lcbench.methods import Method
 from lcbench.plan import Job, Plan
 from lcbench.progress import describe
@@ -32,8 +32,6 @@ from lcbench.tasks import Example
 
 OUT_OF_MEMORY = "out of memory"
 POLL_SECONDS = 0.5  # between two looks at what other processes have done
-
-_Asked = tuple[Job, int, Example]  # a sample by its number, and its question
 
 
 @dataclass(frozen=True)
@@ -129,16 +127,17 @@ class _Run:
         steering = _steering(self._plan, model, job.resolved, max(job.cell.seq_len for job in group.jobs))
         with steering as steered:
             measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
-            for batch, examples in self._built(itertools.chain([first], claimed)):
-                for job, sample, example in examples.result():
-                    if self._tally.gave_up(job):
-                        continue
-                    record = _identity(self._plan, job, sample, example) | {"layers_steered": steering.layers_steered}
-                    record |= self._measured(measure, job, example)
-                    if "cost" in record:  # what computed it: two runs may differ in it and agree in all else
-                        record["cost"]["attention"] = steering.backends
-                    self._writer.append(record)
-                    self._tally.note([record])
+            for batch, asked in self._built(itertools.chain([first], claimed)):
+                for portion in measure.portions(asked.result()):
+                    for (job, sample, example), found in self._measured(measure, portion):
+                        if not self._tally.is_missing(job, sample):
+                            continue
+                        record = _identity(self._plan, job, sample, example) | found
+                        record["layers_steered"] = steering.layers_steered
+                        if "cost" in record:  # what computed it: two runs may differ in it and agree in all else
+                            record["cost"]["attention"] = steering.backends
+                        self._writer.append(record)
+                        self._tally.note([record])
                 self._writer.release(batch.name)
 
     def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
@@ -146,51 +145,69 @@ class _Run:
         not where few are left, which others might begin at once."""
         batches = group.batches(1 if self._plan.source.tensor_parallel else self._processes.count)
         for left, batch in zip(reversed(range(len(batches))), batches):
-            if not self._missing(batch) or not self._writer.claim(batch.name):
+            if not self._is_missing(batch.samples) or not self._writer.claim(batch.name):
                 continue
             self._tally.note(self._writer.news())
-            if missing := self._missing(batch):  # of another process until now, perhaps
-                yield Batch(batch.name, missing), self._processes.count == 1 or left > 2 * self._processes.count
-            else:
+            if self._is_missing(batch.samples):
+                yield batch, self._processes.count == 1 or left > 2 * self._processes.count
+            else:  # of another process until now, perhaps
                 self._writer.release(batch.name)
 
-    def _missing(self, batch: Batch) -> list[tuple[Job, int]]:
-        return [(job, sample) for job, sample in batch.samples if self._tally.is_missing(job, sample)]
+    def _is_missing(self, samples: Iterable[tuple[Job, int]]) -> bool:
+        """Whether any of these is."""
+        return any(self._tally.is_missing(job, sample) for job, sample in samples)
 
-    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[_Asked]]]]:
+    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[Asked]]]]:
         """The batches with their examples, which are built while the model works on the batch before."""
-        waiting: deque[tuple[Batch, Future[list[_Asked]]]] = deque()
+        waiting: deque[tuple[Batch, Future[list[Asked]]]] = deque()
         for batch, ahead in claimed:
             waiting.append((batch, self._builder.submit(self._examples, batch)))
             while len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
-    def _examples(self, batch: Batch) -> list[_Asked]:
-        plan = self._plan
-        asked = [(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in batch.samples]
-        return sorted(asked, key=lambda entry: entry[2].prompt, reverse=True) if len(asked) > 1 else asked
+    def _examples(self, batch: Batch) -> list[Asked]:
+        """All of them, those that are recorded too: portions are the same whatever is done already."""
+        plan, found = self._plan, []
+        for alike in batch.alike:
+            asked = [Asked(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike]
+            found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
+        return found
 
-    def _measured(self, measure: Measure, job: Job, example: Example) -> Record:
-        """The fields that a measure adds, or the error. Where memory runs out, with fewer tokens a call."""
-        while True:
+    def _measured(self, measure: Measure, portion: Sequence[Asked]) -> Iterator[tuple[Asked, Record]]:
+        """The fields that a measure adds to each, or the error. Where several fail, half as many are tried at once;
+        where memory runs out for one, fewer tokens a call."""
+        waiting = [portion]
+        while waiting:
+            asked = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
+            if not self._is_missing((one.job, one.sample) for one in asked):
+                continue
+            these, *rest = measure.portions(asked)  # fewer than it was, perhaps, since memory ran out
+            waiting += reversed(rest)
             try:
-                found = measure(job, example)
-                found["cost"]["prefill_chunk"] = measure.chunk_size(job)
-                return found
+                found = measure(these)
             except UserError:
                 raise
             except Exception as error:
                 reason = _reason(error)
+            else:
+                for one, fields in zip(these, found):
+                    fields["cost"]["prefill_chunk"] = measure.chunk_size(one.job)
+                    yield one, fields
+                continue
             # Behind the handler: with the error goes what the failed call held.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if reason != OUT_OF_MEMORY or not measure.halve_chunk(job, example):
-                return {"error": reason}
-            self._progress.note(
-                f"out of memory: {describe(job)}; trying again with {measure.chunk_size(job)} tokens a call."
-            )
+            less = measure.take_less_memory(these) if reason == OUT_OF_MEMORY else None
+            if less:
+                self._progress.note(f"out of memory: {describe(these[0].job)}; trying again with {less}.")
+            if len(these) > 1:
+                waiting += [these[len(these) // 2 :], these[: len(these) // 2]]
+            elif less:
+                waiting.append(these)
+            else:
+                yield these[0], {"error": reason}
 
 
 def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -> Steering:

@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from lcbench.engine import generate as engine
+from lcbench.engine.generate import Prompt
 from lcbench.measures import answer
 from lcbench.records import RECORDS
 from tests.helpers import cli, lines_of, records_of
@@ -33,15 +34,15 @@ def the_run() -> Path:
 
 
 def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = answer.generate
+    generate = answer.generate_together
 
-    def short_of_memory(model: Any, prompt: list[int], *rest: Any) -> Any:
-        if len(prompt) > 200:
+    def short_of_memory(model: Any, prompts: list[Prompt], *rest: Any) -> Any:
+        if any(len(prompt.tokens) > 200 for prompt in prompts):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 100 GiB.\nGPU 0 has ...")
-        return generate(model, prompt, *rest)
+        return generate(model, prompts, *rest)
 
     arguments = ["run", "passkey", "--seq-len", "150,256,160", "--samples", "3"]
-    monkeypatch.setattr(answer, "generate", short_of_memory)
+    monkeypatch.setattr(answer, "generate_together", short_of_memory)
     failed = cli(*arguments)
     assert failed.code == 1
     assert "failed: passkey  256  vanilla: out of memory" in failed.err
@@ -52,7 +53,7 @@ def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) ->
     assert bad["error"] == "out of memory" and bad["seq_len"] == 256 and "scores" not in bad
     assert "failed" in cli("table", "-f", "markdown").out
 
-    monkeypatch.setattr(answer, "generate", generate)
+    monkeypatch.setattr(answer, "generate_together", generate)
     again = cli(*arguments)
     assert again.code == 0 and "6 of them recorded already" in again.err and "failed" not in again.out
     cli(*arguments, "-o", "undisturbed")
@@ -72,7 +73,7 @@ def test_reasons(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(answer, "generate", fail)
+    monkeypatch.setattr(answer, "generate_together", fail)
     assert cli(*SMALL).code == 1
     assert [line["error"] for line in lines_of(the_run())] == [reason]
     assert json.loads((the_run() / RECORDS).read_text())["error"] == reason
@@ -101,10 +102,9 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     done = cli(*arguments, "short")
     assert done.code == 0
     told = [line for line in done.err.splitlines() if "out of memory" in line]
-    assert told == [
-        f"out of memory: passkey  1500  vanilla; trying again with {chunk} tokens a call." for chunk in (747, 373)
-    ]
-    assert sum(size > 400 for size in calls) == 2  # the second sample of this length begins with what is known
+    less = ("one prompt at a time", "747 tokens a call", "373 tokens a call")
+    assert told == [f"out of memory: passkey  1500  vanilla; trying again with {how}." for how in less]
+    assert sum(size > 400 for size in calls) == 3  # the second sample of this length begins with what is known
     chunks = {line["seq_len"]: line["cost"]["prefill_chunk"] for line in lines_of(Path("short"))}
     assert chunks == {1500: 373, 400: engine.PREFILL_CHUNK}
     assert records_of(Path("short")) == records_of(Path("undisturbed"))
@@ -115,8 +115,8 @@ def test_a_smaller_chunk_does_not_always_help(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(engine, "SMALLEST_CHUNK", 200)
     calls = short_of_memory(monkeypatch, most=50)
     failed = cli("run", "passkey", "--seq-len", "1000,300", "--samples", "2")
-    assert failed.code == 1 and failed.err.count("trying again") == 2
-    assert [size for size in calls if size > 50] == [994, 497, 248, 294]
+    assert failed.code == 1 and failed.err.count("trying again") == 4
+    assert [size for size in calls if size > 50] == [994, 994, 497, 248, 294, 294]
     assert [(line["seq_len"], line["error"]) for line in lines_of(the_run())] == [
         (1000, "out of memory"),
         (300, "out of memory"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lcbench import runner
+from lcbench import batches, runner
 from lcbench.errors import UserError
 from lcbench.measures import answer
 from lcbench.models import ModelSource
@@ -23,15 +23,22 @@ from lcbench.tasks.passkey import Passkey
 from tests.helpers import cli, records_of
 
 
+@pytest.fixture
+def a_batch_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that begin alike with no other are by themselves, as long ones are."""
+    monkeypatch.setattr(batches, "AT_ONCE", 1)
+
+
 def plan_of(*methods: str, samples: int = 4, seq_lens: tuple[int, ...] = (150,)) -> Plan:
     return make_plan(ModelSource(), [Request("passkey", methods, seq_lens, None, samples)])
 
 
+@pytest.mark.usefixtures("a_batch_each")
 def test_the_next_prompt_is_built_while_the_model_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model waits within its first call until the second prompt is there: it would wait for ever otherwise."""
-    plan, built = plan_of("dca:mscale=0.1"), []  # its prompts share nothing: a batch each
+    plan, built = plan_of("dca:mscale=0.1"), []  # its prompts share nothing
     second_is_there, main = threading.Event(), threading.get_ident()
-    example, generate = Passkey.example, answer.generate
+    example, generate = Passkey.example, answer.generate_together
 
     def noted(*arguments: Any) -> Example:
         made = example(*arguments)
@@ -46,14 +53,15 @@ def test_the_next_prompt_is_built_while_the_model_works(tmp_path: Path, monkeypa
         return generate(*arguments)
 
     monkeypatch.setattr(Passkey, "example", noted)
-    monkeypatch.setattr(answer, "generate", waits)
+    monkeypatch.setattr(answer, "generate_together", waits)
     runner.run(plan, tmp_path / "run", SilentProgress())
     assert len(built) == 4 and main not in built and len(set(built)) == 1
 
 
+@pytest.mark.usefixtures("a_batch_each")
 def test_no_more_than_one_batch_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, built, answered, lead = plan_of("dca:mscale=0.1", samples=8), [], [], []
-    example, generate = Passkey.example, answer.generate
+    example, generate = Passkey.example, answer.generate_together
 
     def noted(*arguments: Any) -> Example:
         built.append(1)
@@ -66,11 +74,12 @@ def test_no_more_than_one_batch_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
         return generate(*arguments)
 
     monkeypatch.setattr(Passkey, "example", noted)
-    monkeypatch.setattr(answer, "generate", counted)
+    monkeypatch.setattr(answer, "generate_together", counted)
     runner.run(plan, tmp_path / "run", SilentProgress())
     assert len(answered) == 8 and max(lead) == 2  # the one that is asked, and the next
 
 
+@pytest.mark.usefixtures("a_batch_each")
 def test_an_error_of_a_prompt_ends_the_run_at_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, example = plan_of("dca:mscale=0.1"), Passkey.example
 

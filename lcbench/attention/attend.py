@@ -102,8 +102,8 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
                 memory = piece.memory or held
                 groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
         rotations = None
-        if keys.layer is not None and rows == slice(None) and q_BHTD.shape[2] <= DECODE_QUERIES:
-            rotations = keys.layer.rotations(keys.k_BKSD, pad)
+        if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
+            rotations = keys.layer.rotations(keys.k_BKSD, rows, pad)
         parts += [Part(k, v, first, group, memory, rotations) for memory, group in groups.items()]
     return parts
 

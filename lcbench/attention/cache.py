@@ -7,6 +7,7 @@ layers of an empty `DynamicCache`, so that `generate()` and every other caller g
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +57,15 @@ class MemoryStore:
         if length < self.length:
             self._keys.length = self._values.length = length
             self.searches.clear()
+
+    @classmethod
+    def joined(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
+        """One for the rows of several of equal length that hold alike."""
+        whole = cls(stores[0].memory)
+        if stores[0].length:
+            whole._keys.append(torch.cat([store.keys for store in stores]))
+            whole._values.append(torch.cat([store.values for store in stores]))
+        return whole
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order, some perhaps several times."""

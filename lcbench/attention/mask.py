@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -26,6 +28,12 @@ class Span:
     pads: tuple[int, ...]
     window: int | None
     block: object = field(default=None)  # whose block it was made in, once a layer has asked
+
+    @cached_property
+    def rows(self) -> list[tuple[slice, int]]:
+        """Neighbouring rows with as much padding each, and how much."""
+        ends = [n for n in range(1, len(self.pads)) if self.pads[n] != self.pads[n - 1]]
+        return [(slice(a, b), self.pads[a]) for a, b in pairwise([0, *ends, len(self.pads)])]
 
     # generate() treats a mask prepared for a static cache as a tensor, as far as these two:
     ndim = 0

@@ -189,7 +189,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
                 self._values.append(self.values)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for pad, rotations in self._rotations.items():
+        for (*_, pad), rotations in self._rotations.items():
             rotations.truncate(length - pad)
         self._keys.length = self._values.length = length
         self._keys.append(key_states)
@@ -197,12 +197,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._keys.rows, self._values.rows
         return self.keys, self.values
 
-    def rotations(self, k_BKSD: Tensor, pad: int) -> Rotations | None:
-        """What was rotated of these keys, of rows with so much padding; None if they are not this layer's, or are held
+    def rotations(self, k_BKSD: Tensor, rows: slice, pad: int) -> Rotations | None:
+        """What was rotated of these keys, in rows with so much padding; None if they are not this layer's, or are held
         so as to take less memory."""
         if self.held is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
             return None
-        return self._rotations.setdefault(pad, Rotations())
+        return self._rotations.setdefault((rows.start, rows.stop, pad), Rotations())
 
     def reset(self) -> None:
         super().reset()
@@ -210,4 +210,4 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def _forget(self) -> None:
         self._keys, self._values = Room(self._size, self.held), Room(self._size, self.held)
-        self._rotations: dict[int, Rotations] = {}
+        self._rotations: dict[tuple[int, int, int], Rotations] = {}

@@ -164,8 +164,7 @@ class Steering:
         keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), store, growing)
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
-        same = len(set(span.pads)) == 1
-        for rows, pad in zip([slice(None)] if same else [slice(n, n + 1) for n in range(len(q))], span.pads):
+        for rows, pad in span.rows:
             first_query = max(0, pad - span.q_offset)
             i0, i1 = span.q_offset + first_query - pad, total - pad
             if i0 >= i1:

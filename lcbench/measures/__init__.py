@@ -4,10 +4,10 @@ likelihood that it gives to a text. A task names its measure."""
 from __future__ import annotations
 
 from lcbench.measures.answer import Answer
-from lcbench.measures.base import Measure
+from lcbench.measures.base import Asked, Measure
 from lcbench.measures.choice import Choice
 from lcbench.measures.likelihood import Likelihood
 
-__all__ = ["MEASURES", "Measure"]
+__all__ = ["MEASURES", "Asked", "Measure"]
 
 MEASURES: dict[str, type[Measure]] = {"answer": Answer, "choice": Choice, "likelihood": Likelihood}

@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lcbench.engine.generate import Generation, generate, never, stop_tokens
+from lcbench.batches import AT_ONCE
+from lcbench.engine.generate import Generation, Prompt, generate_together, never, stop_tokens
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix import PrefixCache
-from lcbench.measures.base import Measure
+from lcbench.measures.base import Asked, Measure
 from lcbench.plan import Job, Plan
 from lcbench.records import Record
 from lcbench.tasks import Example
 
 BEFORE = 8  # tokens of a prompt that are decoded with the answer
+TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer context leaves no room for others
 EXCERPT = 48  # tokens of a prompt that a record quotes at its start, at its end, and on both sides of the needle
 
 
 class Answer(Measure):
-    """Greedy generation; prompts that begin alike share their prefill."""
+    """Greedy generation; prompts that begin alike share their prefill, and short ones are answered together."""
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         super().__init__(plan, model, folder, shares=shares)
         self._prefixes = PrefixCache(model.config) if shares else None
+        self._at_once: dict[int, int] = {}  # prompts, by length: where the memory did not suffice for AT_ONCE
 
-    def __call__(self, job: Job, example: Example) -> Record:
-        device, chunk = self.device, self.chunk_size(job)
-        reset_peak_memory(device)
-        first = self._generate(example.prompt, example, chunk, self._prefixes)
-        generations = [first, *([self._generate(example.follow_up, example, chunk)] if example.follow_up else [])]
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        reset_peak_memory(self.device)
+        chunk = min(self.chunk_size(one.job) for one in asked)
+        answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, chunk, self._prefixes)]
+        again = [n for n, one in enumerate(asked) if one.example.follow_up]
+        follow_ups = self._generate([asked[n].example.follow_up for n in again], [asked[n] for n in again], chunk)
+        for n, follow_up in zip(again, follow_ups):
+            answers[n].append(follow_up)
+        peak = peak_memory(self.device)
+        return [self._record(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
+
+    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+        """As many at once as fit into TOKENS_TOGETHER, padding counted; of one length alone, whose memory is told."""
+        while asked:
+            seq_len, count, longest = asked[0].job.cell.seq_len, 0, 0
+            for one in asked[: self._at_once.get(seq_len, AT_ONCE)]:
+                longest = max(longest, len(one.example.prompt) + one.example.max_new_tokens)
+                if one.job.cell.seq_len != seq_len or (count and (count + 1) * longest > TOKENS_TOGETHER):
+                    break
+                count += 1
+            yield asked[:count]
+            asked = asked[count:]
+
+    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+        if len(asked) == 1:
+            return super().take_less_memory(asked)
+        half = self._at_once[asked[0].job.cell.seq_len] = len(asked) // 2
+        return f"{half} prompts at once" if half > 1 else "one prompt at a time"
+
+    def _record(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Record:
         prompts = [example.prompt, example.follow_up]
         texts = [cut(self._text(one.tokens, prompt), example.stop) for one, prompt in zip(generations, prompts)]
         prediction = job.task.joined(texts)
@@ -47,22 +75,31 @@ class Answer(Measure):
             "cost": {
                 "prefill_seconds": round(sum(one.prefill_seconds for one in generations), 6),
                 "decode_seconds": round(sum(one.decode_seconds for one in generations), 6),
-                "peak_memory_bytes": peak_memory(device),
-                "reused_tokens": first.reused,
+                "peak_memory_bytes": peak,
+                "reused_tokens": generations[0].reused,
+                "decoded_together": generations[0].together,
             },
         }
 
     def _generate(
-        self, prompt: list[int], example: Example, chunk: int, prefixes: PrefixCache | None = None
-    ) -> Generation:
+        self, prompts: list[list[int]], asked: Sequence[Asked], chunk: int, prefixes: PrefixCache | None = None
+    ) -> list[Generation]:
+        given = [
+            Prompt(prompt, example.max_new_tokens, self._watch(prompt, example))
+            for prompt, (_, _, example) in zip(prompts, asked)
+        ]
+        return generate_together(self.model, given, stop_tokens(self.model), prefixes, chunk) if given else []
+
+    def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
+        """Ends an answer at the task's stop strings."""
+
         def ended(tokens: list[int]) -> bool:
             # A stop string shows in the last tokens: none of them stands for less than a byte.
             text = self._text(tokens[-longest - 1 :], prompt)
             return any(stop in text for stop in example.stop)
 
         longest = max((len(stop.encode()) for stop in example.stop), default=0)
-        watch = ended if example.stop else never
-        return generate(self.model, prompt, example.max_new_tokens, stop_tokens(self.model), prefixes, watch, chunk)
+        return ended if example.stop else never
 
     def _text(self, tokens: list[int], prompt: list[int]) -> str:
         """What tokens say behind a prompt; decoded alone, tokenizers of the SentencePiece family lose a first space."""

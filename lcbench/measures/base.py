@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -15,8 +17,16 @@ from lcbench.records import Record
 from lcbench.tasks import Example
 
 
+class Asked(NamedTuple):
+    """A sample of a job, by its number, and its question."""
+
+    job: Job
+    sample: int
+    example: Example
+
+
 class Measure(ABC):
-    """Measures the examples of one steered block, one after another.
+    """Measures the examples of one steered block, one after another or several at once.
 
     If `shares`, the keys of a prefix do not depend on what follows it, and the examples come in an order in which those
     that begin alike follow one another, the longer before the shorter: what is known of one may serve the next.
@@ -28,8 +38,12 @@ class Measure(ABC):
         self._chunks: dict[int, int] = {}  # by length: where the memory did not suffice for the usual one
 
     @abstractmethod
-    def __call__(self, job: Job, example: Example) -> Record:
-        """The fields that a record has beyond its identity. An exception of the model fails the job."""
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        """The fields that each record has beyond its identity. An exception of the model fails the job."""
+
+    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+        """What one call after another is to take of these, in their order: one each, unless a measure gains by more."""
+        return ([one] for one in asked)
 
     @property
     def device(self) -> torch.device:
@@ -40,10 +54,11 @@ class Measure(ABC):
         """Tokens of a prompt that a forward call may take at this length."""
         return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
 
-    def halve_chunk(self, job: Job, example: Example) -> bool:
-        """After memory ran out: take half as many tokens a call from now on at this length, if that may help."""
+    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+        """After a call for these ran out of memory: take less from now on, if that may help; in words, how."""
+        job, _, example = asked[0]
         half = min(self.chunk_size(job), len(example.prompt)) // 2
         if half < engine.SMALLEST_CHUNK:
-            return False
+            return None
         self._chunks[job.cell.seq_len] = half
-        return True
+        return f"{half} tokens a call"

@@ -25,7 +25,7 @@ from lcbench.attention.room import GrowingLayer
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix import PrefixCache
 from lcbench.measures.answer import excerpt
-from lcbench.measures.base import Measure
+from lcbench.measures.base import Asked, Measure
 from lcbench.plan import Job, Plan
 from lcbench.records import Record
 from lcbench.tasks import Example
@@ -42,7 +42,10 @@ class Choice(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
 
     @torch.no_grad()
-    def __call__(self, job: Job, example: Example) -> Record:
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        return [self._record(one.job, one.example) for one in asked]
+
+    def _record(self, job: Job, example: Example) -> Record:
         device, chunk = self.device, self.chunk_size(job)
         reset_peak_memory(device)
         prompt = example.prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.errors import UnsupportedModelError
 from lcbench.measures.answer import excerpt
-from lcbench.measures.base import Measure
+from lcbench.measures.base import Asked, Measure
 from lcbench.methods import Lengths, Method
 from lcbench.models import trained_length
 from lcbench.nll import TokenNll
@@ -51,7 +52,10 @@ class Likelihood(Measure):
         self._longest: _Pass | None = None
         self._difference: float | None = None  # of a slice from its own pass, in nats a token, once it was tried
 
-    def __call__(self, job: Job, example: Example) -> Record:
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        return [self._record(one.job, one.example) for one in asked]
+
+    def _record(self, job: Job, example: Example) -> Record:
         reading, head = example.reading, example.head
         assert reading is not None, f"{job.task.name} gives no text to read"
         passes, reused = [], 0

@@ -59,7 +59,7 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What stands below the tables: what bold means, how much draws of demonstrations differ, and what was saved by
-    reusing prefixes."""
+    reusing prefixes, and what the peak memory is of."""
     lines = []
     if any(len(grid.lines) > 1 for grid in grids(rows)):
         lines.append(RULE)
@@ -78,6 +78,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
         asked, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
         if 0 < reused < asked:
             lines.append(f"prefix reuse: {asked / (asked - reused):.1f}x fewer prefill tokens in {printable(task)}.")
+        longest = max(row.seq_len for row in members)
+        together = max(row.at_once for row in members if row.seq_len == longest)
+        if together > 1:
+            lines.append(f"peak memory: of up to {together} answers at once in {printable(task)}.")
     return lines
 
 

@@ -32,8 +32,8 @@ class Row:
     bits a byte and bits a word beside it, which compare across tokenizers; these are None for other tasks. `best`: see
     lcbench.report.best. Several `draws` of demonstrations differ by a standard deviation of `draws_sd`, and the bounds
     are then for other questions behind the same draws. `prompt_tokens` counts all prompts, `reused_tokens` those of
-    them that were cached already. `failed` is the reason if a cell of it failed; the numbers are then of the samples
-    that succeeded, None without any.
+    them that were cached already. `peak_memory_bytes` is that of up to `at_once` answers. `failed` is the reason if a
+    cell of it failed; the numbers are then of the samples that succeeded, None without any.
     """
 
     task: str
@@ -58,6 +58,7 @@ class Row:
     draws_sd: float | None = None
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    at_once: int = 1
     prefill_tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     failed: str | None = None
@@ -175,6 +176,7 @@ def _row(key: Row, records: list[Record]) -> Row:
         samples=len(done),
         prompt_tokens=prompts,
         reused_tokens=prompts - computed,
+        at_once=max(record["cost"].get("decoded_together", 1) for record in done),
         prefill_tokens_per_second=computed / seconds if seconds else None,
         peak_memory_bytes=max(record["cost"]["peak_memory_bytes"] for record in done),
         failed=failed,

@@ -11,6 +11,7 @@ import re
 import pytest
 from rich.console import Console
 
+from lcbench.records import Record
 from lcbench.report.summary import Row, Run, summarise, summarise_runs
 from lcbench.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
 from tests.report.samples import failure, likelihood, record
@@ -201,3 +202,16 @@ def test_csv_reads_back() -> None:
 )
 def test_human_bytes(count: int, words: str) -> None:
     assert human_bytes(count) == words
+
+
+def test_whose_memory_it_is_is_told() -> None:
+    """Of the length that the column is of."""
+
+    def batches(*sizes: tuple[int, int]) -> list[Record]:
+        cost = record()["cost"]
+        return [record(seq_len=length, cost={**cost, "decoded_together": size}) for length, size in sizes]
+
+    rows = summarise(batches((256, 16), (512, 8), (512, 4)))
+    assert "peak memory: of up to 8 answers at once in passkey." in markdown(rows, 256)
+    assert "at once" not in markdown(summarise(batches((256, 16), (512, 1))), 256)
+    assert "at once" not in markdown(summarise([record()]), 256)

@@ -209,19 +209,19 @@ def test_what_a_user_gets_wrong(more: str, sentence: str) -> None:
 
 def run_with(texts: Callable[[int], str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[dict[str, Any]]:
     """A run whose model says what it is told to, so that everything behind it can be seen."""
-    from lcbench.engine.generate import Generation
+    from lcbench.engine.generate import Generation, Prompt
 
     tokenizer, count = ModelSource().tokenizer(), iter(range(1000))
 
-    def said(model: Any, prompt: Any, budget: int, stops: Any, prefixes: Any, watch: Any, *_: Any) -> Generation:
+    def said(prompt: Prompt) -> Generation:
         tokens: list[int] = []
-        for token in tokenizer(texts(next(count)), add_special_tokens=False).input_ids[:budget]:
+        for token in tokenizer(texts(next(count)), add_special_tokens=False).input_ids[: prompt.max_new_tokens]:
             tokens.append(token)
-            if watch(tokens):
+            if prompt.watch(tokens):
                 break
         return Generation(tokens, 0, 0.1, 0.1)
 
-    monkeypatch.setattr(answer, "generate", said)
+    monkeypatch.setattr(answer, "generate_together", lambda model, prompts, *_: list(map(said, prompts)))
     done = cli("run", *arguments, "--output", "run")
     assert done.code == 0, done.err
     return sorted(read_records(Path("run")), key=lambda record: int(record["sample"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lcbench.data.scripts import data_sets
-from lcbench.engine.generate import Generation
+from lcbench.engine.generate import Generation, Prompt
 from lcbench.measures import answer
 from lcbench.models import ModelSource
 from lcbench.records import read_records
@@ -192,14 +193,14 @@ def said(texts: dict[str, str], seen: list[str], monkeypatch: pytest.MonkeyPatch
     """A model that answers a prompt by what it contains."""
     tokenizer = ModelSource().tokenizer()
 
-    def generate(model: Any, prompt: list[int], budget: int, *further: Any) -> Generation:
-        assert budget == 512
-        text = text_of(prompt, tokenizer)
+    def generate(prompt: Prompt) -> Generation:
+        assert prompt.max_new_tokens == 512
+        text = text_of(list(prompt.tokens), tokenizer)
         seen.append(text)
         reply = next(reply for part, reply in texts.items() if part in text)
         return Generation(tokenizer(reply, add_special_tokens=False).input_ids, 0, 0.1, 0.1)
 
-    monkeypatch.setattr(answer, "generate", generate)
+    monkeypatch.setattr(answer, "generate_together", lambda model, prompts, *_: list(map(generate, prompts)))
 
 
 @pytest.mark.parametrize(
@@ -239,8 +240,12 @@ def test_the_second_question_is_without_story_and_its_rules(talking: PreTrainedT
 
 def test_questions_on_a_document_share_its_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare("tpo", document=DOCUMENT[:3000])
-    real = answer.generate
-    monkeypatch.setattr(answer, "generate", lambda model, prompt, budget, *rest: real(model, prompt, 1, *rest))
+    real = answer.generate_together
+
+    def in_a_token(model: Any, prompts: list[Prompt], *rest: Any) -> list[Generation]:
+        return real(model, [replace(prompt, max_new_tokens=1) for prompt in prompts], *rest)
+
+    monkeypatch.setattr(answer, "generate_together", in_a_token)
     done = cli("run", "leval/tpo:protocol=chunkllama", "--seq-len", "8k", "--output", "run")
     assert done.code == 0, done.err
     first, second = sorted(read_records(Path("run")), key=lambda record: record["cost"]["reused_tokens"])

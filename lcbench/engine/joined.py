@@ -1,0 +1,80 @@
+"""The KV caches of several prompts as one, so that their answers are decoded as one batch.
+
+A decode step reads all weights for one token a row: many rows cost little more than one. Prefill gains nothing from a
+batch, and prompts that begin alike share it only one after another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, cat, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from lcbench.attention.cache import MemoryStore, WindowLayer
+from lcbench.attention.room import GrowingLayer
+
+WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that padding can go before them
+WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # stand at one place of the sequence, the same for all rows
+
+
+def batches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> list[list[int]]:
+    """Which caches, by number, of prompts of these lengths can become one: all of them, or those of equal length, or
+    each by itself."""
+    layers = [layer for cache in caches for layer in cache.layers]
+    if all(type(layer) in WHOLE and not _offloaded(layer) for layer in layers):
+        return [list(range(len(caches)))]
+    if not all(type(layer) in (*WHOLE, *WINDOWS) and not _offloaded(layer) for layer in layers):
+        return [[n] for n in range(len(caches))]
+    return [[n for n, length in enumerate(lengths) if length == one] for one in dict.fromkeys(lengths)]
+
+
+def snapshot(cache: DynamicCache) -> DynamicCache:
+    """What the cache holds now, whatever becomes of it."""
+    kept = copy.copy(cache)
+    kept.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in kept.layers:
+        if isinstance(layer, DynamicLayer) and layer.is_initialized:
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+    return kept
+
+
+def joined(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
+    """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; padding stands at the
+    left."""
+    if len(caches) == 1:
+        return caches[0]
+    whole = copy.copy(caches[0])
+    whole.prompt_length, room = max(lengths), max(cache.expected_length for cache in caches)
+    pads = [max(lengths) - length for length in lengths]
+    whole.layers = [_joined_layer(list(layers), pads, room) for layers in zip(*(cache.layers for cache in caches))]
+    return whole
+
+
+def _joined_layer(layers: list[Any], pads: Sequence[int], room: int) -> Any:
+    first = layers[0]
+    if not first.is_initialized:  # it shares the keys of another layer
+        return first
+    keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
+    if isinstance(first, GrowingLayer):
+        growing = GrowingLayer(room, first.held)
+        growing.update(keys, values)
+        return growing
+    layer = copy.copy(first)
+    layer.keys, layer.values = keys, values
+    if isinstance(layer, WindowLayer) and layer.store is not None:
+        layer.store = MemoryStore.joined([other.store for other in layers])
+    return layer
+
+
+def _stacked(rows: Sequence[Tensor], pads: Sequence[int]) -> Tensor:
+    """[1, K, n, D] each, with so much padding before them -> [B, K, S, D]."""
+    return cat([nn.functional.pad(row, (0, 0, pad, 0)) for row, pad in zip(rows, pads)])
+
+
+def _offloaded(layer: Any) -> bool:
+    """Whether it lies in RAM beside a GPU, so that memory is scarce and every step waits for it."""
+    return isinstance(layer, GrowingLayer) and layer.held is not None and layer.held.device is not None
