@@ -20,7 +20,7 @@ from lcbench.training.texts import SUFFIXES, Row, read_rows, read_texts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SENTENCES = 1000  # of a generated book at first; doubled until it is long enough
+TOKENS_A_SENTENCE = 8  # of a generated book, or more: one that is too short all the same is doubled
 SPLIT = "test"  # of a data set on the hub
 TITLES = ("short_book_title", "title")  # columns: PG19's, and that of others
 SPARE = 64  # tokens at the end of a text that may come out otherwise once the text goes on
@@ -74,7 +74,7 @@ def _has(tokenizer: PreTrainedTokenizerBase, text: str, need: int) -> bool:
 
 def _generated(tokenizer: PreTrainedTokenizerBase, need: int, number: int) -> Tokens:
     """A book that no reference model was trained on, and that is as long as it has to be."""
-    seed, sentences = HELD_OUT_SEEDS[number % len(HELD_OUT_SEEDS)], SENTENCES
+    seed, sentences = HELD_OUT_SEEDS[number % len(HELD_OUT_SEEDS)], 1 + need // TOKENS_A_SENTENCE
     while not _has(tokenizer, text := Book(seed).text(sentences), need + SPARE):
         sentences *= 2
     return _tokens(tokenizer, f"generated book {seed}", text, need)
