@@ -44,13 +44,15 @@ def snapshot(cache: DynamicCache) -> DynamicCache:
 
 def joined(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
     """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; padding stands at the
-    left."""
+    left. Several caches are emptied on the way, layer by layer, so that nothing is held twice."""
     if len(caches) == 1:
         return caches[0]
     whole = copy.copy(caches[0])
     whole.prompt_length, room = max(lengths), max(cache.expected_length for cache in caches)
     pads = [max(lengths) - length for length in lengths]
-    whole.layers = [_joined_layer(list(layers), pads, room) for layers in zip(*(cache.layers for cache in caches))]
+    whole.layers = []
+    while caches[0].layers:
+        whole.layers.append(_joined_layer([cache.layers.pop(0) for cache in caches], pads, room))
     return whole
 
 
