@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from importlib.metadata import entry_points
 
 
+@cache
 def import_all(package: str) -> None:
-    """Import every module of a package of lcbench, then what others name in the entry point group of the same name."""
+    """Import every module of a package of lcbench, then what others name in the entry point group of the same name;
+    once a process, since finding entry points takes milliseconds."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
     for entry in entry_points(group=package):

@@ -69,6 +69,9 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
     recorded = tail.news() if (folder / RECORDS).exists() else []
     done = {record["id"] for record in recorded if record["error"] is None}
     tally = Tally(plan, done, progress)
+    if tally.complete:
+        progress.finish()
+        return Outcome(folder, [])
     inputs = plan.source, list(requests), plan.seed, folder.resolve(), sys.argv
     jobs: list[Job[None]] = []
     try:

@@ -12,8 +12,8 @@ import lcbench
 from lcbench import export as exporting
 from lcbench.export import load_run
 from lcbench.records import read_records
+from tests.compared import cell, failed, save
 from tests.helpers import cli
-from tests.test_compare import cell, failed, save
 
 FULL: dict[str, Any] = {"model": "m", "method_options": {"a": 1}, "depth": 0.25, "prediction": "12345"}
 

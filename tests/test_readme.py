@@ -15,7 +15,8 @@ import pytest
 
 from lcbench.methods import all_methods
 from lcbench.methods.base import REGISTRY
-from tests.helpers import REPOSITORY, cli
+from lcbench.tasks import task_files
+from tests.helpers import REPOSITORY, Outcome, cli
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/tasks.md", "docs/performance.md"]
 NEEDS = "# needs "  # the marker of a command for another machine: `# needs the hub`, `# needs a GPU`
@@ -41,6 +42,12 @@ def inline_commands(text: str) -> list[list[str]]:
     """Those within sentences."""
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return [shlex.split(found)[1:] for found in re.findall(r"`(lcbench (?:run|list|table|show)\b[^`]*)`", outside)]
+
+
+def run(arguments: list[str]) -> Outcome:
+    """A suite with one sample of each of its cells instead of twenty; `test_baseline` runs one whole."""
+    of_suite = len(arguments) > 1 and arguments[0] == "run" and "suites" in task_files().get(arguments[1], Path()).parts
+    return cli(*arguments, *(["--samples", "1"] if of_suite else []))
 
 
 def import_block(path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +76,11 @@ def test_everything_in_a_document_runs(document: str, tmp_path: Path, monkeypatc
             elif language in given_names:
                 (tmp_path / next(given_names[language])).write_text(content)
             for arguments in commands(content) if language in ("bash", "sh", "") else []:
-                outcome = cli(*arguments)
+                outcome = run(arguments)
                 assert outcome.code == 0, (arguments, outcome.err)
                 ran += 1
         for arguments in inline_commands(text):
-            outcome = cli(*arguments)
+            outcome = run(arguments)
             assert outcome.code == 0, (arguments, outcome.err)
             ran += 1
     finally:

@@ -12,6 +12,7 @@ from lcbench.models import REFERENCE_MODELS, ModelSource
 from lcbench.training.exam import Point, What, measure
 
 TRAINED, SAMPLES = 256, 10
+FEW = 6  # where it is all or none
 SCALED = ("self_extend:log_scale_base=256", "dca:mscale=0.1")
 
 
@@ -27,7 +28,7 @@ def share_right(name: str, what: What, method: str, times: int, facts: int = 1, 
     return sum(score for (score,) in scores) / samples
 
 
-def perplexity(method: str, times: int, books: int = 3) -> tuple[float, float]:
+def perplexity(method: str, times: int, books: int = 2) -> tuple[float, float]:
     """Of the whole books, and of their last half windows."""
     nats = measure(*loaded("lcbench-tiny"), Point("perplexity", method, times * TRAINED), range(books))
     whole, last = (sum(column) / books for column in zip(*nats, strict=True))
@@ -63,7 +64,7 @@ def test_inside_its_length_the_model_retrieves(what: What, facts: int, least: fl
     ],
 )
 def test_past_its_length_the_methods_differ(method: str, times: int, least: float, most: float) -> None:
-    assert least <= share_right("lcbench-tiny", "passkey", method, times) <= most
+    assert least <= share_right("lcbench-tiny", "passkey", method, times, samples=FEW) <= most
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from lcbench.records import MANIFEST, RECORDS, read_manifest, read_records
 from lcbench.rescore import BEFORE, UNFINISHED, rescore
 from lcbench.tasks import Example, task_files
 from lcbench.tasks.passkey import Passkey
+from tests.compared import failed, record, save
 from tests.helpers import cli, lines_of
-from tests.test_compare import failed, record, save
 
 
 def answered(sample: int, score: float, prediction: str, **fields: Any) -> dict[str, Any]:

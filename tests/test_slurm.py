@@ -50,12 +50,12 @@ def test_what_submitit_refuses(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 
-def in_jobs(folder: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Two local jobs; a process of its own, since submitit starts threads and forks."""
+def in_jobs(folder: Path, jobs: int) -> subprocess.CompletedProcess[str]:
+    """So many local jobs; a process of its own, since submitit starts threads and forks."""
     return subprocess.run(
-        command(*RUN, "--output", folder, "--slurm", "2,cluster=local,timeout_min=5", *more),
+        command(*RUN, "--output", folder, "--slurm", f"{jobs},cluster=local,timeout_min=5"),
         cwd=folder.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,7 +67,7 @@ def in_jobs(folder: Path, *more: str, **environment: str) -> subprocess.Complete
 def test_jobs_make_the_records_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     folder = tmp_path / "run"
-    done = in_jobs(folder)
+    done = in_jobs(folder, 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("passkey: exact match") == 1 and f"{folder / JOB_LOGS}" in done.stderr
     assert done.stderr.count("  6 samples  ") == 4  # a line a cell, as ever
@@ -77,7 +77,7 @@ def test_jobs_make_the_records_of_one_process(tmp_path: Path) -> None:
     assert {session["process"] for session in sessions} <= {1, 2}
     assert all(session["command"][1:3] == ["run", "passkey"] for session in sessions)
     assert sum(Counter(line["session"] for line in lines_of(folder)).values()) == 24
-    again = in_jobs(folder)
+    again = in_jobs(folder, 1)
     assert again.returncode == 0 and "24 of them recorded already" in again.stderr and len(lines_of(folder)) == 24
 
 
@@ -90,7 +90,7 @@ def test_jobs_that_end_too_soon_are_told(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert cli(*RUN[:-1], "1", "--output", folder).code == 0
     with RunWriter(folder, read_manifest(folder)["identity"], {}):
-        refused = in_jobs(folder)
+        refused = in_jobs(folder, 1)
     assert refused.returncode == 2
     assert "the jobs ended before all samples were done" in refused.stderr
     assert "another lcbench is writing" in refused.stderr and "Traceback" not in refused.stderr

@@ -69,7 +69,7 @@ def fot(
     **_: Any,
 ) -> int | None:
     """Windows drawn one after another, as LongLLaMA's prefill of n tokens and its decoding do."""
-    start = max(s for s in _window_starts(n, context_length, last_context_length, variant) if s <= i)
+    start = _window_start(i, n, context_length, last_context_length, variant)
     if variant == "streaming":  # blocks; the local window reaches back from the block's start
         start = max(start - last_context_length, 0)
     if layer in memory_layers and not mem_positionals:
@@ -77,6 +77,11 @@ def fot(
     if j >= start:
         return i - j
     return i - start if layer in memory_layers else None
+
+
+@lru_cache(maxsize=100_000)
+def _window_start(i: int, n: int, context: int, last: int, variant: str) -> int:
+    return max(start for start in _window_starts(n, context, last, variant) if start <= i)
 
 
 @lru_cache(maxsize=100)
@@ -122,14 +127,9 @@ def plan(method: Method, layer: int = 0, n: int = 0) -> Relative:
 def matrices(relative: Relative, n: int, queries: list[int] | None = None) -> tuple[Tensor, Tensor]:
     """Relative positions [T, n], and which of n keys each query sees [T, n]; for all queries or for those named."""
     queries = list(range(n)) if queries is None else queries
-    rel = torch.zeros(len(queries), n, dtype=torch.long)
-    seen = torch.zeros(len(queries), n, dtype=torch.bool)
-    for t, i in enumerate(queries):
-        for j in range(i + 1):
-            distance = relative(i, j)
-            if distance is not None:
-                rel[t, j], seen[t, j] = distance, True
-    return rel, seen
+    rows = [[relative(i, j) if j <= i else None for j in range(n)] for i in queries]
+    rel = torch.tensor([[distance or 0 for distance in row] for row in rows], dtype=torch.long)
+    return rel, torch.tensor([[distance is not None for distance in row] for row in rows])
 
 
 def score_scale(method: Method, n: int, lengths: Lengths) -> Tensor:

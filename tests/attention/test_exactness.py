@@ -71,6 +71,7 @@ def reference(spec: str, kv_heads: int = 2) -> Tensor:
     return reference_logits(model_of(kv_heads), zoo.tokens(2, N), resolved(spec), LENGTHS)
 
 
+@cache
 def resolved(spec: str) -> Method:
     return parse_method(spec).resolve(LENGTHS)
 

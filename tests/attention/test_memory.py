@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -188,16 +189,19 @@ class TestSameResult:
             typed = spec if "streaming" in spec else f"{spec},prompt_length={PROMPT}"
             assert torch.equal(ids[PROMPT:], truth(typed, n)[0, n:])
 
-    @every_method
     @pytest.mark.parametrize(
-        "options",
+        ("options", "spec"),
         [
-            {"num_beams": 3},
-            {"do_sample": True, "top_k": 8},
-            {"num_beams": 2, "do_sample": True, "num_return_sequences": 2},
-            {"do_sample": True, "num_return_sequences": 3},
+            *product(
+                [{"num_beams": 3}, {"num_beams": 2, "do_sample": True, "num_return_sequences": 2}],
+                METHODS,
+            ),
+            *product(  # no row goes where another was: of these, two methods suffice
+                [{"do_sample": True, "top_k": 8}, {"do_sample": True, "num_return_sequences": 3}],
+                [STREAMING, LONGLLAMA],
+            ),
         ],
-        ids=lambda options: ",".join(options),
+        ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
     )
     def test_beams_and_samples(self, model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
         """With windows that move to memory on the way: the cache is reordered with everything in it."""

@@ -54,11 +54,11 @@ def truth(model: PreTrainedModel, record: Record) -> dict[str, float]:
     """ln p of every label behind the prompt, each in a pass of its own without cache."""
     example = load_task("mine.yaml").example(Cell(record["seq_len"]), record["sample"], WIDE.tokenizer(), 0)
     logs = {}
-    for label, tokens in example.choices.items():
-        with lcbench.extend(model, record["method"], length=record["seq_len"]) as steered, torch.no_grad():
+    with lcbench.extend(model, record["method"], length=record["seq_len"]) as steered, torch.no_grad():
+        for label, tokens in example.choices.items():
             lines = steered(torch.tensor([example.prompt + tokens])).logits[0].log_softmax(-1)
-        places = range(len(example.prompt) - 1, len(example.prompt) + len(tokens) - 1)
-        logs[label] = sum(float(lines[place, token]) for place, token in zip(places, tokens, strict=True))
+            places = range(len(example.prompt) - 1, len(example.prompt) + len(tokens) - 1)
+            logs[label] = sum(float(lines[place, token]) for place, token in zip(places, tokens, strict=True))
     return logs
 
 
@@ -66,8 +66,9 @@ def truth(model: PreTrainedModel, record: Record) -> dict[str, float]:
 def test_as_a_plain_forward_pass(method: str) -> None:
     records = run((method,), 300, 500)
     assert len(records) == 16
+    model = WIDE.model()
     for record in records[::4]:
-        expected = truth(WIDE.model(), record)
+        expected = truth(model, record)
         assert set(expected) == set(LABELS)
         best = max(expected, key=expected.__getitem__)
         assert record["prediction"] == best

@@ -18,7 +18,7 @@ from lcbench.training.start import initial_model
 from tests.helpers import cli
 from tests.training.tiny import tiny_model
 
-SHORT = (Phase(64, 40, "recall"), Phase(128, 4, "recall_and_facts"))
+SHORT = (Phase(64, 20, "recall"), Phase(128, 4, "recall_and_facts"))
 
 
 @pytest.fixture(autouse=True)
@@ -92,10 +92,10 @@ def test_the_recipe_names_seed_start_and_curriculum(short: Path) -> None:
     options = json.loads((short / "recipe.json").read_text())["options"]
     assert (options["kind"], options["seed"], options["structured_start"]) == ("reference", 3, True)
     assert options["phases"] == [
-        {"length": 64, "steps": 40, "mix": "recall"},
+        {"length": 64, "steps": 20, "mix": "recall"},
         {"length": 128, "steps": 4, "mix": "recall_and_facts"},
     ]
-    assert options["schedule"]["steps"] == 44
+    assert options["schedule"]["steps"] == 24
 
 
 def test_the_command_takes_out_seed_and_start(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

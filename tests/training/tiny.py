@@ -1,8 +1,15 @@
-"""A training run of a second: a very small Llama, and an objective with random tokens of its own for each step."""
+"""A training run of a second: a very small Llama, and an objective with random tokens of its own for each step.
+
+    python -m tests.training.tiny OUT
+
+runs it in two processes.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,5 +81,19 @@ def train_without_dropout(out: Path, objective: Counting) -> None:
     fit(model, objective, SCHEDULE, out, recipe={"seed": 0}, precision="no")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Such a run in two processes, forked once all is imported, with what a launcher tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    first = os.fork() == 0
+    os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), "0" if first else "1")
     train_without_dropout(Path(sys.argv[1]), Counting())
+    torch.distributed.destroy_process_group()
+    if not first:
+        sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+
+
+if __name__ == "__main__":
+    main()

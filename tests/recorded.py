@@ -1,0 +1,29 @@
+"""A run of small records, written and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lcbench.records import RunWriter, read_records
+
+IDENTITY = {"model": "m", "seed": 0, "jobs": [["passkey", "vanilla", "256/uniform", 2]]}
+SESSION = {"started_at": "2026-01-01T00:00:00+00:00"}
+
+
+def record(number: int, error: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": f"r{number}", "error": error, "text": "déjà vu\n", **fields}
+
+
+def writer(folder: Path, **identity: Any) -> RunWriter:
+    return RunWriter(folder, {**IDENTITY, **identity}, SESSION)
+
+
+def write(folder: Path, *records: dict[str, Any]) -> None:
+    with writer(folder) as run:
+        for each in records:
+            run.append(each)
+
+
+def ids(folder: Path) -> list[str]:
+    return [each["id"] for each in read_records(folder)]
