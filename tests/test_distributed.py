@@ -110,9 +110,16 @@ def wait_for(folder: Path, ranks: set[int], runs: dict[int, subprocess.Popen[str
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert cli(*LONG, "--output", folder).code == 0
+    return records_of(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_of_two_is_killed(victim: int, tmp_path: Path) -> None:
+def test_one_of_two_is_killed(victim: int, undisturbed: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """The main process does what the other one left; without it, the other does what it can, and a resume the rest."""
     folder, survivor = tmp_path / "run", 1 - victim
     runs = {rank: start(rank, folder) for rank in (0, 1)}
@@ -127,8 +134,7 @@ def test_one_of_two_is_killed(victim: int, tmp_path: Path) -> None:
     assert left <= 2 * SAMPLES // 8 + 1
     assert ("passkey: exact match" in out) == (survivor == 0)
     assert cli(*LONG, "--output", folder).code == 0
-    assert cli(*LONG, "--output", tmp_path / "undisturbed").code == 0
-    assert records_of(folder) == records_of(tmp_path / "undisturbed") and len(lines_of(folder)) == SAMPLES
+    assert records_of(folder) == undisturbed and len(lines_of(folder)) == SAMPLES
 
 
 @pytest.mark.slow
