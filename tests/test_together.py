@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 import lcbench
+from lcbench.attention import search
+from lcbench.attention.room import Room
 from lcbench.engine import generate as engine
 from lcbench.engine.generate import Generation, Prompt, generate, generate_together
 from lcbench.engine.joined import joined, snapshot
@@ -126,7 +129,7 @@ def test_layers_of_other_kinds(of: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "together"),
-    [({"kv_dtype": "float8_e4m3fn"}, 3), ({"kv_offload": True}, 1), ({"attention": "reference"}, 3)],
+    [({"kv_dtype": "float8_e4m3fn"}, 3), ({"kv_offload": True}, 3), ({"attention": "reference"}, 3)],
 )
 def test_keys_held_otherwise(options: dict[str, Any], together: int) -> None:
     model, prompts = zoo.llama(), prompts_of([40, 44, 41])
@@ -175,6 +178,23 @@ def test_no_row_goes_beyond_its_budget(caplog: pytest.LogCaptureFixture) -> None
     assert "was said to have" not in caplog.text
 
 
+def test_a_row_that_has_ended_does_not_go_beyond_its_budget_either(caplog: pytest.LogCaptureFixture) -> None:
+    model, prompts = zoo.llama().double(), [*prompts_of([50, 50], 14), *prompts_of([60], 4, watch=lambda _: True)]
+    with lcbench.extend(model, "dynamic_ntk", length=64) as steered:
+        assert tokens_of(generate_together(steered, prompts)) == one_by_one(steered, prompts)
+    assert "was said to have" not in caplog.text
+
+
+def test_an_index_of_memory_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions follow from the keys that were there when they were made: made anew, they would find other keys."""
+    monkeypatch.setattr(search, "SMALL", 16)
+    model, prompts = zoo.llama().double(), [*prompts_of([200] * 3, 12), *prompts_of([200] * 3, 6)]
+    with lcbench.extend(model, "fot:memory_layers=[1],context_length=32,memory=knn,top_k=8,index=ivf") as steered:
+        found = generate_together(steered, prompts)
+        assert tokens_of(found) == one_by_one(steered, prompts)
+    assert [one.together for one in found] == [6] * 6
+
+
 def test_prompts_that_begin_alike_share_their_prefill_and_are_decoded_together() -> None:
     model, stem = zoo.llama().double(), zoo.tokens(1, 40)[0].tolist()
     prompts = sorted(([*stem[:n], *zoo.tokens(1, 5, n)[0].tolist()] for n in (40, 40, 30, 20)), reverse=True)
@@ -209,7 +229,7 @@ def portions_of(asked: list[Asked], model: PreTrainedModel, tmp_path: Path) -> l
 
 
 def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
-    """Of one length, at most 16, and no more than fit into 16k tokens of cache once all are padded to the longest."""
+    """At most 16, and no more than fit into 16k tokens of cache once all are padded to the longest."""
     jobs = {job.cell.seq_len: job for job in make_plan(ModelSource(), [Request("passkey", None, (256, 8192))]).jobs}
 
     def asked(seq_len: int, *sizes: int) -> list[Asked]:
@@ -218,12 +238,53 @@ def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
 
     model = zoo.llama()
     assert portions_of(asked(256, *[200] * 40), model, tmp_path) == [16, 16, 8]
-    assert portions_of([*asked(8192, 200, 200), *asked(256, 200)], model, tmp_path) == [2, 1]
+    assert portions_of([*asked(8192, 200, 8000), *asked(256, 200)], model, tmp_path) == [2, 1]
     assert portions_of(asked(8192, 8182, 8182, 8182), model, tmp_path) == [2, 1]
     assert portions_of(asked(8192, 8183, 8183), model, tmp_path) == [1, 1]
     assert portions_of(asked(8192, 100, 100, 8000, 100, 8000), model, tmp_path) == [2, 2, 1]
     assert portions_of(asked(8192, 20_000, 5), model, tmp_path) == [1, 1]
     assert portions_of([], model, tmp_path) == []
+
+
+def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many tokens' keys and values the caches hold, rooms counted, when the first batch is joined."""
+    sizes = []
+    join = engine.joined
+
+    def weighed(*arguments: Any) -> Any:
+        gc.collect()
+        tensors = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_of_caches()}
+        sizes.append(sum(tensors.values()))
+        return join(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "joined", weighed)
+        make()
+    return sizes[0]
+
+
+def tensors_of_caches() -> list[torch.Tensor]:
+    found = [x for x in gc.get_objects() if type(x) is Room and x.length]
+    caches = [x for x in gc.get_objects() if type(x) is DynamicCache]
+    layers = [x for cache in caches for x in cache.layers if x.is_initialized]
+    return [room.rows for room in found] + [x for layer in layers for x in (layer.keys, layer.values)]
+
+
+def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that begin alike in nothing hold no more than those of a method that shares nothing, but for the last."""
+    model, prompts = zoo.llama(), prompts_of([100] * 10)
+    with lcbench.extend(model, "vanilla") as steered:
+        plain = held(lambda: generate_together(steered, prompts), monkeypatch)
+        shared = held(lambda: generate_together(steered, prompts, prefixes=PrefixCache(model.config)), monkeypatch)
+    assert shared <= 1.1 * plain
+
+
+def test_what_cannot_be_joined_is_not_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.build(SLIDING[1])
+    with lcbench.extend(model, "vanilla") as steered:
+        alone = held(lambda: generate(steered, prompts_of([47])[0].tokens, NEW), monkeypatch)
+        ragged = held(lambda: generate_together(steered, prompts_of([40, 47, 33, 45])), monkeypatch)
+    assert ragged <= 1.1 * alone
 
 
 RUN = ["run", "passkey", "--method", "vanilla,dca:mscale=0.1,fot:memory_layers=[1]", "--seq-len", "200,300"]

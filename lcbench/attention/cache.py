@@ -65,13 +65,18 @@ class MemoryStore:
         if stores[0].length:
             whole._keys.append(torch.cat([store.keys for store in stores]))
             whole._values.append(torch.cat([store.values for store in stores]))
+        whole.searches = {row: store.searches[0] for row, store in enumerate(stores) if store.searches}
         return whole
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order, some perhaps several times."""
         self._keys.select(rows)
         self._values.select(rows)
-        self.searches.clear()
+        # An index grows in place: a row that is there twice makes its own anew.
+        kept = rows.tolist()
+        self.searches = {n: self.searches[row] for n, row in enumerate(kept) if row in self.searches}
+        if len(set(kept)) < len(kept):
+            self.searches.clear()
 
 
 @dataclass(frozen=True)

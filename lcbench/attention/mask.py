@@ -83,7 +83,7 @@ def _left_pads(attention_mask: Tensor | Span | None, batch_size: int, length: in
         )
     if (attention_mask.long().diff(dim=-1) < 0).any():
         raise UserError("lcbench supports left padding only; this attention_mask has padding to the right or holes.")
-    return tuple((~attention_mask.bool()).sum(-1).tolist())
+    return tuple((~attention_mask.bool()).sum(-1).expand(batch_size).tolist())
 
 
 def _check_is_sliding_window(

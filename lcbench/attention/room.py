@@ -83,7 +83,7 @@ class Room:
         """Room for so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
         B, K, _, D = new_BKND.shape
         device = self._held.device or new_BKND.device
-        pinned = device.type == "cpu" and new_BKND.device.type == "cuda"
+        pinned = self._held.device is not None and device.type == "cpu" and torch.cuda.is_available()
         return torch.empty(B, K, size, D, dtype=self._held.dtype or new_BKND.dtype, device=device, pin_memory=pinned)
 
     def select(self, rows: Tensor) -> None:
@@ -171,19 +171,19 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, size: int = 0, held: Memory | None = None) -> None:
         super().__init__()
         self._size, self.held = size, held
-        self._forget()
+        self.leave_rooms()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
             if self.held is not None:
                 raise UserError("a KV cache in another dtype or place gives no gradients; use torch.no_grad().")
-            self._forget()
+            self.leave_rooms()
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return grown
         length = self.get_seq_length()
         if not (self._keys.holds(self.keys) and self._values.holds(self.values)):
-            self._forget()
+            self.leave_rooms()
             if length and self.keys is not None and self.values is not None:
                 self._keys.append(self.keys)
                 self._values.append(self.values)
@@ -206,8 +206,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def reset(self) -> None:
         super().reset()
-        self._forget()
+        self.leave_rooms()
 
-    def _forget(self) -> None:
+    def leave_rooms(self) -> None:
+        """Forget the rooms and what was rotated; `keys` and `values` stay, and go into new rooms when they grow."""
         self._keys, self._values = Room(self._size, self.held), Room(self._size, self.held)
         self._rotations: dict[tuple[int, int, int], Rotations] = {}

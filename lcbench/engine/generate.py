@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -26,11 +27,12 @@ def never(tokens: list[int]) -> bool:
 @dataclass(frozen=True)
 class Prompt:
     """Tokens to continue by at most `max_new_tokens`; `watch` is told those so far after each new one, and ends the
-    answer by True."""
+    answer by True. `chunk_size` is how many tokens of the prompt one forward call takes, by default PREFILL_CHUNK."""
 
     tokens: Sequence[int]
     max_new_tokens: int
     watch: Callable[[list[int]], bool] = never
+    chunk_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Generation:
     together: int = 1
 
 
+@dataclass
+class _Prefilled:
+    """A prompt's KV cache, how many tokens of it were there already, the answer's first token, and the seconds."""
+
+    cache: DynamicCache
+    reused: int
+    token: int
+    seconds: float
+
+
 def generate(
     model: PreTrainedModel,
     prompt: Sequence[int],
@@ -52,10 +64,9 @@ def generate(
     stop_tokens: Collection[int] = (),
     prefixes: PrefixCache | None = None,
     watch: Callable[[list[int]], bool] = never,
-    chunk_size: int | None = None,
 ) -> Generation:
     """The greedy continuation of one prompt; see `generate_together`."""
-    return generate_together(model, [Prompt(prompt, max_new_tokens, watch)], stop_tokens, prefixes, chunk_size)[0]
+    return generate_together(model, [Prompt(prompt, max_new_tokens, watch)], stop_tokens, prefixes)[0]
 
 
 @torch.no_grad()
@@ -64,44 +75,44 @@ def generate_together(
     prompts: Sequence[Prompt],
     stop_tokens: Collection[int] = (),
     prefixes: PrefixCache | None = None,
-    chunk_size: int | None = None,
 ) -> list[Generation]:
     """Greedy continuations of prompts, each ended by its budget, its watch or any of `stop_tokens`.
 
     Prompts are prefilled one after another, with logits for the last position only; what `prefixes` holds of one is
-    not computed again. `chunk_size` is how many tokens of it one forward call takes, by default PREFILL_CHUNK. Then
-    all answers are decoded as one batch, padded at the left, if their KV caches can be joined, else one after another.
+    not computed again. All answers are decoded as one batch, padded at the left, if KV caches of this kind can be
+    joined; if only those of equal length can, these are prefilled and decoded, then the next; or else each by itself.
     """
-    device = execution_device(model)
-    caches: dict[int, DynamicCache] = {}
-    firsts, reused, prefill_seconds = [], [], []
-    for n, prompt in enumerate(prompts):
-        started = _now(device)
-        cache, shared = prefixes.take(prompt.tokens) if prefixes else (DynamicCache(config=model.config), 0)
-        cache.prompt_length = len(prompt.tokens)  # for methods that count from its end: a chunk does not tell
-        cache.expected_length = len(prompt.tokens) + prompt.max_new_tokens
-        rest = torch.tensor([prompt.tokens[shared:]], device=device)
-        for chunk in torch.split(rest, chunk_size or PREFILL_CHUNK, dim=1):
-            logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
-        firsts.append(int(logits[0, -1].argmax()))
-        if prefixes and len(prompts) > 1:  # the next prompt takes this cache over
-            prefixes.keep(cache, prompt.tokens)
-            cache = snapshot(cache)
-        caches[n] = cache
-        reused.append(shared)
-        prefill_seconds.append(_now(device) - started)
     lengths = [len(prompt.tokens) for prompt in prompts]
+    begun = {0: _prefill(model, prompts[0], prefixes)}
     found: dict[int, Generation] = {}
-    for rows in batches(list(caches.values()), lengths):
-        started = _now(device)
-        cache = joined([caches.pop(n) for n in rows], [lengths[n] for n in rows])  # what is joined can go
-        answers = _decode(model, cache, [prompts[n] for n in rows], [firsts[n] for n in rows], stop_tokens)
-        seconds = (_now(device) - started) / len(rows)
-        for n, tokens in zip(rows, answers):
-            found[n] = Generation(tokens, reused[n], prefill_seconds[n], seconds, len(rows))
-    if prefixes and len(prompts) == 1:
-        prefixes.keep(cache, prompts[0].tokens)
+    for rows in batches(begun[0].cache, lengths):
+        for n in rows:
+            begun[n] = begun.get(n) or _prefill(model, prompts[n], prefixes)
+            if len(rows) > 1 and prefixes and prefixes.keep(begun[n].cache, prompts[n].tokens):
+                begun[n].cache = snapshot(begun[n].cache)  # the next prompt takes the cache over
+        rows = sorted(rows, key=lengths.__getitem__)  # attention takes neighbours of equal length together
+        batch, started = [begun.pop(n) for n in rows], _now(execution_device(model))
+        cache = joined([one.cache for one in batch], [lengths[n] for n in rows])
+        answers = _decode(model, cache, [prompts[n] for n in rows], [one.token for one in batch], stop_tokens)
+        seconds = (_now(execution_device(model)) - started) / len(rows)
+        for n, one, tokens in zip(rows, batch, answers):
+            found[n] = Generation(tokens, one.reused, one.seconds, seconds, len(rows))
+        if len(rows) == 1 and prefixes:
+            prefixes.keep(cache, prompts[rows[0]].tokens)
     return [found[n] for n in range(len(prompts))]
+
+
+def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | None) -> _Prefilled:
+    device = execution_device(model)
+    started = _now(device)
+    cache, reused = prefixes.take(prompt.tokens) if prefixes else (DynamicCache(config=model.config), 0)
+    cache.prompt_length = len(prompt.tokens)  # for methods that count from its end: a chunk does not tell
+    cache.expected_length = len(prompt.tokens) + prompt.max_new_tokens
+    rest = torch.tensor([prompt.tokens[reused:]], device=device)
+    for chunk in torch.split(rest, prompt.chunk_size or PREFILL_CHUNK, dim=1):
+        logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
+    token = int(logits[0, -1].argmax())
+    return _Prefilled(cache, reused, token, _now(device) - started)
 
 
 def _decode(
@@ -112,35 +123,31 @@ def _decode(
     stop_tokens: Collection[int],
 ) -> list[list[int]]:
     """The answers that begin with these tokens, behind the prompts in this cache. A row whose answer has ended goes
-    along until half of them have, or until one has spent its budget: beyond it a run may not be as long as was said."""
-    device, length = execution_device(model), max(len(prompt.tokens) for prompt in prompts)
+    along until half of them have, but not beyond its budget: a run may be no longer than was said."""
+    device, longest = execution_device(model), max(len(prompt.tokens) for prompt in prompts)
     mask_BS, answers = _mask(prompts, device), [list[int]() for _ in prompts]
     rows = list(range(len(prompts)))
     ended: set[int] = set()
-    while True:
-        spent = False
+    for step in count(1):
         for row, token in zip(rows, tokens):
-            if row in ended:
-                continue
-            if token not in stop_tokens:
+            if row not in ended and token not in stop_tokens:
                 answers[row].append(token)
-                spent |= len(answers[row]) == prompts[row].max_new_tokens
-                if len(answers[row]) < prompts[row].max_new_tokens and not prompts[row].watch(answers[row]):
+                if step < prompts[row].max_new_tokens and not prompts[row].watch(answers[row]):
                     continue
             ended.add(row)
         going = [n for n, row in enumerate(rows) if row not in ended]
         if not going:
-            return answers
-        if spent or 2 * len(going) <= len(rows):
+            break
+        if 2 * len(going) <= len(rows) or any(step >= prompts[row].max_new_tokens for row in rows):
             kept = torch.tensor(going)  # on the CPU: layers may lie on several devices
             cache.batch_select_indices(kept)
             mask_BS = None if mask_BS is None else mask_BS[kept]
             rows, tokens = [rows[n] for n in going], [tokens[n] for n in going]
-        length += 1
-        mask = {} if mask_BS is None else _masked(mask_BS[:, :length])
-        step = torch.tensor(tokens, device=device)[:, None]
-        logits = model(step, past_key_values=cache, logits_to_keep=1, **mask).logits
+        mask = {} if mask_BS is None else _masked(mask_BS[:, : longest + step])
+        ids = torch.tensor(tokens, device=device)[:, None]
+        logits = model(ids, past_key_values=cache, logits_to_keep=1, **mask).logits
         tokens = logits[:, -1].argmax(-1).tolist()
+    return answers
 
 
 def _mask(prompts: Sequence[Prompt], device: torch.device) -> Tensor | None:

@@ -21,23 +21,25 @@ WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that padding can go b
 WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # stand at one place of the sequence, the same for all rows
 
 
-def batches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> list[list[int]]:
-    """Which caches, by number, of prompts of these lengths can become one: all of them, or those of equal length, or
-    each by itself."""
-    layers = [layer for cache in caches for layer in cache.layers]
-    if all(type(layer) in WHOLE and not _offloaded(layer) for layer in layers):
-        return [list(range(len(caches)))]
-    if not all(type(layer) in (*WHOLE, *WINDOWS) and not _offloaded(layer) for layer in layers):
-        return [[n] for n in range(len(caches))]
-    return [[n for n, length in enumerate(lengths) if length == one] for one in dict.fromkeys(lengths)]
+def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
+    """Which prompts, by number, can have one cache of this kind, given their lengths: all of them, those of equal
+    length, or, where layers hold other states than keys and values, each by itself."""
+    types = {type(layer) for layer in cache.layers}
+    if types.issubset(WHOLE):
+        return [list(range(len(lengths)))]
+    if types.issubset(WHOLE + WINDOWS):
+        return [[n for n, length in enumerate(lengths) if length == one] for one in dict.fromkeys(lengths)]
+    return [[n] for n in range(len(lengths))]
 
 
 def snapshot(cache: DynamicCache) -> DynamicCache:
-    """What the cache holds now, whatever becomes of it."""
+    """What a cache that keeps every key holds now, whatever becomes of it."""
     kept = copy.copy(cache)
     kept.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in kept.layers:
-        if isinstance(layer, DynamicLayer) and layer.is_initialized:
+        if isinstance(layer, GrowingLayer):
+            layer.leave_rooms()
+        if layer.is_initialized:
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
     return kept
 
@@ -75,8 +77,3 @@ def _joined_layer(layers: list[Any], pads: Sequence[int], room: int) -> Any:
 def _stacked(rows: Sequence[Tensor], pads: Sequence[int]) -> Tensor:
     """[1, K, n, D] each, with so much padding before them -> [B, K, S, D]."""
     return cat([nn.functional.pad(row, (0, 0, pad, 0)) for row, pad in zip(rows, pads)])
-
-
-def _offloaded(layer: Any) -> bool:
-    """Whether it lies in RAM beside a GPU, so that memory is scarce and every step waits for it."""
-    return isinstance(layer, GrowingLayer) and layer.held is not None and layer.held.device is not None

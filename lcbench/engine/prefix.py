@@ -29,21 +29,20 @@ class PrefixCache:
         made. Until `keep` nothing is held here, so that a call that fails leaves no half-filled cache behind."""
         cache, self._cache = self._cache, None
         shared = min(shared_length(self._prompt, prompt), len(prompt) - 1)
-        if cache is None or not shared or not _croppable(cache):
+        if cache is None or not shared:
             return DynamicCache(config=self._config), 0
         cache.crop(shared - cache.get_seq_length())
         return cache, shared
 
-    def keep(self, cache: DynamicCache, prompt: Sequence[int]) -> None:
-        """Hold the cache of this prompt, and of whatever tokens came behind it."""
-        self._cache, self._prompt = cache, array("q", prompt)
+    def keep(self, cache: DynamicCache, prompt: Sequence[int]) -> bool:
+        """Hold the cache of this prompt, and of whatever tokens came behind it, if it can go back: layers that keep
+        every key can, sliding windows and recurrent states cannot. Returns whether it is held."""
+        croppable = all(type(layer) in (DynamicLayer, GrowingLayer) for layer in cache.layers)
+        if croppable:
+            self._cache, self._prompt = cache, array("q", prompt)
+        return croppable
 
 
 def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _croppable(cache: DynamicCache) -> bool:
-    """Layers that keep every key can go back; sliding windows and recurrent states cannot."""
-    return all(type(layer) in (DynamicLayer, GrowingLayer) for layer in cache.layers)

@@ -31,22 +31,22 @@ class Answer(Measure):
 
     def __call__(self, asked: Sequence[Asked]) -> list[Record]:
         reset_peak_memory(self.device)
-        chunk = min(self.chunk_size(one.job) for one in asked)
-        answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, chunk, self._prefixes)]
+        answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, self._prefixes)]
         again = [n for n, one in enumerate(asked) if one.example.follow_up]
-        follow_ups = self._generate([asked[n].example.follow_up for n in again], [asked[n] for n in again], chunk)
+        follow_ups = self._generate([asked[n].example.follow_up for n in again], [asked[n] for n in again])
         for n, follow_up in zip(again, follow_ups):
             answers[n].append(follow_up)
         peak = peak_memory(self.device)
         return [self._record(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
 
     def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
-        """As many at once as fit into TOKENS_TOGETHER, padding counted; of one length alone, whose memory is told."""
+        """As many at once as fit into TOKENS_TOGETHER, padding counted."""
         while asked:
-            seq_len, count, longest = asked[0].job.cell.seq_len, 0, 0
-            for one in asked[: self._at_once.get(seq_len, AT_ONCE)]:
+            count, longest, most = 0, 0, AT_ONCE
+            for one in asked:
                 longest = max(longest, len(one.example.prompt) + one.example.max_new_tokens)
-                if one.job.cell.seq_len != seq_len or (count and (count + 1) * longest > TOKENS_TOGETHER):
+                most = min(most, self._at_once.get(one.job.cell.seq_len, AT_ONCE))
+                if count and (count == most or (count + 1) * longest > TOKENS_TOGETHER):
                     break
                 count += 1
             yield asked[:count]
@@ -55,7 +55,7 @@ class Answer(Measure):
     def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
         if len(asked) == 1:
             return super().take_less_memory(asked)
-        half = self._at_once[asked[0].job.cell.seq_len] = len(asked) // 2
+        half = self._at_once[max(one.job.cell.seq_len for one in asked)] = len(asked) // 2
         return f"{half} prompts at once" if half > 1 else "one prompt at a time"
 
     def _record(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Record:
@@ -82,13 +82,13 @@ class Answer(Measure):
         }
 
     def _generate(
-        self, prompts: list[list[int]], asked: Sequence[Asked], chunk: int, prefixes: PrefixCache | None = None
+        self, prompts: list[list[int]], asked: Sequence[Asked], prefixes: PrefixCache | None = None
     ) -> list[Generation]:
         given = [
-            Prompt(prompt, example.max_new_tokens, self._watch(prompt, example))
-            for prompt, (_, _, example) in zip(prompts, asked)
+            Prompt(prompt, example.max_new_tokens, self._watch(prompt, example), self.chunk_size(job))
+            for prompt, (job, _, example) in zip(prompts, asked)
         ]
-        return generate_together(self.model, given, stop_tokens(self.model), prefixes, chunk) if given else []
+        return generate_together(self.model, given, stop_tokens(self.model), prefixes) if given else []
 
     def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
         """Ends an answer at the task's stop strings."""
