@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from lcbench.attention.room import Rotations, rounded
 from lcbench.attention.rotation import Rope, RopeTables
 from lcbench.attention.search import search_attention
 from lcbench.errors import UserError
+
+ROTATED_AT_ONCE = 2**28  # bytes of keys that a call rotates for itself: 128k tokens of Llama 3 8B in bfloat16
 
 
 class Part(NamedTuple):
@@ -60,7 +63,7 @@ def attend(
 
 def attend_parts(
     q_BHTD: Tensor,
-    parts: Sequence[Part],
+    parts: Iterable[Part],
     rope: Rope,
     tables: RopeTables,
     scale: float,
@@ -70,11 +73,13 @@ def attend_parts(
     choice: Choice | None = None,
 ) -> Tensor:
     """One softmax over several parts, and over further keys whose answers with log-sum-exp are `found` already."""
-    answers = [_attend_part(q_BHTD, part, rope, tables, scale, softcap, choice or Choice()) for part in parts]
-    (out, lse), *others = [*answers, *found]
-    for more, more_lse in others:
+    choice = choice or Choice()
+    answers = chain((_attend_part(q_BHTD, part, rope, tables, scale, softcap, choice) for part in parts), found)
+    out, lse = next(answers)
+    for more, more_lse in answers:
         share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: neither side saw anything
         out, lse = out.to(lse.dtype).lerp(more.to(lse.dtype), share[..., None]), torch.logaddexp(lse, more_lse)
+        del more  # before there is another one
     return (out if sinks_H is None else with_sinks(out, lse, sinks_H)).to(q_BHTD.dtype)
 
 
@@ -83,29 +88,41 @@ def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
     return out_BHTD * torch.sigmoid(lse_BHT - sinks_H.to(lse_BHT.dtype)[:, None])[..., None]
 
 
-def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> list[Part]:
+def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> Iterator[Part]:
     """What the pieces see, live keys first. Pieces that are held alike share a part: what is held in the model's own
-    way stays one softmax."""
+    way stays one softmax, as far as its keys are rotated at once."""
     stretches = [(keys.k_BKSD, keys.v_BKSD, keys.first)]
     if keys.store is not None and keys.first > 0:
         stretches.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0))
-    parts, held = [], keys.held(q_BHTD)
+    held = keys.held(q_BHTD)
     for k_BKSD, v_BKSD, first in stretches:
-        k, v = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
-        first = max(0, first - pad)
-        groups: dict[Memory | None, list[Piece]] = {}
-        for piece in pieces:
-            visible = piece.of_keys(first, first + k.shape[2], keys.origin(pad))
-            if piece.memory is None and k_BKSD is not keys.k_BKSD and not visible.empty:
-                raise UserError(GONE)
-            if not _searched(piece) and not visible.empty:
-                memory = piece.memory or held
-                groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
+        live = k_BKSD is keys.k_BKSD
+        k_all, v_all = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
         rotations = None
         if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
             rotations = keys.layer.rotations(keys.k_BKSD, rows, pad)
-        parts += [Part(k, v, first, group, memory, rotations) for memory, group in groups.items()]
-    return parts
+        at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotations is None else k_all.shape[2]
+        for begin in range(0, k_all.shape[2], at_once):
+            k, v = (x[:, :, begin : begin + at_once] for x in (k_all, v_all))
+            begin += max(0, first - pad)
+            groups: dict[Memory | None, list[Piece]] = {}
+            for piece in pieces:
+                visible = piece.of_keys(begin, begin + k.shape[2], keys.origin(pad))
+                if piece.memory is None and not live and not visible.empty:
+                    raise UserError(GONE)
+                if not _searched(piece) and not visible.empty:
+                    memory = piece.memory or held
+                    groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
+            yield from (Part(k, v, begin, group, memory, rotations) for memory, group in groups.items())
+
+
+def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
+    """How many keys a part may have, so that a million of them rotated take no more memory than a few: all of them
+    where gradients keep everything anyway."""
+    B, K, S, D = k_BKSD.shape
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, k_BKSD, v_BKSD)):
+        return max(1, S)
+    return max(1, ROTATED_AT_ONCE // (B * K * D * q_BHTD.itemsize))
 
 
 def _searched(piece: Piece) -> bool:

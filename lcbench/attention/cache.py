@@ -29,9 +29,10 @@ GONE = "this KV cache let go of keys that these queries need, it cannot go back 
 class MemoryStore:
     """Keys and values that left the window: keys, values [B, K, length, D], in the memory's dtype on its device."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self._keys, self._values = Room(held=memory), Room(held=memory)
+    def __init__(self, memory: Memory, size: int = 0) -> None:
+        """`size` is how many keys are expected."""
+        self.memory, self.size = memory, size
+        self._keys, self._values = Room(size, memory), Room(size, memory)
         self.searches: dict[int, Any] = {}  # a search index a row of the batch
 
     @property
@@ -61,7 +62,7 @@ class MemoryStore:
     @classmethod
     def joined(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
         """One for the rows of several of equal length that hold alike."""
-        whole = cls(stores[0].memory)
+        whole = cls(stores[0].memory, stores[0].size)
         if stores[0].length:
             whole._keys.append(torch.cat([store.keys for store in stores]))
             whole._values.append(torch.cat([store.values for store in stores]))
@@ -113,10 +114,11 @@ class WindowLayer(DynamicLayer):  # type: ignore[misc]
     keys: Tensor
     values: Tensor
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: Memory | None = None, size: int = 0) -> None:
+        """`size` is how many keys are expected."""
         super().__init__()
         self.first = 0
-        self.store = None if memory is None else MemoryStore(memory)
+        self.store = None if memory is None else MemoryStore(memory, size)
 
     def get_seq_length(self) -> int:
         """How many tokens came in, kept or not."""
@@ -147,7 +149,7 @@ class WindowLayer(DynamicLayer):  # type: ignore[misc]
     def reset(self) -> None:
         super().reset()
         self.first = 0
-        self.store = None if self.store is None else MemoryStore(self.store.memory)
+        self.store = None if self.store is None else MemoryStore(self.store.memory, self.store.size)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -265,16 +267,12 @@ class CacheWatch:
             return
         if not cache.layers:
             cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
+        size = getattr(cache, "expected_length", 0)
+        no_more_than_keys = DynamicLayer, WindowLayer, GrowingLayer
         for module in self.layers:
-            if type(cache.layers[layer_index(module)]) in (
-                DynamicLayer,
-                WindowLayer,
-                GrowingLayer,
-            ):  # no more than keys
+            if type(cache.layers[layer_index(module)]) in no_more_than_keys:
                 cache.layers[layer_index(module)] = (
-                    WindowLayer(self.memory(module))
-                    if self.method.forgets
-                    else GrowingLayer(getattr(cache, "expected_length", 0), self.held)
+                    WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.held)
                 )
 
     def _let_forget(self, cache: Cache) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -93,8 +93,6 @@ def refusal(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> str | None:
         return f"needs values as wide as keys, and these have {v_BKSD.shape[-1]} and {D} channels a head"
     if D > LARGEST_HEAD or D % 8:
         return f"needs heads of at most {LARGEST_HEAD} channels, a multiple of 8, and these have {D}"
-    if q_BHTD.shape[1] != k_BKSD.shape[1] and not _groups_queries():
-        return f"needs PyTorch 2.12 for grouped queries, and this is {torch.__version__}"
     return None
 
 
@@ -192,9 +190,13 @@ def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: flo
 
     Every query sees a key, so that what a kernel answers for one that sees none (FlashAttention-2: +inf) never comes
     up. The log-sum-exp comes as [H, queries], whatever its documentation says.
+
+    That queries are grouped, FlashAttention 2 and 3 see by themselves. PyTorch since 2.12 wants to be told so; 2.11
+    knows no such argument, checks no heads, and calls the same operator. Read in its sources, not run on a GPU.
     """
     B, H, T = q_BHTD.shape[:3]
-    grouped: dict[str, Any] = {"enable_gqa": True} if k_BKSD.shape[1] != H else {}
+    told = k_BKSD.shape[1] != H and _is_told_of_groups(varlen_attn)
+    grouped: dict[str, Any] = {"enable_gqa": True} if told else {}
     out, lse = varlen_attn(
         _packed(q_BHTD),
         _packed(k_BKSD),
@@ -221,8 +223,8 @@ def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def _groups_queries() -> bool:
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+def _is_told_of_groups(kernel: Callable[..., Any]) -> bool:
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 @cache

@@ -10,7 +10,7 @@ Imported only when it is used: Triton is optional.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -50,7 +50,9 @@ def fused_attention(
     start, stop = (torch.stack([getattr(piece, side) for piece in shown]) - first_key for side in ("start", "stop"))
     sizes = _sizes(max(D, Dv), q_BHTD)
     tiles = _tiles(start, stop, sizes["ROWS"])
-    q_PBHTD = torch.stack([tables.rotate(q_BHTD, piece.q_pos, rope) for piece in shown])
+    q_PBHTD = q_BHTD.new_empty(len(shown), B, H, T, D)
+    for q, piece in zip(q_PBHTD, shown, strict=True):
+        tables.rotate_into(q, q_BHTD, piece.q_pos, rope)
     k, shifts = _rotated_keys(k_BKSD, shown, rope, tables, first_key)
     with torch.cuda.device_of(q_BHTD):  # type: ignore[no-untyped-call]  # Triton launches on the current one
         _launch(q_PBHTD, k, v_BKSD, out, lse, (tiles, start, stop, shifts), scale, sizes)
@@ -76,7 +78,7 @@ def _launch(
         TensorDescriptor.from_tensor(v_BKSD, [1, 1, sizes["KEYS"], wide_v]),
         out_BHTD,
         lse_BHT,
-        *(x.to(q_PBHTD.device, torch.int32) for x in borders),
+        *(x.to(q_PBHTD.device, torch.int32, non_blocking=True) for x in borders),
         *q_PBHTD.stride()[:4],
         *out_BHTD.stride()[:3],
         T,
@@ -147,12 +149,14 @@ def _rotated_keys(
         else:
             way_of_piece.append(len(ways))
             ways.append((piece.k_pos, low, high))
-    rotated = [tables.rotate(k_BKSD[:, :, low:high], k_pos[low:high], rope) for k_pos, low, high in ways]
-    begins = [0]
-    for k in rotated[:-1]:
-        begins.append(begins[-1] + k.shape[2])
+    begins = [0, *accumulate(last - first for _, first, last in ways)]
     shifts = [begins[n] - ways[n][1] for n in way_of_piece]
-    return torch.cat(rotated, dim=2) if len(rotated) > 1 else rotated[0].contiguous(), torch.tensor(shifts)
+    B, K, _, D = k_BKSD.shape
+    rotated = k_BKSD.new_empty(B, K, begins[-1], D)
+    for begin, (k_pos, first, last) in zip(begins, ways, strict=False):
+        room = rotated[:, :, begin : begin + last - first]
+        tables.rotate_into(room, k_BKSD[:, :, first:last], k_pos[first:last], rope)
+    return rotated, torch.tensor(shifts)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,10 +38,8 @@ def joint_attention(
     multiple of K: grouped queries. `rotations` remember keys that were rotated before. Returns the answer [B, H, T, Dv]
     and the log-sum-exp [B, H, T] of the scores; a query that sees nothing answers 0 and -inf.
     """
-    B, H, T, D = q_BHTD.shape
-    K, S = k_BKSD.shape[1:3]
-    G = H // K
-    dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    B, H, T = q_BHTD.shape[:3]
+    S = k_BKSD.shape[2]
     parts = []
     for piece in pieces:
         low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
@@ -49,37 +48,59 @@ def joint_attention(
                 k = rotations.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
             else:
                 k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
-            parts.append((piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
+            parts.append(_Part(piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
     out = q_BHTD.new_zeros(B, H, T, v_BKSD.shape[-1])
-    lse = q_BHTD.new_full((B, H, T), -math.inf, dtype=dtype)
+    lse = q_BHTD.new_full((B, H, T), -math.inf, dtype=torch.promote_types(q_BHTD.dtype, torch.float32))
     rows = max(1, SCORES_AT_ONCE.get(q_BHTD.device.type, 2**24) // (B * H * S))
-    for a in range(0, T, rows):
-        b = min(a + rows, T)
-        spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
-        if all(low >= high for low, high in spans):
-            continue
-        first = min(low for low, high in spans if low < high)
-        last = max(high for low, high in spans if low < high)
-        scores = q_BHTD.new_full((B, K, G, b - a, last - first), -math.inf, dtype=dtype)
-        for (piece, offset, q, k), (low, high) in zip(parts, spans, strict=True):
-            if low >= high:
-                continue
-            product = q[:, :, a:b].reshape(B, K, G * (b - a), D) @ k[..., low - offset : high - offset]
-            product = product.view(B, K, G, b - a, high - low).to(dtype) * scale
-            if softcap is not None:
-                product = torch.tanh(product / softcap) * softcap
-            j = torch.arange(low, high) + first_key
-            seen = (j >= piece.start[a:b, None]) & (j < piece.stop[a:b, None])
-            region = scores[..., low - first : high - first]
-            region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
-        # The softmax by hand: it divides the answer, not the weights, and its log-sum-exp comes for nothing.
-        most = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
-        weights = scores.sub_(most).exp_()
-        total = weights.sum(-1, keepdim=True)
-        answer = weights.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first) @ v_BKSD[:, :, first:last]
-        answer = answer.view(B, K, G, b - a, -1) / total.clamp(min=torch.finfo(dtype).tiny)
-        out[:, :, a:b] = answer.view(B, H, b - a, -1)
-        total, most = total.squeeze(-1), most.squeeze(-1)
-        seen_at_all = torch.where(total > 0, total.clamp(min=torch.finfo(dtype).tiny).log() + most, -math.inf)
-        lse[:, :, a:b] = seen_at_all.view(B, H, b - a)
+    for first in range(0, T, rows):
+        of_rows = slice(first, min(first + rows, T))
+        answer = _answer(parts, v_BKSD, of_rows, first_key, scale, softcap)
+        if answer is not None:
+            out[:, :, of_rows], lse[:, :, of_rows] = answer
     return out, lse
+
+
+class _Part(NamedTuple):
+    """A piece with its rotated queries and keys; the first of these is the key `first` of the call."""
+
+    piece: Piece
+    first: int
+    q_BHTD: Tensor
+    k_BKDS: Tensor
+
+
+def _answer(
+    parts: list[_Part], v_BKSD: Tensor, rows: slice, first_key: int, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor] | None:
+    """What `joint_attention` answers to some of the queries; None if they see nothing."""
+    a, b = rows.start, rows.stop
+    spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
+    if all(low >= high for low, high in spans):
+        return None
+    first = min(low for low, high in spans if low < high)
+    last = max(high for low, high in spans if low < high)
+    B, H, _, D = parts[0].q_BHTD.shape
+    K = v_BKSD.shape[1]
+    G = H // K
+    dtype = torch.promote_types(parts[0].q_BHTD.dtype, torch.float32)
+    scores = v_BKSD.new_full((B, K, G, b - a, last - first), -math.inf, dtype=dtype)
+    for (piece, offset, q, k), (low, high) in zip(parts, spans, strict=True):
+        if low >= high:
+            continue
+        product = q[:, :, rows].reshape(B, K, G * (b - a), D) @ k[..., low - offset : high - offset]
+        product = product.view(B, K, G, b - a, high - low).to(dtype).mul_(scale)
+        if softcap is not None:
+            product = torch.tanh(product / softcap) * softcap
+        j = torch.arange(low, high) + first_key
+        seen = (j >= piece.start[rows, None]) & (j < piece.stop[rows, None])
+        region = scores[..., low - first : high - first]
+        region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
+    # The softmax by hand: it divides the answer, not the weights, and its log-sum-exp comes for nothing.
+    most = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
+    weights = scores.sub_(most).exp_()
+    total = weights.sum(-1, keepdim=True)
+    answer = weights.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first) @ v_BKSD[:, :, first:last]
+    answer = answer.view(B, K, G, b - a, -1) / total.clamp(min=torch.finfo(dtype).tiny)
+    total, most = total.squeeze(-1), most.squeeze(-1)
+    lse = torch.where(total > 0, total.clamp(min=torch.finfo(dtype).tiny).log() + most, -math.inf)
+    return answer.view(B, H, b - a, -1), lse.view(B, H, b - a)

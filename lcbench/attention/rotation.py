@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,8 @@ from lcbench.methods.base import Lengths, Method
 
 Pairing = Literal["half", "interleaved"]
 TableLayout = Literal["halves", "repeated", "compact"]
+ROWS_AT_ONCE = 2**16  # positions that are rotated, or whose tables are made, in one step: bounds what is made beside
+LARGEST_TABLE = 2**20  # positions; beyond it, rows are made when they are asked for, and not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,30 +58,31 @@ class Rope:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
     """Turn the first 2M channels of x [..., P, D] by cos, sin [P, M]; the rest passes through. Same dtype as x."""
     m = cos.shape[-1]
-    if pairing == "half":
-        a, b = x[..., :m], x[..., m : 2 * m]
-        if x.dtype == cos.dtype == torch.float32 and not _has_gradient(x, cos):
-            return _rotate_halves(x, a, b, cos, sin)
-        turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    else:
-        a, b = x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2]
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
-    return torch.cat([turned.to(x.dtype), x[..., 2 * m :]], dim=-1) if x.shape[-1] > 2 * m else turned.to(x.dtype)
+    a, b = _sides(x, m, pairing)
+    turned = a * cos - b * sin, b * cos + a * sin
+    both = torch.cat(turned, dim=-1) if pairing == "half" else torch.stack(turned, dim=-1).flatten(-2)
+    return torch.cat([both.to(x.dtype), x[..., 2 * m :]], dim=-1) if x.shape[-1] > 2 * m else both.to(x.dtype)
 
 
-def _rotate_halves(x: Tensor, a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same in four passes instead of seven: prefill turns every query and key, some several times."""
+def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> None:
+    """The same into `out`, in four passes instead of seven and without copies beside it; no gradients."""
     m = cos.shape[-1]
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    torch.mul(a, cos, out=out[..., :m]).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=out[..., m : 2 * m]).addcmul_(a, sin)
+    (a, b), (out_a, out_b) = _sides(x, m, pairing), _sides(out, m, pairing)
+    if x.dtype == cos.dtype:
+        torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=out_b).addcmul_(a, sin)
+    else:  # rounded once, at the end
+        out_a.copy_(a * cos - b * sin)
+        out_b.copy_(b * cos + a * sin)
     if x.shape[-1] > 2 * m:
         out[..., 2 * m :] = x[..., 2 * m :]
-    return out
 
 
-def _has_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
+    """The channels that turn together, the first and the second of each pair."""
+    if pairing == "half":
+        return x[..., :m], x[..., m : 2 * m]
+    return x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2]
 
 
 class RopeTables:
@@ -98,18 +102,44 @@ class RopeTables:
         """Rotate x to the positions (int64, CPU), as the layer described by `rope` would."""
         if rope.rotary is None or not len(positions_P):
             return x_BHPD
-        cos, sin = self._rows(rope, int(positions_P.max()) + 1, x_BHPD)
-        rows = positions_P.to(cos.device)
-        return rotate(x_BHPD, cos[rows], sin[rows], rope.pairing)
+        if torch.is_grad_enabled() and x_BHPD.requires_grad:
+            return rotate(x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
+        out = torch.empty_like(x_BHPD, memory_format=torch.contiguous_format)
+        self.rotate_into(out, x_BHPD, positions_P, rope)
+        return out
 
-    def _rows(self, rope: Rope, need: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate_into(self, out_BHPD: Tensor, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> None:
+        """The same into room that is there already, without gradients."""
+        if rope.rotary is None or not len(positions_P):
+            out_BHPD.copy_(x_BHPD)
+        elif len(positions_P) > ROWS_AT_ONCE:
+            for first in range(0, len(positions_P), ROWS_AT_ONCE):
+                block = slice(first, first + ROWS_AT_ONCE)
+                self.rotate_into(out_BHPD[:, :, block], x_BHPD[:, :, block], positions_P[block], rope)
+        else:
+            rotate_into(out_BHPD, x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
+
+    def _rows(self, rope: Rope, positions_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [P, M] at positions."""
         assert rope.rotary is not None
+        need, positions = int(positions_P.max()) + 1, positions_P.to(like.device, non_blocking=True)
+        if need > LARGEST_TABLE:
+            return self._made(rope, positions, self._length(rope, need), like)
         key = (rope.rotary, rope.prefix, rope.layout, like.dtype, like.device)
-        table = self._tables.get(key)
-        if table is None or len(table[0]) < need:
-            size = self._run_length(rope, need) if rope.depends_on_length else 1 << max(8, (need - 1).bit_length())
-            table = self._tables[key] = self._build(rope, size, like)
-        return table
+        if key not in self._tables or len(self._tables[key][0]) < need:
+            self._tables.pop(key, None)  # before its successor takes as much again
+            self._tables[key] = self._build(rope, self._length(rope, need), like)
+        cos, sin = self._tables[key]
+        return cos[positions], sin[positions]
+
+    def _length(self, rope: Rope, need: int) -> int:
+        """How many positions a table is made for that has to have some: more, so that a text may grow, but none beyond
+        the run. Frequencies that follow the length follow that of the run."""
+        if rope.depends_on_length:
+            return self._run_length(rope, need)
+        ahead = 1 << max(8, (need - 1).bit_length())
+        run = self.lengths.run
+        return ahead if run is None or run < need else min(ahead, run)
 
     def _run_length(self, rope: Rope, need: int) -> int:
         run = self.lengths.run
@@ -120,17 +150,31 @@ class RopeTables:
             )
         return run
 
+    def _build(self, rope: Rope, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(length, device=like.device)
+        cos, sin = self._made(rope, positions[:ROWS_AT_ONCE], length, like)
+        table = cos.new_empty(2, length, cos.shape[1])
+        table[0, :ROWS_AT_ONCE], table[1, :ROWS_AT_ONCE] = cos, sin
+        for first in range(ROWS_AT_ONCE, length, ROWS_AT_ONCE):
+            block = slice(first, first + ROWS_AT_ONCE)
+            table[0, block], table[1, block] = self._made(rope, positions[block], length, like)
+        return table[0], table[1]
+
     @torch.no_grad()
-    def _build(self, rope: Rope, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _made(self, rope: Rope, positions_P: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [P, M] as the rotary module makes them for a text of this length."""
         module = self._module(rope).to(like.device)
-        positions = torch.arange(size, device=like.device)[None]
         # The class's forward: past the hooks of the instance, the one that hides rotation from the model included.
+        forward = partial(type(module).forward, module, like)
         if rope.depends_on_length:  # forget the longest input so far
-            type(module).forward(module, like, positions[:, :1], **rope.kwargs)
-        cos, sin = type(module).forward(module, like, positions, **rope.kwargs)
-        m = cos.shape[-1] if rope.layout == "compact" else cos.shape[-1] // 2
+            forward(torch.zeros_like(positions_P[None, :1]), **rope.kwargs)
+        # The last position goes along: it tells the length.
+        positions = torch.cat([positions_P, positions_P.new_tensor([length - 1])])
+        tables = forward(positions[None], **rope.kwargs)
+        m = tables[0].shape[-1] if rope.layout == "compact" else tables[0].shape[-1] // 2
         pick = slice(None, None, 2) if rope.layout == "repeated" else slice(0, m)
-        return cos[0][:, pick].contiguous(), sin[0][:, pick].contiguous()
+        cos, sin = (table[0, :-1, pick].contiguous() for table in tables)
+        return cos, sin
 
     def _module(self, rope: Rope) -> nn.Module:
         """A copy of the rotary module with the method's frequencies in it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
     """The arguments of every call of the stand-in."""
     made: list[tuple[Any, ...]] = []
 
+    @functools.wraps(varlen.varlen_attn)
     def spy(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         made.append(arguments)
         out, lse = varlen.varlen_attn(*arguments, **options)
@@ -117,8 +120,41 @@ def test_refusals(shapes: tuple[int, int, int], dtype: torch.dtype, why: str | N
     assert flash.refusal(q, k, v) == why
 
 
-def test_grouped_queries_need_a_newer_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash, "_groups_queries", lambda: False)
-    q, k = torch.zeros(1, 4, 5, 64, dtype=torch.float16), torch.zeros(1, 2, 5, 64, dtype=torch.float16)
-    assert "needs PyTorch 2.12" in str(flash.refusal(q, k, k))
-    assert flash.refusal(q, q, q) is None
+def varlen_attn_2_11(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> tuple[Tensor, Tensor]:
+    """As PyTorch 2.11 has it: nobody says that queries are grouped, the kernel sees it."""
+    assert isinstance(window_size, tuple)  # it is compared with (-1, 0) there, which a list never equals
+    options = {"return_aux": return_aux, "scale": scale, "window_size": window_size, "enable_gqa": True}
+    return varlen.varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
+
+
+@functools.wraps(flash.varlen_attn)
+def varlen_attn_installed(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Takes what the function of the PyTorch that is installed takes."""
+    inspect.signature(varlen_attn_installed).bind(*arguments, **options)
+    options.pop("enable_gqa", None)
+    return varlen_attn_2_11(*arguments, **options)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kernel", [varlen.varlen_attn, varlen_attn_2_11, varlen_attn_installed])
+def test_grouped_queries_of_every_pytorch(kernel: Any, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "varlen_attn", kernel)
+    method = parse_method("dca:chunk_size=24,max_position=29").resolve(Lengths(PRETRAINING, 80))
+    q, k, v = random_qkv(80, kv_heads)
+    given = (method.pieces(torch.arange(80), torch.arange(80), 0), rope_of(), RopeTables(method, Lengths(32, 80)), 0)
+    out, lse = flash.flash_attention(q, k, v, *given, SCALE)
+    expected, expected_lse = dense_attention(q, k, v, *given, SCALE)
+    torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=2e-5, rtol=0)
