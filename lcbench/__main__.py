@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-from lcbench.cli import app
-from lcbench.errors import UserError
-
 INTERRUPTED = 130
 RESUMABLE = {"run", "train", "prepare"}  # verbs
+
+try:
+    from lcbench.cli import app
+    from lcbench.errors import UserError
+except KeyboardInterrupt:  # typer, which turns it into an exit code, is not there yet
+    print("interrupted.", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def main() -> None:

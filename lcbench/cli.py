@@ -13,6 +13,7 @@ from lcbench.bench.command import app as bench
 from lcbench.cli_data import app as data
 from lcbench.cli_models import app as models
 from lcbench.cli_reports import app as reports
+from lcbench.cli_reports import require_folder
 from lcbench.distributed import launched
 from lcbench.errors import UserError, unknown
 from lcbench.models import DEFAULT_MODEL, ModelSource
@@ -97,7 +98,9 @@ def run(
     ] = "auto",
     kv_offload: Annotated[bool, typer.Option("--kv-offload", help="Keep the KV cache in RAM.")] = False,
     revision: RevisionOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Results folder; default: by the run.")] = None,
+    output: Annotated[  # readable=False: a folder that may not be read is told by whoever writes there
+        Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
+    ] = None,
     trust_remote_code: RemoteCodeOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
@@ -168,6 +171,7 @@ def plot(
     from lcbench.report.figure import save
     from lcbench.report.summary import read_runs
 
+    require_folder(out)
     folder = run or newest_run(RESULTS)
     (read,) = read_runs([folder])
     trained, model = read.identity.get("pretraining_length"), str(read.identity.get("model"))
@@ -258,11 +262,19 @@ def _counts(example: Example) -> str:
 
 
 def _with_haystack(task: str, haystack: str | None) -> str:
-    """The task with its option `haystack`."""
+    """The task with its option `haystack`. Raises: UserError for a task that takes none."""
+    from dataclasses import fields
+
+    from lcbench.tasks import all_families, load_task, read_yaml, task_files
+
     if haystack is None:
         return task
     if "," in haystack:
         raise UserError(f"--haystack {haystack} has a comma in it, which ends an option; rename it, or link to it.")
+    if "haystack" not in {field.name for field in fields(load_task(task))}:
+        families = {name for name, cls in all_families().items() if "haystack" in {field.name for field in fields(cls)}}
+        takers = [name for name in task_files() if read_yaml(name)[1].get("family") in families]
+        raise UserError(f"{task} takes no --haystack; tasks that take one: {', '.join(takers)}.")
     return f"{task}{',' if ':' in task else ':'}haystack={haystack}"
 
 
@@ -274,8 +286,9 @@ def _all_with_haystack(requests: list[Request], haystack: str) -> list[Request]:
 
     changed, refusals = [], []
     for request in requests:
-        task = _with_haystack(request.task, haystack)
+        task = request.task
         try:
+            task = _with_haystack(task, haystack)
             load_task(task)
         except UserError as error:
             refusals.append(error)

@@ -76,11 +76,14 @@ def compare(
     for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
         if limit is not None and not limit > 0:
             raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
+    files = {"--markdown": (markdown, as_markdown), "--junit": (junit, as_junit), "--html": (html, page)}
+    for path, _ in files.values():
+        require_folder(path)
     comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory))
     print_comparison(Console(), comparison)
-    for path, render in ((markdown, as_markdown), (junit, as_junit), (html, page)):
+    for option, (path, render) in files.items():
         if path:
-            _write(path, render(comparison))
+            _write(path, render(comparison), option)
     if fail_on_regression and comparison.having("regressed"):
         raise typer.Exit(1)
     if fail_on_regression and len(comparison.having("not comparable")) == len(comparison.cells):
@@ -101,9 +104,10 @@ def report(
     from lcbench.records import newest_run
     from lcbench.report.html.report import page
 
+    require_folder(out)
     folders = runs or [newest_run(RESULTS)]
     path = out or folders[0] / "report.html"
-    _write(path, page(folders))
+    _write(path, page(folders), "--out")
     typer.echo(f"report: {path}", err=True)
 
 
@@ -131,6 +135,7 @@ def export(
     """Write a run as Parquet, one row a sample, for pandas and datasets."""
     from lcbench.export import export as export_run
 
+    require_folder(out)
     path = out or run / "records.parquet"
     rows = export_run(run, path)
     typer.echo(f"{rows} row{'' if rows == 1 else 's'}: {path}")
@@ -140,11 +145,19 @@ def _number(score: float | None) -> str:
     return "none" if score is None else f"{score:g}"
 
 
-def _write(path: Path, text: str) -> None:
+def require_folder(path: Path | None) -> None:
+    """Raises: UserError for a file to write, if there is one, whose folder is not there; before any work is done."""
     from lcbench.errors import UserError
 
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first.")
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    from lcbench.errors import UserError
+    from lcbench.records import write_atomically
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; pass another {option}.") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.errors import UserError
+from lcbench.models import ModelSource, gist_of, silence_hub
 
 KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 
@@ -20,14 +21,17 @@ KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 def convert(name: str, out: Path, revision: str | None = None) -> list[Path]:
     """Write folder `out` from the folder or Hugging Face id `name`; the files of weights that were written.
 
-    One shard is in memory at a time. Raises: UserError if there is nothing to convert, or `out` is in use.
+    One shard is in memory at a time. Raises: UserError if there is no such model, nothing to convert, or `out` is in
+    use.
     """
     import torch
     from safetensors.torch import save_file
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out.")
-    folder = Path(name).expanduser()
+    source = ModelSource(name, revision)
+    source.check_exists()
+    folder = Path(source.location)
     if not folder.is_dir():
         folder = _download(name, revision)
     shards = sorted(folder.glob("pytorch_model*.bin"))
@@ -59,10 +63,10 @@ def convert(name: str, out: Path, revision: str | None = None) -> list[Path]:
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    silence_hub()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*KEPT, "pytorch_model*.bin"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise UserError(f"cannot get {name}: {gist}.") from error
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot get {name}: {gist_of(error)}") from error

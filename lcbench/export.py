@@ -37,7 +37,9 @@ scalars as lists, mappings one level deep as `name.key`, and anything deeper as 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +66,7 @@ ORDER = (
 def load_run(path: str | Path) -> pd.DataFrame:
     """The records of a run folder as a DataFrame, one row a sample, with the columns that this module lists.
 
-    Integers are pandas' nullable Int64, strings its `string`. Raises: UserError for a folder without a run.
+    Integers are pandas' nullable Int64, strings its `string`. Raises: UserError for a folder without records.
     """
     import pandas as pd
 
@@ -80,15 +82,17 @@ def load_run(path: str | Path) -> pd.DataFrame:
 
 
 def export(folder: Path, out: Path) -> int:
-    """Write a run as Parquet; the number of rows. Raises: UserError for a folder without a run, or a full disk."""
+    """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a full disk."""
     frame = load_run(folder)
     temporary = out.with_name(out.name + ".tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(temporary, index=False, engine="pyarrow")
         temporary.replace(out)
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = os.strerror(error.errno) if error.errno else error  # pyarrow words its errors in its own way
+        raise UserError(f"cannot write {out}: {reason}; pass another --out.") from error
     return len(frame)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lcbench.errors import UserError
 
 
 def methods(console: Console, results: Path) -> None:
@@ -46,13 +49,26 @@ def models(console: Console, results: Path) -> None:
 def runs(console: Console, results: Path) -> None:
     from lcbench.records import find_runs, read_manifest, read_records
 
-    table = _table("run", "model", "records", "failed", "started")
-    for folder in find_runs(results):
-        manifest, records = read_manifest(folder), read_records(folder)
+    found = find_runs(results)[::-1]
+    table = _table("run", "model", "records", "started")
+    table.collapse_padding = True
+    # A name is there to be copied, and a time to be read: on a narrow terminal the other columns give way.
+    table.columns[0].min_width = max((len(str(folder)) for folder in found), default=0)
+    table.columns[-1].no_wrap = True
+    refusals = []
+    for folder in found:
+        try:
+            manifest, records = read_manifest(folder), read_records(folder)
+        except UserError as error:  # one of another version hides no other
+            refusals.append(error)
+            continue
         failed = sum(record["error"] is not None for record in records)
-        started = manifest["sessions"][0]["started_at"]
-        table.add_row(str(folder), str(manifest["identity"]["model"]), str(len(records)), str(failed), started)
+        started = datetime.fromisoformat(manifest["sessions"][0]["started_at"]).strftime("%Y-%m-%d %H:%M")
+        counts = f"{len(records)}, {failed} failed" if failed else str(len(records))
+        table.add_row(str(folder), str(manifest["identity"]["model"]), counts, started)
     console.print(table)
+    for refusal in refusals:
+        console.print(f"note: {refusal}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -58,7 +58,7 @@ class ModelSource:
         """Raises: UserError for a model without tokenizer."""
         from transformers import AutoTokenizer
 
-        self._check_exists()
+        self.check_exists()
         folder = Path(self.location)
         names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
         if folder.is_dir() and not any((folder / name).exists() for name in names):
@@ -68,7 +68,7 @@ class ModelSource:
 
     def config(self) -> PretrainedConfig:
         """Raises: UserError for a model that does not exist."""
-        self._check_exists()
+        self.check_exists()
         config: PretrainedConfig = self._load(StockConfig, "config")
         return config
 
@@ -169,7 +169,7 @@ class ModelSource:
                     config, trust_remote_code=self.trust_remote_code
                 )
         except Exception as error:  # as in _load: whatever a broken config leads to
-            raise UserError(f"{self.name} is no causal language model: {_gist(error)}") from error
+            raise UserError(f"{self.name} is no causal language model: {gist_of(error)}") from error
         return skeleton
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
@@ -198,8 +198,8 @@ class ModelSource:
                     digest.update(file.read())
         return f"sha256:{digest.hexdigest()[:16]}"
 
-    def _check_exists(self) -> None:
-        """Tell a mistyped name or path at once, instead of asking the hub for it."""
+    def check_exists(self) -> None:
+        """Tell a mistyped name or path at once, instead of asking the hub for it. Raises: UserError."""
         folder = Path(self.location)
         if self.name and folder.is_dir():
             if not (folder / "config.json").exists():
@@ -222,22 +222,44 @@ class ModelSource:
 
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
+        silence_hub()
         try:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
         except Exception as error:  # a broken folder fails in as many ways as libraries have a hand in reading it
-            gist = "out of memory." if out_of_memory(error) else _gist(error)
+            gist = "out of memory." if out_of_memory(error) else gist_of(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 
 
-def _gist(error: Exception) -> str:
-    """The first sentence of an error of the hub client or of transformers, whose messages fill a screen."""
+def silence_hub() -> None:
+    """Keep the hub client from logging each of its retries: what came of them is told once, by the error."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def gist_of(error: Exception) -> str:
+    """The first sentence of an error of the hub client or of transformers, whose messages fill a screen; and the way
+    out, where there is one."""
     line = " ".join(str(error).split())
     gist = line.split(". ")[0].rstrip(".") + "."
     if isinstance(error, KeyError):
         gist = f"its files lack {gist}"
+    if _is_unreachable(error):
+        from huggingface_hub import constants
+
+        advice = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "set HF_HUB_OFFLINE=1 if it is in the cache"
+        return f"{gist.rstrip('.')}; give a local folder, or {advice}."
     return f"{gist} Pass --trust-remote-code if you trust it." if "trust_remote_code" in line else gist
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether files are not here, and the hub cannot be asked for them."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    causes = (error, error.__cause__)  # transformers wraps what the hub client raises
+    return any(isinstance(cause, LocalEntryNotFoundError | ConnectionError) for cause in causes)
 
 
 def embedded_models() -> dict[str, Path]:

@@ -1,4 +1,7 @@
-"""From what the user typed to a list of jobs, everything checked that can be before a model is loaded."""
+"""From what the user typed to a list of jobs, everything checked that can be before a model is loaded.
+
+What takes seconds to import comes after the names are checked that need none of it: a slip is told at once.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcbench.attention.backends import AUTO, Choice
-from lcbench.attention.probe import require_rotary
-from lcbench.attention.room import kv_torch_dtype
 from lcbench.errors import UserError, unknown
-from lcbench.methods import Lengths, Method, parse_method
 from lcbench.models import Footprint, ModelSource, footprint, trained_length
 from lcbench.options import parse_depths, parse_lengths, split_list
 from lcbench.tasks import Cell, Task, load_task, read_yaml
@@ -22,6 +21,7 @@ from lcbench.tasks import Cell, Task, load_task, read_yaml
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from lcbench.methods import Method
 
 NAMED = 3  # tasks in the name of a folder
 
@@ -76,6 +76,8 @@ class Plan:
     @property
     def advice(self) -> list[str]:
         """What the methods' authors would say of the resolved options, of each method at its longest."""
+        from lcbench.methods import Lengths
+
         trained = trained_length(self.config)
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
@@ -89,6 +91,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What decides the records: the same identity, the same records. How many samples is no part of it, so that
         a run can be extended."""
+        from lcbench.attention.backends import AUTO
+
         tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
         return {
             "tasks": list(tasks.values()),
@@ -118,7 +122,15 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
     """
     tasks = [load_task(request.task) for request in requests]
+
+    from lcbench.methods import Lengths, parse_method
+
     chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
+
+    from lcbench.attention.backends import Choice
+    from lcbench.attention.probe import require_rotary
+    from lcbench.attention.room import kv_torch_dtype
+
     Choice(source.attention).check(source.torch_device())
     kv_dtype = kv_torch_dtype(source.kv_dtype)
     config, tokenizer = source.config(), source.tokenizer()

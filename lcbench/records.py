@@ -1,9 +1,10 @@
 """What a run leaves behind: a folder with `run.json` (how it was made) and `records.jsonl` (one line a sample).
 
 A record is appended, flushed and synced as soon as its sample is done, so that a process killed at any moment loses at
-most the sample in flight. One writer a folder, by a lock; any number of readers. Processes that were launched together
-write side by side: each claims a part of the work, and they append by turns. All of it are locks of the system, which
-frees those of a process that dies; on a file system of several machines it must support them (NFS does).
+most the sample in flight, or those that were asked together. One writer a folder, by a lock; any number of readers.
+Processes that were launched together write side by side: each claims a part of the work, and they append by turns. All
+of it are locks of the system, which frees those of a process that dies; on a file system of several machines it must
+support them (NFS does).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lcbench.errors import UserError
 from lcbench.locks import Claims, locked
 
 FORMAT = 1
+MANY = 3  # names in a sentence
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
 JOB_LOGS = "slurm"  # a folder that may be there before the run
 UNFINISHED = "run.tmp"  # run.json while it is being written; left behind by a process killed in that moment
@@ -33,7 +35,7 @@ class RecordTail:
         self._offset = self._lines = 0
 
     def news(self) -> list[Record]:
-        """The records that were completed since the last call, all at the first.
+        """The records that were completed since the last call, all at the first; none as long as there is no file.
 
         Raises: UserError for a file that cannot be read or a line that is no record; a last line that is still being
         written is left for the next call.
@@ -43,6 +45,8 @@ class RecordTail:
                 file.seek(self._offset)
                 *lines, torn = file.read().split(b"\n")
                 self._offset = file.tell() - len(torn)
+        except FileNotFoundError:  # of a process killed before its first record, or of a folder that was tidied up
+            return []
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}.") from error
         records = []
@@ -159,17 +163,17 @@ class RunWriter:
         if manifest is None:
             require_ours(self.folder, begun=False)
             manifest = {"format": FORMAT, "identity": self._identity, "sessions": []}
-        if manifest.get("format") != FORMAT:
-            raise UserError(f"{self.folder} was written by another version of lcbench; pass another --output.")
-        differing = [key for key in self._identity if manifest["identity"].get(key) != self._identity[key]]
+        differing = _differences(manifest["identity"], self._identity)
         if differing:
+            beside = ", and `lcbench table A B` shows several runs together" if "jobs" in differing else ""
             raise UserError(
-                f"{self.folder} holds another run (it differs in {', '.join(differing)}); pass another --output."
+                f"{self.folder} holds another run (it differs in {', '.join(differing.values())}); "
+                f"pass another --output{beside}."
             )
         self.session_number = len(manifest["sessions"])
         manifest["sessions"].append(self._session)
         try:
-            _write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
             self._file = os.open(self.folder / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             _cut_torn_line(self._file)
         except OSError as error:
@@ -185,7 +189,7 @@ def require_ours(folder: Path, *, begun: bool = True) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """run.json of a results folder. Raises: UserError if the folder holds no run."""
+    """run.json of a results folder. Raises: UserError if the folder holds no run, or one of another version."""
     manifest = _read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} holds no run: it has no {MANIFEST}.")
@@ -199,8 +203,10 @@ def read_records(folder: Path) -> list[Record]:
     Raises: UserError for a folder without records or a line that is no record; a last line that is still being
     written is left out.
     """
-    records = {record["id"]: record for record in RecordTail(folder).news()}
     manifest = _read_manifest(folder)
+    records = {record["id"]: record for record in RecordTail(folder).news()}
+    if not records:
+        raise UserError(f"{folder} has no records yet.")
     jobs = manifest["identity"].get("jobs", []) if manifest else []
     order = {"/".join(map(str, job)): number for number, job in enumerate(jobs)}
 
@@ -230,10 +236,17 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except NotADirectoryError as error:
+        raise UserError(f"{folder} is a file; name the folder of a run.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}.") from error
+    except ValueError as error:
         raise UserError(f"cannot read {folder / MANIFEST}: {error}.") from error
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        raise UserError(f"{folder} was written by another version of lcbench; read it with that one, or run it anew.")
     if (
         not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
         or not isinstance(manifest.get("identity"), dict)
         or not isinstance(manifest.get("sessions"), list)
     ):
@@ -241,13 +254,49 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(UNFINISHED)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
+    """Which parts of its identity a run has otherwise, and how to say it: of its jobs, by what is typed."""
+    found = {key: key for key in here if there.get(key) != here[key]}
+    if "jobs" not in found:
+        return found
+    words = []
+    for kind, one, other in zip(("task", "method", "length", "depth"), _typed(there), _typed(here), strict=True):
+        only = [name for name in [*one, *other] if (name in one) != (name in other)]
+        if only:
+            more = f" and {len(only) - MANY} more" if only[MANY:] else ""
+            words.append(f"the {kind}{'s' * (len(only) > 1)} {', '.join(only[:MANY])}{more}")
+    texts = [{task["name"]: task for task in identity.get("tasks", [])} for identity in (there, here)]
+    if all(texts[0][name] == texts[1][name] for name in texts[0].keys() & texts[1].keys()):
+        found.pop("tasks", None)  # what differs is which there are, and the jobs tell that
+    found["jobs"] = ", ".join(words) or "the order of its cells, or what goes with what"
+    return found
+
+
+def _typed(identity: dict[str, Any]) -> list[list[str]]:
+    """The tasks, methods, lengths and depths of a run's jobs, each once; a cell is named `length/depth`."""
+    jobs = [(task, method, *cell.split("/", 1)) for task, method, cell, *_ in identity.get("jobs", [])]
+    return [list(dict.fromkeys(job[place] for job in jobs)) for place in range(4)]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, through one beside it that ends in `.tmp`; what is no regular file, such as
+    /dev/stdout, is written as it is. Raises: OSError."""
+    path = path.resolve()  # of a link, what it leads to
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(f"{path.stem}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _cut_torn_line(file: int) -> None:

@@ -5,7 +5,6 @@ What it recorded is an answer, or for perplexity the likelihood of every token."
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from filelock import FileLock, Timeout
 
 from lcbench.errors import UserError
 from lcbench.nll import TokenNll
-from lcbench.records import LOCK, RECORDS, Record, read_manifest, read_records
+from lcbench.records import LOCK, RECORDS, Record, read_manifest, read_records, write_atomically
 from lcbench.tasks import Example, Task, load_task
 
 BEFORE = "scores_before_rescoring"
-UNFINISHED = "records.tmp"  # records.jsonl while it is being written anew
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
     A record whose scores change keeps the old ones in a list under `scores_before_rescoring`, oldest first; one whose
     scores stay is left as it is, to the byte. `task_files` are the YAML files of tasks that do not ship with lcbench.
 
-    Raises: UserError for a folder without a run, one that is being written, or a task that is not known any more.
+    Raises: UserError for a folder without records, one that is being written, or a task that is not known any more.
     """
     read_manifest(folder)
     lock = FileLock(folder / LOCK)
@@ -44,7 +42,9 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
     except Timeout as error:
         raise UserError(f"another lcbench is writing to {folder}; wait for it.") from error
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}.") from error
+        raise UserError(
+            f"cannot write to {folder}, where the scores stand: {error.strerror}; rescore a copy of the folder."
+        ) from error
     try:
         return _rescore(folder, {Path(name).stem: name for name in task_files})
     finally:
@@ -111,17 +111,15 @@ def _foreign(record: Record, error: KeyError) -> UserError:
 
 def _replace(folder: Path, changed: dict[str, Record]) -> None:
     """Put new records in the place of the last lines with their ids; a process killed here leaves the old file."""
-    path, temporary = folder / RECORDS, folder / UNFINISHED
+    path = folder / RECORDS
     lines = path.read_bytes().split(b"\n")[:-1]  # a torn last line is the record that was in flight: none
     last = {json.loads(line)["id"]: number for number, line in enumerate(lines)}
     for id, record in changed.items():
         lines[last[id]] = json.dumps(record, ensure_ascii=False).encode()
     try:
-        with temporary.open("wb") as file:
-            file.write(b"".join(line + b"\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; the old scores are intact.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; the old scores are intact, run the same command again once there "
+            "is room."
+        ) from error

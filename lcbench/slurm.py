@@ -20,7 +20,7 @@ from lcbench.models import ModelSource
 from lcbench.options import split_options
 from lcbench.plan import Plan, Request, make_plan
 from lcbench.progress import SilentProgress
-from lcbench.records import JOB_LOGS, RECORDS, RecordTail, require_ours
+from lcbench.records import JOB_LOGS, RecordTail, require_ours
 from lcbench.runner import Outcome, run
 from lcbench.tally import Progress, Tally
 
@@ -66,8 +66,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
     """
     executor = _executor(folder, array)
     tail = RecordTail(folder)
-    recorded = tail.news() if (folder / RECORDS).exists() else []
-    done = {record["id"] for record in recorded if record["error"] is None}
+    done = {record["id"] for record in tail.news() if record["error"] is None}
     tally = Tally(plan, done, progress)
     if tally.complete:
         progress.finish()
@@ -84,7 +83,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
             ended = all(job.done() for job in jobs)  # before the look at the records: they may write until then
             if not ended:
                 time.sleep(POLL_SECONDS)
-            news = tail.news() if (folder / RECORDS).exists() else []
+            news = tail.news()
             done |= {record["id"] for record in news if record["error"] is None}
             tally.note(news)
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcbench.records import RunWriter, read_records
+from lcbench.records import RecordTail, RunWriter, read_records
 
 IDENTITY = {"model": "m", "seed": 0, "jobs": [["passkey", "vanilla", "256/uniform", 2]]}
 SESSION = {"started_at": "2026-01-01T00:00:00+00:00"}
@@ -26,4 +26,5 @@ def write(folder: Path, *records: dict[str, Any]) -> None:
 
 
 def ids(folder: Path) -> list[str]:
-    return [each["id"] for each in read_records(folder)]
+    """Of its records, if there are any yet."""
+    return [each["id"] for each in read_records(folder)] if RecordTail(folder).news() else []

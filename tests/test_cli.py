@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,18 @@ def test_completion_script() -> None:
     assert done.returncode == 0 and "_LCBENCH_COMPLETE=complete_bash" in done.stdout
 
 
+def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lcbench.__main__")
+    monkeypatch.setitem(sys.modules, "lcbench.cli", Interrupted("lcbench.cli"))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("lcbench.__main__")
+    assert stopped.value.code == 130 and capsys.readouterr().err == "interrupted.\n"
+
+
 # Lists and show
 
 
@@ -113,6 +127,23 @@ def test_list_of_runs() -> None:
     cli(*SMALL, "--seed", "1", "-o", "results/mine")
     shown = cli("list", "runs").out
     assert "results/mine" in shown and shown.count("lcbench-tiny") >= 2
+
+
+def test_list_of_runs_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole names, newest first; a run of another version hides no other."""
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"passkey-lcbench-tiny-{digit * 8}" for digit in "ba"]
+    for name in names:
+        cli(*SMALL, "-o", f"results/{name}")
+    started = read_manifest(Path("results") / names[0])["sessions"][0]["started_at"]
+    rows = [line.split() for line in cli("list", "runs").out.splitlines() if "results/" in line]
+    assert rows[1] == [f"results/{names[0]}", "lcbench-tiny", "2", *started[:16].split("T")]
+    assert [row[0] for row in rows] == [f"results/{name}" for name in reversed(names)]
+    manifest = Path("results") / names[1] / "run.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    shown = cli("list", "runs")
+    assert shown.code == 0 and names[0] in shown.out
+    assert f"note: results/{names[1]} was written by another version of lcbench" in shown.out
 
 
 def test_show_has_the_prompt_and_its_counts() -> None:
@@ -323,7 +354,8 @@ def test_a_haystack_goes_to_the_tasks_of_a_suite_that_take_one(tmp_path: Path) -
     names = {record["task"] for record in read_records(Path("run"))}
     assert names == {"passkey", "needle:haystack=essay.txt,protocol=codes"}
     refused = cli("run", "passkey", "--haystack", "essay.txt")
-    assert refused.code == 2 and "unknown option of task passkey 'haystack'" in refused.error
+    assert refused.code == 2 and "passkey takes no --haystack; tasks that take one: needle, ruler/niah" in refused.error
+    assert "vt" not in refused.error and cli("show", "passkey", "--haystack", "essay.txt").error == refused.error
 
 
 def test_the_folder_of_a_suite_names_a_few_tasks() -> None:

@@ -49,6 +49,14 @@ def test_effect_has_means_interval_and_both_p_values() -> None:
     assert -0.55 < found.effect.low < -0.3 < found.effect.high < -0.05
 
 
+@pytest.mark.parametrize("scores", [[0.3], [0.2, 0.4] * 3, [0.5] * 200])
+def test_graded_scores_that_never_differ_are_no_certainty(scores: list[float]) -> None:
+    """The bootstrap of nothing but zeros has no width, however few they are."""
+    effect = only(cell(scores), cell(scores)).effect
+    assert effect is not None and (effect.test, effect.difference, effect.p) == ("bootstrap", 0.0, 1.0)
+    assert effect.low is None and effect.high is None
+
+
 def test_lower_is_better_for_negative_log_likelihoods() -> None:
     def nll(values: Sequence[float]) -> list[Record]:
         return [record(n, metric="nll", scores={"nll": value}) for n, value in enumerate(values)]

@@ -72,7 +72,34 @@ def test_code_in_a_pickle_does_not_run(pickled: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_convert_and_nothing_overwritten(pickled: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no pytorch_model"):
         convert(str(tmp_path / "empty"), tmp_path / "out")
     with pytest.raises(UserError, match="not empty"):
         convert(str(tmp_path / "empty"), pickled)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./nomodel", "there is no model folder ./nomodel; give a folder, or a Hugging Face id such as owner/name."),
+        ("lcbench-tiy", "unknown model 'lcbench-tiy'; did you mean 'lcbench-tiny'?"),
+        ("lcbench-tiny", "lcbench-tiny has no pytorch_model*.bin to convert."),
+    ],
+)
+def test_a_name_that_cannot_be_on_the_hub_is_not_asked_for(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", never)
+    refused = cli("convert", name, "--out", tmp_path / "out")
+    assert (refused.code, refused.error) == (2, f"error: {said}") and not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused = cli("convert", "someone/no-such-model", "--out", tmp_path / "out")
+    assert refused.code == 2 and "cannot get someone/no-such-model: " in refused.error
+    assert refused.error.endswith("; give a local folder, or unset HF_HUB_OFFLINE.")

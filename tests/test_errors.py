@@ -238,11 +238,12 @@ def test_results_folders() -> None:
     before = lines_of(Path("mine"))
     for arguments, fragment in [
         ([*small, "mine", "--seed", "1"], "mine holds another run (it differs in seed); pass another --output"),
-        ([*small, "mine", "--method", "dca"], "(it differs in jobs)"),
+        ([*small, "mine", "--method", "dca"], "(it differs in the methods vanilla, dca); pass another --output, and"),
+        ([*small, "mine", "--seq-len", "150,160"], "(it differs in the length 160)"),
         ([*small, "thesis"], "thesis holds something else than results"),
         ([*small, "file"], "cannot write to file: File exists; pass another --output"),
         ([*small, "file/run"], "cannot write to file/run: Not a directory; pass another --output"),
-        (["table", "file"], "cannot read file/run.json"),
+        (["table", "file"], "file is a file; name the folder of a run"),
     ]:
         assert_refused(cli(*arguments), fragment)
     assert lines_of(Path("mine")) == before and [path.name for path in Path("thesis").iterdir()] == ["chapter.tex"]
@@ -253,6 +254,88 @@ def test_results_folders() -> None:
         assert_refused(cli(*arguments), "mine/records.jsonl, line 2, is no record")
     Path("mine/records.jsonl").write_text('{"id": "a", "error": null}\n')
     assert_refused(cli("table", "mine"), "these records lack 'task'")
+
+
+def test_an_output_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said in a sentence, not in a box of the library that parses the command line."""
+    Path("mine").mkdir()
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("lcbench.records.require_ours", denied)
+    refused = cli("run", "passkey", "--seq-len", "150", "--samples", "1", "-o", "mine")
+    assert_refused(refused, "cannot write to mine: Permission denied; pass another --output.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "report --out no/x.html",
+        "plot passkey --out no/x.png",
+        "export mine --out no/x.parquet",
+        "compare mine mine --html x.html --junit no/x.xml",
+    ],
+)
+def test_a_file_in_a_folder_that_is_not_there(arguments: str) -> None:
+    """Told before anything is read, and nothing is made."""
+    said = f"cannot write {arguments.split()[-1]}: there is no folder no; make it first."
+    assert_refused(cli(*arguments.split()), said)
+    assert not list(Path().iterdir())
+
+
+def test_a_page_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("run", "passkey", "--seq-len", "150", "--samples", "1", "-o", "mine").code == 0
+    assert cli("report", "mine").code == 0
+    before = Path("mine/report.html").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for arguments, option in (("report mine", "--out"), ("compare mine mine --html mine/report.html", "--html")):
+        refused = cli(*arguments.split())
+        assert refused.code == 2
+        assert refused.error == f"error: cannot write mine/report.html: No space left on device; pass another {option}."
+        assert Path("mine/report.html").read_bytes() == before and not list(Path("mine").glob("*.tmp"))
+
+
+def test_half_a_character() -> None:
+    Path("mine.yaml").write_text(
+        "family: document\ndata: rows.jsonl\nprompt: '{{ document }}'\nscorer: f1\nmax_new_tokens: 4\n"
+    )
+    rows = [
+        '{"document": "whole \\ud83d\\ude00", "references": ["a"]}',
+        '{"document": "a \\ud800", "references": ["a"]}',
+    ]
+    Path("rows.jsonl").write_text("\n".join(rows) + "\n")
+    refused = cli("run", "mine.yaml", "--seq-len", "256")
+    assert_refused(refused, "rows.jsonl, line 2, has \\ud800 in it, half a character; take it out")
+    Path("rows.jsonl").unlink()
+    Path("rows.json").write_text(f"[{','.join(rows)}]")
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("jsonl", "json"))
+    assert_refused(cli("run", "mine.yaml", "--seq-len", "256"), "rows.json, row 2, has \\ud800 in it")
+    Path("rows.csv").write_text('document,references\na,"[""\\ud800""]"\n')
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("json", "csv"))
+    assert_refused(cli("run", "mine.yaml", "--seq-len", "256"), "rows.csv, row 1, has \\ud800 in it")
+    Path("rows.jsonl").write_text('{"text": "a \\ud800"}\n')
+    show = ["show", "needle", "--seq-len", "1k", "--haystack"]
+    assert_refused(cli(*show, "rows.jsonl"), "rows.jsonl, line 1, has \\ud800 in it")
+    Path("book.txt").write_bytes(b"It rained. \xab")
+    assert_refused(cli(*show, "book.txt"), "book.txt is no text in UTF-8 (byte 11 is none); save it as UTF-8")
+    write_broken_parquet(Path("rows.parquet"))
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("csv", "parquet"))
+    assert_refused(cli("run", "mine.yaml", "--seq-len", "256"), "rows.parquet has a text that is not UTF-8")
+
+
+def write_broken_parquet(path: Path) -> None:
+    """A column of text whose bytes are the half of a character that UTF-8 forbids."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    column = pa.array([b"a \xed\xa0\x80"], pa.binary())
+    parquet.write_table(pa.table({"document": pa.Array.from_buffers(pa.string(), 1, column.buffers())}), path)
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -72,8 +72,8 @@ def test_parquet_reads_back(run: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read[scalars], frame[scalars], check_dtype=False)
     schema = pq.read_schema(run / "records.parquet")
     assert str(schema.field("references").type) in ("list<element: string>", "list<item: string>")
-    assert cli("export", run, "--out", tmp_path / "deep" / "x.parquet").code == 0
-    assert (tmp_path / "deep" / "x.parquet").read_bytes()[:4] == b"PAR1"
+    assert cli("export", run, "--out", tmp_path / "x.parquet").code == 0
+    assert (tmp_path / "x.parquet").read_bytes()[:4] == b"PAR1"
     assert len(read_records(run)) == 4 and len(list(run.glob("*.tmp"))) == 0
 
 
@@ -87,4 +87,24 @@ def test_runs_that_are_none(tmp_path: Path) -> None:
     assert "holds no run" in cli("export", tmp_path).error
     run = save(tmp_path / "run", fields(cell([1.0])))
     shown = cli("export", run, "--out", "/dev/null/x.parquet")
-    assert shown.code == 2 and "cannot write /dev/null/x.parquet" in shown.error
+    assert shown.code == 2 and "cannot write /dev/null/x.parquet: there is no folder /dev/null" in shown.error
+    shown = cli("export", run / "records.jsonl")
+    assert shown.error == f"error: {run}/records.jsonl is a file; name the folder of a run."
+    shown = cli("export", save(tmp_path / "empty", []))
+    assert shown.code == 2 and shown.error.endswith("empty has no records yet.")
+    assert not (tmp_path / "empty" / "records.parquet").exists()
+
+
+def test_a_place_that_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "records.parquet.tmp").mkdir()  # pyarrow's own words for it name the temporary file
+    shown = cli("export", run)
+    assert shown.error == f"error: cannot write {run}/records.parquet: Is a directory; pass another --out."
+
+    def full(*_: Any, **__: Any) -> None:
+        (run / "x.tmp").write_bytes(b"PAR1 torn")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
+    shown = cli("export", run, "--out", run / "x")
+    assert shown.error == f"error: cannot write {run}/x: No space left on device; pass another --out."
+    assert not list(run.glob("x*"))

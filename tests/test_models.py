@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,38 @@ def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model_folder(tmp_path / "mine")
     assert trained_length(ModelSource("~/mine").config()) == 256
     assert cli("show", "passkey", "-m", "~/mine", "--seq-len", "200").code == 0
+
+
+@pytest.mark.parametrize(
+    ("offline", "way_out"),
+    [
+        (False, "; give a local folder, or set HF_HUB_OFFLINE=1 if it is in the cache."),
+        (True, "; give a local folder, or unset HF_HUB_OFFLINE."),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_told_once(
+    offline: bool, way_out: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        try:
+            raise LocalEntryNotFoundError("nothing here")
+        except LocalEntryNotFoundError as error:
+            raise OSError("We couldn't connect to 'https://huggingface.co'. See https://elsewhere") from error
+
+    hub = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(hub, "propagate", True)
+    caplog.set_level(logging.WARNING, "huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("lcbench.models.StockConfig.from_pretrained", unreachable)
+    refused = cli("run", "passkey", "-m", "someone/no-such-model")
+    assert_refused(refused, f"someone/no-such-model: We couldn't connect to 'https://huggingface.co'{way_out}")
+    assert not caplog.records
+    monkeypatch.setattr("lcbench.models.StockConfig.from_pretrained", lambda *_, **__: {}["weight"])
+    broken = cli("run", "passkey", "-m", "someone/no-such-model").error
+    assert broken.endswith("its files lack 'weight'.")  # which the hub has nothing to do with
 
 
 def test_fingerprint_tells_models_apart() -> None:

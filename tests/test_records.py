@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from lcbench.records import (
     newest_run,
     read_manifest,
     read_records,
+    write_atomically,
 )
+from tests.helpers import cli
 from tests.recorded import IDENTITY, SESSION, ids, record, write, writer
 
 
@@ -117,6 +120,12 @@ def test_another_format_is_told(tmp_path: Path) -> None:
     write(tmp_path, record(0))
     manifest = read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "format": 2}))
+    for verb in ("table", "rescore", "export", "report"):
+        refused = cli(verb, tmp_path)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == (
+            f"error: {tmp_path} was written by another version of lcbench; read it with that one, or run it anew.\n"
+        )
     with pytest.raises(UserError, match="another version of lcbench"):
         write(tmp_path)
 
@@ -137,8 +146,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 def test_a_tail_tells_each_record_once(tmp_path: Path) -> None:
     tail = RecordTail(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read .*records\.jsonl"):
-        tail.news()
+    assert tail.news() == []
     path = tmp_path / RECORDS
     path.write_text('{"id": "r0"}\n{"id"')
     assert tail.news() == [{"id": "r0"}] and tail.news() == []
@@ -177,5 +185,66 @@ def test_runs_are_found_oldest_first(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_told(tmp_path: Path, place: str) -> None:
     with pytest.raises(UserError, match=r"holds no run: it has no run\.json"):
         read_manifest(tmp_path / place)
-    with pytest.raises(UserError, match=r"cannot read .*records\.jsonl: No such file"):
+    with pytest.raises(UserError, match="has no records yet"):
         read_records(tmp_path / place)
+
+
+def test_a_run_without_records_is_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    for _ in ("an empty file", "none"):
+        with pytest.raises(UserError, match=rf"^{tmp_path} has no records yet\.$"):
+            read_records(tmp_path)
+        (tmp_path / RECORDS).unlink(missing_ok=True)
+    write(tmp_path, record(0))
+    assert ids(tmp_path) == ["r0"]
+
+
+def test_what_differs_is_named_as_it_is_typed(tmp_path: Path) -> None:
+    def job(task: str = "passkey", method: str = "vanilla", cell: str = "256/uniform") -> list[str]:
+        return [task, method, cell]
+
+    def differing(jobs: list[list[str]], **tasks: int) -> tuple[str, ...]:
+        texts = [{"name": name, "samples": samples} for name, samples in tasks.items()]
+        with pytest.raises(UserError) as refused:
+            writer(tmp_path, jobs=jobs, tasks=texts).__enter__()
+        return re.fullmatch(r".* \(it differs in (.*)\); pass another --output(.*)\.", str(refused.value)).groups()  # type: ignore[union-attr]
+
+    with writer(tmp_path, jobs=[job(), job(method="pi")], tasks=[{"name": "passkey", "samples": 1}]):
+        pass
+    together = ", and `lcbench table A B` shows several runs together"
+    assert differing([job(), job(method="pi"), job(method="dca")], passkey=1) == ("the method dca", together)
+    assert differing([job(), job(method="pi"), job(cell="512/uniform")], passkey=1) == ("the length 512", together)
+    assert differing([job(cell="256/0.5"), job(method="pi")], passkey=1) == ("the depth 0.5", together)
+    assert differing([job(task="a"), job(method="pi")], passkey=1, a=1) == ("the task a", together)
+    assert differing([job()], passkey=2) == ("the method pi, tasks", together)
+    assert differing([job(), job(method="pi")], passkey=2) == ("tasks", "")
+    assert differing([job(method="pi"), job()], passkey=1)[0] == "the order of its cells, or what goes with what"
+    many = [job(), job(method="pi"), *(job(cell=f"{n}/uniform") for n in range(1000, 1005))]
+    assert differing(many, passkey=1)[0] == "the lengths 1000, 1001, 1002 and 2 more"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("old")
+    (tmp_path / "link").symlink_to(page)
+    write_atomically(tmp_path / "link", "néw")
+    assert page.read_text(encoding="utf-8") == "néw" and (tmp_path / "link").is_symlink()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(page, "half")
+    assert page.read_text(encoding="utf-8") == "néw"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "page.html"]
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "text")
+    assert os.read(reader, 10) == b"text" and pipe.is_fifo()
+    os.close(reader)

@@ -10,7 +10,7 @@ import pytest
 
 from lcbench.errors import UserError
 from lcbench.records import MANIFEST, RECORDS, read_manifest, read_records
-from lcbench.rescore import BEFORE, UNFINISHED, rescore
+from lcbench.rescore import BEFORE, rescore
 from lcbench.tasks import Example, task_files
 from lcbench.tasks.passkey import Passkey
 from tests.compared import failed, record, save
@@ -57,7 +57,7 @@ def test_another_metric_changes_what_it_must_and_keeps_the_old_score(run: Path) 
     kept = [{"scores": {"exact_match": 0.0}, "metric": "exact_match"}]
     assert read_records(run)[1] == {**old, "scores": {"exact_match": 1.0}, BEFORE: kept}
     assert cli("rescore", run).out == "0 of 3 scores changed\n"
-    assert len(read_manifest(run)["sessions"]) == 1 and not (run / UNFINISHED).exists()
+    assert len(read_manifest(run)["sessions"]) == 1 and not list(run.glob("*.tmp"))
 
 
 def test_scores_that_change_twice_are_both_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_torn_last_line_is_dropped_and_a_full_disk_changes_nothing(
         patch.setattr("os.fsync", full)
         with pytest.raises(UserError, match="No space left on device; the old scores are intact"):
             rescore(run)
-    assert (run / RECORDS).read_bytes() == whole and not (run / UNFINISHED).exists()
+    assert (run / RECORDS).read_bytes() == whole and not list(run.glob("*.tmp"))
     assert len(rescore(run).changed) == 1 and len(lines_of(run)) == 4
 
 
@@ -120,3 +120,13 @@ def test_runs_that_are_none(tmp_path: Path) -> None:
     assert "holds no run" in cli("rescore", tmp_path).error
     run = save(tmp_path / "run", [{"id": "x", "error": None, "prediction": "", "task": "passkey", "scores": {}}])
     assert "lacks 'references'" in cli("rescore", run).error
+    refused = cli("rescore", save(tmp_path / "empty", []))
+    assert (refused.code, refused.out, refused.error) == (2, "", f"error: {tmp_path}/empty has no records yet.")
+
+
+def test_a_run_that_may_not_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("lcbench.rescore.FileLock.acquire", denied)
+    assert cli("rescore", run).error.endswith("stand: Permission denied; rescore a copy of the folder.")

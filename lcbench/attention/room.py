@@ -7,15 +7,17 @@ be rotated anew for every query. Here a step writes one row, and rotates the row
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from lcbench.attention.pieces import Memory
 from lcbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
 GROWTH = 1.5  # of a room that is full

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from lcbench.cli_reports import require_folder
 from lcbench.errors import UserError, unknown
 from lcbench.models import ModelSource
 
@@ -66,8 +67,7 @@ def bench(
     lengths = None if seq_len is None else parse_lengths(seq_len)
     methods = list(dict.fromkeys(entry for text in method or [METHODS] for entry in split_list(text)))
     for path in (json, plot):
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"there is no folder {path.parent} for {path.name}; make it first.")
+        require_folder(path)
     if plot is not None and plot.suffix.lower().removeprefix(".") not in SUFFIXES:
         raise UserError(f"cannot draw {plot}: its name must end with one of .{', .'.join(SUFFIXES)}.")
 

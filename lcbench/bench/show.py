@@ -10,7 +10,7 @@ from rich.text import Text
 from lcbench.bench.result import PARTS, Result, Row
 from lcbench.bench.timing import Spread
 from lcbench.report.layout import human_bytes
-from lcbench.report.table_text import METHOD_WIDTH
+from lcbench.report.terminal import METHOD_WIDTH
 
 WIDE = 10_000  # columns of a pipe: nothing is folded there
 TITLES = {

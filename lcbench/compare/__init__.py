@@ -32,9 +32,6 @@ def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMI
     """
     manifests = [read_manifest(folder) for folder in (base, new)]
     before, after = read_records(base), read_records(new)
-    for folder, found in ((base, before), (new, after)):
-        if not found:
-            raise UserError(f"{folder} has no records yet.")
     cells = compare_records(before, after, alpha, limits)
     return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells)
 

@@ -142,6 +142,8 @@ def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
     seed = int.from_bytes(hashlib.sha256(repr((*key, metric)).encode()).digest()[:6])
     differences = [after - before for before, after in zip(base, new, strict=True)]
     p, lowest, highest = paired_bootstrap(differences, seed, smallest_p)
+    if not any(differences):  # a bootstrap sees no spread, and would be certain of a handful of samples
+        lowest = highest = None
     return Effect("bootstrap", *means, lowest, highest, p)
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 from lcbench.data.raw import sha256
 from lcbench.data.source import Hub
 from lcbench.errors import UserError
+from lcbench.models import silence_hub
 
 SHA256_DIGITS = 64
 
@@ -35,6 +36,7 @@ def snapshot(hub: Hub) -> Snapshot:
     """Raises: UserError if the hub cannot be reached, or has no such data set or revision."""
     from huggingface_hub import HfApi
 
+    silence_hub()
     with _one_sentence(f"{hub.repo} at {hub.revision}"):
         info = HfApi().dataset_info(hub.repo, revision=hub.revision)
         return Snapshot(str(info.sha), tuple(file.rfilename for file in info.siblings or ()))
@@ -90,6 +92,7 @@ def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
     from datasets import load_dataset
 
     name, _, configuration = source.partition(":")
+    silence_hub()
     try:
         rows: Sequence[Mapping[str, Any]] = load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the hub, the network and broken files fail in as many ways as there are

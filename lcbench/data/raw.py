@@ -114,6 +114,8 @@ def _parquet(file: RawFile) -> Iterator[RawRow]:
             for batch in table.iter_batches(BATCH):
                 for row in batch.to_pylist():
                     yield {**row, **{name: _class_name(row[name], names) for name, names in classes.items()}}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file.name} has a text that is not UTF-8; write the file again without it.") from error
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
             raise UserError(f"{file.name} is no parquet that can be read: {error}.") from error
 
@@ -140,7 +142,19 @@ def _parse(text: bytes, where: str) -> Any:
 def _object(row: Any, where: str) -> RawRow:
     if not isinstance(row, dict):
         raise UserError(f"{where} is no JSON object.")
+    require_whole_characters(row, where)
     return row
+
+
+def require_whole_characters(value: Any, where: str) -> None:
+    """Raises: UserError for half of a surrogate pair in what JSON says: it can name one, and no tokenizer takes it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(
+            f"{where} has {half} in it, half a character; take it out, or restore the other half."
+        ) from error
 
 
 READERS: dict[str, Callable[[RawFile], Iterator[RawRow]]] = {

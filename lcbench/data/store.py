@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Row
-from lcbench.errors import UserError, unknown
+from lcbench.errors import UserError
 
 Item = TypeVar("Item")
 DOCUMENT_ID = re.compile(rb'\{"document_id": ("(?:[^"\\]|\\.)*"), ')
@@ -33,7 +33,10 @@ def load_rows(name: str, split: str) -> Sequence[Row]:
     """
     splits = prepared(name)["rows"]
     if split not in splits:
-        raise unknown(f"split of {name}", split, splits)
+        raise UserError(
+            f"the data `{name}` were prepared without the split {split} (there is {', '.join(splits)}); "
+            f"run `lcbench data prepare {name}` with files that have it."
+        )
     return _rows(data_root() / name / f"{split}.jsonl")
 
 

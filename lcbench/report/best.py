@@ -19,9 +19,9 @@ from lcbench.records import Record
 from lcbench.stats import holm
 
 ALPHA = 0.05
-RULE = (
-    "bold: no score of that length is better for sure, and at least one is worse (same samples, paired tests, 5 % a "
-    "column by Holm's correction over all pairs)."
+RULE = (  # behind the name of the mark
+    "no score of that length is better for sure, and at least one is worse (same samples, paired tests, 5 % a column "
+    "by Holm's correction over all pairs)."
 )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from lcbench.compare.result import CellResult, Comparison, Verdict
-from lcbench.options import split_options
+from lcbench.report.terminal import fits, method_label
 
+UNKNOWN = "[unknown]"  # interval
 STYLES: dict[Verdict, str] = {
     "regressed": "bold red",
     "improved": "bold green",
@@ -22,32 +24,53 @@ STYLES: dict[Verdict, str] = {
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """One table a task, below them the reasons, the samples that are missing, and the verdicts counted."""
+    """One table a task, or a list where the terminal is too narrow for it; below them the reasons, the samples that
+    are missing, and the verdicts counted."""
     for task, cells in by_task(comparison.cells):
         console.print(Text(title(task, cells), style="italic"))
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", overflow="fold")
-        for heading in ("tokens\npairs", "BASE\nNEW", "difference\n95 %", "adj. p"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        for cell in cells:
-            table.add_row(*_table_row(cell))
-        console.print(table)
+        if fits(console, _table(cells)):
+            console.print(_table(cells))
+        else:
+            _print_list(console, cells)
     reasons = [printable(f"{cell.name}: {cell.verdict}: {cell.why}") for cell in comparison.cells if cell.why]
     for line in [*reasons, *remarks(comparison)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _table(cells: Iterable[CellResult]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for heading in ("tokens\npairs", "BASE\nNEW", "difference\n95 %", "adj. p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for cell in cells:
+        table.add_row(*_table_row(cell))
+    return table
+
+
 def _table_row(cell: CellResult) -> list[Text]:
-    """Two lines: the cell, its numbers, and below them how sure they are; options of the method one a line."""
-    name, colon, options = printable(cell.method).partition(":")
-    method = Text.assemble(name, ("\n" + "\n".join(split_options(options)) if colon else "", "dim"))
+    """Two lines: the cell, its numbers, and below them how sure they are."""
     numbers = ["", "", ""]
     if cell.effect:
         difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
         numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell)]
     verdict = Text(cell.verdict, style=STYLES[cell.verdict])
-    return [method, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
+    label = method_label(printable(cell.method))
+    return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
+
+
+def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
+    """What the table says, the cells below one another."""
+    for cell in cells:
+        console.print(method_label(printable(cell.method)))
+        pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
+        lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (cell.verdict, STYLES[cell.verdict]))]
+        if cell.effect:
+            lines.append(Text(f"BASE {cell.effect.base:.3f}, NEW {cell.effect.new:.3f}, adj. p {p_value(cell)}"))
+            lines.append(Text(f"difference {cell.effect.difference:+.3f} {interval(cell)}"))
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 2), expand=False))
+    console.print()
 
 
 def markdown(comparison: Comparison) -> str:
@@ -100,6 +123,8 @@ def remarks(comparison: Comparison) -> list[str]:
     base, new = (side.facts.get("hardware", "") for side in (comparison.base, comparison.new))
     if base != new:
         lines.append(f"the runs were made on other hardware ({base}; {new}): times do not compare.")
+    if any(interval(cell) == UNKNOWN for cell in comparison.cells):
+        lines.append(f"{UNKNOWN}: too few samples differ to know an interval.")
     tested = sum(cell.effect is not None for cell in comparison.cells)
     lines.append(
         f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
@@ -127,7 +152,7 @@ def interval(cell: CellResult) -> str:
     """`[-0.142, -0.031]`, or that the samples that differ are too few to know it."""
     effect = cell.effect
     if effect is None or effect.low is None or effect.high is None:
-        return "[unknown]" if effect else ""
+        return UNKNOWN if effect else ""
     return f"[{effect.low:+.3f}, {effect.high:+.3f}]"
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from lcbench.compare.result import VERDICTS, CellResult, Comparison
+from lcbench.compare.result import VERDICTS, CellResult, Comparison, Verdict
 from lcbench.report.comparison import COLUMNS, by_task, remarks, title, values
 from lcbench.report.html.frame import asset, document, text
 
 
 def page(comparison: Comparison) -> str:
     """The page. On a narrow screen each cell of the tables becomes a card; colours follow the reader's dark mode."""
-    counts = "".join(
-        f'<li class="{_class(verdict)}">{len(comparison.having(verdict))} {verdict}</li>' for verdict in VERDICTS
-    )
+    counts = "".join(_count(verdict, len(comparison.having(verdict))) for verdict in VERDICTS)
     tables = "".join(
         f"<h2>{text(title(task, cells))}</h2>\n{_table(cells)}\n" for task, cells in by_task(comparison.cells)
     )
@@ -34,6 +32,12 @@ def page(comparison: Comparison) -> str:
 {facts}</tbody></table>
 </main>"""
     return document(f"lcbench compare: {comparison.summary}", body, asset("comparison.css"))
+
+
+def _count(verdict: Verdict, count: int) -> str:
+    """Coloured where there is something to look at."""
+    style = f' class="{_class(verdict)}"' if count else ""
+    return f"<li{style}>{count} {verdict}</li>"
 
 
 def _table(cells: list[CellResult]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,10 @@ class Grid:
     first: bool
 
     @property
+    def rows(self) -> list[Row]:
+        return [row for line in self.lines for row in line.cells.values()]
+
+    @property
     def failures(self) -> list[tuple[Line, Row]]:
         return [(line, row) for line in self.lines for row in line.cells.values() if row.failed] if self.first else []
 
@@ -57,13 +62,12 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
     return found
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What stands below the tables: what bold means, how much draws of demonstrations differ, and what was saved by
-    reusing prefixes, and what the peak memory is of."""
-    lines = []
-    if any(len(grid.lines) > 1 for grid in grids(rows)):
-        lines.append(RULE)
-    for task, members in by_task(rows):
+def notes(rows: Sequence[Row], mark: str = "bold") -> list[str]:
+    """What stands below the tables, where it applies: what the mark of some scores means, why an interval is unknown,
+    how much draws of demonstrations differ, what was saved by reusing prefixes, and what the peak memory is of."""
+    whole = grids(rows)
+    lines = [f"{mark}: {RULE}"] * any(row.best for row in rows) + _unknown(whole)
+    for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
         spreads = [
             f"{row.method} at {row.seq_len:,} {number(row.draws_sd, row.metric)}"
             for row in members
@@ -78,11 +82,30 @@ def notes(rows: Sequence[Row]) -> list[str]:
         asked, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
         if 0 < reused < asked:
             lines.append(f"prefix reuse: {asked / (asked - reused):.1f}x fewer prefill tokens in {printable(task)}.")
-        longest = max(row.seq_len for row in members)
-        together = max(row.at_once for row in members if row.seq_len == longest)
-        if together > 1:
-            lines.append(f"peak memory: of up to {together} answers at once in {printable(task)}.")
+        lines += _memory(printable(task), grid)
     return lines
+
+
+def _unknown(whole: Sequence[Grid]) -> list[str]:
+    rows = [row for grid in whole for row in grid.rows if row.mean is not None and None in (row.low, row.high)]
+    nouns = dict.fromkeys(map(_noun, rows))
+    return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
+
+
+def _noun(row: Row) -> str:
+    return "samples" if row.bits_per_byte is None else "books"
+
+
+def _memory(task: str, grid: Grid) -> list[str]:
+    """Of how many answers at once the memory at the longest length is, and which methods differ from most."""
+    rows = {line.name: row for line in grid.lines if (row := line.cells.get(grid.lengths[-1])) and row.samples}
+    counts = {name: row.at_once for name, row in rows.items()}
+    if max(counts.values(), default=1) == 1:
+        return []
+    ((usual, _),) = Counter(counts.values()).most_common(1)
+    others = ", ".join(f"{count} with {name}" for name, count in counts.items() if count != usual)
+    answers = "1 answer" if usual == 1 else f"{usual} answers"
+    return [f"peak memory: of {answers} at once in {task}{f' ({others})' if others else ''}."]
 
 
 def heading(length: int, trained: int | None, separator: str) -> str:
@@ -144,7 +167,7 @@ def _views(rows: Sequence[Row]) -> Iterable[list[Row]]:
 def _title(task: str, rows: Sequence[Row]) -> str:
     metrics = dict.fromkeys(row.metric for row in rows if row.samples)
     what = ", ".join(metric.replace("_", " ") for metric in metrics)
-    likelihood = any(row.bits_per_byte is not None for row in rows)
+    likelihood = any(_noun(row) == "books" for row in rows)
     counts = sorted({row.samples for row in rows if row.samples})
     samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol and f"protocol={row.protocol}" not in task)

@@ -92,8 +92,6 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     runs = []
     for folder, name in zip(unique, names, strict=True):
         identity, records = read_manifest(folder)["identity"], read_records(folder)
-        if not records:
-            raise UserError(f"{folder} has no records yet.")
         runs.append(Run(name if names.count(name) == 1 else str(folder), identity, records))
     return runs
 

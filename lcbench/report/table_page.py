@@ -45,14 +45,13 @@ def latex(rows: Sequence[Row], trained: int | None) -> str:
         return rf"{value} {{\scriptsize {interval(cell)}}}"
 
     parts = ["% \\usepackage{booktabs}"]
-    below = " ".join(_sentence(note) for note in notes(rows))
     for grid in grids(rows):
         head = columns(grid, trained)
         names = len(head) - len(grid.lengths) - 2 * grid.first
         failures = [
             f"Failed: {line.name} at {cell.seq_len:,}: {printable(cell.failed or '')}." for line, cell in grid.failures
         ]
-        caption = " ".join(filter(None, [f"{grid.title}.", below, *failures]))
+        caption = " ".join([f"{grid.title}.", *map(_sentence, notes(grid.rows)), *failures])
         body = _body(grid, lambda text: rf"\texttt{{{_tex(text)}}}", _tex, score)
         parts += [
             r"\begin{table}",
@@ -85,8 +84,8 @@ def _body(
 
 
 def _tex(text: str) -> str:
-    """Text that shows as it is in LaTeX."""
-    return "".join(SPECIAL.get(char, char) for char in text)
+    """Text that shows as it is in LaTeX, which would draw two hyphens as one dash."""
+    return "".join(SPECIAL.get(char, char) for char in text).replace("--", "-{}-")
 
 
 def _sentence(text: str) -> str:

@@ -9,34 +9,36 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lcbench.options import split_options
 from lcbench.report.comparison import printable
-from lcbench.report.layout import Grid, Line, costs, grids, heading, notes, number
+from lcbench.report.layout import Grid, costs, grids, heading, notes, number
 from lcbench.report.summary import Row
+from lcbench.report.terminal import fits, method_label
 
-METHOD_WIDTH = 18
+STAR = "*"  # before what would be bold, where nothing can be
 
 
 def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> None:
     """One table a task: a row a method, a column a length, the 95 % interval under each score.
 
-    Lengths that do not fit beside one another go on in a further table.
+    Lengths that do not fit beside one another go on in a further table. Where the output has no styles, as in a pipe,
+    a star stands for bold.
     """
+    star = "" if console.color_system else STAR
     for grid in grids(rows):
         console.print(Text(grid.title, style="italic"))
         lengths = grid.lengths
         while lengths:
-            fitting = (n for n in range(len(lengths), 1, -1) if _fits(console, _table(grid, lengths[:n], trained)))
+            fitting = (n for n in range(len(lengths), 1, -1) if fits(console, _table(grid, lengths[:n], trained, star)))
             count = next(fitting, 1)
-            console.print(_table(grid, lengths[:count], trained))
+            console.print(_table(grid, lengths[:count], trained, star))
             lengths = lengths[count:]
         for line, row in grid.failures:
             console.print(Text(f"failed: {line.name} at {row.seq_len:,}: {printable(row.failed or '')}", style="red"))
-    for note in notes(rows):
+    for note in notes(rows, star or "bold"):
         console.print(Text(note, style="dim"))
 
 
-def _table(grid: Grid, lengths: Sequence[int], trained: int | None) -> Table:
+def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -> Table:
     """The scores at some lengths, and what the longest of them cost."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
@@ -49,32 +51,21 @@ def _table(grid: Grid, lengths: Sequence[int], trained: int | None) -> Table:
             continue
         rate, memory = costs(line, lengths)
         cost = [Text("\n".join(filter(None, (rate and f"{rate} tok/s", memory))))] if grid.first else []
-        table.add_row(_label(line), *(_score(line.cells.get(length)) for length in lengths), *cost)
+        apart = [f"{word} {text}" for word, text in (("on", line.model), ("in", line.run)) if text]
+        scores = (_score(line.cells.get(length), star) for length in lengths)
+        table.add_row(method_label(line.method, *apart), *scores, *cost)
     return table
 
 
-def _fits(console: Console, table: Table) -> bool:
-    """Whether a table can be shown whole, long options folded at METHOD_WIDTH at worst."""
-    table.columns[0].max_width = METHOD_WIDTH
-    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
-
-
-def _label(line: Line) -> Text:
-    """The name, and each option, the model and the run on a line of its own: a row is two lines high anyway."""
-    name, colon, options = line.method.partition(":")
-    more = split_options(options) if colon else []
-    more += [f"{word} {text}" for word, text in (("on", line.model), ("in", line.run)) if text]
-    return Text.assemble(name, ("".join(f"\n{each}" for each in more), "dim"))
-
-
-def _score(row: Row | None) -> Text:
+def _score(row: Row | None, star: str) -> Text:
     if row is None:
         return Text("")
     if row.mean is None:
         return Text("failed", style="red")
     known = row.low is not None and row.high is not None
     between = f"{_end(row.low, row.metric)}-{_end(row.high, row.metric)}" if known else "unknown"
-    return Text.assemble((number(row.mean, row.metric), "bold" if row.best else ""), "\n", (between, "dim"))
+    mean = number(row.mean, row.metric)
+    return Text.assemble((f"{star}{mean}", "bold") if row.best else mean, "\n", (between, "dim"))
 
 
 def _end(value: float | None, metric: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
-from lcbench.data.raw import expand, read_rows
+from lcbench.data.raw import expand, read_rows, require_whole_characters
 from lcbench.data.scripts import script_files
 from lcbench.errors import UserError, unknown
 
@@ -143,8 +143,10 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                yield {name: _listed(value) for name, value in row.items() if name is not None}
+            for number, row in enumerate(csv.DictReader(file), start=1):
+                listed = {name: _listed(value) for name, value in row.items() if name is not None}
+                require_whole_characters(listed, f"{path}, row {number},")
+                yield listed
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path} as CSV in UTF-8: {error}.") from error
 

@@ -28,7 +28,7 @@ def reference(
         bool, typer.Option(help="Begin with a rough form of the heads that retrieve; without, they hardly appear.")
     ] = True,
 ) -> None:
-    """Train the embedded reference model from its seed: half an hour on one core."""
+    """Train the embedded reference model from its seed: 40 minutes on one core."""
     from lcbench.training.progress import console_progress
     from lcbench.training.reference import train_reference
 
@@ -66,7 +66,7 @@ def fot(
     compile: Annotated[bool, typer.Option(help="Compile the model with torch.compile: pays from 100 steps on.")] = True,
     seed: SeedOption = 0,
 ) -> None:
-    """Tune a model for memory with cross-batch training: a quarter of an hour on one core for the embedded one."""
+    """Tune a model for memory with cross-batch training: 20 minutes on one core for the embedded one."""
     from lcbench.training.fot import train_fot
     from lcbench.training.progress import console_progress
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
+from lcbench.data.raw import require_whole_characters
 from lcbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,8 +130,12 @@ def read_rows(source: str) -> Sequence[Row]:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} as text in UTF-8: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 (byte {error.start} is none); save it as UTF-8, or give another file."
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -143,6 +148,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
             raise UserError(f"{path}, line {number}, is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}, is no JSON object.")
+        require_whole_characters(row, f"{path}, line {number},")
         yield row
 
 

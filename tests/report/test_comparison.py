@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -10,10 +11,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from lcbench.compare import compare, compare_records
 from lcbench.errors import UserError
-from lcbench.report.comparison import markdown
+from lcbench.report.comparison import markdown, print_comparison
 from lcbench.report.comparison_html import page
 from lcbench.report.comparison_junit import junit
 from tests.compared import RIGHT, WRONG, cell, failed, save
@@ -76,6 +78,13 @@ def test_page_is_self_contained_and_escaped(runs: tuple[Path, Path]) -> None:
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "float16" in text
     for words in ("1 regressed", "1 improved", "1 no evidence", "1 not comparable"):
         assert words in shown.text
+    assert '<li class="regressed">1 regressed</li>' in text
+
+
+def test_a_page_alarms_nobody_without_a_reason(tmp_path: Path) -> None:
+    same = save(tmp_path / "same", RIGHT)
+    text = page(compare(same, same))
+    assert "<li>0 regressed</li>" in text and '<li class="no-evidence">1 no evidence</li>' in text
 
 
 def test_markdown_is_tables_that_nothing_breaks_out_of(runs: tuple[Path, Path]) -> None:
@@ -96,6 +105,34 @@ def test_terminal_output_is_plain_in_a_pipe_and_whole(runs: tuple[Path, Path]) -
     assert shown.out.splitlines()[-1] == "4 cells: 1 regressed, 1 improved, 1 no evidence, 1 not comparable"
 
 
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_a_narrow_terminal_has_a_list(tmp_path: Path, width: int) -> None:
+    long = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
+    sides = [
+        save(tmp_path / name, cell(scores, method=long) + cell([1.0], seq_len=131072))
+        for name, scores in (("base", [1.0] * 20), ("new", [0.0] * 20))
+    ]
+    console = Console(file=io.StringIO(), width=width)
+    print_comparison(console, compare(*sides))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    task = shown.split("regressed: worse scores")[0].rpartition("\n")[0]  # what follows are sentences
+    assert max(map(len, task.splitlines())) <= width and "…" not in task
+    words = " ".join(task.split())
+    for part in (
+        "self_extend group_size=8 neighbor_window=1024 log_scale_base=4096 256 tokens, 20 pairs: regressed",
+        "BASE 1.000, NEW 0.000, adj. p <0.001",
+        "difference -1.000 [-1.000, -0.772]",
+        "vanilla 131,072 tokens, 1 pair: no evidence",
+    ):
+        assert part in words
+
+
+def test_an_unknown_interval_is_explained(tmp_path: Path) -> None:
+    right, graded = save(tmp_path / "right", RIGHT), save(tmp_path / "graded", cell([0.3] * 6))
+    why = "[unknown]: too few samples differ to know an interval."
+    assert why in cli("compare", graded, graded).out and "unknown" not in cli("compare", right, right).out
+
+
 # The command
 
 
@@ -114,10 +151,18 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 def test_files_are_written_also_where_a_cell_regressed(tmp_path: Path) -> None:
     good, bad = save(tmp_path / "good", RIGHT), save(tmp_path / "bad", WRONG)
-    files = {name: tmp_path / "made" / f"report.{name}" for name in ("markdown", "junit", "html")}
+    files = {name: tmp_path / f"report.{name}" for name in ("markdown", "junit", "html")}
     options = [argument for name, path in files.items() for argument in (f"--{name}", path)]
     assert cli("compare", good, bad, "--fail-on-regression", *options).code == 1
     assert [path.read_text()[:9] for path in files.values()] == ["## lcbenc", "<?xml ver", "<!doctype"]
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--junit", "--html"])
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, option: str) -> None:
+    """As `lcbench plot` has it: it may well be a slip."""
+    run, path = save(tmp_path / "run", RIGHT), tmp_path / "nowhere" / "report"
+    shown = cli("compare", run, run, option, path)
+    assert shown.code == 2 and f"cannot write {path}" in shown.error and not path.parent.exists()
 
 
 @pytest.mark.parametrize(

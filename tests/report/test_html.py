@@ -225,18 +225,58 @@ def test_several_runs_of_the_same_model(tmp_path: Path) -> None:
     assert len(re.findall(r'class="swatch c0 d0"', text)) == len(re.findall(r'class="swatch c1 d0"', text)) > 0
 
 
+def swatches(text: str) -> dict[tuple[str, str], str]:
+    """The colour of each method of each task, as its tables, curves and heatmaps have it."""
+    found: dict[tuple[str, str], str] = {}
+    for task, section in re.findall(r'<section id="task\d+"><h2>(.*?)</h2>(.*?)</section>', text, re.DOTALL):
+        for classes, name in re.findall(r'<span class="swatch ([^"]*)"></span>(.*?)</(?:th|li|caption)>', section):
+            assert found.setdefault((task, name), classes) == classes
+    return found
+
+
+def test_a_method_has_one_colour(tmp_path: Path) -> None:
+    """In all tasks, whichever run they come from; where a task has it of two runs, one a run."""
+    needle = write_run(tmp_path / "needle", [scored(1.0), scored(1.0, method="dca")])
+    books = write_run(tmp_path / "books", [book(2.0), book(2.0, method="pi"), book(2.0, method="dca")])
+    colors = swatches(page([needle, books]))
+    assert colors == {
+        **{(task, "vanilla"): "c0 d0" for task in ("needle", "pg19")},
+        **{(task, "dca"): "c1 d0" for task in ("needle", "pg19")},
+        ("pg19", "pi"): "c2 d0",
+    }
+    again = write_run(tmp_path / "again", [scored(0.0)])
+    apart = swatches(page([needle, books, again]))
+    small = "vanilla<small>{}</small>"
+    assert apart["needle", small.format("needle")] != apart["needle", small.format("again")]
+    assert apart["needle", "dca<small>needle</small>"] == apart["pg19", "dca"]
+    assert (
+        len({apart["needle", small.format("needle")], apart["needle", small.format("again")], apart["pg19", "dca"]})
+        == 3
+    )
+
+
+def test_why_an_interval_is_unknown(tmp_path: Path) -> None:
+    """No band is promised that nobody can see."""
+    text = report(tmp_path, *(book(2.0 + number, n, number) for n in (256, 512) for number in range(3)))
+    assert text.count("unknown: too few books to know an interval; use more --samples.") == 1
+    assert "bands" not in text and "interval unknown" in text
+
+
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [scored(0.3, seq_len=n, number=i) for n in (256, 512) for i in range(5)])
     assert page([run]) == page([run])
 
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest run without a name, beside its records; any page with --out, its folder made."""
+    """The newest run without a name, beside its records; any page with --out, in a folder that is there."""
     monkeypatch.chdir(tmp_path)
     assert "there is no run in results" in cli("report").error
     run = write_run(Path("results") / "newest", [sample()])
     outcome = cli("report")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "report: results/newest/report.html\n")
+    refused = cli("report", run, "--out", "pages/all.html")
+    assert refused.code == 2 and "cannot write pages/all.html" in refused.error and not Path("pages").exists()
+    Path("pages").mkdir()
     assert cli("report", run, "--out", "pages/all.html").code == 0
     assert Path("pages/all.html").read_text() == (run / "report.html").read_text()
     empty = write_run(Path("results") / "empty", [])

@@ -181,6 +181,32 @@ def test_several_runs(browser: Browser, tmp_path: Path) -> None:
     assert column(browser, "Run") == ["two"] and column(browser, "Score") == ["0.00"]
 
 
+@pytest.mark.parametrize("width", [1600, WIDE[0], 1000, 800, PHONE[0]])
+def test_the_samples_of_several_tasks_fit(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Nothing is cut at the right, the button of each row stands where it can be seen, and details can be read."""
+    words = "eat a white hammer near the warm stable"
+    needles = [
+        scored(1.0, seq_len=n, method=method, prediction=f"{words}. What is the", references=[words])
+        for n in (256, 512)
+        for method in ("vanilla", "dca:mscale=0.1")
+    ]
+    one = write_run(tmp_path / "needle", needles)
+    two = write_run(tmp_path / "books", [book(2.0, n) for n in (256, 1024)])
+    browser.screen(width, 900)
+    show(browser, tmp_path, one, two)
+    room = browser.run("document.documentElement.clientWidth")
+    assert browser.run("document.documentElement.scrollWidth") <= room
+    assert browser.run("document.querySelector('th[data-name=run]')") is None  # the task says it already
+    browser.run(f"{ROWS}[0].querySelector('button').click()")
+    for element in (".samples td > button", ".detail blockquote"):
+        left, right = browser.run(
+            f"(b => [b.left, b.right])(document.querySelector('{element}').getBoundingClientRect())"
+        )
+        assert 0 <= left < right <= room, element
+    table = browser.run("(e => [e.scrollWidth, e.clientWidth])(document.querySelector('.samples').parentNode)")
+    assert table[0] <= table[1] or PHONE[0] < width < WIDE[0]  # it scrolls by itself there
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_fits_a_phone_and_can_be_read(browser: Browser, tmp_path: Path, dark: bool) -> None:
     """Nothing sticks out sideways, and text stands out from its ground (WCAG's contrast ratio of 4.5)."""

@@ -113,7 +113,9 @@ def test_bold_is_what_nothing_beats_for_sure() -> None:
     assert lines["`bad`"][1].startswith("0.00 [")
     assert not any("**" in line[2] for line in lines.values())
     assert "bold: no score of that length is better for sure" in markdown(against(), 256)
-    assert "bold" not in markdown(summarise([record()]), 256)  # nothing to be better than
+    equal = summarise([record(method, sample=k) for method in ("one", "two") for k in range(20)])
+    for rows in (equal, summarise([record()])):  # nothing is marked, so that there is nothing to explain
+        assert not any("better for sure" in shown for shown in (markdown(rows, 256), latex(rows, 256), text(rows)))
 
 
 def test_bold_in_a_terminal() -> None:
@@ -121,6 +123,16 @@ def test_bold_in_a_terminal() -> None:
     print_tables(console, against(), 256)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.findall(r"\x1b\[1m(\d\.\d\d)\x1b\[0m", shown) == ["1.00", "0.95"]
+    assert "bold: no score" in shown and "*" not in shown
+
+
+def test_stars_where_nothing_can_be_bold() -> None:
+    """A pipe, a file, the log of a CI."""
+    shown = text(against())
+    assert "bold" not in shown and "*: no score of that length is better for sure" in shown
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert " *1.00 " in lines["good"] and " *0.95 " in lines["fair"] and "*" not in lines["bad"]
+    assert lines["good"].index("1.00") == lines["bad"].index("0.00")  # digits stand below one another
 
 
 def test_latex_is_a_table_that_tex_takes() -> None:
@@ -169,6 +181,24 @@ def test_an_unknown_interval_and_large_numbers() -> None:
     assert "inf" in text(summarise([likelihood(nll=1000.0)]))
 
 
+def test_why_an_interval_is_unknown() -> None:
+    """Once, below the tables in a terminal and on a page; of LaTeX in the captions of the tables that it is about."""
+    few = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(3)]
+    rows = summarise([record(), *few])
+    why = "unknown: too few books to know an interval; use more --samples."
+    assert text(rows).count(why) == markdown(rows, 256).count(why) == 1
+    passkey, *likelihoods = re.findall(r"\\caption{(.*)}", latex(rows, 256))
+    assert "nknown" not in passkey and len(likelihoods) == 3
+    assert all(
+        caption.count("Unknown: too few books to know an interval; use more -{}-samples.") == 1
+        for caption in likelihoods
+    )
+    many = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(20)]
+    assert "unknown" not in text(summarise([record(), failure("dca", 512), *many]))
+    graded = [record(sample=k, metric="points", scores={"points": 2 + k}) for k in range(2)]
+    assert "unknown: too few samples to know" in text(summarise(graded))
+
+
 def test_prefix_reuse_is_told() -> None:
     records = [record(sample=k, cost={**record()["cost"], "reused_tokens": 100 * k}) for k in range(3)]
     rows = summarise(records)
@@ -207,11 +237,20 @@ def test_human_bytes(count: int, words: str) -> None:
 def test_whose_memory_it_is_is_told() -> None:
     """Of the length that the column is of."""
 
-    def batches(*sizes: tuple[int, int]) -> list[Record]:
+    def batches(method: str, *sizes: tuple[int, int]) -> list[Record]:
         cost = record()["cost"]
-        return [record(seq_len=length, cost={**cost, "decoded_together": size}) for length, size in sizes]
+        return [record(method, length, cost={**cost, "decoded_together": size}) for length, size in sizes]
 
-    rows = summarise(batches((256, 16), (512, 8), (512, 4)))
-    assert "peak memory: of up to 8 answers at once in passkey." in markdown(rows, 256)
-    assert "at once" not in markdown(summarise(batches((256, 16), (512, 1))), 256)
-    assert "at once" not in markdown(summarise([record()]), 256)
+    def told(*records: Record) -> list[str]:
+        return re.findall("^peak memory: .*", markdown(summarise(records), 256), re.MULTILINE)
+
+    eight = batches("vanilla", (256, 16), (512, 8), (512, 4))
+    assert told(*eight) == told(*eight, *batches("dca", (512, 8))) == ["peak memory: of 8 answers at once in passkey."]
+    single = batches("fot:layers=8", (256, 16), (512, 1))
+    said = "peak memory: of 8 answers at once in passkey (1 with fot:layers=8)."
+    assert told(*single, *eight, *batches("dca", (512, 8))) == [said]
+    assert told(*single, *batches("dca", (512, 1)), *eight)[0].startswith(
+        "peak memory: of 1 answer at once in passkey (8 "
+    )
+    assert told(*eight, failure("dca", 512)) == told(*eight)  # which took no memory that is known
+    assert told(*single) == told(record()) == []

@@ -46,7 +46,8 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
             *(_line(line, colors, x, y) for line in grid.lines),
         ]
     )
-    said = f"{metric.replace('_', ' ')} by length in tokens, with 95 % bands"
+    bands = any(row.low is not None for row in grid.rows)
+    said = f"{metric.replace('_', ' ')} by length in tokens{', with 95 % bands' * bands}"
     said += "".join(f"; trained at {length:,} tokens (dashed line)" for length in marks)
     legend = "".join(f"<li>{line_name(line, colors)}</li>" for line in grid.lines)
     return (

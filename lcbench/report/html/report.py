@@ -177,7 +177,9 @@ _SAMPLES = """<section id="samples"><h2>Samples</h2>
 <button type="reset">Clear</button>
 </form>
 <p id="count" role="status"></p>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of samples">
 <table class="samples" role="table"><caption class="hidden">Samples</caption><thead></thead><tbody></tbody></table>
+</div>
 <p class="pages" hidden><button type="button" id="previous">Previous</button>
 <button type="button" id="next">Next</button></p>
 </section>"""

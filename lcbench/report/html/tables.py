@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from lcbench.options import split_options
 from lcbench.report.html.frame import text
-from lcbench.report.layout import Grid, Line, human_bytes, number
-from lcbench.report.summary import Row
+from lcbench.report.layout import Grid, Line, grids, human_bytes, number
+from lcbench.report.summary import Row, by_task
 
 
 class Colors:
-    """The classes of a method of a run: its colour is the same everywhere on the page.
+    """The classes of a method: its colour is the same everywhere on the page; of a method that a task shows in several
+    lines, that of its run.
 
     There are eight; then they begin anew, the lines dashed, and dotted.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._numbers = {key: place for place, key in enumerate(dict.fromkeys((row.run, row.method) for row in rows))}
+        tasks = [grids(members)[0].lines for _, members in by_task(rows)]
+        methods = (Counter(line.method for line in lines) for lines in tasks)
+        self._several = {method for counts in methods for method, count in counts.items() if count > 1}
+        keys = dict.fromkeys(self._key(line) for lines in tasks for line in lines)
+        self._numbers = {key: place for place, key in enumerate(keys)}
 
     def of(self, line: Line) -> str:
         """Raises: KeyError for a line of other rows."""
-        row = next(iter(line.cells.values()))
-        place = self._numbers[row.run, row.method]
+        place = self._numbers[self._key(line)]
         return f"c{place % 8} d{place // 8 % 3}"
+
+    def _key(self, line: Line) -> tuple[str, str]:
+        run = next(iter(line.cells.values())).run
+        return line.method, run if line.method in self._several else ""
 
 
 def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
