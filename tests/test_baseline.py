@@ -35,7 +35,7 @@ def test_nothing_got_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     fresh, known = ({record["id"] for record in read_records(folder)} for folder in (Path("results/new"), BASELINE))
     assert fresh == known
     assert Path("summary.md").read_text().startswith("## lcbench compare: ")
-    assert Path("report/junit.xml").exists() and Path("report/comparison.html").exists()
+    assert Path("results/junit.xml").exists() and Path("results/comparison.html").exists()
 
 
 @pytest.mark.parametrize(("lost", "code"), [(20, 1), (12, 1), (3, 0)])
