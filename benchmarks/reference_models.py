@@ -1,12 +1,12 @@
 """The exam of the reference models: every figure of their model cards, and the tables that show them.
 
-    python benchmarks/reference_models.py base --model lcbench-tiny --out base.jsonl
-    python benchmarks/reference_models.py fot --model before=lcbench-tiny:1 --model after=FOLDER:1 --out fot.jsonl
-    python benchmarks/reference_models.py table base.jsonl
+    python -m benchmarks.reference_models base --model lcbench-tiny --out base.jsonl
+    python -m benchmarks.reference_models fot --model before=lcbench-tiny:1 --model after=FOLDER:1 --out fot.jsonl
+    python -m benchmarks.reference_models table base.jsonl
 
 A point (model, method, what is asked, length) is one JSON line, appended once it is measured; the same command again
 goes on with those that are missing, or have fewer samples than asked for. Cheap points come first. The samples of a
-point are spread over processes of one thread each. What is asked: lcbench/training/exam.py.
+point are spread over processes of one thread each. What is asked: benchmarks/exam.py.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are th
 
 import torch
 import typer
-from reference_tables import SLIDING, Line, described, tables
 
+from benchmarks.exam import Point, measure, summary
+from benchmarks.reference_tables import SLIDING, Line, described, tables
 from lcbench import __version__
-from lcbench.errors import UserError
-from lcbench.models import DEFAULT_MODEL, ModelSource, trained_length
-from lcbench.training.exam import Point, measure, summary
+from lcbench.core.errors import UserError
+from lcbench.engine.models import DEFAULT_MODEL, ModelSource
+from lcbench.methods.base import trained_length
 
 CORES = os.cpu_count() or 1
 PIECES = 4  # of a point's samples, for each process

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lcbench.training.exam import mean_interval
+from benchmarks.exam import mean_interval
 
 SLIDING = "streaming:sinks=0"  # a window of the training length: what any extension has to beat
 NAMES = {"codes": ("code", "codes"), "words": ("needle of words", "needles of words")}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.scripts import run_script
 from lcbench.data.source import DataSet, Example, Hub, Licence
 
 
@@ -31,4 +30,6 @@ DATA_SETS = [
 ]
 
 if __name__ == "__main__":
+    from lcbench.__main__ import run_script
+
     run_script(__file__)

@@ -8,26 +8,31 @@ frame = lcbench.load_run("results/some-run")
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.core.errors import UnsupportedModelError, UserError
+from lcbench.core.moved import MovedFinder
 
 if TYPE_CHECKING:
     from lcbench.attention.steering import extend
-    from lcbench.export import load_run
+    from lcbench.engine.models import embedded_models
+    from lcbench.results.export import load_run
+
+sys.meta_path.insert(0, MovedFinder())
 
 __version__ = "0.1.0"
-__all__ = ["UnsupportedModelError", "UserError", "__version__", "extend", "load_run"]
+__all__ = ["UnsupportedModelError", "UserError", "__version__", "embedded_models", "extend", "load_run"]
+_LAZY = {
+    "embedded_models": "lcbench.engine.models",
+    "extend": "lcbench.attention.steering",
+    "load_run": "lcbench.results.export",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`extend` and `load_run` on first use: importing lcbench imports neither torch nor pandas."""
-    if name == "extend":
-        from lcbench.attention.steering import extend
-
-        return extend
-    if name == "load_run":
-        from lcbench.export import load_run
-
-        return load_run
+    """What imports torch or pandas, on first use: importing lcbench imports neither."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 INTERRUPTED = 130
 RESUMABLE = {"run", "train", "prepare"}  # verbs
 
 try:
-    from lcbench.cli import app
-    from lcbench.errors import UserError
+    from lcbench.cli.app import app
+    from lcbench.core.errors import UserError
 except KeyboardInterrupt:  # typer, which turns it into an exit code, is not there yet
     print("interrupted.", file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -37,6 +38,12 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         raise
+
+
+def run_script(file: str) -> None:
+    """Run as a program, a data script is `lcbench data prepare` of its source, with the options of that command."""
+    sys.argv[1:1] = ["data", "prepare", Path(file).stem]
+    main()
 
 
 if __name__ == "__main__":

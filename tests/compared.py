@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcbench.records import Record, RunWriter
-from tests.report import samples
+from lcbench.results.records import Record, RunWriter
+from tests.results.report import samples
 
 
 def record(

@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 from lcbench.__main__ import main
-from lcbench.models import REFERENCE_MODELS
-from lcbench.records import RECORDS, read_records
+from lcbench.engine.models import REFERENCE_MODELS
+from lcbench.results.records import RECORDS, read_records
 
 TINY = REFERENCE_MODELS / "lcbench-tiny"
 REPOSITORY = Path(__file__).parents[1]

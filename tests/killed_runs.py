@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-import lcbench.runner  # noqa: F401  (imported once, so that each fork starts at work)
-from lcbench.records import RECORDS
+import lcbench.run.runner  # noqa: F401  (imported once, so that each fork starts at work)
+from lcbench.results.records import RECORDS
 from tests.helpers import cli
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcbench.records import RECORDS
+from lcbench.results.records import RECORDS
 from tests.helpers import lines_of
 from tests.recorded import ids, record, writer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcbench.records import RecordTail, RunWriter, read_records
+from lcbench.results.records import RecordTail, RunWriter, read_records
 
 IDENTITY = {"model": "m", "seed": 0, "jobs": [["passkey", "vanilla", "256/uniform", 2]]}
 SESSION = {"started_at": "2026-01-01T00:00:00+00:00"}

@@ -12,7 +12,7 @@ from string import Template
 import pytest
 import yaml
 
-from lcbench.records import MANIFEST, RECORDS, read_manifest, read_records
+from lcbench.results.records import MANIFEST, RECORDS, read_manifest, read_records
 from tests.helpers import REPOSITORY, cli, lines_of
 
 BASELINE = REPOSITORY / "results" / "baselines" / "smoke"

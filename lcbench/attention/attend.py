@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcbench.attention.backends import DECODE_QUERIES, Call, Choice
-from lcbench.attention.cache import GONE, Keys
-from lcbench.attention.pieces import Memory, Piece
-from lcbench.attention.room import Rotations, rounded
-from lcbench.attention.rotation import Rope, RopeTables
-from lcbench.attention.search import search_attention
-from lcbench.errors import UserError
+from lcbench.attention.backends.dispatch import DECODE_QUERIES, Call, Choice
+from lcbench.attention.cache.growing import Rotations, rounded
+from lcbench.attention.cache.search import search_attention
+from lcbench.attention.cache.window import GONE, Keys
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.core.errors import UserError
+from lcbench.methods.pieces import Memory, Piece
 
 ROTATED_AT_ONCE = 2**28  # bytes of keys that a call rotates for itself: 128k tokens of Llama 3 8B in bfloat16
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 
 
 @dataclass(eq=False)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from lcbench.attention.mask import Span, span_mask
-from lcbench.attention.rotation import Pairing, Rope, RopeTables, TableLayout
-from lcbench.errors import UnsupportedModelError, UserError, out_of_memory
+from lcbench.attention.rope import Pairing, Rope, RopeTables, TableLayout
+from lcbench.core.errors import UnsupportedModelError, UserError, out_of_memory
 from lcbench.methods.base import Lengths, Method
 
 PROBE = "lcbench-probe"

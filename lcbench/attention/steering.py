@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lcbench.attention.attend import attend
-from lcbench.attention.backends import AUTO, Choice
-from lcbench.attention.cache import GONE, CacheWatch, Keys, layer_index
+from lcbench.attention.backends.dispatch import AUTO, Choice
+from lcbench.attention.cache.growing import held_keys
+from lcbench.attention.cache.watch import CacheWatch, layer_index
+from lcbench.attention.cache.window import GONE, Keys
 from lcbench.attention.mask import Span, span_mask
-from lcbench.attention.pieces import Piece
 from lcbench.attention.probe import (
     ProbedLayer,
     attention_set_to,
@@ -33,11 +34,11 @@ from lcbench.attention.probe import (
     rotary_state_kept,
     unrotated,
 )
-from lcbench.attention.room import held_keys
-from lcbench.attention.rotation import RopeTables, scales
-from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.attention.rope import RopeTables, scales
+from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
-from lcbench.models import trained_length
+from lcbench.methods.base import trained_length
+from lcbench.methods.pieces import Piece
 
 NAME = "lcbench"
 logger = logging.getLogger("lcbench")
@@ -61,9 +62,9 @@ def extend(
     `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are options of
     it. `length` is the whole length of the run in tokens, prompt and generation: needed by the options that follow
     from it, such as `factor`, and not to be exceeded. `attention` is the backend that computes: `auto` (the fastest
-    that can do a call) or one of `lcbench.attention.backends`. `kv_dtype` and `kv_offload` say how a KV cache holds its
-    keys and values (`lcbench.attention.room.held_keys`). One thread, one block at a time a model. A KV cache that
-    is filled in a block holds un-rotated keys: use it in blocks only. The result tells `layers_steered`, the resolved
+    that can do a call) or one of `lcbench.attention.backends`. `kv_dtype` and `kv_offload` say how a KV cache holds
+    its keys and values (`lcbench.attention.cache.growing`). One thread, one block at a time a model. A KV cache that is
+    filled in a block holds un-rotated keys: use it in blocks only. The result tells `layers_steered`, the resolved
     `method`, and the `backends` that computed so far.
 
     Raises: UserError for options that make no sense, for a model that is steered already, for a method that changes no

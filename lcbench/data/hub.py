@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from lcbench.core.errors import UserError
+from lcbench.core.hub import silence_hub
 from lcbench.data.raw import sha256
 from lcbench.data.source import Hub
-from lcbench.errors import UserError
-from lcbench.models import silence_hub
 
 SHA256_DIGITS = 64
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lcbench.core.errors import UserError
 from lcbench.data import hub
 from lcbench.data.raw import RawFile, expand, read_rows, sha256
 from lcbench.data.schema import FORMAT, MANIFEST
 from lcbench.data.source import DataSet
 from lcbench.data.store import data_root, prepared_files, read_manifest
 from lcbench.data.write import Writer
-from lcbench.errors import UserError
 
 DOWNLOADS = ".downloads"  # in the folder of prepared data: files of the hub by their hashes
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 
 RawRow = Mapping[str, Any]
 BATCH = 64  # rows of parquet in memory at once: a row may be a book

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
+from lcbench.core.errors import unknown
 from lcbench.data.source import DataSet
-from lcbench.errors import unknown
 
 
 def script_files() -> dict[str, Path]:
@@ -36,14 +35,6 @@ def data_sets(name: str) -> list[DataSet]:
     if name not in found:
         raise unknown("data", name, found)
     return [found[name]]
-
-
-def run_script(file: str) -> None:
-    """What a script does when it is run: `lcbench data prepare` of its source, with the options of that command."""
-    from lcbench.__main__ import main
-
-    sys.argv[1:1] = ["data", "prepare", Path(file).stem]
-    main()
 
 
 def _load(name: str, path: Path) -> list[DataSet]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from lcbench.core.errors import UserError
 from lcbench.data.raw import RawRow
 from lcbench.data.schema import SPLITS
-from lcbench.errors import UserError
 
 SPLIT_NAMES = {
     "train": "train",

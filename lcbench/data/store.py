@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from lcbench.core.errors import UserError
 from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Row
-from lcbench.errors import UserError
 
 Item = TypeVar("Item")
 DOCUMENT_ID = re.compile(rb'\{"document_id": ("(?:[^"\\]|\\.)*"), ')

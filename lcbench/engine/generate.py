@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lcbench.attention.probe import execution_device
-from lcbench.engine.joined import batches, joined, snapshot
-from lcbench.engine.prefix import PrefixCache
+from lcbench.engine.batched_cache import batches, joined, snapshot
+from lcbench.engine.prefix_cache import PrefixCache
 
 PREFILL_CHUNK = 8192  # tokens a forward call: bounds the activations, changes no result
 SMALLEST_CHUNK = 1024  # below it, activations are not what fills the memory

@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from lcbench.attention.probe import rotary_state_kept
-from lcbench.errors import UnsupportedModelError
+from lcbench.core.errors import UnsupportedModelError
 
 Answer = TypeVar("Answer")
 TRIED = 32  # tokens on which a model is tried, in two chunks

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from lcbench.attention.probe import execution_device
+from lcbench.core.errors import UnsupportedModelError
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.layerwise import LayerStack, StandIn
-from lcbench.errors import UnsupportedModelError
 
 TILE_LOGITS = 2**26  # logits that exist at a time: 256 MiB in float32, and as much again while they are summed
 

@@ -13,10 +13,10 @@ import dataclasses
 import re
 from typing import Any
 
-from lcbench.errors import UserError, unknown
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.plugins import import_all
+from lcbench.core.specs import convert, split_spec
 from lcbench.methods.base import REGISTRY, Composition, Lengths, Method, compose
-from lcbench.options import convert, split_spec
-from lcbench.plugins import import_all
 
 __all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_method"]
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from lcbench.attention.pieces import Piece
-from lcbench.errors import UserError
-from lcbench.options import write
+from lcbench.core.errors import UserError
+from lcbench.core.specs import write
+from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -261,3 +261,11 @@ def log_length_scale(i: Tensor, base: float) -> Tensor:
     Chiang and Cholak, https://arxiv.org/abs/2202.12172; Su, https://kexue.fm/archives/8823.
     """
     return (torch.log(i.double() + 1) / torch.log(torch.tensor(base, dtype=torch.float64))).clamp(min=1.0)
+
+
+def trained_length(config: PretrainedConfig) -> int:
+    """The length in tokens that the model was trained for. Raises: UserError if its config does not say."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 2:
+        raise UserError(f"the config of this {config.model_type} has no max_position_embeddings: its trained length.")
+    return length

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lcbench.attention.pieces import Memory, Piece
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
+from lcbench.core.specs import convert
 from lcbench.methods.base import Lengths, Method, at_least
-from lcbench.options import convert
+from lcbench.methods.pieces import Memory, Piece
 
 # The names under which the config.json of a LongLLaMA checkpoint gives our options.
 CONFIG_NAMES = {

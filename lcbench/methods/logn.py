@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.methods.base import Lengths, Method, log_length_scale
 
 

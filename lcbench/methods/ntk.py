@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.methods.base import Lengths, Scaling
 
 

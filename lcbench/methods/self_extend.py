@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lcbench.attention.pieces import Piece
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
+from lcbench.methods.pieces import Piece
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lcbench.attention.pieces import Piece
 from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.pieces import Piece
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcbench.errors import UserError, unknown
+from lcbench.core.errors import UserError, unknown
 from lcbench.metrics.arithmetic import GSM8K
 from lcbench.metrics.base import Metric, Scored, as_it_is
 from lcbench.metrics.in_context import TREC, WEBQS

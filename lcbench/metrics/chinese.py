@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import string
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics.base import Scored
 from lcbench.metrics.overlap import shared_f1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 
 # A letter that is no part of a word; "A good reason" is the article, "A and C" or "A is right" is not.
 _ALONE = re.compile(r"(?<![\w'\u2019])(?!A\s+(?!(?:and|or|is|are)\b)[a-z])[A-D](?![\w'\u2019])")

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics.arithmetic import same_number
 from lcbench.metrics.base import DECIMALS, Metric, Scored, TurnMetric
 from lcbench.metrics.choices import chosen, expected_letters, meant

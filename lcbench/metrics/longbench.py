@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics.base import Metric, Scored
 from lcbench.metrics.chinese import chinese_f1, segment
 from lcbench.metrics.overlap import token_f1

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from lcbench.errors import UserError, unknown
-from lcbench.options import convert, split_spec
-from lcbench.plugins import import_all
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.plugins import import_all
+from lcbench.core.specs import convert, split_spec
 from lcbench.tasks.base import FAMILIES, Cell, Example, Task
 
 __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKENS, WINDOWS = "tokens", "windows"  # what counts the same in a mean over texts
 FAMILIES: dict[str, type[Task]] = {}
 
 
@@ -90,7 +91,7 @@ class Example:
 class Task(ABC):
     """A family of tasks; its fields are the options that a YAML file or `name:option=value` may set.
 
-    Naming a subclass's `family` registers it. `measure` says how an example becomes a record (lcbench.measures).
+    Naming a subclass's `family` registers it. `measure` says how an example becomes a record (lcbench.run.measures).
     """
 
     family: ClassVar[str] = ""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.specs import convert
+from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.data import Row
-from lcbench.errors import UserError, unknown
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import score_example
-from lcbench.options import convert
-from lcbench.prompts import encode_inside, encode_start
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.questions import Questions, questions
 from lcbench.tasks.template import Segments, render, segments

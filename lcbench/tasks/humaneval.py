@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from lcbench.code_execution import MEMORY, TIMEOUT, failure
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
 from lcbench.data import Row
-from lcbench.errors import UserError
-from lcbench.prompts import encode_start
 from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.code_execution import MEMORY, TIMEOUT, failure
 from lcbench.tasks.questions import Questions, questions
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class HumanEval(Task):
     strings; the task has LongLLaMA's three (the paper of HumanEval stops at "\\n#", "\\nif" and "\\nprint", too).
     LongLLaMA's authors do not say how they sampled.
 
-    Tests are run by lcbench.code_execution, within `timeout` seconds and `memory` bytes, and only with `execute=true`.
+    Tests are run by lcbench.tasks.code_execution, within `timeout` seconds and `memory` bytes, and only with
+    `execute=true`.
     `data` is `humaneval`, prepared by `lcbench data`, or a file or `datasets` id with `columns` that name the `id`, the
     `question` (the prompt) and the `references` (a solution), and columns `test` and `entry_point`.
     """

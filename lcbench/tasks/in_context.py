@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.data import Row
-from lcbench.errors import UserError, unknown
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import score_example
-from lcbench.prompts import encode_inside, encode_start
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.questions import questions
 from lcbench.tasks.template import MARKER, render

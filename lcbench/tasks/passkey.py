@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lcbench.errors import UserError, unknown
-from lcbench.haystack import Haystack
-from lcbench.options import convert
-from lcbench.prompts import encode_inside, encode_start
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.specs import convert
+from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.text.repeated_filler import Haystack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

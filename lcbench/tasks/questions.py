@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lcbench.core.errors import UserError, unknown
 from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import expand, read_rows, require_whole_characters
 from lcbench.data.scripts import script_files
-from lcbench.errors import UserError, unknown
 
 COLUMNS = ("document", "question", "references", "choices", "id")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from lcbench.errors import UserError
-from lcbench.prompts import encode_inside, encode_plain, encode_start
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_inside, encode_plain, encode_start
 
 if TYPE_CHECKING:
     from jinja2 import Template

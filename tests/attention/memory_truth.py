@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 import lcbench
+from lcbench.attention.backends.reference import reference_attention
 from lcbench.attention.probe import attention_set_to, probe, unrotated
-from lcbench.attention.reference import reference_attention
 from lcbench.methods import Method
 from tests.attention import oracle, zoo
 from tests.attention.test_generation import generate, greedy

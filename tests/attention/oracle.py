@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, LlamaConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lcbench.attention.backends.reference import reference_attention
 from lcbench.attention.probe import ProbedLayer, attention_set_to, probe, unrotated
-from lcbench.attention.reference import reference_attention
 from lcbench.methods import Composition, Lengths, Method
 
 NAME = "lcbench-test-reference"

@@ -15,16 +15,17 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from lcbench.attention import flash as flash_module
-from lcbench.attention import joint, tiles
 from lcbench.attention.attend import with_sinks
-from lcbench.attention.joint import joint_attention
-from lcbench.attention.pieces import Piece
-from lcbench.attention.reference import dense_attention, reference_attention
-from lcbench.attention.rotation import Pairing, Rope, RopeTables
-from lcbench.attention.tiles import tiled_attention
+from lcbench.attention.backends import flash as flash_module
+from lcbench.attention.backends import matmul as joint
+from lcbench.attention.backends import tiled as tiles
+from lcbench.attention.backends.matmul import joint_attention
+from lcbench.attention.backends.reference import dense_attention, reference_attention
+from lcbench.attention.backends.tiled import tiled_attention
+from lcbench.attention.rope import Pairing, Rope, RopeTables
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.dca import DualChunkAttention
+from lcbench.methods.pieces import Piece
 from lcbench.methods.self_extend import SelfExtend
 from lcbench.methods.streaming import Streaming
 from lcbench.methods.vanilla import Vanilla

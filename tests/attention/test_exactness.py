@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention import joint, tiles
+from lcbench.attention.backends import matmul as joint
+from lcbench.attention.backends import tiled as tiles
 from lcbench.methods import Lengths, Method, all_methods, parse_method
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.backends import Call, Choice
-from lcbench.attention.reference import dense_attention
-from lcbench.attention.rotation import RopeTables
+from lcbench.attention.backends.dispatch import Call, Choice
+from lcbench.attention.backends.reference import dense_attention
+from lcbench.attention.rope import RopeTables
 from lcbench.methods import Lengths, parse_method
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits

@@ -10,7 +10,7 @@ from transformers import DynamicCache, Gemma3Config, Gemma3ForConditionalGenerat
 
 import lcbench
 from lcbench.attention.probe import probe
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from tests.attention import zoo
 
 PLAN = "dca:chunk_size=18,max_position=21"

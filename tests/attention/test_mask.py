@@ -21,7 +21,7 @@ from transformers.masking_utils import (
 )
 
 from lcbench.attention.mask import Span, span_mask
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 
 Mask = Callable[..., Tensor]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
-from lcbench.attention.cache import MemoryStore, WindowLayer
-from lcbench.attention.pieces import Memory
+from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.engine import generate as engine
 from lcbench.methods import Lengths, parse_method
+from lcbench.methods.pieces import Memory
 from tests.attention import oracle, zoo
 from tests.attention.memory_truth import (
     FIRST_CALL,

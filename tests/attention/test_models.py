@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.pieces import Piece
-from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
+from lcbench.methods.pieces import Piece
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits
 

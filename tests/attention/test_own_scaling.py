@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, parse_method
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits

@@ -24,12 +24,16 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention import attend, backends, flash, joint, rotation, steering
-from lcbench.attention.backends import Backend
+from lcbench.apps.bench.shapes import shape_config
+from lcbench.attention import attend, steering
+from lcbench.attention import rope as rotation
+from lcbench.attention.backends import dispatch as backends
+from lcbench.attention.backends import flash
+from lcbench.attention.backends import matmul as joint
+from lcbench.attention.backends.dispatch import Backend
+from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.probe import ProbedLayer
-from lcbench.attention.room import GrowingLayer
-from lcbench.attention.rotation import Rope, RopeTables
-from lcbench.bench.shapes import shape_config
+from lcbench.attention.rope import Rope, RopeTables
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.methods import Lengths, parse_method
 from tests.attention import zoo
@@ -131,7 +135,7 @@ def _no_numbers(backend: str) -> Iterator[None]:
         stack.enter_context(mock.patch.object(joint, "SCORES_AT_ONCE", scores))
         stack.enter_context(mock.patch.object(steering, "probe", _llama_layers))
         if backend == "triton":
-            stack.enter_context(mock.patch("lcbench.attention.fused._launch", _launch))
+            stack.enter_context(mock.patch("lcbench.attention.backends.triton_fused._launch", _launch))
         yield
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 import lcbench
 from lcbench.attention import probe, steering
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from tests.attention import zoo
 
 SELF_EXTEND = "self_extend:group_size=3,neighbor_window=10"

@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import lcbench
-from lcbench.errors import UnsupportedModelError, UserError
+from lcbench.core.errors import UnsupportedModelError, UserError
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits
 

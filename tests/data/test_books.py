@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lcbench.core.errors import UserError
 from lcbench.data import Books, is_prepared_data
-from lcbench.errors import UserError
-from lcbench.models import ModelSource
+from lcbench.data.texts import read_texts
+from lcbench.engine.models import ModelSource
 from lcbench.tasks import Cell, load_task
-from lcbench.training.texts import read_texts
 from tests.helpers import cli
 
 TEXT = " ".join(f"The code of Mara is {n}. The sky over Oslo was blue." for n in range(1000, 1100))

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from lcbench.core.errors import UserError
 from lcbench.data import hub, load_document, load_rows
 from lcbench.data.hub import Snapshot
 from lcbench.data.raw import sha256
 from lcbench.data.store import read_manifest
 from lcbench.data.write import Writer
-from lcbench.errors import UserError
 from tests.data.sources import BOOK, scrolls_row, write_jsonl, write_parquet, write_zip
 from tests.helpers import cli
 

@@ -214,7 +214,7 @@ def test_humaneval(tmp_path: Path) -> None:
 
 
 def test_paul_graham_essays_are_a_haystack(tmp_path: Path, root: Path) -> None:
-    from lcbench.training.texts import read_texts
+    from lcbench.data.texts import read_texts
 
     prepare("paul_graham_essays", write_parquet(tmp_path / "essays.parquet", [{"text": "One."}, {"text": "Two."}]))
     assert len(load_rows("paul_graham_essays", "train")) == 2

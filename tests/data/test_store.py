@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lcbench.core.errors import UserError
 from lcbench.data import Document, Row, data_root, load_document, load_rows
 from lcbench.data.store import Documents, JsonLines
-from lcbench.errors import UserError
 from tests.data.sources import BOOK, write_jsonl
 from tests.helpers import cli
 

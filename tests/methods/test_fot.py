@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import lcbench
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
+from lcbench.core.specs import split_list
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.fot import FocusedTransformer
-from lcbench.options import split_list
 from tests.attention import zoo
 
 MEMORY, OTHER = 1, 0  # a layer of each kind

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
+from lcbench.core.specs import parse_depths, parse_length, parse_lengths, split_list, split_spec
 from lcbench.methods import Composition, Lengths, Method, all_methods, parse_method
 from lcbench.methods.base import REGISTRY, compose
 from lcbench.methods.dca import DualChunkAttention
@@ -18,7 +19,6 @@ from lcbench.methods.ntk import NTK
 from lcbench.methods.self_extend import SelfExtend
 from lcbench.methods.vanilla import Vanilla
 from lcbench.methods.yarn import YaRN
-from lcbench.options import parse_depths, parse_length, parse_lengths, split_list, split_spec
 from tests.attention import strategies
 from tests.attention.test_exactness import METHODS
 

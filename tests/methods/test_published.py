@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import lcbench
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.dca import DualChunkAttention
 from lcbench.methods.self_extend import SelfExtend, smallest_group

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lcbench
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import rope_theta
 from tests.attention import oracle, zoo

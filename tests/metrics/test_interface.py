@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics import names, score_corpus, score_example
 
 GOLD = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics import score_corpus, score_example
 
 # prediction, gold -> official score, ChunkLlama's copy, corrected

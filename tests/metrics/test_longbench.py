@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.metrics import score_corpus, score_example
 
 CLASSES = ["Date", "Other number", "Number", "Other", "Description of a person", "Person", "Description"]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.errors import UserError
-from lcbench.measures import answer
-from lcbench.models import ModelSource
-from lcbench.records import read_records
+from lcbench.core.errors import UserError
+from lcbench.engine.models import ModelSource
+from lcbench.results.records import read_records
+from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Task, load_task, task_files
 from lcbench.tasks.document import shorten
 from tests.helpers import cli

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lcbench.errors import UserError
-from lcbench.models import ModelSource
-from lcbench.records import read_records
+from lcbench.core.errors import UserError
+from lcbench.engine.models import ModelSource
+from lcbench.results.records import read_records
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.humaneval import HumanEval
 from tests.helpers import REPOSITORY, cli

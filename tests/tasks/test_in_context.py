@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.errors import UserError
-from lcbench.models import ModelSource
-from lcbench.prompts import encode_start
-from lcbench.records import read_records
-from lcbench.report.draws import Spread, spread
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
+from lcbench.engine.models import ModelSource
+from lcbench.results.records import read_records
+from lcbench.results.report.draws import Spread, spread
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.in_context import InContextTask
 from tests.helpers import REPOSITORY, cli

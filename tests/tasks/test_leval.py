@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lcbench.data.scripts import data_sets
 from lcbench.engine.generate import Generation, Prompt
-from lcbench.measures import answer
-from lcbench.models import ModelSource
-from lcbench.records import read_records
+from lcbench.engine.models import ModelSource
+from lcbench.results.records import read_records
+from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Example, load_task, task_files
 from tests.helpers import cli
 

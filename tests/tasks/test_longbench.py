@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from lcbench.engine.models import ModelSource
 from lcbench.metrics.longbench import LONGBENCH
-from lcbench.models import ModelSource
 from lcbench.tasks import Cell, Example, load_task, task_files
 from tests.helpers import cli
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.tasks import Cell, load_task
 
 

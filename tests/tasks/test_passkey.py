@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.errors import UserError
+from lcbench.core.errors import UserError
 from lcbench.tasks import Cell, Example, load_task
 from lcbench.tasks.passkey import Passkey
 from tests.tokenizers import STYLES, build

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lcbench.measures.answer import cut
+from lcbench.engine.models import ModelSource
 from lcbench.methods import parse_method
-from lcbench.models import ModelSource
-from lcbench.plan import read_requests
+from lcbench.run.measures.answer import cut
+from lcbench.run.requests import read_requests
 from lcbench.tasks import Cell, load_task
 from tests.helpers import cli
 

@@ -1,0 +1,124 @@
+"""Correctness before speed: every way of attending against the float64 reference, on random rows of the length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lcbench.apps.bench.subjects import Subject
+from lcbench.apps.bench.target import SEED, Target
+from lcbench.attention.backends.reference import reference_attention
+from lcbench.attention.rope import scales
+
+ROWS = 64
+ELEMENTS = 2**25  # of the reference's largest tensor, in complex128: 512 MiB
+# Largest relative error of a row: a few roundings of the dtype.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# A position is rounded to float32 when it is turned into an angle; the error of a score grows with it.
+TOLERANCE_A_POSITION = 2**-26
+
+
+class WrongAttentionError(Exception):
+    """A way of attending differs from the reference: nothing that it does is worth timing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The largest relative error of a row, in one layer, and what was allowed."""
+
+    subject: str
+    length: int
+    layer: int
+    rows: int
+    error: float
+    tolerance: float
+
+
+@torch.no_grad()
+def check(target: Target, subject: Subject, length: int) -> Check:
+    """Hold a subject's attention against the reference: random rows, and the first and the last.
+
+    Relative positions and what is seen are read from the method's pieces, which have tests of their own; rotation,
+    kernels and merges are what is checked. Raises: WrongAttentionError.
+    """
+    index = target.longest_layer(subject.method, length)
+    q, k, v = target.queries_keys_values(length)
+    with subject.running():
+        out = subject.attend(index, q, k, v)
+    drawn = torch.randperm(length, generator=torch.Generator().manual_seed(SEED))[:ROWS]
+    rows = torch.tensor(sorted({0, length - 1, *drawn.tolist()}))  # in order, as every caller of `pieces` has them
+    expected = _reference(target, subject, index, q, k, v, rows)
+    actual = out[0, rows.to(out.device)].double()
+    error = float(((actual - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).max())
+    found = Check(subject.name, length, index, len(rows), error, _tolerance(target, subject, index, rows))
+    if not error <= found.tolerance:
+        raise WrongAttentionError(
+            f"{subject.name} at {length:,} tokens differs from the float64 reference by {error:.2g} of a row in layer "
+            f"{index}, more than {found.tolerance:.2g}; nothing was timed."
+        )
+    return found
+
+
+def _tolerance(target: Target, subject: Subject, index: int, rows: Tensor) -> float:
+    """Keys that a method holds in another dtype are rounded to it."""
+    length = int(rows[-1]) + 1
+    pieces = subject.method.for_prompt(length).pieces(rows, torch.arange(length), index)
+    dtypes = {target.dtype, *(piece.memory.dtype for piece in pieces if piece.memory and piece.memory.dtype)}
+    furthest = max(int(piece.q_pos.max()) for piece in pieces if not piece.empty)
+    return max(TOLERANCE[dtype] for dtype in dtypes) + furthest * TOLERANCE_A_POSITION
+
+
+def _reference(
+    target: Target, subject: Subject, index: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, rows_R: Tensor
+) -> Tensor:
+    """What some rows should be, [R, H, D] in float64, a few rows and one key head at a time."""
+    rope = target.layers[index][1].rope
+    length, device = q_BHTD.shape[2], q_BHTD.device
+    inv_freq, factor = torch.zeros(0, device=device), 1.0
+    if rope.rotary is not None:
+        inv_freq = getattr(rope.rotary, f"{rope.prefix}inv_freq").float()
+        factor = getattr(rope.rotary, f"{rope.prefix}attention_scaling", 1.0)
+        if scales(subject.method, rope):
+            inv_freq, more = subject.method.frequencies(inv_freq, subject.lengths)
+            factor *= more
+    groups = target.heads // target.kv_heads
+    count = max(1, ELEMENTS // (groups * length * max(1, len(inv_freq))))
+    scale = float(getattr(target.layers[index][0], "scaling", target.head_dim**-0.5))
+    found = []
+    for rows in torch.split(rows_R, count):
+        rel, seen = _plan(target, subject, index, rows, length)
+        score_scale = None if target.slides(index) else subject.method.score_scale(rows, subject.lengths)
+        heads = [
+            reference_attention(
+                q_BHTD[:, head * groups : (head + 1) * groups, rows.to(device)],
+                k_BKTD[:, head : head + 1],
+                v_BKTD[:, head : head + 1],
+                rel.to(device),
+                seen.to(device),
+                inv_freq.to(device),
+                pairing=rope.pairing,
+                attention_factor=factor,
+                scale=scale,
+                score_scale_T=None if score_scale is None else score_scale.to(device),
+            )
+            for head in range(target.kv_heads)
+        ]
+        found.append(torch.cat(heads, dim=1)[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+def _plan(target: Target, subject: Subject, index: int, rows_R: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Relative positions [R, length] of some rows, and what they see."""
+    j = torch.arange(length)
+    rel = torch.zeros(len(rows_R), length, dtype=torch.long)
+    seen = torch.zeros(len(rows_R), length, dtype=torch.bool)
+    if target.slides(index):
+        rel = rows_R[:, None] - j
+        return rel, (rel >= 0) & (rel < (target.layers[index][1].window or 0))
+    for piece in subject.method.for_prompt(length).pieces(rows_R, j, index):
+        visible = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
+        rel = torch.where(visible, piece.q_pos[:, None] - piece.k_pos, rel)
+        seen |= visible
+    return rel, seen

@@ -1,0 +1,133 @@
+"""What a turn of each measurement does: attention alone, one decoder layer, the whole model, and a matrix product."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from lcbench.apps.bench.room import give_back_freed_memory
+from lcbench.apps.bench.subjects import Subject
+from lcbench.apps.bench.target import Target
+from lcbench.apps.bench.timing import Clock
+from lcbench.attention.mask import Span
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+
+MATMUL = "matmul"
+MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
+WARM_STEPS = 2  # of decode, not counted: the first rotates the whole cache, where a method keeps it rotated
+STEPS = 16
+NEW_TOKENS = WARM_STEPS + STEPS
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of one subject told: seconds of a call or of a token by part, and peak bytes."""
+
+    seconds: dict[str, float]
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The turns of one model by one clock. `decode`: whether a whole pass goes on to decode."""
+
+    target: Target
+    clock: Clock
+    decode: bool
+
+    def attention(self, subject: Subject, length: int) -> Callable[[], Turn]:
+        """Rotation, and softmax over what is seen, of one layer; random queries, keys and values."""
+        index = self.target.longest_layer(subject.method, length)
+
+        def turn() -> Turn:
+            q, k, v = self.target.queries_keys_values(length)
+            with subject.running():
+                return Turn({"attention": self.clock.turn(lambda: subject.attend(index, q, k, v))})
+
+        return turn
+
+    def block(self, subject: Subject, length: int) -> Callable[[], Turn]:
+        """One decoder layer, called as the model calls it; no cache."""
+        block = self.target.block(self.target.longest_layer(subject.method, length))
+
+        def turn() -> Turn:
+            with subject.running():
+                args, kwargs = _call_of(self.target, block, length)
+                return Turn({"block": self.clock.turn(lambda: block(*args, **kwargs))})
+
+        return turn
+
+    def whole(self, subject: Subject, length: int) -> Callable[[], Turn]:
+        """Prefill into an empty cache, logits for the last position only, then a few tokens one by one."""
+        model, device = self.target.model, self.target.device
+        ids = self.target.ids(length)
+
+        def turn() -> Turn:
+            seconds: dict[str, float] = {}
+            with subject.running():
+                cache = DynamicCache(config=model.config)
+                cache.prompt_length, cache.expected_length = length, length + NEW_TOKENS
+                token = ids[:, :1]
+
+                def step(tokens: Tensor) -> None:
+                    nonlocal token
+                    logits = model(tokens, past_key_values=cache, logits_to_keep=1).logits
+                    token = logits[:, -1:].argmax(-1)
+
+                def prefill() -> None:
+                    for chunk in torch.split(ids, subject.chunk or length, dim=1):
+                        step(chunk)
+
+                give_back_freed_memory()
+                reset_peak_memory(device)
+                before = peak_memory(device)
+                seconds["prefill"] = self.clock.seconds(prefill)
+                peak = peak_memory(device) - before
+                if self.decode:
+                    for _ in range(WARM_STEPS):
+                        step(token)
+                    seconds["decode"] = statistics.median(self.clock.seconds(lambda: step(token)) for _ in range(STEPS))
+            return Turn(seconds, peak)
+
+        return turn
+
+    def matmul(self) -> Callable[[], Turn]:
+        """A matrix product in the model's dtype: the rate of arithmetic that the machine reaches meanwhile."""
+        size, device = self.matmul_size, self.target.device
+        draw = torch.Generator(device).manual_seed(0)
+        a, b = torch.randn(2, size, size, generator=draw, device=device, dtype=self.target.dtype)
+        return lambda: Turn({MATMUL: self.clock.turn(lambda: a @ b)})
+
+    @property
+    def matmul_size(self) -> int:
+        return MATMUL_SIZE[self.target.device.type]
+
+
+class _ReachedError(Exception):
+    """The forward pass came to the block."""
+
+
+def _call_of(target: Target, block: nn.Module, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with which the model calls one of its decoder layers, on random tokens."""
+    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append((args, kwargs))
+        raise _ReachedError
+
+    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        target.model(target.ids(length), use_cache=False)
+    except _ReachedError:
+        pass
+    finally:
+        handle.remove()
+    ((args, kwargs),) = found
+    # What a steered block knows of a forward pass has ended with it; a fresh mask begins another.
+    return args, {name: replace(x, block=None) if isinstance(x, Span) else x for name, x in kwargs.items()}

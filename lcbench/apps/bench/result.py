@@ -1,0 +1,104 @@
+"""What a bench found, as it is shown, drawn, and kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lcbench.apps.bench.timing import Spread
+from lcbench.core.errors import UserError
+
+FORMAT = 1
+PARTS = ("attention", "block", "prefill", "decode", "memory")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subject in one part at one length.
+
+    `seconds` are those of one call, or of one token in `decode`; `matmul_share` is the rate of arithmetic, counted over
+    the keys that are seen, by the rate of a matrix product in the same rounds; `ratios` are seconds, or bytes in
+    `memory`, by those of a vanilla baseline. `layer` is the one that was measured, of `attention` and `block`.
+    """
+
+    part: str
+    length: int
+    subject: str
+    resolved: str
+    baseline: bool
+    layer: int | None
+    seconds: Spread | None
+    tokens_per_second: float | None
+    matmul_share: Spread | None
+    peak_bytes: int | None
+    kv_bytes: int | None
+    ratios: dict[str, Spread]
+    backends: list[str]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was not measured, and why."""
+
+    part: str
+    length: int
+    subject: str
+    why: str
+
+    def __str__(self) -> str:
+        who = f" of {self.subject}" if self.subject else ""
+        return f"skipped: {self.part}{who} at {self.length:,} tokens: {self.why}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole bench: `about` says what was measured, on what and how; `checks` are what held before it."""
+
+    about: dict[str, Any]
+    checks: list[dict[str, Any]]
+    rows: list[Row]
+    skipped: list[Skipped]
+    matmul: Spread | None  # operations a second of the matrix product, in all rounds
+
+    def part(self, name: str) -> list[Row]:
+        return [row for row in self.rows if row.part == name]
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """What `to_json` wrote. Raises: UserError for something else."""
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError
+            rows = [_row(fields) for fields in content["rows"]]
+            skipped = [Skipped(**fields) for fields in content["skipped"]]
+            return cls(content["about"], content["checks"], rows, skipped, _spread(content["matmul"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError("this is no JSON that `lcbench bench --json` of this version wrote.") from error
+
+
+def _row(fields: dict[str, Any]) -> Row:
+    row = Row(**fields)
+    return replace(
+        row,
+        seconds=_spread(fields["seconds"]),
+        matmul_share=_spread(fields["matmul_share"]),
+        ratios={name: Spread(**ratio) for name, ratio in fields["ratios"].items()},
+    )
+
+
+def _spread(fields: dict[str, float] | None) -> Spread | None:
+    return None if fields is None else Spread(**fields)
+
+
+def write(path: Path, text: str) -> None:
+    """Raises: UserError where it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; pass another --json.") from error

@@ -1,0 +1,198 @@
+"""lcbench as a model of EleutherAI's lm-evaluation-harness: all of its tasks, under any method.
+
+    lcbench lm-eval --model lcbench --model_args pretrained=ID,method=dca --tasks hellaswag,arc_easy
+
+The harness (0.4.13) has no entry points for models: its registry holds what was imported. So `lcbench lm-eval` imports
+this module and hands over to the command line of the harness, which the command `lm_eval` alone cannot. In Python,
+importing this module is enough: `lm_eval.simple_evaluate(model="lcbench", model_args={...})`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from lcbench.attention.steering import extend
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.specs import parse_seq_len
+from lcbench.core.tokens import encode_plain, encode_start
+from lcbench.engine.models import DEFAULT_MODEL, ModelSource
+from lcbench.methods import Composition, Method, parse_method
+from lcbench.methods.base import trained_length
+
+ARGUMENTS = (
+    "pretrained",
+    "method",
+    "max_length",
+    "dtype",
+    "device",
+    "revision",
+    "trust_remote_code",
+    "batch_size",
+    "max_batch_size",
+)
+ANY_DEVICE = "cuda:0"  # what the harness's command line passes if nobody names a device
+PROBE_LENGTHS = (16, 32)  # two lengths of a prompt, to see whether a method tells them apart
+logger = logging.getLogger("lcbench")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line of the harness, with the model `lcbench` beside its own."""
+    sys.argv = ["lcbench lm-eval", *arguments]
+    cli_evaluate()
+
+
+@register_model("lcbench")
+class SteeredLM(HFLM):  # type: ignore[misc]
+    """The harness's Hugging Face model, loaded as lcbench loads models and steered by a method while the object lives.
+
+    `method` is a name as on the command line; its options follow it, as in `method=dca:chunk_size=192,mscale=0.1`: the
+    harness cuts at commas, and what it calls further arguments are options of the method. (Behind the first part of a
+    composition, quotes keep them together: `method="dca:mscale=0.1+yarn:factor=4"`.) `max_length` is the length of the
+    run in tokens, prompt and generation, `8192` or `8k`; default: the trained length.
+
+    A text begins with exactly one BOS, or with what the tokenizer puts there instead; the harness has none with a
+    tokenizer that adds none, two for perplexity, and cuts it off with the start of a prompt that is too long.
+
+    Raises: UserError for arguments, methods and models that cannot be used.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = DEFAULT_MODEL,
+        method: str | Method = "vanilla",
+        max_length: int | str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        batch_size: int | str = 1,
+        max_batch_size: int = 64,
+        **options: Any,
+    ) -> None:
+        chosen = _method(method, options)
+        device = "auto" if device == ANY_DEVICE and not torch.cuda.is_available() else device
+        self._source = ModelSource(pretrained, revision, dtype, device, trust_remote_code)
+        length = trained_length(self._source.config()) if max_length is None else parse_seq_len(str(max_length).strip())
+        super().__init__(
+            pretrained,
+            backend="causal",
+            revision=revision or "main",
+            device=str(self._source.torch_device()),
+            dtype=dtype,
+            max_length=length,
+            batch_size=batch_size,
+            max_batch_size=max_batch_size,
+        )
+        self._start = encode_start(self.tokenizer, "")
+        self._starts_texts = True
+        self.steering = extend(self.model, chosen, length=length)
+        _check_batches(self.steering.method, batch_size)
+        self.steering.__enter__()
+        # The table of steered layers keeps the model alive: without this, an object that is gone would hold it.
+        self.close = weakref.finalize(self, self.steering.__exit__, None, None, None)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness records of the model, with the method as it was resolved."""
+        return {
+            **super().get_model_info(),
+            "method": str(self.steering.method),
+            "method_options": self.steering.method.options(),
+            "layers_steered": self.steering.layers_steered,
+            "model_fingerprint": self._source.fingerprint(self.config),
+        }
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
+    ) -> list[int]:
+        """Tokens of a text, behind the tokenizer's start unless it spells that out itself, as chat templates do."""
+        ids = encode_plain(self.tokenizer, string)
+        starts = self._starts_texts if add_special_tokens is None else add_special_tokens
+        if starts and ids[:1] != self._start[:1]:
+            ids = self._start + ids
+        return ids if left_truncate_len is None else self._shortened(ids, left_truncate_len)
+
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask [B, T] of the prompts of one batch."""
+        ids = [self.tok_encode(string, left_truncate_len=left_truncate_len) for string in strings]
+        batch = self.tokenizer.pad({"input_ids": ids}, padding=True, padding_side=padding_side, return_tensors="pt")
+        return batch["input_ids"], batch["attention_mask"]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """The harness puts a BOS before a text whose perplexity it measures: no other is added."""
+        with self._texts_without_start():
+            rolled: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
+        return rolled
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """A context that is too long loses its oldest tokens, not its start."""
+        fitted = [
+            (key, self._shortened(context, self.max_length + 1 - len(continuation)), continuation)
+            for key, context, continuation in requests
+        ]
+        scored: list[tuple[float, bool]] = super()._loglikelihood_tokens(fitted, *args, **kwargs)
+        return scored
+
+    def _shortened(self, ids: list[int], room: int) -> list[int]:
+        """At most `room` tokens: the start, and the last of the others."""
+        if len(ids) <= room:
+            return ids
+        logger.warning("a prompt of %d tokens is cut to its last %d: it exceeds max_length", len(ids), room)
+        start = self._start[:room] if ids[: len(self._start)] == self._start else []
+        return start + ids[len(ids) - (room - len(start)) :]
+
+    @contextmanager
+    def _texts_without_start(self) -> Iterator[None]:
+        self._starts_texts = False
+        try:
+            yield
+        finally:
+            self._starts_texts = True
+
+    def _get_config(self, *_: Any, **__: Any) -> None:
+        self._config = self._source.config()
+
+    def _create_tokenizer(self, *_: Any, **__: Any) -> None:
+        self.tokenizer = self._source.tokenizer()
+
+    def _create_model(self, *_: Any, **__: Any) -> None:
+        source = self._source
+        self._model = ModelSource(
+            source.name, source.revision, source.dtype, str(self.device), source.trust_remote_code
+        ).model()
+
+
+def _method(method: str | Method, options: dict[str, Any]) -> Method:
+    """The method with the options that the harness took for arguments. Raises: UserError."""
+    chosen = parse_method(method)
+    parts = chosen.parts if isinstance(chosen, Composition) else (chosen,)
+    known = {*ARGUMENTS, *(name for part in parts for name in part.options())}
+    for name in options:
+        if name not in known:
+            raise unknown("model argument", name, known)
+    return parse_method(chosen, **options)
+
+
+def _check_batches(method: Method, batch_size: int | str) -> None:
+    """Raises: UserError for batches with a method that counts from the end of a prompt: the harness pads the shorter
+    texts of a batch at their end, without saying where they end."""
+    short, long = (method.for_prompt(length) for length in PROBE_LENGTHS)
+    if short != long and str(batch_size) != "1":
+        raise UserError(f"{method.label} counts from the end of a prompt, so that it needs batch_size=1 here.")

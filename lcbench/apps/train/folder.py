@@ -1,0 +1,55 @@
+"""The folder of a training run: one writer, one run, nothing else in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lcbench.apps.train.checkpoint import RECIPE, write_json
+from lcbench.core.errors import UserError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def one_writer(out: Path) -> Iterator[None]:
+    """Raises: UserError if another process writes to the folder, or nobody can."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_files(out)  # before a lock is left among them
+        lock = FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another lcbench is writing to {out}; wait for it, or pass another --out.") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; pass another --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_foreign_files(out: Path) -> None:
+    ours = {LOCK, RECIPE, f"{RECIPE}.tmp"}
+    if not (out / RECIPE).exists() and any(path.name not in ours for path in out.iterdir()):
+        raise UserError(f"{out} holds something else than a training run; pass another --out.")
+
+
+def open_folder(out: Path, options: dict[str, Any]) -> None:
+    """Begin or go on with the run of these options. Raises: UserError for a folder of another run."""
+    path = out / RECIPE
+    if not path.exists():
+        write_json(path, {"options": options, "finished": None})
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["options"]
+        differing = sorted(key for key in found.keys() | options.keys() if found.get(key) != options.get(key))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is not the {RECIPE} of a training run; pass another --out.") from error
+    if differing:
+        raise UserError(f"{out} holds another run (it differs in {', '.join(differing)}); pass another --out.")

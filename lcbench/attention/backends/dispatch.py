@@ -1,0 +1,202 @@
+"""The ways to compute attention over pieces, what each of them can do, and which one a call takes.
+
+| name      | what it is                                                  | where                                  |
+| reference | one dense matrix of scores in float64: the truth            | anywhere; n x n, for short runs        |
+| joint     | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
+| tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
+| flash     | FlashAttention-2, or 3 if it is installed, a call a stretch | CUDA, bfloat16 and float16             |
+| triton    | a kernel of our own: one pass over all pieces               | CUDA, with the package triton          |
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.backends import flash
+from lcbench.attention.backends.matmul import joint_attention
+from lcbench.attention.backends.reference import dense_attention
+from lcbench.attention.backends.tiled import tiled_attention
+from lcbench.attention.cache.growing import Rotations
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.core.errors import UserError, unknown
+from lcbench.methods.pieces import Piece
+
+AUTO = "auto"
+DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than anything else
+logger = logging.getLogger("lcbench")
+Answer = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and -inf for a query that sees nothing
+
+
+class Call(NamedTuple):
+    """What a backend is given; the arguments of `joint_attention`."""
+
+    q_BHTD: Tensor
+    k_BKSD: Tensor
+    v_BKSD: Tensor
+    pieces: list[Piece]
+    rope: Rope
+    tables: RopeTables
+    first_key: int
+    scale: float
+    softcap: float | None = None
+    rotations: Rotations | None = None
+
+    @property
+    def needs_gradient(self) -> bool:
+        return torch.is_grad_enabled() and any(x.requires_grad for x in self[:3])
+
+    @property
+    def same_width(self) -> bool:
+        """Whether keys and values have as many channels."""
+        return self.q_BHTD.shape[-1] == self.v_BKSD.shape[-1]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute attention.
+
+    `machine` and `refusal` say why it cannot run on a device, or do a call there: the end of a sentence that begins
+    with its name, or None if it can. `kernel` tells which one is inside, where that is not always the same.
+    """
+
+    name: str
+    run: Callable[[Call], Answer]
+    machine: Callable[[torch.device], str | None]
+    refusal: Callable[[Call], str | None]
+    kernel: Callable[[], str] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name if self.kernel is None else f"{self.name} ({self.kernel()})"
+
+    def why_not(self, call: Call) -> str | None:
+        return self.machine(call.q_BHTD.device) or self.refusal(call)
+
+
+class Choice:
+    """Which backend computes each call of a block: the one that was asked for, or the fastest that can do it.
+
+    `auto` takes `flash` or `tiled` for prefill, and `joint` for decode and whatever else they cannot do. A backend that
+    is named computes every call, decode included.
+    """
+
+    def __init__(self, name: str = AUTO) -> None:
+        """Raises: UserError for a name that there is not."""
+        check_name(name)
+        self.name = name
+        self._used: set[str] = set()
+
+    @property
+    def used(self) -> list[str]:
+        """The backends that computed something so far, and their kernels."""
+        return sorted(self._used)
+
+    def check(self, device: torch.device) -> None:
+        """Raises: UserError if the backend that was asked for does not run on a device."""
+        if self.name != AUTO and (why := BACKENDS[self.name].machine(device)):
+            raise self._refused(why, [name for name, backend in BACKENDS.items() if not backend.machine(device)])
+
+    def __call__(self, call: Call) -> Answer:
+        """Raises: UserError if the backend that was asked for cannot do this call."""
+        backend = self._backend(call)
+        if backend.label not in self._used:
+            self._used.add(backend.label)
+            logger.info("attention of %d queries is computed by %s", call.q_BHTD.shape[2], backend.label)
+        return backend.run(call)
+
+    def _backend(self, call: Call) -> Backend:
+        if self.name == AUTO:
+            decodes = call.q_BHTD.shape[2] <= DECODE_QUERIES
+            fast = () if decodes else (BACKENDS[name] for name in ("flash", "tiled"))
+            return next((backend for backend in fast if not backend.why_not(call)), BACKENDS["joint"])
+        backend = BACKENDS[self.name]
+        if why := backend.why_not(call):
+            raise self._refused(why, [name for name, other in BACKENDS.items() if not other.why_not(call)])
+        return backend
+
+    def _refused(self, why: str, others: list[str]) -> UserError:
+        return UserError(f"attention backend {self.name} {why}; use {', '.join([AUTO, *others[:-1]])} or {others[-1]}.")
+
+
+def check_name(name: str) -> None:
+    """Raises: UserError for a name that is no backend and not `auto`."""
+    if name not in (AUTO, *BACKENDS):
+        raise unknown("attention backend", name, (AUTO, *BACKENDS))
+
+
+def _run_flash(call: Call) -> Answer:
+    return flash.flash_attention(*call[:8])
+
+
+def _run_triton(call: Call) -> Answer:
+    from lcbench.attention.backends.triton_fused import fused_attention  # only here: triton is optional
+
+    return fused_attention(*call[:8])
+
+
+def _anywhere(device: torch.device) -> None:
+    return None
+
+
+def _float64_machine(device: torch.device) -> str | None:
+    return "computes in float64, which mps has not" if device.type == "mps" else None
+
+
+def _cpu_machine(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else f"runs on CPUs, not on {device.type}"
+
+
+def _triton_machine(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton (pip install triton)"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None  # the interpreter of triton, for tests
+    return flash.machine_refusal(device)
+
+
+def _everything(call: Call) -> None:
+    return None
+
+
+def _plain_scores(call: Call) -> str | None:
+    """What the fused kernels have in common."""
+    if call.softcap is not None:
+        return "knows no soft cap of scores, which this model has"
+    if call.needs_gradient:
+        return "has no gradients"
+    return None
+
+
+def _tiled_refusal(call: Call) -> str | None:
+    widths = None if call.same_width else "needs values as wide as keys"
+    return _plain_scores(call) or widths
+
+
+def _flash_refusal(call: Call) -> str | None:
+    return _plain_scores(call) or flash.refusal(*call[:3])
+
+
+def _triton_refusal(call: Call) -> str | None:
+    from lcbench.attention.backends.triton_fused import refusal
+
+    return _plain_scores(call) or refusal(*call[:3])
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("reference", lambda call: dense_attention(*call[:9]), _float64_machine, _everything),
+        Backend("joint", lambda call: joint_attention(*call), _anywhere, _everything),
+        Backend("tiled", lambda call: tiled_attention(*call[:8]), _cpu_machine, _tiled_refusal),
+        Backend("flash", _run_flash, flash.machine_refusal, _flash_refusal, flash.kernel_name),
+        Backend("triton", _run_triton, _triton_machine, _triton_refusal),
+    )
+}

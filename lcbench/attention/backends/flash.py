@@ -1,0 +1,235 @@
+"""Attention over pieces by PyTorch's flash attention for CUDA, a call a stretch, merged by log-sum-exp in float32.
+
+The public `varlen_attn` knows full, causal and windowed attention, aligned at the last query and the last key, which is
+all that pieces are made of. FlashAttention-2 is inside; FlashAttention-3 where PyTorch was told to use it, which is
+done here if it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import attention
+from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+from lcbench.attention.backends.bands import Stretch, merge, stretches
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.methods.pieces import Piece
+
+DTYPES = (torch.bfloat16, torch.float16)
+LARGEST_HEAD = 256  # channels; FlashAttention has kernels for no more, and for multiples of 8 only
+UNBOUNDED = -1
+
+
+@dataclass(frozen=True)
+class Band:
+    """One call: neighbouring stretches, `rows` queries and `keys` keys of each, from first_row and from first on.
+
+    Of each stretch's n queries and m keys, query r sees the keys r + m - n - left <= j <= r + m - n + right; a side
+    that is UNBOUNDED ends with the stretch.
+    """
+
+    first_row: int
+    first: int
+    rows: tuple[int, ...]
+    keys: tuple[int, ...]
+    left: int
+    right: int
+
+    @property
+    def last_row(self) -> int:
+        return self.first_row + sum(self.rows)
+
+    @property
+    def last(self) -> int:
+        return self.first + sum(self.keys)
+
+
+def flash_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    pieces: list[Piece],
+    rope: Rope,
+    tables: RopeTables,
+    first_key: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of un-rotated queries over the keys that the pieces show them.
+
+    Arguments and answer as in `joint_attention`, but both in float32; what `refusal` lets pass, without gradients.
+    """
+    _activate_fa3()
+    out = torch.zeros(q_BHTD.shape, dtype=torch.float32, device=q_BHTD.device)
+    lse = out.new_full(q_BHTD.shape[:3], -math.inf)
+    for piece in pieces:
+        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
+        if low >= high:
+            continue
+        q = tables.rotate(q_BHTD, piece.q_pos, rope)
+        k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
+        for band in bands(stretches(piece.start - first_key, piece.stop - first_key)):
+            rows, keys = slice(band.first_row, band.last_row), slice(band.first - low, band.last - low)
+            answer = _call(q[:, :, rows], k[:, :, keys], v_BKSD[:, :, band.first : band.last], band, scale)
+            merge(out[:, :, rows], lse[:, :, rows], *answer)
+    return out, lse
+
+
+def refusal(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> str | None:
+    """Why these cannot be attended to here, as the end of a sentence; None if they can."""
+    D = q_BHTD.shape[-1]
+    if q_BHTD.dtype not in DTYPES:
+        return f"computes in bfloat16 and float16, not in {str(q_BHTD.dtype).removeprefix('torch.')}"
+    if v_BKSD.shape[-1] != D:
+        return f"needs values as wide as keys, and these have {v_BKSD.shape[-1]} and {D} channels a head"
+    if D > LARGEST_HEAD or D % 8:
+        return f"needs heads of at most {LARGEST_HEAD} channels, a multiple of 8, and these have {D}"
+    return None
+
+
+def machine_refusal(device: torch.device) -> str | None:
+    """Why not on this device; None if it can be done there."""
+    if device.type != "cuda":
+        return f"runs on CUDA GPUs, not on {device.type}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "needs a GPU of the Ampere generation or a later one"
+    return None
+
+
+def kernel_name() -> str:
+    """Which FlashAttention runs: FA2, or what PyTorch was told to use instead."""
+    _activate_fa3()
+    return attention.current_flash_attention_impl() or "FA2"
+
+
+def bands(of_piece: Iterable[Stretch]) -> Iterator[Band]:
+    """The calls that a piece takes: stretches that one window describes are joined, and those that lie side by side,
+    queries and keys both, are sequences of one call."""
+    pending: Band | None = None
+    for stretch in _windows(of_piece):
+        band = _band(stretch)
+        if pending is None:
+            pending = band
+        elif (pending.last_row, pending.last, pending.left, pending.right) == (
+            band.first_row,
+            band.first,
+            band.left,
+            band.right,
+        ):
+            pending = Band(
+                pending.first_row,
+                pending.first,
+                pending.rows + band.rows,
+                pending.keys + band.keys,
+                band.left,
+                band.right,
+            )
+        else:
+            yield pending
+            pending = band
+    if pending is not None:
+        yield pending
+
+
+def _windows(of_piece: Iterable[Stretch]) -> Iterator[tuple[Stretch, int]]:
+    """Stretches with the number of queries before each that belong to the same window.
+
+    A sliding window begins with queries whose window the first key cuts off; the kernel cuts it off by itself.
+    """
+    opening: Stretch | None = None
+    for stretch in of_piece:
+        if opening is not None:
+            if _slides_on(opening, stretch):
+                yield stretch, opening.rows
+                opening = None
+                continue
+            yield opening, 0
+        opening = None if stretch.start_moves else stretch
+        if opening is None:
+            yield stretch, 0
+    if opening is not None:
+        yield opening, 0
+
+
+def _slides_on(opening: Stretch, stretch: Stretch) -> bool:
+    """Whether the start, which stood still in `opening`, moves on by one from its last query, the stop as before."""
+    return (
+        stretch.start_moves
+        and stretch.stop_moves == opening.stop_moves
+        and stretch.first_row == opening.last_row
+        and stretch.first == opening.first + 1
+        and stretch.stop == opening.last + stretch.stop_moves
+    )
+
+
+def _band(window: tuple[Stretch, int]) -> Band:
+    stretch, before = window
+    first = stretch.first - bool(before)
+    last_start = stretch.first + (stretch.rows - 1) * stretch.start_moves
+    return Band(
+        stretch.first_row - before,
+        first,
+        (before + stretch.rows,),
+        (stretch.last - first,),
+        left=stretch.last - 1 - last_start if stretch.start_moves else UNBOUNDED,
+        right=0 if stretch.stop_moves or before + stretch.rows == 1 else UNBOUNDED,  # of one query, both say the same
+    )
+
+
+def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: float) -> tuple[Tensor, Tensor]:
+    """One call for all rows of the batch: answer [B, H, T, D] and log-sum-exp [B, H, T].
+
+    Every query sees a key, so that what a kernel answers for one that sees none (FlashAttention-2: +inf) never comes
+    up. The log-sum-exp comes as [H, queries], whatever its documentation says.
+
+    That queries are grouped, FlashAttention 2 and 3 see by themselves. PyTorch since 2.12 wants to be told so; 2.11
+    knows no such argument, checks no heads, and calls the same operator. Read in its sources, not run on a GPU.
+    """
+    B, H, T = q_BHTD.shape[:3]
+    told = k_BKSD.shape[1] != H and _is_told_of_groups(varlen_attn)
+    grouped: dict[str, Any] = {"enable_gqa": True} if told else {}
+    out, lse = varlen_attn(
+        _packed(q_BHTD),
+        _packed(k_BKSD),
+        _packed(v_BKSD),
+        _borders(band.rows * B, q_BHTD.device),
+        _borders(band.keys * B, q_BHTD.device),
+        max(band.rows),
+        max(band.keys),
+        return_aux=AuxRequest(lse=True),
+        scale=scale,
+        window_size=(band.left, band.right),
+        **grouped,
+    )
+    return out.view(B, T, H, -1).transpose(1, 2), lse.view(H, B, T).transpose(0, 1)
+
+
+def _packed(x_BHND: Tensor) -> Tensor:
+    """The rows of the batch one after another [B x N, H, D]; no copy for a batch of one."""
+    return x_BHND.transpose(1, 2).flatten(0, 1)
+
+
+def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+
+
+@cache
+def _is_told_of_groups(kernel: Callable[..., Any]) -> bool:
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
+@cache
+def _activate_fa3() -> None:
+    """Once a process, for a GPU that it is made for; what the user chose before stays."""
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+    if hopper and not attention.current_flash_attention_impl() and importlib.util.find_spec("flash_attn_interface"):
+        attention.activate_flash_attention_impl("FA3")

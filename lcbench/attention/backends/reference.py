@@ -1,0 +1,93 @@
+"""The truth that everything else is held against, in float64; written to be obviously right and nothing else.
+
+`reference_attention` takes an explicit matrix of relative positions and a mask, as they stand in the papers, and knows
+nothing of pieces, tables or tiles; memory grows with n x n x pairs of channels. `dense_attention` is given what every
+backend is given, the model's own tables of cos and sin included, and differs from them by rounding alone; memory grows
+with n x n.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.methods.pieces import Piece
+
+
+def reference_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    rel_TS: Tensor,
+    seen_TS: Tensor,
+    inv_freq_M: Tensor,
+    *,
+    pairing: Literal["half", "interleaved"] = "half",
+    attention_factor: float = 1.0,
+    scale: float,
+    score_scale_T: Tensor | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """softmax over the seen keys j of q_i . R(rel[i, j]) k_j, answered in float64 [B, H, T, Dv].
+
+    R(p) turns channel pair m by p * inv_freq[m]; channels beyond 2M do not turn. `attention_factor` multiplies cos and
+    sin of both sides, so it enters the turning channels' part of the score squared.
+    """
+    q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    pairs = len(inv_freq_M)
+
+    def as_complex(x: Tensor) -> Tensor:
+        if pairing == "half":
+            return torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs])
+        return torch.complex(x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2])
+
+    angle = rel_TS.double()[..., None] * inv_freq_M.double()
+    turn = torch.polar(torch.ones_like(angle), angle)
+    scores = torch.einsum("bhtm,bhsm,tsm->bhts", as_complex(q), as_complex(k).conj(), turn).real * attention_factor**2
+    scores = (scores + q[..., 2 * pairs :] @ k[..., 2 * pairs :].transpose(-1, -2)) * scale
+    if score_scale_T is not None:
+        scores = scores * score_scale_T.double()[:, None]
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~seen_TS, -math.inf)
+    if sinks_H is not None:
+        column = sinks_H.double()[None, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    return scores.softmax(-1)[..., : v.shape[2]] @ v
+
+
+def dense_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    pieces: list[Piece],
+    rope: Rope,
+    tables: RopeTables,
+    first_key: int,
+    scale: float,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One matrix of scores, each piece's part of it filled in, one softmax. Arguments as in `joint_attention`.
+
+    Returns the answer [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; a query that sees nothing answers
+    0 and -inf.
+    """
+    q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q.new_full((*q.shape[:3], k.shape[2]), -math.inf)
+    j = torch.arange(k.shape[2]) + first_key
+    for piece in pieces:
+        product = tables.rotate(q, piece.q_pos, rope) @ tables.rotate(k, piece.k_pos, rope).transpose(-1, -2) * scale
+        if softcap is not None:
+            product = torch.tanh(product / softcap) * softcap
+        seen = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
+        scores = torch.where(seen.to(scores.device), product, scores)
+    return scores.softmax(-1).nan_to_num(0.0) @ v, scores.logsumexp(-1)  # nan: a query that sees nothing

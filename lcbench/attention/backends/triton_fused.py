@@ -1,0 +1,275 @@
+"""Attention over all pieces in one pass, a Triton kernel: one softmax a query, no answers to merge.
+
+A program takes a tile of queries through the pieces, one after another, with the queries rotated for that piece. Keys
+that all queries of the tile see are taken in without a mask; those at the edges of a piece, which only some see, with
+one. Keys and values are loaded through tensor descriptors, by the copy engine (TMA) of GPUs that have it.
+
+Imported only when it is used: Triton is optional.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.methods.pieces import Piece
+
+PRECISION = tl.constexpr("tf32x3")  # of float32 products: in three parts on tensor cores, as exact as float32
+ROW_BYTES = 16  # descriptors want rows that begin at multiples of so many
+
+
+def fused_attention(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    pieces: list[Piece],
+    rope: Rope,
+    tables: RopeTables,
+    first_key: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of un-rotated queries over the keys that the pieces show them.
+
+    Arguments and answer as in `joint_attention`, the answer in the queries' dtype and the log-sum-exp in float32; what
+    `refusal` lets pass, without gradients.
+    """
+    B, H, T, D = q_BHTD.shape
+    Dv = v_BKSD.shape[3]
+    out, lse = q_BHTD.new_empty(B, H, T, Dv), q_BHTD.new_empty(B, H, T, dtype=torch.float32)
+    shown = [piece for piece in pieces if piece.start[0] < piece.stop[-1]]
+    if not shown:
+        return out.zero_(), lse.fill_(-math.inf)
+    start, stop = (torch.stack([getattr(piece, side) for piece in shown]) - first_key for side in ("start", "stop"))
+    sizes = _sizes(max(D, Dv), q_BHTD)
+    tiles = _tiles(start, stop, sizes["ROWS"])
+    q_PBHTD = q_BHTD.new_empty(len(shown), B, H, T, D)
+    for q, piece in zip(q_PBHTD, shown, strict=True):
+        tables.rotate_into(q, q_BHTD, piece.q_pos, rope)
+    k, shifts = _rotated_keys(k_BKSD, shown, rope, tables, first_key)
+    with torch.cuda.device_of(q_BHTD):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+        _launch(q_PBHTD, k, v_BKSD, out, lse, (tiles, start, stop, shifts), scale, sizes)
+    return out, lse
+
+
+def _launch(
+    q_PBHTD: Tensor,
+    k_BKRD: Tensor,
+    v_BKSD: Tensor,
+    out_BHTD: Tensor,
+    lse_BHT: Tensor,
+    borders: tuple[Tensor, ...],
+    scale: float,
+    sizes: dict[str, Any],
+) -> None:
+    pieces, B, H, T, D = q_PBHTD.shape
+    K, Dv = v_BKSD.shape[1], v_BKSD.shape[3]
+    wide, wide_v = (max(16, triton.next_power_of_2(dim)) for dim in (D, Dv))
+    _fused[(len(borders[0]), B * H)](
+        q_PBHTD,
+        TensorDescriptor.from_tensor(k_BKRD, [1, 1, sizes["KEYS"], wide]),
+        TensorDescriptor.from_tensor(v_BKSD, [1, 1, sizes["KEYS"], wide_v]),
+        out_BHTD,
+        lse_BHT,
+        *(x.to(q_PBHTD.device, torch.int32, non_blocking=True) for x in borders),
+        *q_PBHTD.stride()[:4],
+        *out_BHTD.stride()[:3],
+        T,
+        scale * math.log2(math.e),
+        H,
+        GROUPS=H // K,
+        PIECES=pieces,
+        D=D,
+        DV=Dv,
+        WIDE=wide,
+        WIDE_V=wide_v,
+        **sizes,
+    )
+
+
+def refusal(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> str | None:
+    """Why these cannot be attended to here, as the end of a sentence; None if they can."""
+    dtype = q_BHTD.dtype
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"computes in bfloat16, float16 and float32, not in {str(dtype).removeprefix('torch.')}"
+    if dtype == torch.bfloat16 and not q_BHTD.is_cuda:
+        return "computes no bfloat16 in its interpreter, whose products of it are wrong"
+    for x in (k_BKSD, v_BKSD):
+        if x.shape[-1] * dtype.itemsize % ROW_BYTES:
+            return f"needs heads of a multiple of {ROW_BYTES // dtype.itemsize} channels, and these have {x.shape[-1]}"
+    return None
+
+
+def _sizes(dim: int, q_BHTD: Tensor) -> dict[str, Any]:
+    """Queries and keys of a tile, and how a GPU runs it: the largest for which the compiler needs no memory in the
+    place of registers, or almost none."""
+    if q_BHTD.dtype == torch.float32:
+        return {"ROWS": 64, "KEYS": 32, "num_warps": 4, "num_stages": 2}
+    if dim > 128:
+        return {"ROWS": 64, "KEYS": 32, "num_warps": 8, "num_stages": 2}
+    if q_BHTD.is_cuda and torch.cuda.get_device_capability(q_BHTD.device) < (9, 0):
+        return {"ROWS": 128, "KEYS": 32, "num_warps": 8, "num_stages": 2}
+    return {"ROWS": 128, "KEYS": 64, "num_warps": 8, "num_stages": 3}
+
+
+def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
+    """First query and number of queries of each program [tiles, 2], those with the most keys first.
+
+    Where a piece jumps (to the next chunk, say) a tile ends: its queries would see little of the same keys.
+    """
+    jumps = ((start_PT.diff() > rows) | (stop_PT.diff() > rows)).any(0).nonzero().flatten() + 1
+    ends = [0, *jumps.tolist(), start_PT.shape[1]]
+    first = torch.tensor([row for a, b in pairwise(ends) for row in range(a, b, rows)])
+    count = torch.cat([first[1:], first.new_tensor([start_PT.shape[1]])]) - first
+    work = (stop_PT[:, first + count - 1] - start_PT[:, first]).clamp(min=0).sum(0)
+    return torch.stack([first, count], dim=1)[work.argsort(descending=True, stable=True)].contiguous()
+
+
+def _rotated_keys(
+    k_BKSD: Tensor, pieces: list[Piece], rope: Rope, tables: RopeTables, first_key: int
+) -> tuple[Tensor, Tensor]:
+    """The keys as the pieces rotate them, each way once, one behind the other [B, K, rows, D]; and for each piece what
+    to add to the number of a key to find its row."""
+    ways: list[tuple[Tensor, int, int]] = []
+    way_of_piece = []
+    for piece in pieces:
+        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
+        for n, (k_pos, first, last) in enumerate(ways):
+            if rope.rotary is None or torch.equal(k_pos, piece.k_pos):
+                ways[n] = k_pos, min(first, low), max(last, high)
+                way_of_piece.append(n)
+                break
+        else:
+            way_of_piece.append(len(ways))
+            ways.append((piece.k_pos, low, high))
+    begins = [0, *accumulate(last - first for _, first, last in ways)]
+    shifts = [begins[n] - ways[n][1] for n in way_of_piece]
+    B, K, _, D = k_BKSD.shape
+    rotated = k_BKSD.new_empty(B, K, begins[-1], D)
+    for begin, (k_pos, first, last) in zip(begins, ways, strict=False):
+        room = rotated[:, :, begin : begin + last - first]
+        tables.rotate_into(room, k_BKSD[:, :, first:last], k_pos[first:last], rope)
+    return rotated, torch.tensor(shifts)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _take_in(  # type: ignore[no-untyped-def]
+    k_desc,
+    v_desc,
+    q,
+    answer,
+    total,
+    most,
+    n,
+    shift,
+    row_start,
+    row_stop,
+    b,
+    kv_head,
+    scale,
+    KEYS: tl.constexpr,
+    WIDE: tl.constexpr,
+    WIDE_V: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """The keys from n on into the answer of a tile, with the running sum and maximum of its queries."""
+    k = k_desc.load([b, kv_head, n + shift, 0]).reshape(KEYS, WIDE)
+    v = v_desc.load([b, kv_head, n, 0]).reshape(KEYS, WIDE_V)
+    scores = tl.dot(q, k.T, input_precision=PRECISION)
+    if MASKED:
+        j = (n + tl.arange(0, KEYS))[None, :]
+        scores = tl.where((j >= row_start[:, None]) & (j < row_stop[:, None]), scores, float("-inf"))
+    more = tl.maximum(most, tl.max(scores, 1) * scale)
+    base = tl.where(more == float("-inf"), 0.0, more) if MASKED else more  # a query that saw nothing yet
+    weights = tl.math.exp2(scores * scale - base[:, None])
+    kept = tl.math.exp2(most - base)
+    answer = tl.dot(weights.to(v.dtype), v, answer * kept[:, None], input_precision=PRECISION)
+    return answer, total * kept + tl.sum(weights, 1), more
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _fused(  # type: ignore[no-untyped-def]
+    Q,
+    k_desc,
+    v_desc,
+    OUT,
+    LSE,
+    TILES,
+    START,
+    STOP,
+    SHIFT,
+    q_stride_p,
+    q_stride_b,
+    q_stride_h,
+    q_stride_t,
+    out_stride_b,
+    out_stride_h,
+    out_stride_t,
+    T,
+    scale,
+    H,
+    GROUPS: tl.constexpr,
+    PIECES: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    WIDE: tl.constexpr,
+    WIDE_V: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """One tile of queries of one head; `scale` is for powers of two."""
+    b = tl.program_id(1) // H
+    h = tl.program_id(1) % H
+    first_row = tl.load(TILES + 2 * tl.program_id(0))
+    count = tl.load(TILES + 2 * tl.program_id(0) + 1)
+    m = tl.arange(0, ROWS)
+    channels = tl.arange(0, WIDE)
+    inside = m < count
+    rows = first_row + m
+    most = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    answer = tl.zeros([ROWS, WIDE_V], tl.float32)
+    q_base = Q + b.to(tl.int64) * q_stride_b + h.to(tl.int64) * q_stride_h
+    for piece in tl.static_range(PIECES):
+        # Borders never go back: the first and the last query of the tile have the outermost and the innermost ones.
+        low = tl.load(START + piece * T + first_row)
+        inner_low = tl.load(START + piece * T + first_row + count - 1)
+        inner_high = tl.load(STOP + piece * T + first_row)
+        high = tl.load(STOP + piece * T + first_row + count - 1)
+        row_start = tl.load(START + piece * T + rows, mask=inside, other=0)
+        row_stop = tl.load(STOP + piece * T + rows, mask=inside, other=0)
+        shift = tl.load(SHIFT + piece)
+        q_piece = q_base + piece * q_stride_p.to(tl.int64) + rows[:, None].to(tl.int64) * q_stride_t
+        q = tl.load(q_piece + channels[None, :], mask=inside[:, None] & (channels < D)[None, :], other=0.0)
+        # Blocks of keys count from `low`, so that no key is in two of them.
+        head = tl.cdiv(inner_low - low, KEYS)
+        body = low + head * KEYS
+        tail = body + tl.maximum(inner_high - body, 0) // KEYS * KEYS
+        edges = head + tl.cdiv(tl.maximum(high - tail, 0), KEYS)
+        for edge in range(edges):
+            n = tl.where(edge < head, low + edge * KEYS, tail + (edge - head) * KEYS)
+            answer, total, most = _take_in(
+                k_desc, v_desc, q, answer, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
+                KEYS, WIDE, WIDE_V, True,
+            )  # fmt: skip
+        for n in range(body, tail, KEYS):
+            answer, total, most = _take_in(
+                k_desc, v_desc, q, answer, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
+                KEYS, WIDE, WIDE_V, False,
+            )  # fmt: skip
+    seen = total > 0
+    answer = answer / tl.where(seen, total, 1.0)[:, None]
+    lse = tl.where(seen, (most + tl.math.log2(tl.where(seen, total, 1.0))) * 0.6931471805599453, float("-inf"))
+    v_channels = tl.arange(0, WIDE_V)
+    out_rows = OUT + b.to(tl.int64) * out_stride_b + h.to(tl.int64) * out_stride_h
+    out_rows += rows[:, None].to(tl.int64) * out_stride_t
+    stored = inside[:, None] & (v_channels < DV)[None, :]
+    tl.store(out_rows + v_channels[None, :], answer.to(OUT.dtype.element_ty), mask=stored)
+    tl.store(LSE + tl.program_id(1).to(tl.int64) * T + rows, lse, mask=inside)

@@ -1,0 +1,133 @@
+"""Memory that is searched: each query and head attends to its best keys only, found by Faiss.
+
+The Focused Transformer's paper looks up k = 128 keys a query; its released code attends to all. All keys of a memory
+stand at one rotary position, so the score is a plain inner product of the rotated query and the key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.cache.window import Keys, MemoryStore
+from lcbench.core.errors import UserError
+from lcbench.methods.pieces import Piece
+
+SMALL = 1024  # keys that are searched one by one, whatever the index
+GROWTH = 4  # a partition is made anew once the keys are so many times more than it was made for
+PROBED = 8  # one in so many cells of the partition is looked at
+
+
+class KeySearch:
+    """The keys that a row of a batch sees, an index a head: `flat` finds the best, `ivf` looks at the best cells."""
+
+    def __init__(self, kind: str, heads: int, dim: int) -> None:
+        import faiss
+
+        self.partitioned = kind == "ivf"
+        self.indexes: list[Any] = [faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT) for _ in range(heads)]
+        self.made_for = SMALL
+
+    @property
+    def size(self) -> int:
+        """How many keys are here, of each head."""
+        return int(self.indexes[0].ntotal)
+
+    def add(self, k_KSD: Tensor) -> None:
+        """Take in those of the keys that are not here yet."""
+        if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
+            self.indexes = [_partition(_numpy(keys)) for keys in k_KSD]
+            self.made_for = k_KSD.shape[1]
+        for index, keys in zip(self.indexes, k_KSD, strict=True):
+            index.add(_numpy(keys[index.ntotal :]))
+
+    def best(self, head: int, queries_ND: Tensor, top_k: int) -> Tensor:
+        """The numbers [N, top_k] of each query's best keys, in the order in which they came; -1 for none."""
+        index = self.indexes[head]
+        if cells := getattr(index, "nlist", 0):
+            index.nprobe = max(1, cells // PROBED)
+        return torch.from_numpy(index.search(_numpy(queries_ND), top_k)[1])
+
+
+def _partition(keys: Any) -> Any:
+    """An empty index with as many cells as the root of the number of keys, by k-means with a fixed seed."""
+    import faiss
+
+    dim = keys.shape[1]
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT), dim, int(len(keys) ** 0.5), faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.max_points_per_centroid = 64
+    index.cp.min_points_per_centroid = 1
+    index.train(keys)
+    return index
+
+
+def search_attention(
+    q_BHTD: Tensor, keys: Keys, piece: Piece, rows: slice, pad: int, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention of the rotated queries of `rows` over their best keys before piece.stop, all keys at position 0.
+
+    The memory takes in what it lacks of the live keys as the windows pass; without one (no cache, or one of another
+    kind) the search starts anew. Returns the answer [B, H, T, Dv] in float32 and the log-sum-exp [B, H, T]; 0 and -inf
+    for a query without memory. Raises: UserError where it would have to be differentiated.
+    """
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, keys.k_BKSD, keys.v_BKSD)):
+        raise UserError("memory=knn has no gradient; train with memory=dense.")
+    assert piece.memory is not None
+    store = keys.store or MemoryStore(piece.memory)
+    out = q_BHTD.new_zeros(*q_BHTD.shape[:3], keys.v_BKSD.shape[-1], dtype=torch.float32)
+    lse = q_BHTD.new_full(q_BHTD.shape[:3], -math.inf, dtype=torch.float32)
+    for a, b, stop in _stretches(piece.stop):
+        if stop == 0:
+            continue
+        store.take(keys.k_BKSD, keys.v_BKSD, keys.first, pad + stop)
+        for n, row in enumerate(range(len(keys.k_BKSD))[rows]):
+            out[n, :, a:b], lse[n, :, a:b] = _attend_best(
+                q_BHTD[n, :, a:b].float(), store, row, slice(pad, pad + stop), scale, softcap
+            )
+    return out, lse
+
+
+def _attend_best(
+    q_HTD: Tensor, store: MemoryStore, row: int, seen: slice, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """One row's queries over their best keys among those of the store that they see: ever more, from the same first."""
+    H, T, D = q_HTD.shape
+    keys_KSD, values_KSD = store.keys[row, :, seen], store.values[row, :, seen]
+    K, top_k = len(keys_KSD), store.memory.top_k
+    assert top_k is not None
+    search = store.searches.get(row)
+    if search is None or search.size > keys_KSD.shape[1]:  # drafts that went further were taken back
+        search = store.searches[row] = KeySearch(store.memory.index, K, D)
+    search.add(keys_KSD)
+    q_KND = q_HTD.reshape(K, H // K * T, D)
+    out, lse = [], []
+    for head in range(K):
+        found = search.best(head, q_KND[head], top_k)
+        at = found.clamp(min=0).to(keys_KSD.device)
+        keys_NkD, values_NkD = (x[head][at].to(q_HTD) for x in (keys_KSD, values_KSD))
+        scores = torch.einsum("nd,nkd->nk", q_KND[head], keys_NkD) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill((found < 0).to(scores.device), -math.inf)
+        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1).nan_to_num(0.0), values_NkD))  # nan: nothing found
+        lse.append(scores.logsumexp(-1))
+    return torch.stack(out).view(H, T, -1), torch.stack(lse).view(H, T)
+
+
+def _stretches(stop_T: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Stretches a <= t < b of equal `stop`, each with it."""
+    values, counts = torch.unique_consecutive(stop_T, return_counts=True)
+    b = 0
+    for stop, count in zip(values.tolist(), counts.tolist(), strict=True):
+        a, b = b, b + count
+        yield a, b, stop
+
+
+def _numpy(x: Tensor) -> Any:
+    return x.detach().to("cpu", torch.float32).contiguous().numpy()

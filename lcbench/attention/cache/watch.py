@@ -1,0 +1,166 @@
+"""The KV cache of the forward pass that is under way."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.window import MemoryStore, WindowLayer
+from lcbench.attention.mask import Span
+from lcbench.core.errors import UserError
+from lcbench.methods import Method
+from lcbench.methods.pieces import Memory, Piece
+
+
+class CacheWatch:
+    """What a steered block knows of the KV cache of the forward pass that is under way.
+
+    A cache tells by attributes, which its copies keep, that its keys are un-rotated and how long its prompt is:
+    `prompt_length` where the caller said so (prefill in several calls), else `first_call`.
+    """
+
+    def __init__(
+        self, method: Method, layers: list[nn.Module], config: PretrainedConfig, held: Memory | None = None
+    ) -> None:
+        """`layers` are those with full attention; a sliding-window layer forgets in its own way, and holds what it
+        keeps as the model does. `held` is how the others hold it.
+
+        Raises: UserError for a method that lets go of keys: it has ways of its own.
+        """
+        if held is not None and method.forgets:
+            raise UserError(
+                f"{method.label} lets go of keys, so that a KV cache in another dtype or place is not for it; its "
+                "memory, if it has one, has options: mem_dtype, mem_device."
+            )
+        self.method, self.layers, self.config, self.held = method, layers, config, held
+        self.cache: Cache | None = None
+        self.span: Span | None = None
+
+    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Before a forward pass: let its cache forget, if the method does.
+
+        What no query will see is released only here, so that drafts that were taken back have cost nothing.
+        Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not.
+        """
+        names = list(inspect.signature(model.forward).parameters) if args else []
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, Cache) and not _is_empty(cache) and not getattr(cache, "unrotated_keys", False):
+            raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
+        if isinstance(cache, Cache):
+            self.cache = cache
+            if _is_empty(cache):
+                cache.first_call = None
+            self._take_over(cache)
+            if self.method.forgets:
+                self._let_forget(cache)
+        return (), kwargs
+
+    def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After it: mark the cache. A failed pass has no output."""
+        cache, span = getattr(output, "past_key_values", None), self.span
+        if isinstance(cache, Cache) and span is not None:
+            cache.unrotated_keys = True
+            cache.first_call = getattr(cache, "first_call", None) or span.q_offset + span.q_length
+            cache.pads = set(span.pads)
+        self.cache = self.span = None
+
+    def store(self, module: nn.Module, heads: int) -> MemoryStore | None:
+        """The memory of a layer, if it has one. Raises: UserError if it took in other heads than attention sees."""
+        layer = self._window_layer(self.cache, module) if self.cache is not None else None
+        store = None if layer is None else layer.store
+        if store is not None and store.length and store.keys.shape[1] != heads:
+            raise UserError("this model changes its keys behind the KV cache; pass past_key_values=StaticCache(...).")
+        return store
+
+    def growing(self, module: nn.Module) -> GrowingLayer | None:
+        """The cache layer of a layer, if it is one that keeps rotated keys.
+
+        Raises: UserError if it holds keys in another dtype or place than this block says.
+        """
+        index = layer_index(module)
+        layer = self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
+        growing = layer if isinstance(layer, GrowingLayer) else None
+        if module in self.layers and (growing.held if growing else None) != self.held:
+            raise UserError(
+                "this KV cache cannot hold keys as this block does, or was filled by one that holds them otherwise; "
+                "pass past_key_values=DynamicCache()."
+            )
+        return growing
+
+    def prompt(self, pad: int) -> int | None:
+        """How many tokens the prompt of a row with so much padding has, None if nobody knows."""
+        known = getattr(self.cache, "prompt_length", None) or getattr(self.cache, "first_call", None)
+        if known is None and self.span is not None and self.span.q_offset == 0:
+            known = self.span.q_length
+        return None if known is None else max(known - pad, 0)
+
+    def memory(self, module: nn.Module) -> Memory | None:
+        """What holds the keys of a layer that leave its window, if anything does."""
+        memories = [piece.memory for piece in self._pieces(module, position=0, prompt=1) if piece.memory is not None]
+        return memories[0] if memories else None
+
+    def _take_over(self, cache: Cache) -> None:
+        """Put layers of our own into an empty `DynamicCache`: those that let go of keys if the method forgets, else
+        those that need no copying. `cache.expected_length`, where somebody said it, is the room that they take.
+
+        A static, quantised or offloaded cache stays as it is, as does one that the model makes for itself; that costs
+        time and memory and changes no result.
+        """
+        if type(cache) is not DynamicCache or cache.offloading or not _is_empty(cache):
+            return
+        if not cache.layers:
+            cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
+        size = getattr(cache, "expected_length", 0)
+        no_more_than_keys = DynamicLayer, WindowLayer, GrowingLayer
+        for module in self.layers:
+            if type(cache.layers[layer_index(module)]) in no_more_than_keys:
+                cache.layers[layer_index(module)] = (
+                    WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.held)
+                )
+
+    def _let_forget(self, cache: Cache) -> None:
+        """Release what the queries to come see no more. Raises: UserError for a cache with another memory."""
+        for module in self.layers:
+            layer = self._window_layer(cache, module)
+            if layer is not None and (layer.store and layer.store.memory) != self.memory(module):
+                raise UserError("this KV cache was filled with another memory; start with an empty one.")
+            if layer is not None and layer.is_initialized:
+                layer.release(
+                    min(self._first_needed(module, layer.get_seq_length(), pad) for pad in getattr(cache, "pads", {0}))
+                )
+
+    def _window_layer(self, cache: Cache, module: nn.Module) -> WindowLayer | None:
+        index = layer_index(module)
+        layer = cache.layers[index] if self.method.forgets and index < len(cache.layers) else None
+        return layer if isinstance(layer, WindowLayer) else None
+
+    def _first_needed(self, module: nn.Module, position: int, pad: int) -> int:
+        """The first key that queries from `position` on see of a row and that no memory takes in, padding counted."""
+        pieces = self._pieces(module, max(position - pad, 0), self.prompt(pad))
+        return pad + min(int(piece.start) for piece in pieces if piece.memory is None and not piece.empty)
+
+    def _pieces(self, module: nn.Module, position: int, prompt: int | None) -> list[Piece]:
+        """What the query at one position sees."""
+        i = torch.tensor([position])
+        return self.method.for_prompt(prompt).pieces(i, i, layer_index(module))
+
+
+def layer_index(module: nn.Module) -> int:
+    """The number of an attention layer in its model."""
+    return int(str(module.layer_idx))
+
+
+def _is_empty(cache: Cache) -> bool:
+    """Some layers hold other states, or share the keys of another, and count no tokens."""
+    return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if _counts(layer))
+
+
+def _counts(layer: Any) -> bool:
+    return hasattr(layer, "keys") and hasattr(layer, "get_seq_length")

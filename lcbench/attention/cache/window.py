@@ -1,0 +1,164 @@
+"""KV cache layers for methods that forget: a local window, and a memory beside it.
+
+`transformers` keeps every key of every layer; these let go of what no later query sees. They take the place of the
+layers of an empty `DynamicCache`, so that `generate()` and every other caller gets them without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from lcbench.attention.cache.growing import GrowingLayer, Room
+from lcbench.core.errors import UserError
+from lcbench.methods.pieces import Memory
+
+CONVERTED_AT_ONCE = 2**28  # bytes of keys and values that are held in another dtype, at least those of one head
+GONE = "this KV cache let go of keys that these queries need, it cannot go back so far; start a new one."
+
+
+class MemoryStore:
+    """Keys and values that left the window: keys, values [B, K, length, D], in the memory's dtype on its device."""
+
+    def __init__(self, memory: Memory, size: int = 0) -> None:
+        """`size` is how many keys are expected."""
+        self.memory, self.size = memory, size
+        self._keys, self._values = Room(size, memory), Room(size, memory)
+        self.searches: dict[int, Any] = {}  # a search index a row of the batch
+
+    @property
+    def length(self) -> int:
+        return self._keys.length
+
+    @property
+    def keys(self) -> Tensor:
+        return self._keys.rows
+
+    @property
+    def values(self) -> Tensor:
+        return self._values.rows
+
+    def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, last: int) -> None:
+        """Take in what is not here yet before position `last`; the given keys and values begin at position `first`."""
+        for room, x in ((self._keys, k_BKSD), (self._values, v_BKSD)):
+            if last > room.length:
+                room.append(x[:, :, room.length - first : last - first])
+
+    def truncate(self, length: int) -> None:
+        """Forget what is at position `length` and behind it."""
+        if length < self.length:
+            self._keys.length = self._values.length = length
+            self.searches.clear()
+
+    @classmethod
+    def joined(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
+        """One for the rows of several of equal length that hold alike."""
+        whole = cls(stores[0].memory, stores[0].size)
+        if stores[0].length:
+            whole._keys.append(torch.cat([store.keys for store in stores]))
+            whole._values.append(torch.cat([store.values for store in stores]))
+        whole.searches = {row: store.searches[0] for row, store in enumerate(stores) if store.searches}
+        return whole
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order, some perhaps several times."""
+        self._keys.select(rows)
+        self._values.select(rows)
+        # An index grows in place: a row that is there twice makes its own anew.
+        kept = rows.tolist()
+        self.searches = {n: self.searches[row] for n, row in enumerate(kept) if row in self.searches}
+        if len(set(kept)) < len(kept):
+            self.searches.clear()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys of a call: live ones k [B, K, S, D] and v [B, K, S, Dv], the first at position `first` of the sequence,
+    padding counted; before them those that the layer's memory took in, if it has one. `layer` is the cache layer that
+    keeps all of them, if it may keep them rotated too."""
+
+    k_BKSD: Tensor
+    v_BKSD: Tensor
+    first: int
+    store: MemoryStore | None = None
+    layer: GrowingLayer | None = None
+
+    def held(self, q_BHTD: Tensor) -> Memory | None:
+        """How the layer holds its keys, if not as queries are: converted for these a few heads at a time."""
+        held = None if self.layer is None else self.layer.held
+        if held is None:
+            return None
+        K, S = self.k_BKSD.shape[1:3]
+        of_a_head = 2 * len(q_BHTD) * S * q_BHTD.shape[-1] * q_BHTD.itemsize
+        # One head of a room is contiguous, several are not: only one goes over to the GPU without a copy in RAM.
+        at_once = 1 if held.device is not None else max(1, min(K, CONVERTED_AT_ONCE // of_a_head))
+        return replace(held, heads=at_once * (q_BHTD.shape[1] // K))
+
+    def origin(self, pad: int) -> int:
+        """The first key that a row with so much padding can still see."""
+        return max(self.first - pad, 0) if self.store is None else 0
+
+
+class WindowLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys from `first` on, and what went before in `store`, if the layer has a memory."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, memory: Memory | None = None, size: int = 0) -> None:
+        """`size` is how many keys are expected."""
+        super().__init__()
+        self.first = 0
+        self.store = None if memory is None else MemoryStore(memory, size)
+
+    def get_seq_length(self) -> int:
+        """How many tokens came in, kept or not."""
+        return self.first + int(super().get_seq_length())
+
+    def release(self, first: int) -> None:
+        """Let go of the keys before position `first` of the sequence, padding counted; the store takes them in."""
+        if first <= self.first:
+            return
+        gone = first - self.first
+        if self.store is not None:
+            self.store.take(self.keys, self.values, self.first, first)
+        # A copy: a view would keep all of it alive.
+        self.keys, self.values = self.keys[:, :, gone:].clone(), self.values[:, :, gone:].clone()
+        self.first = first
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises: UserError for tokens that the window let go of already."""
+        if self.is_initialized and -tokens_to_remove > self.keys.shape[2]:
+            raise UserError(
+                f"this KV cache keeps the last {self.keys.shape[2]} tokens of a layer and cannot go back by "
+                f"{-tokens_to_remove}; start a new one."
+            )
+        super().crop(tokens_to_remove)
+        if self.store is not None:
+            self.store.truncate(self.get_seq_length())
+
+    def reset(self) -> None:
+        super().reset()
+        self.first = 0
+        self.store = None if self.store is None else MemoryStore(self.store.memory, self.store.size)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._select(torch.arange(len(self.keys)).repeat_interleave(repeats))
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._select(torch.arange(len(self.keys))[indices.cpu()])
+        super().batch_select_indices(indices)
+
+    def _select(self, rows: Tensor) -> None:
+        if self.store is not None and self.store.length:
+            self.store.select(rows)

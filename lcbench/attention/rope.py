@@ -1,0 +1,207 @@
+"""Rotary position embedding at any position, by the model's own rotary module.
+
+Letters of the shape suffixes in this package: B batch, H query heads, K key/value heads, T queries, S keys,
+D channels of a head, M rotated pairs of channels, P positions.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lcbench.core.errors import UserError
+from lcbench.methods.base import Lengths, Method
+
+Pairing = Literal["half", "interleaved"]
+TableLayout = Literal["halves", "repeated", "compact"]
+ROWS_AT_ONCE = 2**16  # positions that are rotated, or whose tables are made, in one step: bounds what is made beside
+LARGEST_TABLE = 2**20  # positions; beyond it, rows are made when they are asked for, and not kept
+
+
+@dataclass(frozen=True, eq=False)
+class Rope:
+    """How one attention layer rotates queries and keys.
+
+    `rotary` is the module that answers (cos, sin), called with `kwargs`; None for a layer without positions (NoPE).
+    `pairing` says which two channels turn together: m and m + M, or 2m and 2m + 1. `layout` says where the module's
+    tables keep the M values: twice side by side, each repeated, or once.
+    """
+
+    rotary: nn.Module | None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    pairing: Pairing = "half"
+    layout: TableLayout = "halves"
+
+    @property
+    def prefix(self) -> str:
+        """What the module puts before the names of its buffers, one set a layer type."""
+        layer_type = self.kwargs.get("layer_type")
+        return f"{layer_type}_" if layer_type else ""
+
+    @property
+    def kind(self) -> str:
+        """The `rope_type` of transformers: default, linear, dynamic, yarn, longrope, llama3, ..."""
+        kind = getattr(self.rotary, "rope_type", "default")
+        return str(kind[self.kwargs["layer_type"]] if isinstance(kind, dict) else kind)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the module's frequencies change with the largest position it is asked for."""
+        return "dynamic" in self.kind or self.kind == "longrope"
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """Turn the first 2M channels of x [..., P, D] by cos, sin [P, M]; the rest passes through. Same dtype as x."""
+    m = cos.shape[-1]
+    a, b = _sides(x, m, pairing)
+    turned = a * cos - b * sin, b * cos + a * sin
+    both = torch.cat(turned, dim=-1) if pairing == "half" else torch.stack(turned, dim=-1).flatten(-2)
+    return torch.cat([both.to(x.dtype), x[..., 2 * m :]], dim=-1) if x.shape[-1] > 2 * m else both.to(x.dtype)
+
+
+def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> None:
+    """The same into `out`, in four passes instead of seven and without copies beside it; no gradients."""
+    m = cos.shape[-1]
+    (a, b), (out_a, out_b) = _sides(x, m, pairing), _sides(out, m, pairing)
+    if x.dtype == cos.dtype:
+        torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=out_b).addcmul_(a, sin)
+    else:  # rounded once, at the end
+        out_a.copy_(a * cos - b * sin)
+        out_b.copy_(b * cos + a * sin)
+    if x.shape[-1] > 2 * m:
+        out[..., 2 * m :] = x[..., 2 * m :]
+
+
+def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
+    """The channels that turn together, the first and the second of each pair."""
+    if pairing == "half":
+        return x[..., :m], x[..., m : 2 * m]
+    return x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2]
+
+
+class RopeTables:
+    """cos and sin of one steered model: rows by position, frequencies as the method wants them.
+
+    Rows come from a copy of the model's rotary module, so its own attention scaling, precision and rope type hold and
+    the module itself is never touched. A module whose frequencies follow the length (dynamic NTK, longrope) is asked
+    for one table at the length of the run: all pieces, prefill and decode then agree.
+    """
+
+    def __init__(self, method: Method, lengths: Lengths) -> None:
+        self.method, self.lengths = method, lengths
+        self._modules: dict[tuple[nn.Module, str], nn.Module] = {}
+        self._tables: dict[tuple[nn.Module, str, str, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def rotate(self, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
+        """Rotate x to the positions (int64, CPU), as the layer described by `rope` would."""
+        if rope.rotary is None or not len(positions_P):
+            return x_BHPD
+        if torch.is_grad_enabled() and x_BHPD.requires_grad:
+            return rotate(x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
+        out = torch.empty_like(x_BHPD, memory_format=torch.contiguous_format)
+        self.rotate_into(out, x_BHPD, positions_P, rope)
+        return out
+
+    def rotate_into(self, out_BHPD: Tensor, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> None:
+        """The same into room that is there already, without gradients."""
+        if rope.rotary is None or not len(positions_P):
+            out_BHPD.copy_(x_BHPD)
+        elif len(positions_P) > ROWS_AT_ONCE:
+            for first in range(0, len(positions_P), ROWS_AT_ONCE):
+                block = slice(first, first + ROWS_AT_ONCE)
+                self.rotate_into(out_BHPD[:, :, block], x_BHPD[:, :, block], positions_P[block], rope)
+        else:
+            rotate_into(out_BHPD, x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
+
+    def _rows(self, rope: Rope, positions_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [P, M] at positions."""
+        assert rope.rotary is not None
+        need, positions = int(positions_P.max()) + 1, positions_P.to(like.device, non_blocking=True)
+        if need > LARGEST_TABLE:
+            return self._made(rope, positions, self._length(rope, need), like)
+        key = (rope.rotary, rope.prefix, rope.layout, like.dtype, like.device)
+        if key not in self._tables or len(self._tables[key][0]) < need:
+            self._tables.pop(key, None)  # before its successor takes as much again
+            self._tables[key] = self._build(rope, self._length(rope, need), like)
+        cos, sin = self._tables[key]
+        return cos[positions], sin[positions]
+
+    def _length(self, rope: Rope, need: int) -> int:
+        """How many positions a table is made for that has to have some: more, so that a text may grow, but none beyond
+        the run. Frequencies that follow the length follow that of the run."""
+        if rope.depends_on_length:
+            return self._run_length(rope, need)
+        ahead = 1 << max(8, (need - 1).bit_length())
+        run = self.lengths.run
+        return ahead if run is None or run < need else min(ahead, run)
+
+    def _run_length(self, rope: Rope, need: int) -> int:
+        run = self.lengths.run
+        if run is None or need > run:
+            raise UserError(
+                f"the model's own RoPE scaling ({rope.kind}) follows the length of the run, which was said to be "
+                f"{run} tokens and is at least {need}; pass length=... (prompt and generation)."
+            )
+        return run
+
+    def _build(self, rope: Rope, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(length, device=like.device)
+        cos, sin = self._made(rope, positions[:ROWS_AT_ONCE], length, like)
+        table = cos.new_empty(2, length, cos.shape[1])
+        table[0, :ROWS_AT_ONCE], table[1, :ROWS_AT_ONCE] = cos, sin
+        for first in range(ROWS_AT_ONCE, length, ROWS_AT_ONCE):
+            block = slice(first, first + ROWS_AT_ONCE)
+            table[0, block], table[1, block] = self._made(rope, positions[block], length, like)
+        return table[0], table[1]
+
+    @torch.no_grad()
+    def _made(self, rope: Rope, positions_P: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [P, M] as the rotary module makes them for a text of this length."""
+        module = self._module(rope).to(like.device)
+        # The class's forward: past the hooks of the instance, the one that hides rotation from the model included.
+        forward = partial(type(module).forward, module, like)
+        if rope.depends_on_length:  # forget the longest input so far
+            forward(torch.zeros_like(positions_P[None, :1]), **rope.kwargs)
+        # The last position goes along: it tells the length.
+        positions = torch.cat([positions_P, positions_P.new_tensor([length - 1])])
+        tables = forward(positions[None], **rope.kwargs)
+        m = tables[0].shape[-1] if rope.layout == "compact" else tables[0].shape[-1] // 2
+        pick = slice(None, None, 2) if rope.layout == "repeated" else slice(0, m)
+        cos, sin = (table[0, :-1, pick].contiguous() for table in tables)
+        return cos, sin
+
+    def _module(self, rope: Rope) -> nn.Module:
+        """A copy of the rotary module with the method's frequencies in it."""
+        assert rope.rotary is not None
+        key = (rope.rotary, rope.prefix)
+        if key not in self._modules:
+            # A shallow copy with buffers of its own: hooks may hold on to anything and cannot be copied deeply.
+            module = copy.copy(rope.rotary)
+            module._buffers = {name: None if b is None else b.clone() for name, b in rope.rotary._buffers.items()}
+            if scales(self.method, rope):
+                name, attention = f"{rope.prefix}inv_freq", f"{rope.prefix}attention_scaling"
+                inv_freq = getattr(module, name)
+                scaled, factor = self.method.frequencies(inv_freq.float(), self.lengths)
+                module._buffers[name] = scaled.to(inv_freq.dtype)
+                setattr(module, attention, getattr(module, attention, 1.0) * factor)
+            self._modules[key] = module
+        return self._modules[key]
+
+
+def scales(method: Method, rope: Rope) -> bool:
+    """Whether the method changes this layer's frequencies.
+
+    A model with one rotation for its sliding-window layers and another for its full ones (Gemma 3) is scaled in the
+    full ones; a model that shares one rotation is scaled everywhere, as its config's `rope_parameters` would.
+    """
+    return (
+        "frequencies" in method.hooks
+        and rope.rotary is not None
+        and rope.kwargs.get("layer_type") != "sliding_attention"
+    )

@@ -1,0 +1,32 @@
+"""The command line: one app a room of verbs. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lcbench import __version__
+from lcbench.cli import bench, data, listing, models, reports, run, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
+)
+for verbs in (run, reports, listing, models, bench):
+    app.add_typer(verbs.app)
+app.add_typer(data.app, name="data")
+app.add_typer(train.app, name="train")
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before the command. `debug` is taken out by lcbench.__main__, and stands here for the help."""
+    if version:
+        typer.echo(f"lcbench {__version__}")
+        raise typer.Exit

@@ -1,0 +1,150 @@
+"""The verb `lcbench bench`. Everything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lcbench.cli.common import require_folder
+from lcbench.core.errors import UserError, unknown
+from lcbench.engine.models import ModelSource
+
+if TYPE_CHECKING:
+    from lcbench.apps.bench.target import Target
+
+METHODS = "vanilla,self_extend,dca"
+SHAPES = {"cpu": "tiny", "cuda": "llama-3-8b"}
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+LENGTHS = {"cpu": "4k..16k", "cuda": "4k..128k"}
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help=f"Methods, as in `dca,fot:memory_layers=[1]`; default: {METHODS}."),
+    ] = None,
+    seq_len: Annotated[
+        str | None, typer.Option("--seq-len", help="Tokens: `128k`, `4k..1m`; default: 4k..16k, on a GPU 4k..128k.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Random weights of that shape; default: tiny, on a GPU llama-3-8b.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model instead: embedded, a folder, or a Hugging Face id.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Fewer layers than the shape has.")] = None,
+    what: Annotated[
+        str, typer.Option("--what", help="Of attention, block, prefill, decode, memory.")
+    ] = "attention,block,prefill,decode,memory",
+    attention: Annotated[
+        str, typer.Option("--attention", help="Backends, each with every method: `flash,triton`; see lcbench run.")
+    ] = "auto",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="In which all take turns.")] = 5,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, float64; default: the model's, of a shape by the device.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    json: Annotated[Path | None, typer.Option("--json", help="Write everything that was measured.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: PNG, SVG or PDF by the suffix.")] = None,
+) -> None:
+    """What methods cost beside vanilla attention: correct first, then timed in turns, in one run.
+
+    Exit codes: 0 done, 1 an attention is wrong and nothing was timed, 2 something to mend.
+    """
+    from lcbench.apps.bench.result import PARTS, write
+    from lcbench.core.specs import parse_lengths, split_list
+    from lcbench.results.report.figure import SUFFIXES
+
+    parts, backends = ([name.strip() for name in text.split(",")] for text in (what, attention))
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    lengths = None if seq_len is None else parse_lengths(seq_len)
+    methods = list(dict.fromkeys(entry for text in method or [METHODS] for entry in split_list(text)))
+    for path in (json, plot):
+        require_folder(path)
+    if plot is not None and plot.suffix.lower().removeprefix(".") not in SUFFIXES:
+        raise UserError(f"cannot draw {plot}: its name must end with one of .{', .'.join(SUFFIXES)}.")
+
+    from lcbench.apps.bench.check import WrongAttentionError
+    from lcbench.apps.bench.draw import draw
+    from lcbench.apps.bench.measure import Bench
+    from lcbench.apps.bench.show import print_result
+    from lcbench.attention.backends.dispatch import check_name
+    from lcbench.methods import parse_method
+    from lcbench.results.report.figure import save
+
+    for spec in methods:
+        parse_method(spec)
+    for backend in backends:
+        check_name(backend)
+    source = ModelSource(model or "", dtype=dtype, device=device)
+    target, own_layers = _target(source, shape, layers)
+    lengths = lengths or parse_lengths(LENGTHS[target.device.type])
+    errors = Console(stderr=True)
+    measured = Bench(target, methods, list(dict.fromkeys(backends)), lengths, parts, rounds)
+    about = _about(target, own_layers, measured, shaped=model is None)
+    try:
+        result = measured.run(about, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))
+    except WrongAttentionError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    print_result(Console(), result)
+    if json is not None:
+        write(json, result.to_json())
+    if plot is not None:
+        save(draw(result), plot)
+
+
+def _target(source: ModelSource, shape: str | None, layers: int | None) -> tuple[Target, int]:
+    """The model to measure, and how many layers it would have by itself. Raises: UserError."""
+    from dataclasses import replace
+
+    from lcbench.apps.bench.shapes import random_model, shape_config
+    from lcbench.apps.bench.target import Target
+
+    device = source.torch_device()
+    if device.type not in SHAPES:
+        raise UserError(f"bench measures on cpu and cuda, not on {device.type}.")
+    if source.name:
+        if shape is not None or layers is not None:
+            raise UserError("--model has its own shape and layers; leave --shape and --layers out, or --model.")
+        loaded = source.model()
+        return Target(source.name, loaded), loaded.config.get_text_config().num_hidden_layers
+    name = SHAPES[device.type] if shape is None else shape
+    own = shape_config(name).num_hidden_layers
+    config = shape_config(name, layers)
+    chosen = replace(source, dtype=DTYPES[device.type] if source.dtype == "auto" else source.dtype)
+    return Target(name, random_model(name, config, chosen.torch_dtype(config), device)), own
+
+
+def _about(target: Target, own_layers: int, measured: Any, *, shaped: bool) -> dict[str, Any]:
+    """What was measured, on what and how."""
+    import torch
+
+    from lcbench.apps.bench.passes import STEPS, WARM_STEPS
+    from lcbench.core.provenance import session
+
+    made = session()
+    on_gpu = target.device.type == "cuda"
+    return {
+        "model": target.name,
+        "weights": "random" if shaped else "its own",
+        "layers": len(target.layers),
+        "own_layers": own_layers,
+        "pretraining_length": target.pretraining,
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "device": target.device.type,
+        "hardware": torch.cuda.get_device_name(target.device) if on_gpu else made["hardware"]["cpu"],
+        "threads": torch.get_num_threads(),
+        "clock": measured.passes.clock.name,
+        "rounds": measured.rounds,
+        "matmul_size": measured.passes.matmul_size,
+        "decode_steps": {"not counted": WARM_STEPS, "timed": STEPS},
+        "session": made,
+    }

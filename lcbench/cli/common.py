@@ -1,0 +1,64 @@
+"""Options, arguments and checks that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcbench.core.errors import UserError
+from lcbench.core.files import write_atomically
+from lcbench.engine.models import DEFAULT_MODEL
+
+RESULTS = Path("results")
+MODEL_HELP = f"An embedded model, a folder, or a Hugging Face id; default: {DEFAULT_MODEL}, or the suite's."
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Methods, as in `vanilla,dca:chunk_size=48,max_position=63,yarn:factor=4`."),
+]
+LengthsOption = Annotated[
+    str | None, typer.Option("--seq-len", help="Lengths in tokens, answer included: `2k,4k,128k`, or `256..16k`.")
+]
+DepthsOption = Annotated[
+    str | None, typer.Option("--depths", help="A count, as `11`, or a list, as `0,0.5,1`; default: drawn at random.")
+]
+HaystackOption = Annotated[
+    str | None,
+    typer.Option("--haystack", help="Text to hide needles in: .txt, JSONL, a folder or data set; default: made up."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
+RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")]
+
+
+def with_haystack(task: str, haystack: str | None) -> str:
+    """The task with its option `haystack`. Raises: UserError for a task that takes none."""
+    from dataclasses import fields
+
+    from lcbench.tasks import all_families, load_task, read_yaml, task_files
+
+    if haystack is None:
+        return task
+    if "," in haystack:
+        raise UserError(f"--haystack {haystack} has a comma in it, which ends an option; rename it, or link to it.")
+    if "haystack" not in {field.name for field in fields(load_task(task))}:
+        families = {name for name, cls in all_families().items() if "haystack" in {field.name for field in fields(cls)}}
+        takers = [name for name in task_files() if read_yaml(name)[1].get("family") in families]
+        raise UserError(f"{task} takes no --haystack; tasks that take one: {', '.join(takers)}.")
+    return f"{task}{',' if ':' in task else ':'}haystack={haystack}"
+
+
+def require_folder(path: Path | None) -> None:
+    """Raises: UserError for a file to write, if there is one, whose folder is not there; before any work is done."""
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first.")
+
+
+def write_output(path: Path, text: str, option: str) -> None:
+    """Write what a command was told to write by `option`. Raises: UserError if it cannot be written."""
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; pass another {option}.") from error

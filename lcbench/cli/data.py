@@ -1,0 +1,114 @@
+"""`lcbench data`: prepare data sets, and list them. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lcbench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from lcbench.data.prepare import Outcome
+    from lcbench.data.source import DataSet, Licence
+
+TERMS = {"allowed": "", "forbidden": ", commercial use forbidden", "unclear": ", commercial use not granted"}
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Prepare the data that tasks read.",
+)
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As in `lcbench data list`: scrolls/qasper, scrolls, all.")
+    ],
+    path: Annotated[
+        Path | None, typer.Option("--from", help="Files as the source has them, instead of the Hugging Face hub.")
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Replace prepared data by other data, if the source has changed.")
+    ] = False,
+) -> None:
+    """Bring data into the local schema, from the Hugging Face hub or a local copy of the source's files.
+
+    The same command again goes on with what was not finished. Exit codes: 0 done, 1 some of them failed, 2 something to
+    mend.
+    """
+    from lcbench.data.scripts import data_sets
+
+    wanted = data_sets(name)
+    if path:
+        wanted = _found_below(path, name, wanted)
+    failed = 0
+    for data_set in wanted:
+        try:
+            _prepare(data_set, path, update)
+        except UserError as error:
+            if len(wanted) == 1:
+                raise
+            failed += 1
+            typer.echo(f"{data_set.name}: error: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the data sets, what is prepared of them, and on which terms their makers publish them."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from lcbench.data.scripts import data_sets
+    from lcbench.data.store import data_root, read_manifest
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("data", "what it is", "prepared", "licence"):
+        table.add_column(column, overflow="fold")
+    for data_set in data_sets("all"):
+        manifest = read_manifest(data_root() / data_set.name)
+        rows = "" if manifest is None else _counts(manifest["rows"])
+        table.add_row(data_set.name, data_set.description, rows, _terms(data_set.licence))
+    console = Console()
+    console.print(table)
+    console.print(f"prepared data: {data_root()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _found_below(path: Path, name: str, wanted: list[DataSet]) -> list[DataSet]:
+    """Those of the data sets of a source that a local copy of it has files of. Raises: UserError if it has none."""
+    from lcbench.data.prepare import local_files
+
+    if name == "all":
+        raise UserError("--from goes with the files of one source; name it instead of `all`.")
+    files = local_files(wanted, path)
+    absent = [name for name in files if not files[name]]
+    if absent:
+        typer.echo(f"note: {path} has no file of {', '.join(absent)}", err=True)
+    return [data_set for data_set in wanted if files[data_set.name]]
+
+
+def _prepare(data_set: DataSet, path: Path | None, update: bool) -> None:
+    from lcbench.data.prepare import prepare as prepare_data
+
+    outcome = prepare_data(data_set, path, update=update)
+    note = f" ({data_set.licence.note})" if data_set.licence.note else ""
+    typer.echo(f"{data_set.name}: {_summary(outcome)}: {outcome.folder}")
+    typer.echo(f"  licence: {_terms(data_set.licence)}{note}")
+
+
+def _summary(outcome: Outcome) -> str:
+    documents = outcome.manifest["documents"]
+    counts = f"{_counts(outcome.manifest['rows'])}{f', documents {documents:,}' if documents else ''}"
+    return counts if outcome.fresh else f"prepared already, {counts}"
+
+
+def _counts(rows: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in rows.items())
+
+
+def _terms(licence: Licence) -> str:
+    return f"{licence.name}{TERMS[licence.commercial]}"

@@ -1,0 +1,198 @@
+"""The verbs that use a model outside of a run: `ask`, and the harness of EleutherAI. Heavy imports come late."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from lcbench.cli.common import RevisionOption
+from lcbench.core.errors import UserError
+from lcbench.engine.models import DEFAULT_MODEL, ModelSource
+
+if TYPE_CHECKING:
+    from lcbench.apps.ask.conversation import Conversation, Prompts
+    from lcbench.apps.ask.pages import Pages
+    from lcbench.apps.ask.passages import PassageIndex
+
+QUESTION_ROOM = 512  # tokens kept for questions that are still to come
+PASSAGES = 3
+WIDTH = 100  # characters of a passage that are shown
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, or worse
+app = typer.Typer()
+
+
+@app.command()
+def ask(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A PDF or a text in UTF-8; - for standard input.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="[QUESTION]", help="Default: questions are read, a line each, to the end.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="As in `dca` or `dca:mscale=0.1`.")] = "vanilla",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")
+    ] = DEFAULT_MODEL,
+    seq_len: Annotated[
+        str | None, typer.Option("--seq-len", help="Tokens of document, question and answer; default: as needed.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer.")] = 256,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")
+    ] = False,
+) -> None:
+    """Ask a document of any length; under each answer stand the passages that share most words with it.
+
+    Without a question, questions are read from the terminal or a pipe; the model reads the document once for all of
+    them. Ctrl-C ends an answer, and between answers the conversation. A model without chat template continues the
+    text: end the question with the beginning of its answer.
+    """
+    from lcbench.apps.ask.pages import STDIN, read_pages
+
+    if file == STDIN and question is None:
+        raise UserError("standard input holds the document, so the question must stand on the command line.")
+    pages = read_pages(file)
+
+    from lcbench.apps.ask.conversation import Conversation, Prompts
+    from lcbench.apps.ask.passages import PassageIndex
+    from lcbench.attention.steering import Steering
+    from lcbench.methods import parse_method
+
+    chosen = parse_method(method)
+    source = ModelSource(model, revision, dtype, device, trust_remote_code)
+    prompts = Prompts(model, source.tokenizer(), pages)
+    length = _length(prompts, question, seq_len, max_new_tokens)
+    steering = Steering(source.model(), chosen, length)
+    _tell(steering.method.advice(steering.lengths))
+    if length > steering.lengths.pretraining and steering.method.label == "vanilla":
+        _tell(
+            f"{length:,} tokens are more than the {steering.lengths.pretraining:,} that {model} was trained for; "
+            "a method such as --method dca reaches further."
+        )
+    if not prompts.chat:
+        _tell(f"{model} has no chat template and continues the text: end a question with the beginning of its answer.")
+    with steering as steered:
+        conversation = Conversation(steered, steering.method, prompts, length, max_new_tokens)
+        index = PassageIndex(pages)
+        if question is not None:
+            _answer(conversation, question, pages, index)
+            return
+        for line in _questions():
+            try:
+                with _CtrlC() as ctrl_c:
+                    _answer(conversation, line, pages, index, ctrl_c)
+            except UserError as error:
+                typer.echo(f"error: {error}", err=True)
+
+
+@app.command(
+    name="lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def lm_eval(context: typer.Context) -> None:
+    """EleutherAI's lm-evaluation-harness with `--model lcbench`; its options: `lcbench lm-eval run --help`."""
+    from importlib.util import find_spec
+
+    if find_spec("lm_eval") is None:
+        raise UserError("the lm-evaluation-harness is not installed; pip install 'lcbench[lm-eval]'.")
+    from lcbench.apps.lm_eval import main
+
+    main(context.args)
+
+
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="A folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    revision: RevisionOption = None,
+) -> None:
+    """Copy a model whose weights are pickles (pytorch_model*.bin) to a folder with safetensors."""
+    from lcbench.engine.convert import convert as convert_weights
+
+    for path in convert_weights(model, out, revision):
+        typer.echo(path)
+
+
+class _CtrlC:
+    """While an answer is under way, Ctrl-C ends it; before its first word, as while the document is read, it ends
+    everything, as ever."""
+
+    def __init__(self) -> None:
+        self.answering = self.pressed = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if not self.answering:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+
+def _answer(
+    conversation: Conversation, question: str, pages: Pages, index: PassageIndex, ctrl_c: _CtrlC | None = None
+) -> None:
+    """Print an answer as it comes, and the passages to look at."""
+
+    def show(piece: str) -> bool:
+        if ctrl_c is not None:
+            ctrl_c.answering = True  # before anybody can see that it is
+        typer.echo(CONTROLS.sub("", piece), nl=False)
+        sys.stdout.flush()
+        return ctrl_c is not None and ctrl_c.pressed
+
+    answer = conversation.ask(question, show)
+    typer.echo("" if answer else "(no answer: the model ended its turn at once)")
+    for passage in index.best(f"{question} {answer}", PASSAGES):
+        where = f"page {passage.page}" if pages.numbered else f"line {passage.line}"
+        text = textwrap.shorten(passage.text, WIDTH, placeholder=" ...")
+        typer.echo(f"  {where}: {CONTROLS.sub('', text)}")
+
+
+def _questions() -> Iterator[str]:
+    """What is typed or piped, a question a line."""
+    while True:
+        try:
+            line = input("? " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def _length(prompts: Prompts, question: str | None, seq_len: str | None, max_new_tokens: int) -> int:
+    """The length of the run. Raises: UserError for one that the document does not fit into."""
+    from lcbench.core.specs import parse_seq_len
+
+    room = 0 if question is not None else QUESTION_ROOM
+    needed = len(prompts("?" if question is None else question)) + max_new_tokens
+    if seq_len is None:
+        return needed + room
+    length = parse_seq_len(seq_len)
+    if needed > length:
+        raise UserError(
+            f"document, question and answer need {needed} tokens, more than --seq-len {seq_len}; leave it out, or give "
+            "fewer pages."
+        )
+    return length
+
+
+def _tell(note: str | None) -> None:
+    if note:
+        typer.echo(f"note: {note}", err=True)

@@ -1,0 +1,86 @@
+"""`lcbench list`: what can be named on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lcbench.core.errors import UserError
+
+
+def methods(console: Console, results: Path) -> None:
+    from lcbench.methods import all_methods
+
+    table = _table("method", "options (default)", "what it does")
+    for name, cls in sorted(all_methods().items(), key=lambda item: (item[0] != "vanilla", item[0])):
+        options = ", ".join(f.name if f.default is None else f"{f.name} ({f.default})" for f in fields(cls))
+        table.add_row(name, options, _module_summary(cls))
+    console.print(table)
+
+
+def tasks(console: Console, results: Path) -> None:
+    from lcbench.tasks import read_yaml, task_files
+
+    table = _table("task", "kind", "what it asks")
+    for name in task_files():
+        content = read_yaml(name)[1]
+        kind = "suite" if "runs" in content else str(content.get("family", ""))
+        table.add_row(name, kind, Text(str(content.get("description", ""))))
+    console.print(table)
+
+
+def models(console: Console, results: Path) -> None:
+    from lcbench.engine.models import ModelSource, embedded_models
+    from lcbench.methods.base import trained_length
+
+    table = _table("model", "architecture", "trained at", "folder")
+    for name, folder in embedded_models().items():
+        config = ModelSource(name).config()
+        table.add_row(name, (config.architectures or ["?"])[0], f"{trained_length(config):,} tokens", str(folder))
+    console.print(table)
+    console.print("and any rotary causal language model: a Hugging Face id, or a folder.")
+
+
+def runs(console: Console, results: Path) -> None:
+    from lcbench.results.records import find_runs, read_manifest, read_records
+
+    found = find_runs(results)[::-1]
+    table = _table("run", "model", "records", "started")
+    table.collapse_padding = True
+    # A name is there to be copied, and a time to be read: on a narrow terminal the other columns give way.
+    table.columns[0].min_width = max((len(str(folder)) for folder in found), default=0)
+    table.columns[-1].no_wrap = True
+    refusals = []
+    for folder in found:
+        try:
+            manifest, records = read_manifest(folder), read_records(folder)
+        except UserError as error:  # one of another version hides no other
+            refusals.append(error)
+            continue
+        failed = sum(record["error"] is not None for record in records)
+        started = datetime.fromisoformat(manifest["sessions"][0]["started_at"]).strftime("%Y-%m-%d %H:%M")
+        counts = f"{len(records)}, {failed} failed" if failed else str(len(records))
+        table.add_row(str(folder), str(manifest["identity"]["model"]), counts, started)
+    console.print(table)
+    for refusal in refusals:
+        console.print(f"note: {refusal}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _module_summary(cls: type) -> str:
+    """The first line of the module's docstring, which says in words what the class says in a formula."""
+    import sys
+
+    return (sys.modules[cls.__module__].__doc__ or "").strip().split("\n")[0]

@@ -1,0 +1,176 @@
+"""The verbs that read runs and write reports; no model, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lcbench.cli.common import RESULTS, require_folder, write_output
+
+app = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.command()
+def table(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
+    ] = None,
+    run: Annotated[list[Path] | None, typer.Option("--run", help="The same, as an option.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
+) -> None:
+    """Show the results of one run or several: methods by lengths, the best in bold unless within noise."""
+    from lcbench.core.errors import unknown
+    from lcbench.results.records import newest_run
+    from lcbench.results.report.summary import differences, read_runs, summarise_runs, trained_length
+    from lcbench.results.report.tables import FORMATS, WRITERS, print_tables
+
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    found = read_runs([*(runs or ()), *(run or ())] or [newest_run(RESULTS)])
+    rows, trained = summarise_runs(found), trained_length(found)
+    for line in differences(found):
+        typer.echo(f"note: {line}", err=True)
+    if format == "text":
+        print_tables(Console(), rows, trained)
+    else:
+        typer.echo(WRITERS[format](rows, trained), nl=False)
+
+
+@app.command()
+def plot(
+    task: Annotated[str, typer.Argument(help="A task of the run, as `needle` or `pg19`.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a run; default: newest.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="PNG, SVG or PDF by its suffix; default: a PNG in the run's folder.")
+    ] = None,
+) -> None:
+    """Draw every method of a run, here and into a file: depth by length as heatmaps, or else the score by length."""
+    from lcbench.results.records import newest_run
+    from lcbench.results.report import curves, heatmap
+    from lcbench.results.report.figure import save
+    from lcbench.results.report.summary import read_runs
+
+    require_folder(out)
+    folder = run or newest_run(RESULTS)
+    (read,) = read_runs([folder])
+    trained, model = read.identity.get("pretraining_length"), str(read.identity.get("model"))
+    path = out or folder / f"{task.partition(':')[0]}.png"
+    members = [record for record in read.records if task in (record["task"], record["task"].partition(":")[0])]
+    if any(record["cell_depth"] is not None for record in members):
+        maps = heatmap.heatmaps(read.records, task)
+        save(heatmap.draw(maps, trained, model), path)
+        heatmap.print_heatmaps(Console(), maps, trained)
+    else:
+        drawn = curves.curves(read, task)
+        save(curves.draw(drawn, trained, model), path)
+        curves.print_curves(Console(), drawn, trained)
+    typer.echo(f"figure: {path}", err=True)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the run to compare with.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the run in question.")],
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option("--fail-on-regression", help="Exit with 1 if a cell regressed, or NEW lacks one that BASE has."),
+    ] = False,
+    alpha: Annotated[float, typer.Option(help="Chance of any false verdict on scores, over all cells.")] = 0.05,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, as for a CI's job summary.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a test case a cell.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that opens from disk.")] = None,
+    max_slowdown: Annotated[
+        float | None, typer.Option(help="A cell that takes more than this many times the time regressed, as 1.2.")
+    ] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(help="A cell that needs more than this many times the memory regressed, as 1.2.")
+    ] = None,
+) -> None:
+    """Did anything get worse? The same samples of two runs, compared cell by cell.
+
+    Exit codes: 0, or with --fail-on-regression 1 if a cell regressed; 2 something to mend, as nothing to compare.
+    """
+    from lcbench.core.errors import UserError
+    from lcbench.results.compare import Limits
+    from lcbench.results.compare import compare as compare_runs
+    from lcbench.results.report.comparison import markdown as as_markdown
+    from lcbench.results.report.comparison import print_comparison
+    from lcbench.results.report.comparison_html import page
+    from lcbench.results.report.comparison_junit import junit as as_junit
+
+    if not 0 < alpha < 1:
+        raise UserError(f"--alpha must be between 0 and 1, not {alpha:g}.")
+    for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
+        if limit is not None and not limit > 0:
+            raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
+    files = {"--markdown": (markdown, as_markdown), "--junit": (junit, as_junit), "--html": (html, page)}
+    for path, _ in files.values():
+        require_folder(path)
+    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory))
+    print_comparison(Console(), comparison)
+    for option, (path, render) in files.items():
+        if path:
+            write_output(path, render(comparison), option)
+    if fail_on_regression and comparison.having("regressed"):
+        raise typer.Exit(1)
+    if fail_on_regression and len(comparison.having("not comparable")) == len(comparison.cells):
+        raise UserError(f"no cell of {new} can be compared with {base} (see above); make a new BASE.")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Page to write; default: report.html in the (first) run's folder.")
+    ] = None,
+) -> None:
+    """Write one page that opens from disk: scores, heatmaps, curves, cost, and every sample to filter and sort."""
+    from lcbench.results.records import newest_run
+    from lcbench.results.report.html.report import page
+
+    require_folder(out)
+    folders = runs or [newest_run(RESULTS)]
+    path = out or folders[0] / "report.html"
+    write_output(path, page(folders), "--out")
+    typer.echo(f"report: {path}", err=True)
+
+
+@app.command()
+def rescore(
+    run: RunArgument,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="YAML file of a task that does not ship with lcbench.")
+    ] = None,
+) -> None:
+    """Score the recorded predictions again with today's metrics; needs no model."""
+    from lcbench.results.rescore import rescore as rescore_run
+
+    result = rescore_run(run, task or ())
+    for id, (before, now) in result.changed.items():
+        typer.echo(f"{id}: {_number(before)} -> {_number(now)}")
+    typer.echo(f"{len(result.changed)} of {result.samples} scores changed")
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/records.parquet.")] = None,
+) -> None:
+    """Write a run as Parquet, one row a sample, for pandas and datasets."""
+    from lcbench.results.export import export as export_run
+
+    require_folder(out)
+    path = out or run / "records.parquet"
+    rows = export_run(run, path)
+    typer.echo(f"{rows} row{'' if rows == 1 else 's'}: {path}")
+
+
+def _number(score: float | None) -> str:
+    return "none" if score is None else f"{score:g}"

@@ -1,0 +1,199 @@
+"""`lcbench run`: a task or a suite, all cells that are missing, then the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from lcbench.cli.common import (
+    MODEL_HELP,
+    RESULTS,
+    DepthsOption,
+    HaystackOption,
+    LengthsOption,
+    MethodsOption,
+    RemoteCodeOption,
+    RevisionOption,
+    SeedOption,
+    with_haystack,
+)
+from lcbench.core.errors import UserError
+from lcbench.core.processes import launched
+from lcbench.engine.models import DEFAULT_MODEL, ModelSource
+
+if TYPE_CHECKING:
+    from lcbench.run.plan import Plan
+    from lcbench.run.requests import Request
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    target: Annotated[str, typer.Argument(help="A task (`lcbench list tasks`), or the YAML file of a task or suite.")],
+    method: MethodsOption = None,
+    seq_len: LengthsOption = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
+    depths: DepthsOption = None,
+    haystack: HaystackOption = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples a cell; default: the task's.")] = None,
+    seed: SeedOption = None,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option("--device-map", help="auto: spread a large model over all GPUs, RAM and disk.")
+    ] = None,
+    tensor_parallel: Annotated[
+        bool, typer.Option("--tensor-parallel", help="Split the model over the processes of torchrun.")
+    ] = False,
+    slurm: Annotated[
+        str | None,
+        typer.Option("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(help="Backend: auto (the fastest that can), reference, joint, tiled, flash, triton.")
+    ] = "auto",
+    kv_dtype: Annotated[
+        str, typer.Option(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.")
+    ] = "auto",
+    kv_offload: Annotated[bool, typer.Option("--kv-offload", help="Keep the KV cache in RAM.")] = False,
+    revision: RevisionOption = None,
+    output: Annotated[  # readable=False: a folder that may not be read is told by whoever writes there
+        Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
+    ] = None,
+    trust_remote_code: RemoteCodeOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
+) -> None:
+    """Run a task or a suite; the same command again goes on where it stopped.
+
+    Exit codes: 0 all cells done, 1 some failed, 2 something to mend.
+    """
+    from lcbench.run.plan import make_plan
+    from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
+    from lcbench.run.requests import read_requests
+
+    requests, defaults = read_requests(target)
+    if haystack is not None:
+        requests = _all_with_haystack(requests, haystack)
+    requests = [_override(request, method, seq_len, depths, samples) for request in requests]
+    source = ModelSource(
+        defaults.get("model", DEFAULT_MODEL) if model is None else model,
+        revision,
+        dtype,
+        device,
+        trust_remote_code,
+        attention,
+        device_map,
+        tensor_parallel,
+        kv_dtype,
+        kv_offload,
+    )
+    processes = launched()
+    source.check_processes(processes)
+    plan = make_plan(source, requests, defaults.get("seed", 0) if seed is None else seed)
+    folder = output or plan.default_output(RESULTS)
+    for advice in plan.advice if processes.main else []:
+        typer.echo(f"note: {advice}", err=True)
+    if dry_run:
+        if processes.main:
+            _show_plan(plan, folder)
+        return
+
+    from lcbench.run.runner import run as run_plan
+
+    if not processes.main:
+        run_plan(plan, folder, SilentProgress(), processes=processes)
+        return  # what failed is told by the main process: a launcher ends all if one of them fails
+    console, errors = Console(), Console(stderr=True)
+    progress = TerminalProgress(errors) if errors.is_terminal else PlainProgress(errors)
+    if slurm is None:
+        outcome = run_plan(plan, folder, progress, processes=processes)
+    else:
+        from lcbench.run.slurm import parse_array, run_array
+
+        outcome = run_array(plan, requests, folder, progress, parse_array(slurm))
+    _print_table(console, outcome.folder, plan)
+    console.print(f"records: {outcome.folder}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _all_with_haystack(requests: list[Request], haystack: str) -> list[Request]:
+    """The requests with this haystack; of a suite, those whose tasks take one. Raises: UserError if none does."""
+    from dataclasses import replace
+
+    from lcbench.tasks import load_task
+
+    changed, refusals = [], []
+    for request in requests:
+        task = request.task
+        try:
+            task = with_haystack(task, haystack)
+            load_task(task)
+        except UserError as error:
+            refusals.append(error)
+            task = request.task
+        changed.append(replace(request, task=task))
+    if len(refusals) == len(requests):
+        raise refusals[0]
+    return changed
+
+
+def _override(
+    request: Request,
+    methods: list[str] | None,
+    seq_len: str | None,
+    depths: str | None,
+    samples: int | None,
+) -> Request:
+    """What the command line says wins over what a suite says."""
+    from dataclasses import replace
+
+    from lcbench.core.specs import parse_depths, parse_lengths, split_list
+
+    changes: dict[str, object] = {}
+    if methods:
+        changes["methods"] = tuple(entry for text in methods for entry in split_list(text))
+    if seq_len is not None:
+        changes["seq_lens"] = tuple(parse_lengths(seq_len))
+    if depths is not None:
+        changes["depths"] = tuple(parse_depths(depths))
+    if samples is not None:
+        changes["samples"] = samples
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def _show_plan(plan: Plan, folder: Path) -> None:
+    from lcbench.engine.generate import PREFILL_CHUNK
+    from lcbench.results.report.tables import human_bytes
+    from lcbench.run.progress import describe
+
+    need = plan.footprint
+    for job in plan.jobs:
+        typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}")
+    typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
+    largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
+    kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
+    typer.echo(
+        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
+        f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
+        f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
+    )
+    read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]
+    if read:
+        most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)
+        typer.echo(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
+    typer.echo(f"records would go to {folder}")
+
+
+def _print_table(console: Console, folder: Path, plan: Plan) -> None:
+    """The table of what a plan asks for: the folder may hold more samples."""
+    from lcbench.results.report.summary import read_runs, summarise_runs, trained_length
+    from lcbench.results.report.tables import print_tables
+
+    wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
+    runs = [run.only(wanted) for run in read_runs([folder])]
+    print_tables(console, summarise_runs(runs), trained_length(runs))

@@ -1,0 +1,202 @@
+"""`lcbench train`: one verb a kind of training. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lcbench.core.errors import UserError
+from lcbench.engine.models import DEFAULT_MODEL, ModelSource
+
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train a model; the same command again goes on where it stopped.",
+)
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its recipe, log and loss curve.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+
+
+@app.command()
+def reference(
+    out: OutOption,
+    seed: SeedOption = 0,
+    structured_start: Annotated[
+        bool, typer.Option(help="Begin with a rough form of the heads that retrieve; without, they hardly appear.")
+    ] = True,
+) -> None:
+    """Train the embedded reference model from its seed: 40 minutes on one core."""
+    from lcbench.apps.train.progress import console_progress
+    from lcbench.apps.train.reference import train_reference
+
+    folder = train_reference(out, seed, structured_start, progress=console_progress())
+    typer.echo(f"model: {folder}")
+
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")]
+RateOption = Annotated[float, typer.Option("--learning-rate", help="Highest learning rate of AdamW.")]
+MethodOption = Annotated[str | None, typer.Option("--method", help="Train through a method, as in `dca` or `fot`.")]
+TEXT_HELP = "A .txt, .jsonl or .parquet file (column `text`), a folder of them, or a `datasets` id"
+
+
+@app.command()
+def fot(
+    out: OutOption,
+    memory_layers: Annotated[str, typer.Option("--memory-layers", help="Layers that hold memory, from 0: `6,12,18`.")],
+    model: ModelOption = DEFAULT_MODEL,
+    d: Annotated[
+        str, typer.Option("--d", help="How many documents a memory layer sees, over the run: `1,2,4,8,16`, or one.")
+    ] = "1,2,4,8,16",
+    steps: StepsOption = 800,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="Highest learning rate of AdamW; for 3 billion parameters 2e-5.")
+    ] = 1e-3,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Documents of two windows a step.")] = 16,
+    context_length: Annotated[
+        str | None, typer.Option("--context-length", help="Tokens of a window; default: the trained length.")
+    ] = None,
+    last_context_length: Annotated[
+        str | None, typer.Option("--last-context-length", help="Kept for inference; default: half a window.")
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help=f"{TEXT_HELP}; default: generated documents.")] = None,
+    compile: Annotated[bool, typer.Option(help="Compile the model with torch.compile: pays from 100 steps on.")] = True,
+    seed: SeedOption = 0,
+) -> None:
+    """Tune a model for memory with cross-batch training: 20 minutes on one core for the embedded one."""
+    from lcbench.apps.train.fot import train_fot
+    from lcbench.apps.train.progress import console_progress
+
+    folder = train_fot(
+        _source(model),
+        out,
+        _whole_numbers("--memory-layers", memory_layers),
+        contexts=_whole_numbers("--d", d),
+        context_length=_length(context_length),
+        last_context_length=_length(last_context_length),
+        text=text,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch=batch,
+        seed=seed,
+        compile_decoder=compile,
+        progress=console_progress(),
+    )
+    typer.echo(f"model: {folder}")
+
+
+@app.command()
+def instruct(
+    out: OutOption,
+    data: Annotated[
+        list[str], typer.Option("--data", help="A .jsonl or .parquet file or a `datasets` id; may be given often.")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    proportions: Annotated[
+        str | None, typer.Option("--proportions", help="Of the sources, as `0.99,0.01`; default: equal.")
+    ] = None,
+    formats: Annotated[
+        Path | None, typer.Option("--formats", help="YAML: columns and texts of `instructions` and `chat`.")
+    ] = None,
+    method: MethodOption = None,
+    max_input_length: Annotated[str | None, typer.Option(help="Tokens; default: --max-total-length.")] = None,
+    max_output_length: Annotated[str | None, typer.Option(help="Tokens; default: --max-total-length.")] = None,
+    max_total_length: Annotated[str | None, typer.Option(help="Tokens; default: the trained length.")] = None,
+    steps: StepsOption = 4000,
+    learning_rate: RateOption = 1e-5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples a step.")] = 16,
+    seed: SeedOption = 0,
+) -> None:
+    """Tune a model on instructions and chats in LongLLaMA's format."""
+    from lcbench.apps.train.instruct import train_instruct
+    from lcbench.apps.train.progress import console_progress
+
+    folder = train_instruct(
+        _source(model),
+        out,
+        data,
+        proportions=None if proportions is None else _numbers("--proportions", proportions),
+        formats=None if formats is None else _read_yaml(formats),
+        method=method,
+        max_input_length=_length(max_input_length),
+        max_output_length=_length(max_output_length),
+        max_total_length=_length(max_total_length),
+        steps=steps,
+        learning_rate=learning_rate,
+        batch=batch,
+        seed=seed,
+        progress=console_progress(),
+    )
+    typer.echo(f"model: {folder}")
+
+
+@app.command()
+def lm(
+    out: OutOption,
+    text: Annotated[str, typer.Option("--text", help=f"{TEXT_HELP}.")],
+    model: ModelOption = DEFAULT_MODEL,
+    method: MethodOption = None,
+    seq_len: Annotated[
+        str | None, typer.Option("--seq-len", help="Tokens of a window, as `16k`; default: the trained length.")
+    ] = None,
+    steps: StepsOption = 1000,
+    learning_rate: RateOption = 2e-5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows a step.")] = 8,
+    seed: SeedOption = 0,
+) -> None:
+    """Tune a model on text, through any method: with `--method dca`, say, as ChunkLlama does at 16k tokens."""
+    from lcbench.apps.train.lm import train_lm
+    from lcbench.apps.train.progress import console_progress
+
+    folder = train_lm(
+        _source(model),
+        out,
+        text,
+        method=method,
+        length=_length(seq_len),
+        steps=steps,
+        learning_rate=learning_rate,
+        batch=batch,
+        seed=seed,
+        progress=console_progress(),
+    )
+    typer.echo(f"model: {folder}")
+
+
+def _source(model: str) -> ModelSource:
+    """Float32 weights, which training in mixed precision keeps; the loop moves them to its device."""
+    return ModelSource(model, dtype="float32", device="cpu")
+
+
+def _length(text: str | None) -> int | None:
+    from lcbench.core.specs import parse_seq_len
+
+    return None if text is None else parse_seq_len(text)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    if not all(item.strip().isdecimal() for item in text.split(",")):
+        raise UserError(f"{option}: {text!r} is no list of whole numbers such as 1,2,4.")
+    return [int(item) for item in text.split(",")]
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}: {text!r} is no list of numbers such as 0.99,0.01.") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path} as YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no mapping of `instructions` and `chat`.")
+    return content

@@ -1,0 +1,1 @@
+"""Foundations that every room may use: errors, specs, files, locks, statistics, tokens, processes."""

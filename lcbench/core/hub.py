@@ -1,0 +1,38 @@
+"""The Hugging Face hub: quiet retries, and errors in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def silence_hub() -> None:
+    """Keep the hub client from logging each of its retries: what came of them is told once, by the error."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def gist_of(error: Exception) -> str:
+    """The first sentence of an error of the hub client or of transformers, whose messages fill a screen; and the way
+    out, where there is one."""
+    line = " ".join(str(error).split())
+    gist = line.split(". ")[0].rstrip(".") + "."
+    if isinstance(error, KeyError):
+        gist = f"its files lack {gist}"
+    if _is_unreachable(error):
+        from huggingface_hub import constants
+
+        advice = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "set HF_HUB_OFFLINE=1 if it is in the cache"
+        return f"{gist.rstrip('.')}; give a local folder, or {advice}."
+    return f"{gist} Pass --trust-remote-code if you trust it." if "trust_remote_code" in line else gist
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether files are not here, and the hub cannot be asked for them."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    causes = (error, error.__cause__)  # transformers wraps what the hub client raises
+    return any(isinstance(cause, LocalEntryNotFoundError | ConnectionError) for cause in causes)

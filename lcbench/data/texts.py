@@ -1,0 +1,115 @@
+"""Texts of a file, a folder, a prepared data set or a data set on the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError
+from lcbench.data import Books, is_prepared_data
+from lcbench.data.hub import hub_rows
+from lcbench.data.raw import require_whole_characters
+
+if TYPE_CHECKING:
+    pass
+
+
+Row = Mapping[str, Any]
+
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+def read_texts(source: str) -> Sequence[str]:
+    """The texts of a .txt file (one), a folder of files, a JSONL or parquet file with a column `text`, of data prepared
+    by `lcbench data` (its test split), or of the training split of a `datasets` id, written as `owner/name` or
+    `owner/name:configuration`.
+
+    Raises: UserError for what is not there, holds no text, or cannot be read.
+    """
+    if is_prepared_data(source):
+        return [text for _, text in Books(source, "test")]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"the folder {source} holds no {', '.join(SUFFIXES)} files.")
+        return [text for file in files for text in read_texts(str(file))]
+    if path.suffix.lower() == ".txt":
+        text = _read(path)
+        if not text.strip():
+            raise UserError(f"{source} is empty.")
+        return [text]
+    return _Texts(read_rows(source), source)
+
+
+def read_rows(source: str) -> Sequence[Row]:
+    """The rows of a JSONL or parquet file, or of the training split of a `datasets` id.
+
+    Raises: UserError for what is not there, has no rows, or cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".jsonl":
+        rows: Sequence[Row] = list(_json_lines(path))
+    elif path.exists() and path.suffix.lower() != ".parquet":
+        raise UserError(f"{source} is no {', '.join(SUFFIXES)} file and no data set on the hub.")
+    else:
+        rows = _parquet(source, path) if path.suffix.lower() == ".parquet" else hub_rows(source, "train")
+    if not len(rows):
+        raise UserError(f"{source} has no rows.")
+    return rows
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 (byte {error.start} is none); save it as UTF-8, or give another file."
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_read(path).split("\n"), start=1):  # splitlines would cut at signs within a text
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}, is no JSON object.")
+        require_whole_characters(row, f"{path}, line {number},")
+        yield row
+
+
+def _parquet(source: str, path: Path) -> Sequence[Row]:
+    if not path.exists():
+        raise UserError(f"there is no file {source}.")
+    from datasets import load_dataset
+
+    try:
+        return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
+    except Exception as error:  # broken files fail in as many ways as there are
+        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise UserError(f"{source} is no parquet that can be read: {gist}.") from error
+
+
+class _Texts(Sequence[str]):
+    """The column `text` of rows, read when asked for: a data set may be larger than memory."""
+
+    def __init__(self, rows: Sequence[Row], source: str) -> None:
+        self._rows, self._source = rows, source
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        text = self._rows[index].get("text")
+        if not isinstance(text, str):
+            raise UserError(f"row {index + 1} of {self._source} has no column `text` with a text in it.")
+        return text

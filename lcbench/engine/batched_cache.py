@@ -1,0 +1,79 @@
+"""The KV caches of several prompts as one, so that their answers are decoded as one batch.
+
+A decode step reads all weights for one token a row: many rows cost little more than one. Prefill gains nothing from a
+batch, and prompts that begin alike share it only one after another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, cat, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.window import MemoryStore, WindowLayer
+
+WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that padding can go before them
+WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # stand at one place of the sequence, the same for all rows
+
+
+def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
+    """Which prompts, by number, can have one cache of this kind, given their lengths: all of them, those of equal
+    length, or, where layers hold other states than keys and values, each by itself."""
+    types = {type(layer) for layer in cache.layers}
+    if types.issubset(WHOLE):
+        return [list(range(len(lengths)))]
+    if types.issubset(WHOLE + WINDOWS):
+        return [[n for n, length in enumerate(lengths) if length == one] for one in dict.fromkeys(lengths)]
+    return [[n] for n in range(len(lengths))]
+
+
+def snapshot(cache: DynamicCache) -> DynamicCache:
+    """What a cache that keeps every key holds now, whatever becomes of it."""
+    kept = copy.copy(cache)
+    kept.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in kept.layers:
+        if isinstance(layer, GrowingLayer):
+            layer.leave_rooms()
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+    return kept
+
+
+def joined(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
+    """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; padding stands at the
+    left. Several caches are emptied on the way, layer by layer, so that nothing is held twice."""
+    if len(caches) == 1:
+        return caches[0]
+    whole = copy.copy(caches[0])
+    whole.prompt_length, room = max(lengths), max(cache.expected_length for cache in caches)
+    pads = [max(lengths) - length for length in lengths]
+    whole.layers = []
+    while caches[0].layers:
+        whole.layers.append(_joined_layer([cache.layers.pop(0) for cache in caches], pads, room))
+    return whole
+
+
+def _joined_layer(layers: list[Any], pads: Sequence[int], room: int) -> Any:
+    first = layers[0]
+    if not first.is_initialized:  # it shares the keys of another layer
+        return first
+    keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
+    if isinstance(first, GrowingLayer):
+        growing = GrowingLayer(room, first.held)
+        growing.update(keys, values)
+        return growing
+    layer = copy.copy(first)
+    layer.keys, layer.values = keys, values
+    if isinstance(layer, WindowLayer) and layer.store is not None:
+        layer.store = MemoryStore.joined([other.store for other in layers])
+    return layer
+
+
+def _stacked(rows: Sequence[Tensor], pads: Sequence[int]) -> Tensor:
+    """[1, K, n, D] each, with so much padding before them -> [B, K, S, D]."""
+    return cat([nn.functional.pad(row, (0, 0, pad, 0)) for row, pad in zip(rows, pads)])

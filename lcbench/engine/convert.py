@@ -1,0 +1,73 @@
+"""Copy a checkpoint whose weights are pickles (`pytorch_model*.bin`) into safetensors, the one format that is run.
+
+Older models, all LongLLaMA checkpoints among them, exist as pickles only. They are read by PyTorch's restricted
+unpickler, which makes tensors and runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lcbench.core.errors import UserError
+from lcbench.core.hub import gist_of, silence_hub
+from lcbench.engine.models import ModelSource
+
+KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
+
+
+def convert(name: str, out: Path, revision: str | None = None) -> list[Path]:
+    """Write folder `out` from the folder or Hugging Face id `name`; the files of weights that were written.
+
+    One shard is in memory at a time. Raises: UserError if there is no such model, nothing to convert, or `out` is in
+    use.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; choose another --out.")
+    source = ModelSource(name, revision)
+    source.check_exists()
+    folder = Path(source.location)
+    if not folder.is_dir():
+        folder = _download(name, revision)
+    shards = sorted(folder.glob("pytorch_model*.bin"))
+    if not shards:
+        raise UserError(f"{name} has no pytorch_model*.bin to convert.")
+    out.mkdir(parents=True, exist_ok=True)
+    written: dict[str, str] = {}  # file of each tensor
+    size = 0
+    for shard in shards:
+        try:
+            tensors: dict[str, Any] = torch.load(shard, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{shard.name} of {name} holds more than tensors, or is damaged; it was not run."
+            ) from error
+        target = out / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+        # Clones: tied tensors share memory, which the format has no room for.
+        save_file({key: x.clone().contiguous() for key, x in tensors.items()}, target, metadata={"format": "pt"})
+        written |= dict.fromkeys(tensors, target.name)
+        size += sum(x.nbytes for x in tensors.values())
+    for path in {path for pattern in KEPT for path in folder.glob(pattern)}:
+        if not path.name.endswith(".bin.index.json"):
+            shutil.copy(path, out / path.name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": written}
+        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    return [out / file for file in dict.fromkeys(written.values())]
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    silence_hub()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*KEPT, "pytorch_model*.bin"]))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot get {name}: {gist_of(error)}") from error

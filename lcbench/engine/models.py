@@ -1,0 +1,236 @@
+"""Models and tokenizers by Hugging Face id, by folder, or by the name of one that ships with lcbench."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError, out_of_memory, unknown
+from lcbench.core.hub import gist_of, silence_hub
+from lcbench.core.processes import Processes, launched
+from lcbench.engine.longllama import StockConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
+DEFAULT_MODEL = "lcbench-tiny"
+ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model, and how it is to be loaded and run: what the command line says of it.
+
+    `name` is an embedded model, a folder, or a Hugging Face id; `dtype` "auto" is the checkpoint's own; `device`
+    "auto" is the first GPU, if there is one, and each process of a launcher has its own. Remote code runs only if
+    `trust_remote_code`. `attention` is a backend of `lcbench.attention.backends`. `device_map` "auto" spreads the
+    layers over all GPUs, and what does not fit over RAM and disk; `tensor_parallel` splits every layer over the
+    processes of torchrun. `kv_dtype` and `kv_offload` say how a KV cache holds its keys and values
+    (`lcbench.attention.cache.growing.held_keys`).
+    """
+
+    name: str = DEFAULT_MODEL
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    attention: str = "auto"
+    device_map: str | None = None
+    tensor_parallel: bool = False
+    kv_dtype: str = "auto"
+    kv_offload: bool = False
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` gets."""
+        embedded = embedded_models()
+        return str(embedded[self.name]) if self.name in embedded else os.path.expanduser(self.name)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises: UserError for a model without tokenizer."""
+        from transformers import AutoTokenizer
+
+        self.check_exists()
+        folder = Path(self.location)
+        names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
+        if folder.is_dir() and not any((folder / name).exists() for name in names):
+            raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
+        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
+        return tokenizer
+
+    def config(self) -> PretrainedConfig:
+        """Raises: UserError for a model that does not exist."""
+        self.check_exists()
+        config: PretrainedConfig = self._load(StockConfig, "config")
+        return config
+
+    def torch_device(self) -> torch.device:
+        """Raises: UserError for a device that this machine lacks."""
+        import torch
+
+        if self.device in ("auto", "cuda") and torch.cuda.is_available():
+            local, gpus = launched().local_rank, torch.cuda.device_count()
+            if local >= gpus:
+                raise UserError(
+                    f"more processes were launched than this machine has GPUs; launch {gpus}, or pass --device cpu."
+                )
+            return torch.device("cuda", local)
+        if self.device == "auto":
+            return torch.device("cpu")
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device).tolist()  # meta has no numbers, other devices may not be there
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"device {self.device!r} is not available here; use cpu, or leave --device out.") from error
+        return device
+
+    def model(self) -> PreTrainedModel:
+        """The model in evaluation mode on its device. Raises: UserError where it cannot be loaded."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = self.torch_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # for kernels that are launched by themselves
+        config = self.config()
+        folder = Path(self.location)
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"{self.name} has no *.safetensors file, and weights are read from this format only; "
+                f"`lcbench convert {self.name} --out FOLDER` makes them from pytorch_model*.bin."
+            )
+        loaded: PreTrainedModel
+        loaded, report = self._load(
+            AutoModelForCausalLM,
+            "model",
+            config=config,
+            dtype=self.torch_dtype(config),
+            use_safetensors=True,
+            **self._placement(device),
+            ignore_mismatched_sizes=True,  # told in the report, as what is missing is
+            output_loading_info=True,
+        )
+        unfit = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+        if unfit:
+            raise UserError(
+                f"the weights of {self.name} do not fit its config.json; tensors that are missing or of another shape: "
+                f"{len(unfit)}, such as {unfit[0]}."
+            )
+        return loaded.eval()
+
+    def check_processes(self, processes: Processes) -> None:
+        """Raises: UserError for a placement that does not go with these processes, or with another one."""
+        if self.device_map not in (None, "auto"):
+            raise UserError(f"--device-map {self.device_map!r} is not known; it is auto, or left out.")
+        if self.device_map and self.device != "auto":
+            raise UserError("--device-map auto takes every device; leave --device out.")
+        if self.device_map and processes.local_rank:
+            raise UserError("--device-map auto takes all GPUs of a machine; launch one process on each.")
+        if not self.tensor_parallel:
+            return
+        if self.device_map or self.device != "auto":
+            raise UserError("--tensor-parallel places the model itself; leave --device and --device-map out.")
+        if processes.count == 1:
+            raise UserError(
+                "--tensor-parallel needs several processes: torchrun --nproc-per-node 2 -m lcbench run ... starts two."
+            )
+        heads = self.config().get_text_config()
+        shared = getattr(heads, "num_key_value_heads", None) or heads.num_attention_heads
+        if shared % processes.count:
+            raise UserError(
+                f"the {shared} KV heads of {self.name} cannot be split over {processes.count} processes; launch so "
+                f"many that they divide {shared}."
+            )
+
+    def _placement(self, device: torch.device) -> dict[str, Any]:
+        """Where the weights go: straight there, never twice in RAM."""
+        if self.tensor_parallel:
+            from transformers.distributed import DistributedConfig
+
+            return {"distributed_config": DistributedConfig(tp_plan="auto")}
+        return {"device_map": self.device_map or device}
+
+    def skeleton(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model's modules without weights, on the meta device. Raises: UserError if it is no language model."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with torch.device("meta"):
+                skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=self.trust_remote_code
+                )
+        except Exception as error:  # as in _load: whatever a broken config leads to
+            raise UserError(f"{self.name} is no causal language model: {gist_of(error)}") from error
+        return skeleton
+
+    def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
+        """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
+        import torch
+
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        named = getattr(config, "dtype", None) if self.dtype == "auto" else getattr(torch, self.dtype)
+        return named if isinstance(named, torch.dtype) else torch.float32
+
+    def fingerprint(self, config: PretrainedConfig) -> str:
+        """Which weights these are: the hub's commit, or a digest of the folder: its configs, and of each file of
+        weights the size and both ends (all of it would take minutes for a large model)."""
+        commit = getattr(config, "_commit_hash", None)
+        folder = Path(self.location)
+        if commit or not folder.is_dir():
+            return str(commit)
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".json", ".safetensors", ".model"):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(ENDS))
+                    file.seek(-min(ENDS, path.stat().st_size), os.SEEK_END)
+                    digest.update(file.read())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def check_exists(self) -> None:
+        """Tell a mistyped name or path at once, instead of asking the hub for it. Raises: UserError."""
+        folder = Path(self.location)
+        if self.name and folder.is_dir():
+            if not (folder / "config.json").exists():
+                raise UserError(f"{self.name} is no model folder: it has no config.json.")
+            if self.revision is not None:
+                raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
+            return
+        looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
+        if not looks_like_id:
+            raise (
+                unknown("model", self.name, embedded_models())
+                if "/" not in self.name
+                else UserError(
+                    f"there is no model folder {self.name}; give a folder, or a Hugging Face id such as owner/name."
+                )
+            )
+
+    def _load(self, factory: Any, what: str, **options: Any) -> Any:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        silence_hub()
+        try:
+            return factory.from_pretrained(
+                self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
+            )
+        except Exception as error:  # a broken folder fails in as many ways as libraries have a hand in reading it
+            gist = "out of memory." if out_of_memory(error) else gist_of(error)
+            raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
+
+
+def embedded_models() -> dict[str, Path]:
+    """The reference models that ship with lcbench, by name."""
+    return {path.parent.name: path.parent for path in sorted(REFERENCE_MODELS.glob("*/config.json"))}

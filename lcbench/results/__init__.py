@@ -1,0 +1,1 @@
+"""From records to tables, figures, pages and verdicts; no model, no torch."""

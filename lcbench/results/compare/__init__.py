@@ -1,0 +1,98 @@
+"""Did anything truly get worse? Two runs, compared on the same samples, cell by cell.
+
+A cell is a (task, method, length), over all its depths. What is compared is whatever made the runs differ: the model,
+the code, the machine. What was asked must be the same, token by token; where it is not, the cell is not comparable.
+Scores of 0 and 1 go through McNemar's exact test, all others through a paired bootstrap, and Holm's correction over all
+cells keeps the chance that any cell is called wrongly at or under alpha. What BASE had and NEW has not is a regression:
+a cell or a depth without records, a sample that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lcbench.core.errors import UserError
+from lcbench.core.stats import holm
+from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Records, compare_cell
+from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Effect, Limits, Ratios, Side
+from lcbench.results.records import Record, read_manifest, read_records
+
+__all__ = ["VERDICTS", "CellResult", "Comparison", "Effect", "Limits", "Ratios", "Side", "compare", "compare_records"]
+
+NO_LIMITS = Limits()
+
+
+def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMITS) -> Comparison:
+    """Compare the runs in two folders.
+
+    Raises: UserError for a folder without records, or records that another program wrote.
+    """
+    manifests = [read_manifest(folder) for folder in (base, new)]
+    before, after = read_records(base), read_records(new)
+    cells = compare_records(before, after, alpha, limits)
+    return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells)
+
+
+def compare_records(
+    base: Sequence[Record], new: Sequence[Record], alpha: float = 0.05, limits: Limits = NO_LIMITS
+) -> list[CellResult]:
+    """The cells of BASE in its order, then those that only NEW has. Raises: UserError for foreign records."""
+    try:
+        before, after = _by_cell(base), _by_cell(new)
+        keys = list(dict.fromkeys([*before, *after]))
+        cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), alpha / len(keys)) for key in keys]
+    except KeyError as error:
+        raise UserError(f"these records lack {error}; were they written by another program?") from error
+    return [_judge(cell, alpha, limits) for cell in _corrected(cells)]
+
+
+def _by_cell(records: Sequence[Record]) -> dict[Key, Records]:
+    cells: dict[Key, Records] = {}
+    for record in records:
+        cells.setdefault((record["task"], record["method"], record["seq_len"]), {})[record["id"]] = record
+    return cells
+
+
+def _corrected(cells: list[CellResult]) -> list[CellResult]:
+    adjusted = iter(holm([cell.effect.p for cell in cells if cell.effect]))
+    return [
+        replace(cell, effect=replace(cell.effect, p_adjusted=next(adjusted))) if cell.effect else cell for cell in cells
+    ]
+
+
+def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
+    """The verdict on a cell with pairs: what was lost, scores, and limits of cost, each with its reason."""
+    effect = cell.effect
+    if effect is None or effect.p_adjusted is None:
+        return cell
+    gain = -effect.difference if cell.metric in LOWER_IS_BETTER else effect.difference
+    changed = effect.p_adjusted <= alpha
+    reasons = [cell.why] if cell.why else []
+    if changed and gain < 0:
+        reasons.append("worse scores")
+    reasons += limits.exceeded(cell.ratios)
+    if reasons:
+        return replace(cell, verdict="regressed", why="; ".join(reasons))
+    return replace(cell, verdict="improved", why="better scores") if changed else cell
+
+
+def _side(folder: Path, manifest: dict[str, Any]) -> Side:
+    identity, session = manifest["identity"], (manifest["sessions"] or [{}])[-1]
+    versions, hardware, git = (session.get(key) or {} for key in ("versions", "hardware", "git"))
+    commit = f" ({git['commit'][:9]}{', changed since' if git.get('changed') else ''})" if git.get("commit") else ""
+    machine = [*hardware.get("gpus", []), f"{hardware.get('cpu', '')}, {hardware.get('threads', '?')} threads"]
+    facts = {
+        "model": str(identity.get("model", "")),
+        "weights": str(identity.get("model_fingerprint", ""))[:12],
+        "dtype": str(identity.get("dtype", "")),
+        "device": str(identity.get("device", "")),
+        "lcbench": f"{versions.get('lcbench', '')}{commit}",
+        "torch": str(versions.get("torch", "")),
+        "transformers": str(versions.get("transformers", "")),
+        "hardware": "; ".join(machine),
+        "started": str(session.get("started_at", "")),
+    }
+    return Side(str(folder), facts)

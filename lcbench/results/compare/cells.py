@@ -1,0 +1,163 @@
+"""One cell of two runs: the same samples side by side, what is missing, and what the paired scores say."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from statistics import median
+
+from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
+from lcbench.results.compare.result import CellResult, Effect, Ratios
+from lcbench.results.records import Record
+
+LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
+NAMED = 10  # ids of missing samples spelled out before the rest is counted
+
+Key = tuple[str, str, int]
+Records = dict[str, Record]
+Pairs = Sequence[tuple[Record, Record]]
+
+
+def computed_tokens(record: Record) -> int:
+    """Prompt tokens that were not cached already; records older than prefix reuse do not say so, and computed all."""
+    return int(record["prompt_tokens"] - record["cost"].get("reused_tokens", 0))
+
+
+def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> CellResult:
+    """Everything of a cell but the verdict on its scores, which depends on the other cells too.
+
+    It is "regressed" already if NEW lost what worked in BASE, and "no evidence" where the scores are still to judge.
+    `smallest_p` is the smallest p-value that a bootstrap must be able to show. Raises: KeyError for foreign records.
+    """
+    scored_base, scored_new = _scored(base), _scored(new)
+    pairs = [(record, scored_new[id]) for id, record in scored_base.items() if id in scored_new]
+    metric = next((record["metric"] for record in [*scored_base.values(), *scored_new.values()]), "")
+    cell = CellResult(*key, metric, "not comparable", "", len(pairs), gaps=_gaps(key, base, new))
+    lost = _lost(scored_base, new)
+    if lost:
+        cell = replace(cell, verdict="regressed", why=lost)
+    if not pairs:
+        return cell if lost else _without_pairs(cell, base, new)
+    other = _other_question(pairs)
+    if other:
+        return cell if lost else replace(cell, why=other)
+    cell = replace(cell, effect=_effect(key, metric, pairs, smallest_p), ratios=_ratios(pairs))
+    return cell if lost else replace(cell, verdict="no evidence")
+
+
+def _scored(records: Records) -> Records:
+    return {id: record for id, record in records.items() if _failure(record) is None}
+
+
+def _failure(record: Record) -> str | None:
+    """Why a sample has no score; None if it has one."""
+    if record["error"] is not None:
+        return str(record["error"])
+    score = record["scores"].get(record["metric"])
+    return None if score is not None and math.isfinite(score) else f"no {record['metric']}"
+
+
+def _score(record: Record) -> float:
+    return float(record["scores"][record["metric"]])
+
+
+def _lost(scored_base: Records, new: Records) -> str:
+    """What worked in BASE and does not in NEW: the cell, one of its depths, samples that fail. Empty if nothing."""
+    if not scored_base:
+        return ""
+    if not new:
+        return "missing in NEW"
+    depths = {record["cell_depth"] for record in new.values()}
+    missing = {record["cell_depth"]: None for record in scored_base.values() if record["cell_depth"] not in depths}
+    reasons = (
+        [f"depth {', '.join('random' if d is None else f'{d:g}' for d in missing)} missing in NEW"] if missing else []
+    )
+    failures = (_failure(new[id]) for id in scored_base if id in new)
+    reasons += dict.fromkeys(f"failed in NEW: {reason}" for reason in failures if reason)
+    return "; ".join(reasons)
+
+
+def _without_pairs(cell: CellResult, base: Records, new: Records) -> CellResult:
+    """A cell of which no sample is scored on both sides, though NEW lost nothing."""
+    reasons = {
+        side: "missing" if not records else next(filter(None, map(_failure, records.values())), "")
+        for side, records in (("BASE", base), ("NEW", new))
+    }
+    words = {side: f"{'' if reason == 'missing' else 'failed: '}{reason}" for side, reason in reasons.items() if reason}
+    why = "; ".join(f"in {side} {reason}" for side, reason in words.items()) or "no sample in common"
+    fixed = bool(base) and bool(_scored(new)) and not _scored(base)
+    return replace(cell, verdict="improved" if fixed else "not comparable", why=why)
+
+
+def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
+    """The samples that only one side has a score of, by name."""
+    prefix = f"{key[0]}/{key[1]}/"
+
+    def line(what: str, names: Iterable[str]) -> list[str]:
+        short = [name.removeprefix(prefix) for name in names]
+        more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+        plural = "sample" if len(short) == 1 else "samples"
+        return [f"{len(short)} {plural} {what}: {', '.join(short[:NAMED])}{more}"] if short else []
+
+    failed = [
+        line(f"failed in {side}", (f"{id} ({why})" for id, record in records.items() if (why := _failure(record))))
+        for side, records in (("BASE", base), ("NEW", new))
+    ]
+    return tuple(
+        line("missing in NEW", (id for id in base if id not in new))
+        + line("missing in BASE", (id for id in new if id not in base))
+        + failed[0]
+        + failed[1]
+    )
+
+
+def _other_question(pairs: Pairs) -> str:
+    """Why the pairs are not the same samples measured in the same way; empty if they are."""
+    checks: tuple[tuple[str, Callable[[Record], object]], ...] = (
+        ("the metric differs ({0} and {1})", lambda record: record["metric"]),
+        ("the seeds of {n} differ", lambda record: record["seed"]),
+        ("the generation budgets of {n} differ ({0} and {1} tokens)", lambda record: record["max_new_tokens"]),
+        ("the references of {n} differ", lambda record: record["references"]),
+        ("the prompts of {n} differ: the wording, or the tokenizer", lambda record: record["prompt_sha256"]),
+    )
+    for words, field in checks:
+        values = [(field(base), field(new)) for base, new in pairs]
+        differing = [pair for pair in values if pair[0] != pair[1]]
+        if differing:
+            return words.format(*differing[0], n=f"{len(differing)} of {len(pairs)} samples")
+    return ""
+
+
+def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
+    base, new = ([_score(pair[side]) for pair in pairs] for side in (0, 1))
+    means = sum(base) / len(base), sum(new) / len(new)
+    if {*base, *new} <= {0.0, 1.0}:
+        both, gained, lost, neither = (
+            sum(pair == right for pair in zip(base, new, strict=True)) for right in ((1, 1), (0, 1), (1, 0), (0, 0))
+        )
+        low, high = paired_interval(both, gained, lost, neither)
+        return Effect("McNemar", *means, low, high, mcnemar(gained, lost))
+    seed = int.from_bytes(hashlib.sha256(repr((*key, metric)).encode()).digest()[:6])
+    differences = [after - before for before, after in zip(base, new, strict=True)]
+    p, lowest, highest = paired_bootstrap(differences, seed, smallest_p)
+    if not any(differences):  # a bootstrap sees no spread, and would be certain of a handful of samples
+        lowest = highest = None
+    return Effect("bootstrap", *means, lowest, highest, p)
+
+
+def _ratios(pairs: Pairs) -> Ratios:
+    """Medians over the pairs, so that one slow start or a busy moment decides nothing."""
+
+    def ratio(cost: Callable[[Record], float]) -> float | None:
+        try:
+            return median(cost(new) / cost(base) for base, new in pairs)
+        except (KeyError, TypeError, ZeroDivisionError):  # a task that does not measure it
+            return None
+
+    return Ratios(
+        ratio(lambda record: record["cost"]["prefill_seconds"] / computed_tokens(record)),
+        ratio(lambda record: record["cost"]["decode_seconds"] / record["output_tokens"]),
+        ratio(lambda record: record["cost"]["peak_memory_bytes"]),
+    )

@@ -1,0 +1,125 @@
+"""What a run keeps of a likelihood: an array file a sample beside the records, and the numbers that follow from it.
+
+`RUN/nll/<name>.npz` holds, compressed, for a text that was read in `w` windows and scored at `n` tokens
+
+    nll      float32 [n]   -ln p of every scored token, in nats, window by window
+    start    int64 [w]     first token of the text in each window
+    first    int64 [w]     first token of the text that is scored there
+    stop     int64 [w]     the token behind the last
+    head     int64 []      tokens before the text in each window, such as BOS
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcbench.core.errors import UserError
+
+FOLDER = "nll"
+
+
+@dataclass(frozen=True)
+class TokenNll:
+    """The likelihood of one text; the fields are those of the file."""
+
+    nll: NDArray[np.float32]
+    start: NDArray[np.int64]
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    head: int
+
+    def scores(self, size: int, words: int) -> dict[str, float]:
+        """Scores by name; `size` is the UTF-8 bytes, `words` the words of the scored text. One that cannot be had (a
+        perplexity beyond all numbers, no word) is left out.
+
+        The mean is that of all tokens. Where a protocol averages over windows that is the same within a text, as its
+        windows are of one length; what differs is that each text then counts the same beside others.
+        """
+        nll = float(self.nll.mean(dtype=np.float64))
+        bits = nll / math.log(2) * len(self.nll)
+        scores = {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else None}
+        scores["bits_per_byte"] = bits / size if size else None
+        scores["bits_per_word"] = bits / words if words else None
+        return {name: score for name, score in scores.items() if score is not None}
+
+    def buckets(self) -> list[tuple[int, int, float, int]]:
+        """(first position, last position, sum of NLL, tokens) by how many tokens of the window stand before a token:
+        1, 2 to 3, 4 to 7, and so on."""
+        begin = self.head + self.first - self.start
+        positions = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, self.stop - self.first, strict=True)])
+        exponents = np.frexp(positions)[1] - 1  # floor(log2), exact
+        sums = np.bincount(exponents, weights=self.nll.astype(np.float64))
+        counts = np.bincount(exponents)
+        return [(2**k, 2 ** (k + 1) - 1, float(sums[k]), int(n)) for k, n in enumerate(counts.tolist()) if n]
+
+    def write(self, folder: Path, id: str) -> str:
+        """Write it for the record with this id, all or nothing; the file's name in the run's folder. The same numbers
+        give the same bytes. Raises: UserError if it cannot be written."""
+        path = folder / FOLDER / _name(id)
+        temporary = path.with_suffix(".tmp")
+        arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(_archive(arrays))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; what was written is intact, run the same command again once "
+                "there is room."
+            ) from error
+        return f"{FOLDER}/{path.name}"
+
+    @classmethod
+    def read(cls, path: Path) -> TokenNll:
+        """Raises: UserError for a file that is not there, or not one of these."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            gist = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"cannot read {path}: {gist}; restore it, or run the same command again.") from error
+
+
+def mean_buckets(all_buckets: Sequence[Sequence[Sequence[float]]]) -> list[tuple[int, int, float]]:
+    """(first position, last position, mean NLL) over the buckets of several records."""
+    sums: dict[tuple[int, int], list[float]] = {}
+    for buckets in all_buckets:
+        for begin, end, total, count in buckets:
+            entry = sums.setdefault((int(begin), int(end)), [0.0, 0.0])
+            entry[0] += total
+            entry[1] += count
+    return [(*ends, total / count) for ends, (total, count) in sorted(sums.items())]
+
+
+def _name(id: str) -> str:
+    """A readable name, and one that no other record has."""
+    readable = re.sub(r"[^\w.-]+", "_", id)[:80]
+    return f"{readable}-{hashlib.sha256(id.encode()).hexdigest()[:12]}.npz"
+
+
+def _archive(arrays: dict[str, Any]) -> bytes:
+    """As numpy's savez_compressed, without the time in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asanyarray(values), allow_pickle=False)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), entry.getvalue(), zipfile.ZIP_DEFLATED
+            )
+    return buffer.getvalue()

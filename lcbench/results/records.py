@@ -1,0 +1,289 @@
+"""What a run leaves behind: a folder with `run.json` (how it was made) and `records.jsonl` (one line a sample).
+
+A record is appended, flushed and synced as soon as its sample is done, so that a process killed at any moment loses at
+most the sample in flight, or those that were asked together. One writer a folder, by a lock; any number of readers.
+Processes that were launched together write side by side: each claims a part of the work, and they append by turns. All
+of it are locks of the system, which frees those of a process that dies; on a file system of several machines it must
+support them (NFS does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lcbench.core.errors import UserError
+from lcbench.core.files import write_atomically
+from lcbench.core.locks import Claims, locked
+
+FORMAT = 1
+MANY = 3  # names in a sentence
+MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
+JOB_LOGS = "slurm"  # a folder that may be there before the run
+UNFINISHED = "run.tmp"  # run.json while it is being written; left behind by a process killed in that moment
+Record = dict[str, Any]
+
+
+class RecordTail:
+    """The records of a folder as they are appended, by whatever process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / RECORDS
+        self._offset = self._lines = 0
+
+    def news(self) -> list[Record]:
+        """The records that were completed since the last call, all at the first; none as long as there is no file.
+
+        Raises: UserError for a file that cannot be read or a line that is no record; a last line that is still being
+        written is left for the next call.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                *lines, torn = file.read().split(b"\n")
+                self._offset = file.tell() - len(torn)
+        except FileNotFoundError:  # of a process killed before its first record, or of a folder that was tidied up
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {self._path}: {error.strerror}.") from error
+        records = []
+        for line in lines:
+            self._lines += 1
+            try:
+                record = json.loads(line)
+                hash(record["id"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{self._path}, line {self._lines}, is no record; move the file away, or restore it."
+                ) from error
+            records.append(record)
+        return records
+
+
+class RunWriter:
+    """The one writer of a results folder, or one of several that are `shared`; resumes what is there if it is the same
+    run.
+
+    `identity` is everything that decides what the records will be; `session` how this process makes them (command,
+    versions, hardware), added to the list in run.json. `done` are the ids of what is recorded, of other processes as
+    of the last `news`.
+
+    Raises on entry: UserError for a folder of another run, one that is being written, or one that cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], session: dict[str, Any], *, shared: bool = False
+    ) -> None:
+        self.folder = folder
+        self._identity, self._session, self._shared = json.loads(json.dumps(identity)), session, shared
+        self._tail = RecordTail(folder)
+        self.done: set[str] = set()
+        self.session_number = 0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                require_ours(self.folder)  # before a lock is left among foreign files
+                stack.callback(os.close, locked(self.folder / LOCK, self._shared))
+                self._claims = Claims(self.folder / CLAIMS) if self._shared else None
+                if self._claims:
+                    stack.callback(self._claims.close)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another lcbench is writing to {self.folder}; wait for it, or pass --output."
+                ) from error
+            except OSError as error:
+                raise UserError(f"cannot write to {self.folder}: {error.strerror}; pass another --output.") from error
+            with self._turn():
+                self._start()
+            stack.callback(os.close, self._file)
+            self._read()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def append(self, record: Record) -> None:
+        """Add one record for good. Raises: UserError if it cannot be written; what was there stays as it was."""
+        line = (json.dumps({**record, "session": self.session_number}, ensure_ascii=False) + "\n").encode()
+        with self._turn():
+            try:
+                if self._shared:
+                    _cut_torn_line(self._file)  # of another process, killed meanwhile
+                self._write(line)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to {self.folder / RECORDS}: {error.strerror}; what was written is intact, run the "
+                    "same command again once there is room."
+                ) from error
+        if record.get("error") is None:
+            self.done.add(record["id"])
+
+    def news(self) -> list[Record]:
+        """The records that other processes wrote since the last call; from now on they count as done."""
+        return self._read() if self._shared else []
+
+    def _read(self) -> list[Record]:
+        found = [record for record in self._tail.news() if record.get("session") != self.session_number]
+        self.done |= {record["id"] for record in found if record.get("error") is None}
+        return found
+
+    def claim(self, part: str) -> bool:
+        """Whether this process may do a part of the work, and no other one does until `release`, or its death."""
+        return self._claims is None or self._claims.take(part)
+
+    def release(self, part: str) -> None:
+        if self._claims:
+            self._claims.release(part)
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        return self._claims.turn() if self._claims else contextlib.nullcontext()
+
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+            os.fsync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):  # else a torn last line stays, and is cut off on resuming
+                os.ftruncate(self._file, size)
+            raise
+
+    def _start(self) -> None:
+        manifest = _read_manifest(self.folder)
+        if manifest is None:
+            require_ours(self.folder, begun=False)
+            manifest = {"format": FORMAT, "identity": self._identity, "sessions": []}
+        differing = _differences(manifest["identity"], self._identity)
+        if differing:
+            beside = ", and `lcbench table A B` shows several runs together" if "jobs" in differing else ""
+            raise UserError(
+                f"{self.folder} holds another run (it differs in {', '.join(differing.values())}); "
+                f"pass another --output{beside}."
+            )
+        self.session_number = len(manifest["sessions"])
+        manifest["sessions"].append(self._session)
+        try:
+            write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            self._file = os.open(self.folder / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _cut_torn_line(self._file)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}; pass another --output.") from error
+
+
+def require_ours(folder: Path, *, begun: bool = True) -> None:
+    """Raises: UserError for a folder that has files, and none of a run; a run that is not `begun` has locks at most."""
+    ours = {LOCK, UNFINISHED, CLAIMS, JOB_LOGS}
+    names = {path.name for path in folder.iterdir()}
+    if not (begun and {LOCK, MANIFEST} & names) and names - ours:
+        raise UserError(f"{folder} holds something else than results; pass another --output.")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """run.json of a results folder. Raises: UserError if the folder holds no run, or one of another version."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder} holds no run: it has no {MANIFEST}.")
+    return manifest
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of a results folder, one a sample: of a sample that failed and was repeated, the last. In the order
+    of the plan, whatever the order in which processes wrote them.
+
+    Raises: UserError for a folder without records or a line that is no record; a last line that is still being
+    written is left out.
+    """
+    manifest = _read_manifest(folder)
+    records = {record["id"]: record for record in RecordTail(folder).news()}
+    if not records:
+        raise UserError(f"{folder} has no records yet.")
+    jobs = manifest["identity"].get("jobs", []) if manifest else []
+    order = {"/".join(map(str, job)): number for number, job in enumerate(jobs)}
+
+    def place(record: Record) -> tuple[int, int]:
+        job, _, sample = str(record["id"]).rpartition("/")
+        return (order[job], int(sample)) if job in order and sample.isdecimal() else (len(order), 0)
+
+    return sorted(records.values(), key=place)
+
+
+def find_runs(results: Path) -> list[Path]:
+    """Folders of runs with records in a results folder, oldest first by their last record."""
+    files = [path for path in results.glob(f"*/{RECORDS}") if path.with_name(MANIFEST).exists() and path.stat().st_size]
+    return [path.parent for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def newest_run(results: Path) -> Path:
+    """Raises: UserError if there is no run at all."""
+    runs = find_runs(results)
+    if not runs:
+        raise UserError(f"there is no run in {results}; make one with `lcbench run`, or name a folder.")
+    return runs[-1]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise UserError(f"{folder} is a file; name the folder of a run.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {folder / MANIFEST}: {error}.") from error
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        raise UserError(f"{folder} was written by another version of lcbench; read it with that one, or run it anew.")
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("identity"), dict)
+        or not isinstance(manifest.get("sessions"), list)
+    ):
+        raise UserError(f"{folder / MANIFEST} is not the run.json of lcbench.")
+    return manifest
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
+    """Which parts of its identity a run has otherwise, and how to say it: of its jobs, by what is typed."""
+    found = {key: key for key in here if there.get(key) != here[key]}
+    if "jobs" not in found:
+        return found
+    words = []
+    for kind, one, other in zip(("task", "method", "length", "depth"), _typed(there), _typed(here), strict=True):
+        only = [name for name in [*one, *other] if (name in one) != (name in other)]
+        if only:
+            more = f" and {len(only) - MANY} more" if only[MANY:] else ""
+            words.append(f"the {kind}{'s' * (len(only) > 1)} {', '.join(only[:MANY])}{more}")
+    texts = [{task["name"]: task for task in identity.get("tasks", [])} for identity in (there, here)]
+    if all(texts[0][name] == texts[1][name] for name in texts[0].keys() & texts[1].keys()):
+        found.pop("tasks", None)  # what differs is which there are, and the jobs tell that
+    found["jobs"] = ", ".join(words) or "the order of its cells, or what goes with what"
+    return found
+
+
+def _typed(identity: dict[str, Any]) -> list[list[str]]:
+    """The tasks, methods, lengths and depths of a run's jobs, each once; a cell is named `length/depth`."""
+    jobs = [(task, method, *cell.split("/", 1)) for task, method, cell, *_ in identity.get("jobs", [])]
+    return [list(dict.fromkeys(job[place] for job in jobs)) for place in range(4)]
+
+
+def _cut_torn_line(file: int) -> None:
+    """Cut off a last line without end: the record that was in flight when its process was killed."""
+    size = os.fstat(file).st_size
+    keep = size
+    while keep and os.pread(file, 1, keep - 1) != b"\n":
+        keep -= 1
+    if keep < size:
+        os.ftruncate(file, keep)

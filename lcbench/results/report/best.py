@@ -1,0 +1,49 @@
+"""Which scores of a column of a table are bold.
+
+A bold score says "better than others", so it must not come from noise. All pairs of a column are compared on the same
+samples, as `lcbench compare` does it, with Holm's correction over the pairs: the chance that any of them is called
+different wrongly stays at or under 5 %. A score is bold if none is better for sure and one that it can be compared with
+is worse for sure; so the best and all that cannot be told from it share the bold, and where nothing can be told apart
+nothing is bold. Methods that were asked something else (other seeds, another tokenizer) cannot be compared: they make
+each other neither bold nor plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from lcbench.core.stats import holm
+from lcbench.results.compare.cells import LOWER_IS_BETTER, compare_cell
+from lcbench.results.compare.result import Effect
+from lcbench.results.records import Record
+
+ALPHA = 0.05
+RULE = (  # behind the name of the mark
+    "no score of that length is better for sure, and at least one is worse (same samples, paired tests, 5 % a column "
+    "by Holm's correction over all pairs)."
+)
+
+
+def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
+    """Keys of the bold members of a column, each with the records behind its score.
+
+    Raises: KeyError for foreign records.
+    """
+    pairs = list(combinations(column, 2))
+    tried = {pair: _effect(column[pair[0]], column[pair[1]], ALPHA / len(pairs)) for pair in pairs}
+    effects = {pair: effect for pair, effect in tried.items() if effect}
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    worse = {
+        pair[0] if sign * effect.difference > 0 else pair[1]
+        for (pair, effect), p in zip(effects.items(), holm([effect.p for effect in effects.values()]), strict=True)
+        if p <= ALPHA
+    }
+    return {key for pair in effects for key in pair if worse & set(pair)} - worse
+
+
+def _effect(base: list[Record], new: list[Record], smallest_p: float) -> Effect | None:
+    """What the samples that both were asked say; None if there are none."""
+    bases, news = ({f"{record['cell_depth']}/{record['sample']}": record for record in side} for side in (base, new))
+    key = (base[0]["task"], f"{base[0]['method']} {new[0]['method']}", base[0]["seq_len"])
+    return compare_cell(key, bases, news, smallest_p).effect

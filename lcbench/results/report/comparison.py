@@ -1,0 +1,162 @@
+"""A comparison of two runs, for a terminal and as Markdown (a CI's job summary, a pull request)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lcbench.results.compare.result import CellResult, Comparison, Verdict
+from lcbench.results.report.terminal import fits, method_label
+from lcbench.results.report.text import escaped, printable, row
+
+UNKNOWN = "[unknown]"  # interval
+STYLES: dict[Verdict, str] = {
+    "regressed": "bold red",
+    "improved": "bold green",
+    "no evidence": "",
+    "not comparable": "yellow",
+}
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """One table a task, or a list where the terminal is too narrow for it; below them the reasons, the samples that
+    are missing, and the verdicts counted."""
+    for task, cells in by_task(comparison.cells):
+        console.print(Text(title(task, cells), style="italic"))
+        if fits(console, _table(cells)):
+            console.print(_table(cells))
+        else:
+            _print_list(console, cells)
+    reasons = [printable(f"{cell.name}: {cell.verdict}: {cell.why}") for cell in comparison.cells if cell.why]
+    for line in [*reasons, *remarks(comparison)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(cells: Iterable[CellResult]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for heading in ("tokens\npairs", "BASE\nNEW", "difference\n95 %", "adj. p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for cell in cells:
+        table.add_row(*_table_row(cell))
+    return table
+
+
+def _table_row(cell: CellResult) -> list[Text]:
+    """Two lines: the cell, its numbers, and below them how sure they are."""
+    numbers = ["", "", ""]
+    if cell.effect:
+        difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
+        numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell)]
+    verdict = Text(cell.verdict, style=STYLES[cell.verdict])
+    label = method_label(printable(cell.method))
+    return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
+
+
+def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
+    """What the table says, the cells below one another."""
+    for cell in cells:
+        console.print(method_label(printable(cell.method)))
+        pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
+        lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (cell.verdict, STYLES[cell.verdict]))]
+        if cell.effect:
+            lines.append(Text(f"BASE {cell.effect.base:.3f}, NEW {cell.effect.new:.3f}, adj. p {p_value(cell)}"))
+            lines.append(Text(f"difference {cell.effect.difference:+.3f} {interval(cell)}"))
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 2), expand=False))
+    console.print()
+
+
+def markdown(comparison: Comparison) -> str:
+    """The same in Markdown, with what made the two runs, and cost."""
+    parts = [f"## lcbench compare: {comparison.summary}\n"]
+    for task, cells in by_task(comparison.cells):
+        lines = [row(COLUMNS), "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"]
+        lines += [row(escaped(value) for value in values(cell)) for cell in cells]
+        parts.append(f"**{escaped(title(task, cells))}**\n\n" + "\n".join(lines) + "\n")
+    parts.append("\n".join(f"- {escaped(line)}" for line in remarks(comparison)) + "\n")
+    facts = [row(map(escaped, fact)) for fact in comparison.facts]
+    parts.append("\n".join([row(("", "BASE", "NEW")), "| --- | --- | --- |", *facts]) + "\n")
+    return "\n".join(parts)
+
+
+COLUMNS = (
+    "method",
+    "tokens",
+    "pairs",
+    "BASE",
+    "NEW",
+    "difference (95 %)",
+    "adjusted p",
+    "verdict",
+    "prefill time",
+    "decode time",
+    "memory",
+)
+
+
+def values(cell: CellResult) -> list[str]:
+    """A cell in words and numbers, in the order of COLUMNS."""
+    effect, ratios = cell.effect, cell.ratios
+    scores = [f"{effect.base:.3f}", f"{effect.new:.3f}"] if effect else ["", ""]
+    return [
+        printable(cell.method),
+        f"{cell.seq_len:,}",
+        str(cell.pairs),
+        *scores,
+        f"{effect.difference:+.3f} {interval(cell)}" if effect else "",
+        p_value(cell),
+        f"{cell.verdict} ({printable(cell.why)})" if cell.why else cell.verdict,
+        *("" if ratio is None else f"x {ratio:.2f}" for ratio in (ratios.prefill, ratios.decode, ratios.memory)),
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the tables do not say: missing samples by name, other machines, and how verdicts were reached."""
+    lines = [printable(f"{cell.name}: {gap}") for cell in comparison.cells for gap in cell.gaps]
+    base, new = (side.facts.get("hardware", "") for side in (comparison.base, comparison.new))
+    if base != new:
+        lines.append(f"the runs were made on other hardware ({base}; {new}): times do not compare.")
+    if any(interval(cell) == UNKNOWN for cell in comparison.cells):
+        lines.append(f"{UNKNOWN}: too few samples differ to know an interval.")
+    tested = sum(cell.effect is not None for cell in comparison.cells)
+    lines.append(
+        f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
+        "(Holm); a cell or depth that BASE has and NEW lacks, and a sample that newly fails, counts as regressed."
+    )
+    return [*lines, comparison.summary]
+
+
+def by_task(cells: Iterable[CellResult]) -> list[tuple[str, list[CellResult]]]:
+    """The cells of each task, in order."""
+    groups: dict[str, list[CellResult]] = {}
+    for cell in cells:
+        groups.setdefault(cell.task, []).append(cell)
+    return list(groups.items())
+
+
+def title(task: str, cells: list[CellResult]) -> str:
+    metric = next((cell.metric for cell in cells if cell.metric), "no score").replace("_", " ")
+    tests = dict.fromkeys(cell.effect.test for cell in cells if cell.effect)
+    names = {"McNemar": "McNemar's exact test", "bootstrap": "paired bootstrap"}
+    return printable(f"{task}: {metric}") + (f", {' and '.join(names[test] for test in tests)}" if tests else "")
+
+
+def interval(cell: CellResult) -> str:
+    """`[-0.142, -0.031]`, or that the samples that differ are too few to know it."""
+    effect = cell.effect
+    if effect is None or effect.low is None or effect.high is None:
+        return UNKNOWN if effect else ""
+    return f"[{effect.low:+.3f}, {effect.high:+.3f}]"
+
+
+def p_value(cell: CellResult) -> str:
+    if cell.effect is None or cell.effect.p_adjusted is None:
+        return ""
+    return "<0.001" if cell.effect.p_adjusted < 0.001 else f"{cell.effect.p_adjusted:.3f}"

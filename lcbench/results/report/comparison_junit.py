@@ -1,0 +1,46 @@
+"""A comparison of two runs as JUnit XML: a test suite a task, a test case a cell, which every CI can show."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from lcbench.results.compare.result import CellResult, Comparison
+from lcbench.results.report.comparison import COLUMNS, by_task, values
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold at all
+
+
+def junit(comparison: Comparison) -> str:
+    """A regressed cell is a failure, one that cannot be compared is skipped; the numbers are each case's output."""
+    root = ElementTree.Element("testsuites", name="lcbench compare")
+    for task, cells in by_task(comparison.cells):
+        suite = ElementTree.SubElement(root, "testsuite", name=_clean(task))
+        for cell in cells:
+            _add_case(suite, cell)
+        _count(suite, cells)
+    _count(root, comparison.cells)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_case(suite: ElementTree.Element, cell: CellResult) -> None:
+    name = _clean(f"{cell.method} at {cell.seq_len:,} tokens")
+    case = ElementTree.SubElement(suite, "testcase", classname=_clean(f"lcbench.{cell.task}"), name=name)
+    report = "\n".join([*map(": ".join, zip(COLUMNS, values(cell), strict=True)), *cell.gaps])
+    if cell.verdict == "regressed":
+        ElementTree.SubElement(case, "failure", message=_clean(cell.why), type="regressed").text = _clean(report)
+    elif cell.verdict == "not comparable":
+        ElementTree.SubElement(case, "skipped", message=_clean(f"not comparable: {cell.why}"))
+    ElementTree.SubElement(case, "system-out").text = _clean(report)
+
+
+def _count(element: ElementTree.Element, cells: list[CellResult]) -> None:
+    verdicts = [cell.verdict for cell in cells]
+    counts = {"tests": len(cells), "failures": verdicts.count("regressed"), "errors": 0}
+    for key, count in (counts | {"skipped": verdicts.count("not comparable")}).items():
+        element.set(key, str(count))
+
+
+def _clean(text: str) -> str:
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,281 @@
+"""Curves of a score by length, one a method with its 95 % band: as a figure, and as bars of text for a terminal.
+
+lcbench plot pg19 --out pg19.svg
+
+Of likelihoods a second panel shows where in the text a token costs how much, at the longest length.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lcbench.core.errors import unknown
+from lcbench.results.compare.cells import LOWER_IS_BETTER
+from lcbench.results.nll import mean_buckets
+from lcbench.results.records import Record
+from lcbench.results.report.figure import TRAINED_COLOR, length_label
+from lcbench.results.report.layout import number
+from lcbench.results.report.summary import Row, Run, by_task, summarise_runs
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, https://jfly.uni-koeln.de/color/, without yellow, which is too faint for a line.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARKERS, DASHES = "osD^vPX", ("-", (0, (4, 1.5)), (0, (1, 1)))
+LOG_FROM = 4  # values that spread over more than this ratio are drawn on a logarithmic scale
+LEGEND_WIDTH = 46  # characters of a method in the legend
+FIRST_POSITION = 4  # that is drawn: the first tokens of a text cost so much more that nothing else would show
+TITLE_WIDTH = 56  # characters of a panel's title in a line
+BAR = 36  # characters of the longest bar
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One task: its rows by method, and the mean NLL by position [(first, last, nats)] at the longest length."""
+
+    task: str
+    methods: dict[str, list[Row]]
+    positions: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for rows in self.methods.values() for row in rows]
+
+    @property
+    def longest(self) -> int:
+        """Of the lengths with a score, if any has one."""
+        return max(self.rows, key=lambda row: (row.mean is not None, row.seq_len)).seq_len
+
+    @property
+    def metric(self) -> str:
+        return next((row.metric for row in self.rows if row.metric), "score")
+
+
+def curves(run: Run, task: str) -> list[Curves]:
+    """The curves of a task, and of every variant of it, in the order in which they first come up.
+
+    Raises: UserError for a run without this task.
+    """
+    found = []
+    for name, rows in by_task(summarise_runs([run])):
+        if task not in (name, name.partition(":")[0]):
+            continue
+        methods: dict[str, list[Row]] = {}
+        for row in rows:
+            methods.setdefault(row.method, []).append(row)
+        found.append(Curves(name, {m: sorted(own, key=lambda row: row.seq_len) for m, own in methods.items()}))
+    if not found:
+        raise unknown("task of this run", task, {record["task"] for record in run.records})
+    return [Curves(one.task, one.methods, _positions(run.records, one)) for one in found]
+
+
+def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[int, int, float]]]:
+    buckets: dict[str, list[list[list[float]]]] = {}
+    for record in records:
+        if (record["task"], record["seq_len"]) == (of.task, of.longest) and record["error"] is None and "nll" in record:
+            buckets.setdefault(record["method"], []).append(record["nll"]["buckets"])
+    return {method: mean_buckets(each) for method, each in buckets.items()}
+
+
+def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | None) -> None:
+    """A bar and the number for every method and length; bars are logarithmic where the scores spread that far."""
+    for one in all_curves:
+        values = _finite(row.mean for row in one.rows)
+        bars = _Bars(values, one.metric, max(4, min(BAR, console.width - 42)))
+        scale = ", bars are logarithmic" if bars.log else ""
+        console.print(Text(f"{one.task}: {_words(one.metric)} by length{scale}", style="bold"))
+        for method, rows in one.methods.items():
+            console.print(Text(method), soft_wrap=True)
+            for row in rows:
+                label = length_label(row.seq_len) + ("*" if row.seq_len == trained else " ")
+                line = Text(f"{label:>9} ")
+                if row.mean is None:
+                    line.append(f"failed: {row.failed}", style="red")
+                else:
+                    line.append("█" * bars.size(row.mean), style="blue").append(f" {number(row.mean, row.metric)}")
+                    if row.low is not None and row.high is not None:
+                        line.append(f"  {number(row.low, row.metric)} to {number(row.high, row.metric)}", style="dim")
+                console.print(line, soft_wrap=True)
+    console.print(Text(caption(all_curves, trained, star=True), style="dim"))
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """How long the bar of a value is."""
+
+    values: list[float]
+    metric: str
+    width: int
+
+    @property
+    def log(self) -> bool:
+        return _logarithmic(self.values, self.metric)
+
+    def size(self, value: float) -> int:
+        if not math.isfinite(value):
+            return self.width
+        top = max(self.values) if self.metric in LOWER_IS_BETTER else 1.0
+        if self.log:
+            low = min(self.values) / 2  # the smallest has a bar, too
+            return round(self.width * math.log(value / low) / math.log(top / low))
+        return round(self.width * max(value, 0.0) / top) if top > 0 else 0
+
+
+def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figure:
+    """A row of panels a task: the score by length, and of likelihoods the NLL by position."""
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
+    names = {method: "\n".join(textwrap.wrap(method.replace(",", ", "), LEGEND_WIDTH)) for method in methods}
+    columns = 2 if any(one.positions for one in all_curves) else 1
+    legend_columns = min(len(methods), columns)
+    legend_lines = sum(name.count("\n") + 1 for name in names.values()) / legend_columns
+    figure = Figure(
+        figsize=(5.2 * columns + 0.3, 3.3 * len(all_curves) + 0.19 * legend_lines + 0.9), layout="constrained"
+    )
+    grid = figure.subplots(len(all_curves), columns, squeeze=False)
+    for (axes, *others), one in zip(grid, all_curves, strict=True):
+        _draw_lengths(axes, one, methods, trained)
+        for other in others:
+            if one.positions:
+                _draw_positions(other, one, methods, trained)
+            else:
+                other.set_axis_off()
+    handles: dict[str, Artist] = {}
+    for axes in grid.flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(str(label), handle)
+    labels = [method for method in methods if method in handles]
+    figure.legend(
+        [handles[label] for label in labels],
+        [names[label].replace(", ", ",") for label in labels],
+        loc="outside upper left",
+        ncols=legend_columns,
+        fontsize=8.5,
+        frameon=False,
+    )
+    text = f"{model}; {caption(all_curves, trained)}"
+    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)
+    return figure
+
+
+def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = False) -> str:
+    """How many samples a point has, by which protocol, and what the marks mean; `star`: those of the text."""
+    rows = [row for one in all_curves for row in one.rows]
+    counts = sorted({row.samples for row in rows if row.samples}) or [0]
+    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    noun = "book" if any(one.metric == "perplexity" for one in all_curves) else "sample"
+    parts = [f"{said} {noun}{'' if counts == [1] else 's'} a point"]
+    if any(row.low is not None for row in rows):
+        parts.append("95 % intervals" if star else "95 % bands")
+    protocols = dict.fromkeys(row.protocol for row in rows if row.protocol)
+    if protocols:
+        parts.append(f"protocol {'; '.join(protocols)}")
+    if trained:
+        lengths = [row.seq_len for row in rows]
+        marked = trained in lengths if star else min(lengths) <= trained <= max(lengths)
+        parts.append(f"trained at {trained:,} tokens{(' (*)' if star else ' (dashed)') * marked}")
+    failed = [row for row in rows if row.failed]
+    if failed:
+        parts.append(f"{len(failed)} failed ({textwrap.shorten(str(failed[0].failed), 60)})")
+    return ", ".join(parts)
+
+
+def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
+    for method, rows in one.methods.items():
+        style = _style(methods.index(method))
+        for known, part in groupby(rows, key=lambda row: row.mean is not None and math.isfinite(row.mean)):
+            members = list(part)
+            if not known:
+                axes.plot(
+                    [row.seq_len for row in members], [0.03] * len(members), transform=axes.get_xaxis_transform(),
+                    color=style["color"], marker="x", linestyle="", zorder=5,
+                )  # fmt: skip
+                continue
+            lengths, means = zip(*((row.seq_len, row.mean or 0.0) for row in members), strict=True)
+            axes.plot(lengths, means, label=method, markersize=4.5, linewidth=1.6, **style)
+            banded = [row for row in members if row.low is not None and row.high is not None]
+            low, high = ([getattr(row, end) for row in banded] for end in ("low", "high"))
+            axes.fill_between([row.seq_len for row in banded], low, high, color=style["color"], alpha=0.12, linewidth=0)
+    values = _finite(value for row in one.rows for value in (row.mean, row.low, row.high))
+    if one.metric not in LOWER_IS_BETTER:
+        axes.set_ylim(-0.03, 1.03)
+    _finish(axes, sorted({row.seq_len for row in one.rows}), values, one.metric, trained)
+    title = "\n".join(textwrap.wrap(one.task, TITLE_WIDTH))
+    axes.set(title=title, xlabel="length in tokens", ylabel=_words(one.metric))
+    axes.title.set_fontsize(9.5)
+
+
+def _draw_positions(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
+    ticks: set[int] = set()
+    for method, all_buckets in one.positions.items():
+        buckets = [bucket for bucket in all_buckets if bucket[0] >= FIRST_POSITION] or all_buckets
+        middle = [math.sqrt(first * (last + 1)) for first, last, _ in buckets]
+        ticks.update(first for first, _, _ in buckets)
+        style = _style(methods.index(method))
+        axes.plot(middle, [nats for *_, nats in buckets], label=method, markersize=4.5, linewidth=1.6, **style)
+    _finish(axes, sorted(ticks), [], "nll", trained)
+    axes.set(
+        title=f"where in the text, at {one.longest:,} tokens", xlabel="tokens before the token", ylabel="nats a token"
+    )
+    axes.title.set_fontsize(9.5)
+
+
+def _finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trained: int | None) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    every = -(-len(ticks) // 9)
+    shown = ticks[::-1][::every][::-1]
+    axes.set_xticks(shown, [length_label(tick) for tick in shown])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    if _logarithmic(values, metric):
+        axes.set_yscale("log")
+        decades = math.log10(max(values) / min(values))
+        subs = (1, 1.5, 2, 3, 5, 7) if decades < 1.5 else (1, 2, 5) if decades < 3 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 1e5 else f"{value:.0e}")
+        )
+    axes.tick_params(labelsize=8.5)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if trained:
+        low, high = axes.get_xlim()
+        if low <= trained <= high:
+            axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
+    }
+
+
+def _logarithmic(values: Sequence[float], metric: str) -> bool:
+    return metric in LOWER_IS_BETTER and bool(values) and min(values) > 0 and max(values) / min(values) > LOG_FROM
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

@@ -1,0 +1,34 @@
+"""What all figures share: their files, and how a length is written and the trained one marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lcbench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = ("png", "svg", "pdf")
+TRAINED_COLOR = "#1b4fd6"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write PNG, SVG or PDF by the suffix, the same bytes for the same figure. Raises: UserError."""
+    from matplotlib import rc_context
+
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in SUFFIXES:
+        raise UserError(f"cannot draw {path}: its name must end with .{', .'.join(SUFFIXES[:-1])} or .{SUFFIXES[-1]}.")
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
+    try:
+        with rc_context({"svg.hashsalt": "lcbench"}):
+            figure.savefig(path, dpi=160, metadata=undated)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; pass another --out.") from error
+
+
+def length_label(length: int) -> str:
+    """`4k` for 4096, digits for what is no whole number of them."""
+    return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"

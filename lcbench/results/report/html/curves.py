@@ -1,0 +1,184 @@
+"""Score by length, a curve a method with its 95 % band, as an SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from lcbench.results.compare.cells import LOWER_IS_BETTER
+from lcbench.results.report.html.frame import text
+from lcbench.results.report.html.scale import full_score
+from lcbench.results.report.html.tables import Colors, line_name
+from lcbench.results.report.layout import Grid, Line, number
+from lcbench.results.report.summary import Row
+
+WIDTH, HEIGHT = 560, 300
+LETTER = 11  # width of one where a phone shows it
+LEFT, RIGHT, TOP, BOTTOM = 66, 16, 16, 40
+LOG_FROM = 20  # values that spread over more than this ratio are drawn on a logarithmic scale
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where a value stands, in pixels, and the values to name."""
+
+    place: Callable[[float], float]
+    ticks: list[float]
+
+
+def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
+    """The figure of a task, trained lengths marked; nothing where a single length or no score is known: the table says
+    as much."""
+    values = [value for line in grid.lines for row in line.cells.values() for value in _known(row)]
+    if len(grid.lengths) < 2 or not values:
+        return ""
+    metric = next(row.metric for line in grid.lines for row in line.cells.values() if row.samples)
+    x, y = _length_axis(grid.lengths), _value_axis(values, metric)
+    marks = [length for length in sorted(trained) if grid.lengths[0] <= length <= grid.lengths[-1]]
+    drawn = "".join(
+        [
+            *(_horizontal(y, tick) for tick in y.ticks),
+            *(_vertical(x, int(tick)) for tick in x.ticks),
+            *(_trained(x, length) for length in marks),
+            *(_band(line, colors, x, y) for line in grid.lines),
+            *(_line(line, colors, x, y) for line in grid.lines),
+        ]
+    )
+    bands = any(row.low is not None for row in grid.rows)
+    said = f"{metric.replace('_', ' ')} by length in tokens{', with 95 % bands' * bands}"
+    said += "".join(f"; trained at {length:,} tokens (dashed line)" for length in marks)
+    legend = "".join(f"<li>{line_name(line, colors)}</li>" for line in grid.lines)
+    return (
+        f'<h3>By length</h3>\n<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{text(said)}; the table has the numbers">{drawn}</svg>\n'
+        f'<figcaption>{text(said)}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
+    )
+
+
+def _known(row: Row) -> list[float]:
+    return [value for value in (row.mean, row.low, row.high) if value is not None and math.isfinite(value)]
+
+
+def _parts(line: Line) -> list[list[Row]]:
+    """The rows of a curve, ascending, broken where a length has no score."""
+    rows = [row for _, row in sorted(line.cells.items())]
+    return [list(part) for known, part in groupby(rows, key=_drawable) if known]
+
+
+def _drawable(row: Row) -> bool:
+    return row.mean is not None and math.isfinite(row.mean)
+
+
+def _length_axis(lengths: list[int]) -> Axis:
+    """Logarithmic; of many lengths those are named that have room, from the longest down."""
+    low, high = math.log2(lengths[0]), math.log2(lengths[-1])
+    room = WIDTH - LEFT - RIGHT - 40
+
+    def place(length: float) -> float:
+        return LEFT + 20 + room * (math.log2(length) - low) / (high - low)
+
+    ticks: list[float] = []
+    for length in reversed(lengths):
+        if not ticks or place(ticks[-1]) - place(length) >= LETTER * len(f"{length:,}") + 12:
+            ticks.append(length)
+    return Axis(place, ticks)
+
+
+def _value_axis(values: list[float], metric: str) -> Axis:
+    """From 0 to the full score where there is one; from 0 for other scores; else as the values are."""
+    low, high = min(values), max(values)
+    top = full_score(metric, values)
+    if metric not in LOWER_IS_BETTER:
+        low, high = min(low, 0.0), top or high
+    elif low > 0 and high / low > LOG_FROM:
+        return _log_axis(low, high)
+    step = top / 4 if top else _step(high - low or abs(high) or 1.0)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    span = HEIGHT - TOP - BOTTOM
+
+    def place(value: float) -> float:
+        return TOP + span * (last - value / step) / (last - first)
+
+    return Axis(place, [step * tick for tick in range(first, last + 1)])
+
+
+def _log_axis(low: float, high: float) -> Axis:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    span = HEIGHT - TOP - BOTTOM
+    every = max(1, (last - first) // 6)
+
+    def place(value: float) -> float:
+        return TOP + span * (last - math.log10(value)) / (last - first)
+
+    return Axis(place, [10.0**power for power in range(first, last + 1, every)])
+
+
+def _step(span: float) -> float:
+    """A round distance that divides a span into four to eight."""
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return max(factor * power for factor in (1, 2, 2.5, 5) if factor * power <= span / 4)
+
+
+def _horizontal(y: Axis, tick: float) -> str:
+    at = y.place(tick)
+    return (
+        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        f'<text x="{LEFT - 8}" y="{at + 5:.1f}" text-anchor="end">{_tick(tick)}</text>'
+    )
+
+
+def _tick(value: float) -> str:
+    """A round number without zeros that say nothing."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 10_000 else f"{value:.3g}".replace("e+0", "e")
+
+
+def _vertical(x: Axis, tick: int) -> str:
+    at, floor = x.place(tick), HEIGHT - BOTTOM
+    return (
+        f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{floor}" y2="{floor + 5}"/>'
+        f'<text x="{at:.1f}" y="{floor + 22}" text-anchor="middle">{tick:,}</text>'
+    )
+
+
+def _trained(x: Axis, length: int) -> str:
+    at = x.place(length)
+    return (
+        f'<line class="trained" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
+        f"<title>trained at {length:,} tokens</title></line>"
+    )
+
+
+def _band(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
+    shapes = []
+    for rows in _parts(line):
+        ends = [(x.place(row.seq_len), *_known(row)[1:]) for row in rows if len(_known(row)) == 3]
+        upper = [f"{at:.1f},{y.place(high):.1f}" for at, _, high in ends]
+        lower = [f"{at:.1f},{y.place(low):.1f}" for at, low, _ in ends]
+        if len(ends) > 1:
+            shapes.append(f'<polygon points="{" ".join([*upper, *reversed(lower)])}"/>')
+        elif ends:  # a length alone between failures: a bar
+            shapes.append(f'<polyline points="{upper[0]} {lower[0]}"/>')
+    return f'<g class="band {colors.of(line)}">{"".join(shapes)}</g>'
+
+
+def _line(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
+    """The curve, its points, and a cross on the axis for a length at which nothing was answered."""
+    shapes = []
+    for rows in _parts(line):
+        points = [(x.place(row.seq_len), y.place(row.mean), row) for row in rows if row.mean is not None]
+        shapes.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)}"/>')
+        shapes += [
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{text(line.name)} at {row.seq_len:,}: '
+            f"{number(row.mean or 0.0, row.metric)}</title></circle>"
+            for a, b, row in points
+        ]
+    shapes += [
+        f'<path d="M{x.place(length) - 5:.1f} {HEIGHT - BOTTOM - 5}l10 10m0 -10l-10 10"><title>{text(line.name)} at '
+        f"{length:,}: {text(row.failed or 'not finite')}</title></path>"
+        for length, row in line.cells.items()
+        if not _drawable(row)
+    ]
+    return f'<g class="line {colors.of(line)}">{"".join(shapes)}</g>'

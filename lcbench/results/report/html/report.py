@@ -1,0 +1,185 @@
+"""`lcbench report`: one page of one or several runs, from the summary down to each sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lcbench.results.records import Record, read_manifest
+from lcbench.results.report.html.curves import curves
+from lcbench.results.report.html.frame import asset, document, text
+from lcbench.results.report.html.heat import heat_section, heat_style
+from lcbench.results.report.html.scale import full_score
+from lcbench.results.report.html.tables import Colors, cost_table, failures, score_table
+from lcbench.results.report.layout import grids, notes
+from lcbench.results.report.summary import Row, Run, by_task, differences, read_runs, summarise_runs, trained_length
+
+KEPT = frozenset(
+    {
+        "task",
+        "method",
+        "seq_len",
+        "cell_depth",
+        "depth",
+        "sample",
+        "document",
+        "prompt_tokens",
+        "output_tokens",
+        "references",
+        "prediction",
+        "metric",
+        "scores",
+        "cost",
+        "error",
+    }
+)  # of a record
+
+
+def page(folders: Sequence[Path]) -> str:
+    """The report of some results folders; a folder that is named twice counts once.
+
+    Raises: UserError for a folder without records.
+    """
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    runs = read_runs(folders)
+    rows = summarise_runs(runs)
+    colors, tasks = Colors(rows), by_task(rows)
+    models = dict.fromkeys(str(run.identity.get("model")) for run in runs)
+    title = f"{', '.join(task for task, _ in tasks)} on {', '.join(models)}"
+    links = "".join(f'<li><a href="#task{number}">{text(task)}</a></li>' for number, (task, _) in enumerate(tasks))
+    remarks = "".join(f"<li>{text(line)}</li>" for line in [*differences(runs), *notes(rows)])
+    body = "\n".join(
+        [
+            f"<header><p>lcbench report</p><h1>{text(title)}</h1></header>",
+            f'<nav aria-label="Contents"><ul>{links}<li><a href="#samples">samples</a></li>'
+            '<li><a href="#made">how it was made</a></li></ul></nav>',
+            "<main>",
+            *(_task(f"task{number}", task, members, runs, colors) for number, (task, members) in enumerate(tasks)),
+            f'<ul class="about">{remarks}</ul>' if remarks else "",
+            _SAMPLES,
+            '<section id="made"><h2>How it was made</h2>',
+            *(_made(run, folder) for run, folder in zip(runs, folders, strict=True)),
+            "</section>",
+            "</main>",
+        ]
+    )
+    return document(title, body, asset("report.css") + heat_style(), asset("report.js"), _data(runs))
+
+
+def _task(anchor: str, task: str, rows: Sequence[Row], runs: Sequence[Run], colors: Colors) -> str:
+    first, *views = grids(rows)
+    trained = trained_length(runs)
+    lengths = {run.identity["pretraining_length"] for run in runs if run.identity.get("pretraining_length")}
+    return "\n".join(
+        [
+            f'<section id="{anchor}"><h2>{text(task)}</h2>{_about(task, runs)}',
+            *(score_table(grid, trained, colors) for grid in (first, *views)),
+            failures(first),
+            curves(first, lengths, colors),
+            heat_section(first, {run.name: run for run in runs}, colors),
+            f"<h3>Cost</h3>{cost_table(first, trained, colors)}",
+            "</section>",
+        ]
+    )
+
+
+def _about(task: str, runs: Sequence[Run]) -> str:
+    """What the task asks, and where it comes from."""
+    known = (known for run in runs for known in run.identity.get("tasks", []) if known.get("name") == task)
+    described: dict[str, Any] = next(known, {})
+    parts = [str(described.get("description") or "")]
+    parts += [f"Source: {described['citation']}."] if described.get("citation") else []
+    return f'<p class="about">{text(" ".join(parts))}</p>'
+
+
+def _made(run: Run, folder: Path) -> str:
+    """Model, settings, and each session's command, versions and machine; all of run.json behind a click."""
+    identity, manifest = run.identity, read_manifest(folder)
+    failed = sum(record["error"] is not None for record in run.records)
+    trained = identity.get("pretraining_length")
+    facts: list[tuple[str, object]] = [
+        ("folder", folder),
+        ("samples", f"{len(run.records):,}" + (f", {failed:,} of them failed" if failed else "")),
+        ("model", f"{identity.get('model')} ({identity.get('model_fingerprint', 'no fingerprint')})"),
+        ("trained at", f"{trained:,} tokens" if trained else "unknown"),
+        ("dtype, device, seed", ", ".join(str(identity.get(key)) for key in ("dtype", "device", "seed"))),
+    ]
+    for number, session in enumerate(manifest["sessions"], start=1):
+        facts.append((f"session {number}", session.get("started_at")))
+        facts.append(("command", shlex.join(map(str, session.get("command", [])))))
+        facts += [
+            (key, _words(session[key])) for key in ("versions", "hardware", "platform", "git") if session.get(key)
+        ]
+        facts += [("advice", advice) for advice in session.get("advice", [])]
+    rows = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(fact)}</td></tr>\n' for name, fact in facts)
+    return (
+        f'<h3>{text(run.name)}</h3>\n<table class="facts"><tbody>\n{rows}</tbody></table>\n'
+        f"<details><summary>run.json</summary><pre>{text(json.dumps(manifest, indent=2, ensure_ascii=False))}</pre>"
+        "</details>\n"
+    )
+
+
+def _words(value: Any) -> str:
+    """A mapping of run.json on one line: `torch 2.13.0, cores 2`; what is empty is left out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items() if entry not in ([], None))
+    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+
+
+def _data(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the script shows: the samples in order, the excerpts of their prompts, each once, and the full
+    score of each metric."""
+    excerpts: dict[tuple[str, ...], int] = {}
+    samples: list[dict[str, Any]] = []
+    for run in runs:
+        for record in run.records:
+            sample = _sample(record) | {"run": run.name}
+            if excerpt := tuple(record.get("excerpt") or ()):
+                sample["excerpt"] = excerpts.setdefault(excerpt, len(excerpts))
+            samples.append(sample)
+    scores: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample["score"] is not None:
+            scores.setdefault(sample["metric"], []).append(sample["score"])
+    full = {metric: full_score(metric, values) for metric, values in scores.items()}
+    return {"samples": samples, "excerpts": list(excerpts), "full": full}
+
+
+def _sample(record: Record) -> dict[str, Any]:
+    score = record["scores"].get(record["metric"]) if record["error"] is None else None
+    finite = score is not None and math.isfinite(score)
+    kept = {key: _finite(value) for key, value in record.items() if key in KEPT and value is not None}
+    return {"score": score if finite else None, **kept}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become their names."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_SAMPLES = """<section id="samples"><h2>Samples</h2>
+<noscript><p>The samples are shown by a script, which this browser does not run.</p></noscript>
+<form class="filters" role="search" aria-label="Filter samples" hidden>
+<label data-for="run">Run <select name="run"></select></label>
+<label data-for="task">Task <select name="task"></select></label>
+<label data-for="method">Method <select name="method"></select></label>
+<label data-for="tokens">Length <select name="tokens"></select></label>
+<label data-for="depth">Depth <select name="depth"></select></label>
+<label data-for="outcome">Outcome <select name="outcome"></select></label>
+<label>Sort by <select name="sort"></select></label>
+<label class="wide">Text <input name="text" type="search" placeholder="in prediction, answer, excerpt"></label>
+<button type="reset">Clear</button>
+</form>
+<p id="count" role="status"></p>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of samples">
+<table class="samples" role="table"><caption class="hidden">Samples</caption><thead></thead><tbody></tbody></table>
+</div>
+<p class="pages" hidden><button type="button" id="previous">Previous</button>
+<button type="button" id="next">Next</button></p>
+</section>"""

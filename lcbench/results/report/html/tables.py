@@ -1,0 +1,105 @@
+"""Tables of scores and of cost: a row a method, a column a length. A score leads to its samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from lcbench.core.specs import split_options
+from lcbench.results.report.html.frame import text
+from lcbench.results.report.layout import Grid, Line, grids, human_bytes, number
+from lcbench.results.report.summary import Row, by_task
+
+
+class Colors:
+    """The classes of a method: its colour is the same everywhere on the page; of a method that a task shows in several
+    lines, that of its run.
+
+    There are eight; then they begin anew, the lines dashed, and dotted.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        tasks = [grids(members)[0].lines for _, members in by_task(rows)]
+        methods = (Counter(line.method for line in lines) for lines in tasks)
+        self._several = {method for counts in methods for method, count in counts.items() if count > 1}
+        keys = dict.fromkeys(self._key(line) for lines in tasks for line in lines)
+        self._numbers = {key: place for place, key in enumerate(keys)}
+
+    def of(self, line: Line) -> str:
+        """Raises: KeyError for a line of other rows."""
+        place = self._numbers[self._key(line)]
+        return f"c{place % 8} d{place // 8 % 3}"
+
+    def _key(self, line: Line) -> tuple[str, str]:
+        run = next(iter(line.cells.values())).run
+        return line.method, run if line.method in self._several else ""
+
+
+def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
+    """Means with their intervals below them, bold where `best`."""
+
+    def show(row: Row) -> str:
+        failed = '<small class="bad">failed</small>' if row.failed else ""
+        if row.mean is None:
+            return failed
+        score = number(row.mean, row.metric)
+        link = samples_link(f"<b>{score}</b>" if row.best else score, row)
+        known = row.low is not None and row.high is not None
+        ends = " to ".join(number(end, row.metric) for end in (row.low, row.high) if end is not None)
+        return f"{link}<small>{ends if known else 'interval unknown'}</small>{failed}"
+
+    return _table(grid.title, grid, trained, colors, show)
+
+
+def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
+    """Tokens of prompt a second, and the most memory that a sample took."""
+
+    def show(row: Row) -> str:
+        rate, memory = row.prefill_tokens_per_second, row.peak_memory_bytes
+        speed = "" if rate is None else f"{rate:,.0f} tok/s"
+        return speed + ("" if memory is None else f"<small>{human_bytes(memory)}</small>")
+
+    return _table("prefill speed, and peak memory", grid, trained, colors, show)
+
+
+def failures(grid: Grid) -> str:
+    """A line for every row with a failed cell, and why it failed."""
+    lines = [f"{line.name} at {row.seq_len:,}: {row.failed}" for line, row in grid.failures]
+    return f'<ul class="bad">{"".join(f"<li>failed: {text(line)}</li>" for line in lines)}</ul>' if lines else ""
+
+
+def line_name(line: Line, colors: Colors) -> str:
+    """HTML: the colour, the method, and in small lines its options, and model and run where they tell lines apart."""
+    name, colon, options = line.method.partition(":")
+    small = [*(split_options(options) if colon else []), *filter(None, (line.model, line.run))]
+    below = "".join(f"<small>{text(each)}</small>" for each in small)
+    return f'<span class="swatch {colors.of(line)}"></span>{text(name)}{below}'
+
+
+def samples_link(shown: str, row: Row, depth: float | None = None) -> str:
+    """A link to the samples behind a number, for the script to filter by; `shown` is HTML."""
+    at = "" if depth is None else f' data-depth="{depth:.12g}"'
+    return (
+        f'<a href="#samples" data-run="{text(row.run)}" data-task="{text(row.task)}" data-method="{text(row.method)}" '
+        f'data-tokens="{row.seq_len}"{at}>{shown}</a>'
+    )
+
+
+def _table(caption: str, grid: Grid, trained: int | None, colors: Colors, show: Callable[[Row], str]) -> str:
+    head = "".join(f'<th scope="col">{_heading(length, trained)}</th>' for length in grid.lengths)
+    body = "".join(
+        f'<tr><th scope="row">{line_name(line, colors)}</th>'
+        + "".join(f"<td>{show(line.cells[length]) if length in line.cells else ''}</td>" for length in grid.lengths)
+        + "</tr>\n"
+        for line in grid.lines
+    )
+    return (
+        f'<p class="caption">{text(caption)}</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table class="grid">'
+        f'<thead><tr><th scope="col">method</th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
+    )
+
+
+def _heading(length: int, trained: int | None) -> str:
+    """The length, and below it how many times the trained length it is where that is a whole number."""
+    return f"{length:,}" if not trained or length % trained else f"{length:,}<small>{length // trained}x</small>"

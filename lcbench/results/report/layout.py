@@ -1,0 +1,180 @@
+"""What all tables share: a grid a task, methods by lengths, and how a score, a method and a length are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from lcbench.results.compare.cells import LOWER_IS_BETTER
+from lcbench.results.report.best import RULE
+from lcbench.results.report.summary import Row, by_task
+from lcbench.results.report.text import printable
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: a method, the model and the run where these tell rows apart (else empty), a cell a length."""
+
+    method: str
+    model: str
+    run: str
+    cells: dict[int, Row]
+
+    @property
+    def name(self) -> str:
+        """In words: `dca on lcbench-tiny in results-1`."""
+        return self.method + (f" on {self.model}" if self.model else "") + (f" in {self.run}" if self.run else "")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: what it shows in words, its lengths, and its lines; cost and failures where it is its task's first."""
+
+    title: str
+    lengths: list[int]
+    lines: list[Line]
+    first: bool
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for line in self.lines for row in line.cells.values()]
+
+    @property
+    def failures(self) -> list[tuple[Line, Row]]:
+        return [(line, row) for line in self.lines for row in line.cells.values() if row.failed] if self.first else []
+
+
+def grids(rows: Sequence[Row]) -> list[Grid]:
+    """One table a task, and for likelihoods one each for perplexity, bits a byte and bits a word."""
+    models = len({row.model for row in rows}) > 1
+    seen = [(row.task, row.method, row.seq_len, row.model) for row in rows]
+    runs = len(set(seen)) < len(seen)
+    found = []
+    for task, members in by_task(rows):
+        for place, view in enumerate(_views(members)):
+            lines: dict[tuple[str, str, str], Line] = {}
+            for row in view:
+                key = (printable(row.method), printable(row.model) * models, printable(row.run) * runs)
+                lines.setdefault(key, Line(*key, {})).cells[row.seq_len] = row
+            lengths = sorted({row.seq_len for row in view})
+            found.append(Grid(_title(task, view), lengths, list(lines.values()), first=place == 0))
+    return found
+
+
+def notes(rows: Sequence[Row], mark: str = "bold") -> list[str]:
+    """What stands below the tables, where it applies: what the mark of some scores means, why an interval is unknown,
+    how much draws of demonstrations differ, what was saved by reusing prefixes, and what the peak memory is of."""
+    whole = grids(rows)
+    lines = [f"{mark}: {RULE}"] * any(row.best for row in rows) + _unknown(whole)
+    for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
+        spreads = [
+            f"{row.method} at {row.seq_len:,} {number(row.draws_sd, row.metric)}"
+            for row in members
+            if row.draws_sd is not None
+        ]
+        if spreads:
+            draws = max(row.draws for row in members)
+            lines.append(
+                f"{printable(task)}, standard deviation over {draws} draws of demonstrations: "
+                f"{printable(', '.join(spreads))}."
+            )
+        asked, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
+        if 0 < reused < asked:
+            lines.append(f"prefix reuse: {asked / (asked - reused):.1f}x fewer prefill tokens in {printable(task)}.")
+        lines += _memory(printable(task), grid)
+    return lines
+
+
+def _unknown(whole: Sequence[Grid]) -> list[str]:
+    rows = [row for grid in whole for row in grid.rows if row.mean is not None and None in (row.low, row.high)]
+    nouns = dict.fromkeys(map(_noun, rows))
+    return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
+
+
+def _noun(row: Row) -> str:
+    return "samples" if row.bits_per_byte is None else "books"
+
+
+def _memory(task: str, grid: Grid) -> list[str]:
+    """Of how many answers at once the memory at the longest length is, and which methods differ from most."""
+    rows = {line.name: row for line in grid.lines if (row := line.cells.get(grid.lengths[-1])) and row.samples}
+    counts = {name: row.at_once for name, row in rows.items()}
+    if max(counts.values(), default=1) == 1:
+        return []
+    ((usual, _),) = Counter(counts.values()).most_common(1)
+    others = ", ".join(f"{count} with {name}" for name, count in counts.items() if count != usual)
+    answers = "1 answer" if usual == 1 else f"{usual} answers"
+    return [f"peak memory: of {answers} at once in {task}{f' ({others})' if others else ''}."]
+
+
+def heading(length: int, trained: int | None, separator: str) -> str:
+    """The length, and how many times the trained length it is where that is a round number."""
+    if not trained or length % trained:
+        return f"{length:,}"
+    return f"{length:,}{separator}({length // trained}x)"
+
+
+def number(value: float, metric: str) -> str:
+    """A score with as many digits as say something: shares and perplexities two, bits three."""
+    if metric.startswith("bits_per_"):
+        return f"{value:.3f}"
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def interval(row: Row) -> str:
+    """`[0.84, 1.00]`, or that the samples are too few to know it."""
+    if row.low is None or row.high is None:
+        return "[unknown]"
+    return f"[{number(row.low, row.metric)}, {number(row.high, row.metric)}]"
+
+
+def costs(line: Line, lengths: Sequence[int]) -> tuple[str, str]:
+    """Prefill tokens a second and peak memory at the longest of some lengths; empty where that is not known."""
+    row = line.cells.get(lengths[-1])
+    rate = row.prefill_tokens_per_second if row else None
+    memory = row.peak_memory_bytes if row else None
+    return "" if rate is None else f"{rate:,.0f}", "" if memory is None else human_bytes(memory)
+
+
+def columns(grid: Grid, trained: int | None) -> list[str]:
+    """The headings of a whole table on a page."""
+    first = grid.lines[0]
+    labels = ["method", *["model"] * bool(first.model), *["run"] * bool(first.run)]
+    cost = [f"{what} at {grid.lengths[-1]:,}" for what in ("prefill tok/s", "peak memory")] if grid.first else []
+    return [*labels, *(heading(length, trained, " ") for length in grid.lengths), *cost]
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _views(rows: Sequence[Row]) -> Iterable[list[Row]]:
+    """The rows themselves, and again with bits a byte and bits a word as their score where they have them."""
+    yield list(rows)
+    for metric in ("bits_per_byte", "bits_per_word"):
+        if any(getattr(row, metric) is not None for row in rows):
+            ends = (f"{metric}_low", f"{metric}_high")
+            yield [
+                replace(
+                    row, metric=metric, mean=getattr(row, metric), low=getattr(row, ends[0]), high=getattr(row, ends[1])
+                )
+                for row in rows
+            ]
+
+
+def _title(task: str, rows: Sequence[Row]) -> str:
+    metrics = dict.fromkeys(row.metric for row in rows if row.samples)
+    what = ", ".join(metric.replace("_", " ") for metric in metrics)
+    likelihood = any(_noun(row) == "books" for row in rows)
+    counts = sorted({row.samples for row in rows if row.samples})
+    samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    protocols = dict.fromkeys(row.protocol for row in rows if row.protocol and f"protocol={row.protocol}" not in task)
+    words = [
+        f"{task}: {what}{' (lower is better)' * bool(metrics.keys() & LOWER_IS_BETTER)}",
+        f"{samples} {'books' if likelihood else 'samples'} a score",
+        f"95 % intervals{' over books' * likelihood}",
+        *[f"protocol {'; '.join(protocols)}"] * bool(protocols),
+    ]
+    return printable(", ".join(words))

@@ -1,0 +1,292 @@
+"""From records to rows: one (task, method, length) of a run, its score with an interval, and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lcbench.core.errors import UserError
+from lcbench.core.stats import mean_interval, ratio_interval, wilson_interval
+from lcbench.results.compare.cells import computed_tokens
+from lcbench.results.records import Record, read_manifest, read_records
+from lcbench.results.report.best import best
+from lcbench.results.report.draws import spread
+
+TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
+SETTINGS = ("dtype", "device", "seed")  # of a run's identity
+ROUNDING = 1e-3  # scores of samples have four decimals
+GROUPS = 100  # of samples, each left out once, for the interval of a score that is no mean
+Interval = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One (task, method, length) of one model in one run, over all its depths and samples.
+
+    `low` and `high` bound the mean with 95 % confidence; None where the samples are too few to know. Of likelihoods the
+    mean is the perplexity of all scored tokens together, bounded as if the books were drawn (`ratio_interval`), with
+    bits a byte and bits a word beside it, which compare across tokenizers; these are None for other tasks. `best`: see
+    lcbench.results.report.best. Several `draws` of demonstrations differ by a standard deviation of `draws_sd`, and the
+    bounds are then for other questions behind the same draws. `prompt_tokens` counts all prompts, `reused_tokens` those
+    of them that were cached already. `peak_memory_bytes` is that of up to `at_once` answers. `failed` is the reason if
+    a cell of it failed; the numbers are then of the samples that succeeded, None without any.
+    """
+
+    task: str
+    method: str
+    seq_len: int
+    model: str
+    run: str
+    protocol: str
+    metric: str = ""
+    samples: int = 0
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    best: bool = False
+    bits_per_byte: float | None = None
+    bits_per_byte_low: float | None = None
+    bits_per_byte_high: float | None = None
+    bits_per_word: float | None = None
+    bits_per_word_low: float | None = None
+    bits_per_word_high: float | None = None
+    draws: int = 0
+    draws_sd: float | None = None
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    at_once: int = 1
+    prefill_tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a table needs of a run's folder; `protocols` by the name of the task."""
+
+    name: str
+    identity: dict[str, Any]
+    records: list[Record]
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        tasks = self.identity.get("tasks", [])
+        return {task["name"]: task["protocol"] for task in tasks if task.get("protocol")}
+
+    def only(self, ids: Collection[str]) -> Run:
+        """This run without its other records."""
+        return replace(self, records=[record for record in self.records if record["id"] in ids])
+
+
+def read_runs(folders: Iterable[Path]) -> list[Run]:
+    """The runs in some folders, each once, named after their folders, or by the whole path where two are named alike.
+
+    Raises: UserError for a folder without records.
+    """
+    unique = list({folder.resolve(): folder for folder in folders}.values())
+    names = [folder.resolve().name for folder in unique]
+    runs = []
+    for folder, name in zip(unique, names, strict=True):
+        identity, records = read_manifest(folder)["identity"], read_records(folder)
+        runs.append(Run(name if names.count(name) == 1 else str(folder), identity, records))
+    return runs
+
+
+def trained_length(runs: Iterable[Run]) -> int | None:
+    """The length that the models were trained at, if it is the same for all."""
+    lengths = {run.identity.get("pretraining_length") for run in runs}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """In words, what differs between runs that a table does not show."""
+    lines = []
+    for name in SETTINGS:
+        values = dict.fromkeys(str(run.identity.get(name)) for run in runs)
+        if len(values) > 1:
+            lines.append(f"the runs differ in {name}: {', '.join(values)}.")
+    weights: dict[str, set[str]] = {}
+    for run in runs:
+        weights.setdefault(str(run.identity.get("model")), set()).add(str(run.identity.get("model_fingerprint")))
+    changed = [model for model, fingerprints in weights.items() if len(fingerprints) > 1]
+    return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
+
+
+def summarise(records: Iterable[Record]) -> list[Row]:
+    """The rows of records that come from one run. Raises: UserError for a record that lacks a field."""
+    return summarise_runs([Run("", {}, list(records))])
+
+
+def summarise_runs(runs: Iterable[Run]) -> list[Row]:
+    """Rows in the order in which tasks, methods and lengths first come up.
+
+    Raises: UserError for a record that lacks a field.
+    """
+    groups: dict[Row, list[Record]] = {}
+    try:
+        for run in runs:
+            protocols = run.protocols
+            for record in run.records:
+                task = record["task"]
+                key = Row(task, record["method"], record["seq_len"], record["model"], run.name, protocols.get(task, ""))
+                groups.setdefault(key, []).append(record)
+        rows = [_row(key, members) for key, members in groups.items()]
+        bold = _bold(rows, list(groups.values()))
+    except KeyError as error:
+        raise UserError(f"these records lack {error}; were they written by another program?") from error
+    return [replace(row, best=index in bold) for index, row in enumerate(rows)]
+
+
+def by_task(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows of each task, in order."""
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return list(tasks.items())
+
+
+def _bold(rows: list[Row], records: list[list[Record]]) -> set[int]:
+    """Which rows are bold in their columns."""
+    columns: dict[tuple[str, int, str], dict[int, list[Record]]] = {}
+    for index, row in enumerate(rows):
+        if row.mean is not None:
+            columns.setdefault((row.task, row.seq_len, row.metric), {})[index] = records[index]
+    return {index for (*_, metric), column in columns.items() for index in best(column, metric)}
+
+
+def _row(key: Row, records: list[Record]) -> Row:
+    reasons = [_failure(record) for record in records]
+    failed = next(filter(None, reasons), None)
+    done = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    if not done:
+        return replace(key, failed=failed)
+    metric = done[0]["metric"]
+    seconds = sum(record["cost"]["prefill_seconds"] for record in done)
+    prompts, computed = sum(record["prompt_tokens"] for record in done), sum(map(computed_tokens, done))
+    seed = int.from_bytes(hashlib.sha256(repr((key.task, key.seq_len, metric)).encode()).digest()[:6])
+    return replace(
+        key,
+        protocol=done[0].get("protocol", key.protocol),  # with what it worked out for this length
+        samples=len(done),
+        prompt_tokens=prompts,
+        reused_tokens=prompts - computed,
+        at_once=max(record["cost"].get("decoded_together", 1) for record in done),
+        prefill_tokens_per_second=computed / seconds if seconds else None,
+        peak_memory_bytes=max(record["cost"]["peak_memory_bytes"] for record in done),
+        failed=failed,
+        **(_likelihood(done, seed) if metric == "nll" else _mean(done, metric, seed)),
+    )
+
+
+def _failure(record: Record) -> str | None:
+    """Why a sample has no score; None if it has one."""
+    if record["error"] is not None:
+        return str(record["error"])
+    score = record["scores"].get(record["metric"])
+    return None if score is not None and math.isfinite(score) else f"no {record['metric']}"
+
+
+def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
+    scores = [float(record["scores"][metric]) for record in records]
+    mean = sum(scores) / len(scores)
+    scorer = records[0].get("scorer")
+    low, high = _interval(scores, metric, seed)
+    if scorer and abs((corpus := _corpus(scorer, records)) - mean) > ROUNDING:
+        mean, (low, high) = corpus, _jackknife(scorer, records, corpus, seed)
+    fields = {"metric": metric, "mean": mean, "low": low, "high": high}
+    drawn = spread(records)
+    if drawn is None or drawn.sd is None:
+        return fields
+    low, high = _over_questions(records, metric, seed)
+    return {**fields, "low": low, "high": high, "draws": drawn.draws, "draws_sd": drawn.sd}
+
+
+def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
+    """The interval of a mean in which every question comes several times, behind one draw of demonstrations after
+    another: answers to one question hang together."""
+    questions: dict[str, list[float]] = {}
+    for record in records:
+        questions.setdefault(record["details"]["row"], []).append(float(record["scores"][metric]))
+    low, high = ratio_interval([sum(one) for one in questions.values()], [len(one) for one in questions.values()], seed)
+    return None if low is None else max(low, 0.0), None if high is None else min(high, TOP.get(metric, high))
+
+
+def _corpus(scorer: str, records: Sequence[Record]) -> float:
+    """The official score, which for some metrics is not the mean of the rows' scores."""
+    from lcbench.metrics import corpus_score
+
+    return corpus_score(scorer, [record["scores"] for record in sorted(records, key=lambda record: record["sample"])])
+
+
+def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> Interval:
+    """The interval of a score that is no mean, from what it is without one group of samples after another; questions
+    on one document stay together. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
+    documents = [record.get("details", {}).get("document") or record["sample"] for record in records]
+    numbers = {document: number for number, document in enumerate(dict.fromkeys(documents))}
+    count = min(len(numbers), GROUPS)
+    groups = [numbers[document] % count for document in documents]
+    if count == 1:
+        return None, None
+    without = [_corpus(scorer, [r for r, group in zip(records, groups) if group != left]) for left in range(count)]
+    shift = (count - 1) * (sum(without) / count - corpus)  # the jackknife's own idea of the score is not the one shown
+    low, high = mean_interval([count * corpus - (count - 1) * one + shift for one in without], seed)
+    return None if low is None else max(low, 0.0), None if high is None else min(high, TOP["score"])
+
+
+def _interval(scores: list[float], metric: str, seed: int) -> Interval:
+    """Wilson's where all answers are right or wrong. Graded scores spread less, which a bootstrap sees, if they are not
+    too few; where the range is known it is Wilson's or the bootstrap's, whichever is shorter: in simulations with 6 to
+    110 scores the truth is within it 93 to 100 times in 100."""
+    top = TOP.get(metric, 1.0)
+    right_or_wrong = set(scores) <= {0.0, top}
+    low, high = (None, None) if right_or_wrong else mean_interval(scores, seed)
+    if metric not in TOP and not right_or_wrong:
+        return low, high
+    lowest, highest = (top * end for end in wilson_interval(sum(scores) / top, len(scores)))
+    if low is None or high is None or min(high, top) - max(low, 0.0) >= highest - lowest:
+        return lowest, highest
+    return max(low, 0.0), min(high, top)
+
+
+def _likelihood(records: list[Record], seed: int) -> dict[str, Any]:
+    """Perplexity, bits a byte and bits a word, each a ratio of sums over the books; where windows count the same, as
+    ChunkLlama has it, the mean over the books of what each record says."""
+    nll, interval = _pooled(records, "nll", "tokens", seed)
+    low, high = (None if end is None else _exp(end) for end in interval)
+    fields: dict[str, Any] = {
+        "metric": "perplexity",
+        "mean": None if nll is None else _exp(nll),
+        "low": low,
+        "high": high,
+    }
+    for score, unit in (("bits_per_byte", "bytes"), ("bits_per_word", "words")):
+        fields[score], (fields[f"{score}_low"], fields[f"{score}_high"]) = _pooled(records, score, unit, seed)
+    return fields
+
+
+def _pooled(records: list[Record], score: str, unit: str, seed: int) -> tuple[float | None, Interval]:
+    """A score over all books and its interval; None without a byte or a word."""
+    from lcbench.tasks.base import WINDOWS  # with numpy
+
+    if records[0]["nll"]["averaging"] == WINDOWS:
+        totals = [record["scores"][score] for record in records if score in record["scores"]]
+        sizes = [1] * len(totals)
+    else:
+        nats = 1.0 if score == "nll" else math.log(2)
+        totals = [record["scores"]["nll"] * record["nll"]["tokens"] / nats for record in records]
+        sizes = [record["nll"][unit] for record in records]
+    if not sum(sizes):
+        return None, (None, None)
+    low, high = ratio_interval(totals, sizes, seed)
+    return sum(totals) / sum(sizes), (None if low is None else max(low, 0.0), high)
+
+
+def _exp(nll: float) -> float:
+    try:
+        return math.exp(nll)
+    except OverflowError:  # a model that gives a token no chance at all
+        return math.inf

@@ -1,0 +1,73 @@
+"""Tables in a terminal, of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lcbench.results.report.layout import Grid, costs, grids, heading, notes, number
+from lcbench.results.report.summary import Row
+from lcbench.results.report.terminal import fits, method_label
+from lcbench.results.report.text import printable
+
+STAR = "*"  # before what would be bold, where nothing can be
+
+
+def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> None:
+    """One table a task: a row a method, a column a length, the 95 % interval under each score.
+
+    Lengths that do not fit beside one another go on in a further table. Where the output has no styles, as in a pipe,
+    a star stands for bold.
+    """
+    star = "" if console.color_system else STAR
+    for grid in grids(rows):
+        console.print(Text(grid.title, style="italic"))
+        lengths = grid.lengths
+        while lengths:
+            fitting = (n for n in range(len(lengths), 1, -1) if fits(console, _table(grid, lengths[:n], trained, star)))
+            count = next(fitting, 1)
+            console.print(_table(grid, lengths[:count], trained, star))
+            lengths = lengths[count:]
+        for line, row in grid.failures:
+            console.print(Text(f"failed: {line.name} at {row.seq_len:,}: {printable(row.failed or '')}", style="red"))
+    for note in notes(rows, star or "bold"):
+        console.print(Text(note, style="dim"))
+
+
+def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -> Table:
+    """The scores at some lengths, and what the longest of them cost."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for length in lengths:
+        table.add_column(Text(heading(length, trained, "\n")), justify="right", no_wrap=True)
+    if grid.first:
+        table.add_column(Text(f"cost at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
+    for line in grid.lines:
+        if not line.cells.keys() & set(lengths):
+            continue
+        rate, memory = costs(line, lengths)
+        cost = [Text("\n".join(filter(None, (rate and f"{rate} tok/s", memory))))] if grid.first else []
+        apart = [f"{word} {text}" for word, text in (("on", line.model), ("in", line.run)) if text]
+        scores = (_score(line.cells.get(length), star) for length in lengths)
+        table.add_row(method_label(line.method, *apart), *scores, *cost)
+    return table
+
+
+def _score(row: Row | None, star: str) -> Text:
+    if row is None:
+        return Text("")
+    if row.mean is None:
+        return Text("failed", style="red")
+    known = row.low is not None and row.high is not None
+    between = f"{_end(row.low, row.metric)}-{_end(row.high, row.metric)}" if known else "unknown"
+    mean = number(row.mean, row.metric)
+    return Text.assemble((f"{star}{mean}", "bold") if row.best else mean, "\n", (between, "dim"))
+
+
+def _end(value: float | None, metric: str) -> str:
+    """An end of an interval without a leading zero: `.84`, `1.00`."""
+    return "" if value is None else number(value, metric).removeprefix("0")

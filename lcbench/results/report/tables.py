@@ -1,0 +1,44 @@
+"""Tables in every format: for a terminal, a page (Markdown), a paper (LaTeX), and other programs (CSV, JSON)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+
+from lcbench.results.report.layout import human_bytes
+from lcbench.results.report.summary import Row
+from lcbench.results.report.table_page import latex, markdown
+from lcbench.results.report.table_text import print_tables
+
+__all__ = ["FORMATS", "WRITERS", "as_csv", "as_json", "human_bytes", "latex", "markdown", "print_tables"]
+
+
+def as_csv(rows: Sequence[Row], trained: int | None = None) -> str:
+    """A line a row, numbers unrounded; what is not known is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def as_json(rows: Sequence[Row], trained: int | None = None) -> str:
+    """A list with an object a row, numbers unrounded; what is not known, or not finite, is null."""
+    known = [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in map(asdict, rows)
+    ]
+    return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
+
+
+WRITERS: dict[str, Callable[[Sequence[Row], int | None], str]] = {
+    "markdown": markdown,
+    "csv": as_csv,
+    "latex": latex,
+    "json": as_json,
+}
+FORMATS = ("text", *WRITERS)

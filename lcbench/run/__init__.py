@@ -1,0 +1,1 @@
+"""From a plan to records: requests, plan, batches, runner, measures."""

@@ -1,0 +1,130 @@
+"""The answer that a model generates to a prompt, scored as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from lcbench.engine.generate import Generation, Prompt, generate_together, never, stop_tokens
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.engine.prefix_cache import PrefixCache
+from lcbench.results.records import Record
+from lcbench.run.batches import AT_ONCE
+from lcbench.run.measures.base import Asked, Measure
+from lcbench.run.plan import Job, Plan
+from lcbench.tasks import Example
+
+BEFORE = 8  # tokens of a prompt that are decoded with the answer
+TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer context leaves no room for others
+EXCERPT = 48  # tokens of a prompt that a record quotes at its start, at its end, and on both sides of the needle
+
+
+class Answer(Measure):
+    """Greedy generation; prompts that begin alike share their prefill, and short ones are answered together."""
+
+    def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
+        super().__init__(plan, model, folder, shares=shares)
+        self._prefixes = PrefixCache(model.config) if shares else None
+        self._at_once: dict[int, int] = {}  # prompts, by length: where the memory did not suffice for AT_ONCE
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        reset_peak_memory(self.device)
+        answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, self._prefixes)]
+        again = [n for n, one in enumerate(asked) if one.example.follow_up]
+        follow_ups = self._generate([asked[n].example.follow_up for n in again], [asked[n] for n in again])
+        for n, follow_up in zip(again, follow_ups):
+            answers[n].append(follow_up)
+        peak = peak_memory(self.device)
+        return [self._record(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
+
+    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+        """As many at once as fit into TOKENS_TOGETHER, padding counted."""
+        while asked:
+            count, longest, most = 0, 0, AT_ONCE
+            for one in asked:
+                longest = max(longest, len(one.example.prompt) + one.example.max_new_tokens)
+                most = min(most, self._at_once.get(one.job.cell.seq_len, AT_ONCE))
+                if count and (count == most or (count + 1) * longest > TOKENS_TOGETHER):
+                    break
+                count += 1
+            yield asked[:count]
+            asked = asked[count:]
+
+    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+        if len(asked) == 1:
+            return super().take_less_memory(asked)
+        half = self._at_once[max(one.job.cell.seq_len for one in asked)] = len(asked) // 2
+        return f"{half} prompts at once" if half > 1 else "one prompt at a time"
+
+    def _record(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Record:
+        prompts = [example.prompt, example.follow_up]
+        texts = [cut(self._text(one.tokens, prompt), example.stop) for one, prompt in zip(generations, prompts)]
+        prediction = job.task.joined(texts)
+        answer, scorer = job.task.extract(prediction), job.task.corpus_scorer
+        return {
+            "excerpt": [str(self.plan.tokenizer.decode(part)) for part in excerpt(example)],
+            "output_tokens": sum(len(one.tokens) for one in generations),
+            "prediction": prediction,
+            **({"answer": answer} if answer != prediction else {}),
+            **({"scorer": scorer} if scorer else {}),
+            "scores": job.task.score(example, prediction),
+            "metric": job.task.metric,
+            "error": None,
+            "cost": {
+                "prefill_seconds": round(sum(one.prefill_seconds for one in generations), 6),
+                "decode_seconds": round(sum(one.decode_seconds for one in generations), 6),
+                "peak_memory_bytes": peak,
+                "reused_tokens": generations[0].reused,
+                "decoded_together": generations[0].together,
+            },
+        }
+
+    def _generate(
+        self, prompts: list[list[int]], asked: Sequence[Asked], prefixes: PrefixCache | None = None
+    ) -> list[Generation]:
+        given = [
+            Prompt(prompt, example.max_new_tokens, self._watch(prompt, example), self.chunk_size(job))
+            for prompt, (job, _, example) in zip(prompts, asked)
+        ]
+        return generate_together(self.model, given, stop_tokens(self.model), prefixes) if given else []
+
+    def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
+        """Ends an answer at the task's stop strings."""
+
+        def ended(tokens: list[int]) -> bool:
+            # A stop string shows in the last tokens: none of them stands for less than a byte.
+            text = self._text(tokens[-longest - 1 :], prompt)
+            return any(stop in text for stop in example.stop)
+
+        longest = max((len(stop.encode()) for stop in example.stop), default=0)
+        return ended if example.stop else never
+
+    def _text(self, tokens: list[int], prompt: list[int]) -> str:
+        """What tokens say behind a prompt; decoded alone, tokenizers of the SentencePiece family lose a first space."""
+
+        def decode(ids: list[int]) -> str:
+            return str(self.plan.tokenizer.decode(ids, skip_special_tokens=True))
+
+        before, both = decode(prompt[-BEFORE:]), decode(prompt[-BEFORE:] + tokens)
+        return both[len(before) :] if both.startswith(before) else decode(tokens)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """What stands before the first of the stop strings."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def excerpt(example: Example) -> list[list[int]]:
+    """The parts of a prompt that are worth reading: its start, around the needle, and its end; what overlaps is one."""
+    size = len(example.prompt)
+    spans = [(0, EXCERPT), (size - 2 * EXCERPT, size)]
+    if example.needle_at is not None:
+        spans.append((example.needle_at - EXCERPT, example.needle_at + 2 * EXCERPT))
+    parts: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if parts and start <= parts[-1][1]:
+            start, stop = parts[-1][0], max(parts.pop()[1], stop)
+        parts.append((max(start, 0), min(stop, size)))
+    return [example.prompt[start:stop] for start, stop in parts]

@@ -1,0 +1,64 @@
+"""What a measure is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from lcbench.attention.probe import execution_device
+from lcbench.engine import generate as engine
+from lcbench.results.records import Record
+from lcbench.run.plan import Job, Plan
+from lcbench.tasks import Example
+
+
+class Asked(NamedTuple):
+    """A sample of a job, by its number, and its question."""
+
+    job: Job
+    sample: int
+    example: Example
+
+
+class Measure(ABC):
+    """Measures the examples of one steered block, one after another or several at once.
+
+    If `shares`, the keys of a prefix do not depend on what follows it, and the examples come in an order in which those
+    that begin alike follow one another, the longer before the shorter: what is known of one may serve the next.
+    `folder` is the run's, for what is too large for a record.
+    """
+
+    def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
+        self.plan, self.model, self.folder, self.shares = plan, model, folder, shares
+        self._chunks: dict[int, int] = {}  # by length: where the memory did not suffice for the usual one
+
+    @abstractmethod
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        """The fields that each record has beyond its identity. An exception of the model fails the job."""
+
+    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+        """What one call after another is to take of these, in their order: one each, unless a measure gains by more."""
+        return ([one] for one in asked)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return execution_device(self.model)
+
+    def chunk_size(self, job: Job) -> int:
+        """Tokens of a prompt that a forward call may take at this length."""
+        return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
+
+    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+        """After a call for these ran out of memory: take less from now on, if that may help; in words, how."""
+        job, _, example = asked[0]
+        half = min(self.chunk_size(job), len(example.prompt)) // 2
+        if half < engine.SMALLEST_CHUNK:
+            return None
+        self._chunks[job.cell.seq_len] = half
+        return f"{half} tokens a call"

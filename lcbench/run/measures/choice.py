@@ -1,0 +1,110 @@
+"""The answer that is most likely of those that are allowed.
+
+Answers are scored one after another behind the one cache of the prompt, all tokens of an answer in one pass. As a batch
+they would need the cache as often as there are answers, 50 times at TREC: no long context leaves room for that, and the
+memory of a run would say nothing of its method any more. Instead most of them are not scored at all: no answer is more
+likely than its first token, which the prompt's own pass tells. With the best first token first, what remains once a
+whole answer is more likely than the next first token cannot win.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.window import WindowLayer
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.engine.prefix_cache import PrefixCache
+from lcbench.results.records import Record
+from lcbench.run.measures.answer import excerpt
+from lcbench.run.measures.base import Asked, Measure
+from lcbench.run.plan import Job, Plan
+from lcbench.tasks import Example
+
+GO_BACK = (DynamicLayer, GrowingLayer, WindowLayer)  # from a pass to where it began; sliding windows cannot
+
+
+class Choice(Measure):
+    """The choice with the highest log-likelihood, the sum over its tokens as in lm-evaluation-harness's `acc`. A record
+    has the log-likelihoods of those that had to be scored. Prompts that begin alike share their prefill."""
+
+    def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
+        super().__init__(plan, model, folder, shares=shares)
+        self._prefixes = PrefixCache(model.config) if shares else None
+
+    @torch.no_grad()
+    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+        return [self._record(one.job, one.example) for one in asked]
+
+    def _record(self, job: Job, example: Example) -> Record:
+        device, chunk = self.device, self.chunk_size(job)
+        reset_peak_memory(device)
+        prompt = example.prompt
+        cache, reused = self._prefixes.take(prompt) if self._prefixes else (DynamicCache(config=self.model.config), 0)
+        cache.prompt_length = len(prompt)  # for methods that count from its end: a chunk does not tell
+        cache.expected_length = len(prompt) + example.max_new_tokens
+        started = time.perf_counter()
+        first_1V = self._logs(prompt[reused:], cache, keep=1, chunk=chunk)
+        prefilled = time.perf_counter()
+        logs = self._score(example.choices, first_1V, cache)
+        done = time.perf_counter()
+        if self._prefixes:
+            self._prefixes.keep(cache, prompt)
+        if not all(map(math.isfinite, logs.values())):
+            raise FloatingPointError("the likelihood of a choice is no finite number")
+        prediction = max(logs, key=logs.__getitem__)
+        return {
+            "excerpt": [str(self.plan.tokenizer.decode(part)) for part in excerpt(example)],
+            "output_tokens": 0,
+            "prediction": prediction,
+            "choices": {choice: round(log, 4) for choice, log in logs.items()},
+            "scores": job.task.score(example, prediction),
+            "metric": job.task.metric,
+            "error": None,
+            "cost": {
+                "prefill_seconds": round(prefilled - started, 6),
+                "decode_seconds": round(done - prefilled, 6),
+                "peak_memory_bytes": peak_memory(device),
+                "reused_tokens": reused,
+            },
+        }
+
+    def _score(self, choices: Mapping[str, list[int]], first_1V: Tensor, cache: DynamicCache) -> dict[str, float]:
+        """ln p of each choice that may be the best, behind the tokens of the cache, after which the model's
+        distribution is ln p = first_1V; the cache is left as it was, if it can go back."""
+        first = {choice: float(first_1V[0, tokens[0]]) for choice, tokens in choices.items()}
+        scores: dict[str, float] = {}
+        for choice in sorted(choices, key=first.__getitem__, reverse=True):
+            if first[choice] < max(scores.values(), default=-math.inf):
+                break
+            *begun, _ = tokens = choices[choice]
+            logs_TV = torch.cat([first_1V, self._behind(begun, cache)]) if begun else first_1V
+            scores[choice] = float(logs_TV[range(len(tokens)), tokens].sum())
+        return scores
+
+    def _behind(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
+        """ln p [T, V] behind each of these tokens, which are all taken back: a cache that forgets lets go of what is
+        seen no more from where a pass begins, so that only there it can go on."""
+        if not all(type(layer) in GO_BACK for layer in cache.layers):
+            return self._logs(tokens, copy.deepcopy(cache), keep=len(tokens))
+        logs_TV = self._logs(tokens, cache, keep=len(tokens))
+        cache.crop(-len(tokens))
+        return logs_TV
+
+    def _logs(self, tokens: Sequence[int], cache: DynamicCache, keep: int, chunk: int | None = None) -> Tensor:
+        """ln p [keep, V] behind each of the last `keep` tokens, on the CPU: in float32, or wider if the model is. A
+        forward call takes `chunk` of them, or all."""
+        for part in torch.split(torch.tensor([tokens], device=self.device), chunk or len(tokens), dim=1):
+            logits = self.model(part, past_key_values=cache, logits_to_keep=keep).logits
+        wide = logits[0, -keep:].to(torch.promote_types(logits.dtype, torch.float32))
+        logs: Tensor = wide.log_softmax(-1).cpu()
+        return logs

@@ -1,0 +1,154 @@
+"""From what the user typed to a list of jobs, everything checked that can be before a model is loaded.
+
+What takes seconds to import comes after the names are checked that need none of it: a slip is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError
+from lcbench.engine.footprint import Footprint, footprint
+from lcbench.engine.models import ModelSource
+from lcbench.methods.base import trained_length
+from lcbench.run.requests import Request
+from lcbench.tasks import Cell, Task, load_task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from lcbench.methods import Method
+
+NAMED = 3  # tasks in the name of a folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one cell of one task: the unit that succeeds or fails as a whole."""
+
+    task: Task
+    method: Method
+    resolved: Method
+    cell: Cell
+    samples: int
+
+    def record_id(self, sample: int) -> str:
+        return f"{self.task.name}/{self.method}/{self.cell.key}/{sample}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do; made by `make_plan`."""
+
+    source: ModelSource
+    seed: int
+    jobs: list[Job]
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    footprint: Footprint
+
+    @property
+    def samples(self) -> int:
+        return sum(job.samples for job in self.jobs)
+
+    @property
+    def size(self) -> str:
+        """In words: `1 cell, 20 samples`."""
+        return ", ".join(
+            f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((len(self.jobs), "cell"), (self.samples, "sample"))
+        )
+
+    @property
+    def advice(self) -> list[str]:
+        """What the methods' authors would say of the resolved options, of each method at its longest."""
+        from lcbench.methods import Lengths
+
+        trained = trained_length(self.config)
+        by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
+        longest = {str(job.method): job for job in by_length}.values()
+        given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in longest)
+        return list(dict.fromkeys(filter(None, given)))
+
+    @property
+    def tokens(self) -> int:
+        return sum(job.samples * job.cell.seq_len for job in self.jobs)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the records: the same identity, the same records. How many samples is no part of it, so that
+        a run can be extended."""
+        from lcbench.attention.backends.dispatch import AUTO
+
+        tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
+        return {
+            "tasks": list(tasks.values()),
+            "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
+            "model": self.source.name,
+            "model_fingerprint": self.source.fingerprint(self.config),
+            "pretraining_length": trained_length(self.config),
+            "dtype": str(self.source.torch_dtype(self.config)).removeprefix("torch."),
+            "device": self.source.torch_device().type,
+            "attention": None if self.source.attention == AUTO else self.source.attention,  # auto goes by the machine
+            **({} if self.source.kv_dtype == "auto" else {"kv_dtype": self.source.kv_dtype}),
+            **({"kv_offload": True} if self.source.kv_offload else {}),
+            "seed": self.seed,
+        }
+
+    def default_output(self, results: Path) -> Path:
+        """A folder that follows from the run alone, so that the same command finds it again."""
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        tasks = list(dict.fromkeys(job.task.name.partition(":")[0] for job in self.jobs))
+        named = [*tasks[:NAMED], *([f"{len(tasks) - NAMED}_more"] if tasks[NAMED:] else [])]
+        return results / re.sub(r"[^\w.-]+", "_", f"{'-'.join(named)}-{Path(self.source.name).name}-{digest}")
+
+
+def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -> Plan:
+    """Work out the jobs of a run, each (task, cell, method) once.
+
+    Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
+    """
+    tasks = [load_task(request.task) for request in requests]
+
+    from lcbench.methods import Lengths, parse_method
+
+    chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
+
+    from lcbench.attention.backends.dispatch import Choice
+    from lcbench.attention.cache.growing import kv_torch_dtype
+    from lcbench.attention.probe import require_rotary
+
+    Choice(source.attention).check(source.torch_device())
+    kv_dtype = kv_torch_dtype(source.kv_dtype)
+    config, tokenizer = source.config(), source.tokenizer()
+    skeleton = source.skeleton(config)
+    require_rotary(skeleton)
+    trained = trained_length(config)
+    jobs: dict[str, Job] = {}
+    for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
+        seq_lens = list(request.seq_lens or (trained,))
+        task = loaded.for_lengths(seq_lens)
+        samples = _samples(request, task, tokenizer)
+        depths = None if request.depths is None else list(request.depths)
+        for cell in task.cells(seq_lens, depths):
+            task.example(cell, 0, tokenizer, seed)
+            for method in methods:
+                resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
+                job = Job(task, method, resolved, cell, samples)
+                jobs.setdefault(job.record_id(0), job)
+    need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
+    return Plan(source, seed, list(jobs.values()), config, tokenizer, need)
+
+
+def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Samples a cell: as asked for, else the task's own number as far as there are so many."""
+    available = task.available(tokenizer)
+    if available is None:
+        return request.samples or task.samples
+    if request.samples is not None and request.samples > available:
+        raise UserError(f"{task.name} has {available} samples here, not {request.samples}; use fewer --samples.")
+    return request.samples or min(task.samples, available)

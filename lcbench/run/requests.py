@@ -1,0 +1,78 @@
+"""From a task or suite file to requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.specs import parse_depths, parse_lengths, split_list
+from lcbench.tasks import read_yaml
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Request:
+    """One task with the methods and lengths to run it with, as typed; None means the default."""
+
+    task: str
+    methods: tuple[str, ...] | None = None
+    seq_lens: tuple[int, ...] | None = None
+    depths: tuple[float, ...] | None = None
+    samples: int | None = None
+
+
+def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
+    """A task's name or path -> one request; a suite -> its requests, and the model and seed it names.
+
+    Raises: UserError for an unknown name or a malformed suite.
+    """
+    name, colon, _ = target.partition(":")
+    stem, content = read_yaml(name)
+    if "runs" not in content:
+        return [Request(target)], {}
+    if colon:
+        raise UserError(f"{name} is a suite and has no options; give them to the tasks in its file.")
+    known = {"description", "runs", "model", "seed"}
+    for key in content:
+        if key not in known:
+            raise unknown(f"key of suite {stem}:", str(key), known)
+    runs = content["runs"]
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and run.get("task") for run in runs):
+        raise UserError(f"suite {stem} must list its `runs`, each a mapping with a `task`.")
+    if not isinstance(content.get("model", ""), str):
+        raise UserError(f"suite {stem}: model must be a name, not {content['model']!r}.")
+    if not _is_whole(content.get("seed", 0)):
+        raise UserError(f"suite {stem}: seed must be a whole number, not {content['seed']!r}.")
+    return [_request(stem, run) for run in runs], {key: content[key] for key in ("model", "seed") if key in content}
+
+
+def _request(stem: str, run: dict[str, Any]) -> Request:
+    known = {"task", "methods", "seq_len", "depths", "samples"}
+    for key in run:
+        if key not in known:
+            raise unknown(f"key of a run in suite {stem}:", str(key), known)
+
+    def text_of(key: str) -> str | None:
+        value = run.get(key)
+        if value == [] or isinstance(value, dict):
+            raise UserError(f"suite {stem}: {key} must be a list that is not empty, not {value!r}.")
+        return ",".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
+
+    samples = run.get("samples")
+    if samples is not None and (not _is_whole(samples) or samples < 1):
+        raise UserError(f"suite {stem}: samples must be a whole number from 1, not {samples!r}.")
+    methods, seq_lens, depths = text_of("methods"), text_of("seq_len"), text_of("depths")
+    return Request(
+        task=str(run["task"]),
+        methods=None if methods is None else tuple(split_list(methods)),
+        seq_lens=None if seq_lens is None else tuple(parse_lengths(seq_lens)),
+        depths=None if depths is None else tuple(parse_depths(depths)),
+        samples=samples,
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,254 @@
+"""Run a plan: every sample that is not recorded yet, one record each."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import itertools
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from lcbench.attention.steering import Steering
+from lcbench.core import provenance
+from lcbench.core.errors import UserError, out_of_memory
+from lcbench.core.processes import Processes, launched
+from lcbench.methods import Method
+from lcbench.results.records import Record, RunWriter
+from lcbench.run.batches import Batch, Group, grouped
+from lcbench.run.measures import MEASURES, Asked, Measure
+from lcbench.run.plan import Job, Plan
+from lcbench.run.progress import describe
+from lcbench.run.tally import Progress, Tally
+from lcbench.run.tensor_parallel import Follower, follower, joined, lead
+from lcbench.tasks import Example
+
+OUT_OF_MEMORY = "out of memory"
+POLL_SECONDS = 0.5  # between two looks at what other processes have done
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its folder, and the jobs that failed with their reasons."""
+
+    folder: Path
+    failed: list[tuple[Job, str]]
+
+
+def run(
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    load: Callable[[], PreTrainedModel] | None = None,
+    processes: Processes | None = None,
+) -> Outcome:
+    """Make the records that the folder lacks. Interrupt it at any time; the same call goes on.
+
+    A job whose model call fails (out of memory, say) is recorded as failed with the reason, and the others go on.
+    Several `processes` (by default those that a launcher started) share the work, each with a model of its own; the
+    main one stays until all is done, and takes over what a process that died has left. If the model is
+    `tensor_parallel`, they all hold a part of it, and the main one writes.
+
+    Raises: UserError for what the user can mend: the folder, the model, a method that this model cannot take.
+    """
+    processes = processes or launched()
+    with _writer(plan, folder, processes) as writer, ThreadPoolExecutor(1, "prompts") as builder:
+        tally = Tally(plan, writer.done, progress)
+        try:
+            _Run(plan, writer, tally, progress, processes, builder).finish_all(load or plan.source.model)
+        finally:
+            progress.finish()
+        return Outcome(folder, list(tally.failed.values()))
+
+
+@contextlib.contextmanager
+def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWriter | Follower]:
+    """Who takes the records of this process."""
+    together = plan.source.tensor_parallel
+    session = provenance.session() | {"advice": plan.advice}
+    if processes.count > 1:
+        session |= {"process": processes.rank, "processes": processes.count, "tensor_parallel": together}
+    shared = processes.count > 1 and not together
+    with contextlib.ExitStack() as stack:
+        if together:
+            stack.enter_context(joined(processes))
+        if together and not processes.main:
+            yield stack.enter_context(follower())
+            return
+        writer = stack.enter_context(RunWriter(folder, plan.identity(), session, shared=shared))
+        if together:
+            lead(writer.done)
+        yield writer
+
+
+class _Run:
+    """What is left of a plan, and the work on it in this process."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        writer: RunWriter | Follower,
+        tally: Tally,
+        progress: Progress,
+        processes: Processes,
+        builder: ThreadPoolExecutor,
+    ) -> None:
+        self._plan, self._writer, self._tally, self._progress = plan, writer, tally, progress
+        self._processes, self._builder = processes, builder
+
+    def finish_all(self, load: Callable[[], PreTrainedModel]) -> None:
+        """Work until nothing is missing, or nothing that nobody works on."""
+        if self._tally.complete:
+            return
+        model, jobs = load(), self._plan.jobs
+        groups = grouped(jobs, by_length=_rotation_follows_length(self._plan, model))
+        while True:
+            for group in groups:
+                self._work_on(group, model)
+            if not self._processes.main or self._tally.complete:
+                return
+            time.sleep(POLL_SECONDS)
+            self._tally.note(self._writer.news())
+
+    def _work_on(self, group: Group, model: PreTrainedModel) -> None:
+        """All samples of a group that are missing and that no other process has taken."""
+        claimed = self._claimed(group)
+        first = next(claimed, None)
+        if first is None:
+            return
+        job = group.jobs[0]
+        steering = _steering(self._plan, model, job.resolved, max(job.cell.seq_len for job in group.jobs))
+        with steering as steered:
+            measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
+            for batch, asked in self._built(itertools.chain([first], claimed)):
+                for portion in measure.portions(asked.result()):
+                    for (job, sample, example), found in self._measured(measure, portion):
+                        if not self._tally.is_missing(job, sample):
+                            continue
+                        record = _identity(self._plan, job, sample, example) | found
+                        record["layers_steered"] = steering.layers_steered
+                        if "cost" in record:  # what computed it: two runs may differ in it and agree in all else
+                            record["cost"]["attention"] = steering.backends
+                        self._writer.append(record)
+                        self._tally.note([record])
+                self._writer.release(batch.name)
+
+    def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
+        """The batches that are this process's now, and whether it may claim the next already before it works on them:
+        not where few are left, which others might begin at once."""
+        batches = group.batches(1 if self._plan.source.tensor_parallel else self._processes.count)
+        for left, batch in zip(reversed(range(len(batches))), batches):
+            if not self._is_missing(batch.samples) or not self._writer.claim(batch.name):
+                continue
+            self._tally.note(self._writer.news())
+            if self._is_missing(batch.samples):
+                yield batch, self._processes.count == 1 or left > 2 * self._processes.count
+            else:  # of another process until now, perhaps
+                self._writer.release(batch.name)
+
+    def _is_missing(self, samples: Iterable[tuple[Job, int]]) -> bool:
+        """Whether any of these is."""
+        return any(self._tally.is_missing(job, sample) for job, sample in samples)
+
+    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[Asked]]]]:
+        """The batches with their examples, which are built while the model works on the batch before."""
+        waiting: deque[tuple[Batch, Future[list[Asked]]]] = deque()
+        for batch, ahead in claimed:
+            waiting.append((batch, self._builder.submit(self._examples, batch)))
+            while len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _examples(self, batch: Batch) -> list[Asked]:
+        """All of them, those that are recorded too: portions are the same whatever is done already."""
+        plan, found = self._plan, []
+        for alike in batch.alike:
+            asked = [Asked(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike]
+            found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
+        return found
+
+    def _measured(self, measure: Measure, portion: Sequence[Asked]) -> Iterator[tuple[Asked, Record]]:
+        """The fields that a measure adds to each, or the error. Where several fail, half as many are tried at once;
+        where memory runs out for one, fewer tokens a call."""
+        waiting = [portion]
+        while waiting:
+            asked = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
+            if not self._is_missing((one.job, one.sample) for one in asked):
+                continue
+            these, *rest = measure.portions(asked)  # fewer than it was, perhaps, since memory ran out
+            waiting += reversed(rest)
+            try:
+                found = measure(these)
+            except UserError:
+                raise
+            except Exception as error:
+                reason = _reason(error)
+            else:
+                for one, fields in zip(these, found):
+                    fields["cost"]["prefill_chunk"] = measure.chunk_size(one.job)
+                    yield one, fields
+                continue
+            # Behind the handler: with the error goes what the failed call held.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            less = measure.take_less_memory(these) if reason == OUT_OF_MEMORY else None
+            if less:
+                self._progress.note(f"out of memory: {describe(these[0].job)}; trying again with {less}.")
+            if len(these) > 1:
+                waiting += [these[len(these) // 2 :], these[: len(these) // 2]]
+            elif less:
+                waiting.append(these)
+            else:
+                yield these[0], {"error": reason}
+
+
+def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -> Steering:
+    source = plan.source
+    return Steering(model, method, length, source.attention, source.kv_dtype, source.kv_offload)
+
+
+def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:
+    """Whether the model's own frequencies depend on the length of the run; every method is tried on the way, so that
+    what this model cannot take is refused before hours are spent. Raises: UserError."""
+    follows = False
+    for job in {str(job.method): job for job in plan.jobs}.values():
+        steering = _steering(plan, model, job.method, job.cell.seq_len)
+        with steering:
+            follows = any(layer.rope.depends_on_length for layer in steering.layers.values())
+    return follows
+
+
+def _identity(plan: Plan, job: Job, sample: int, example: Example) -> Record:
+    prompt = example.prompt
+    return {
+        "id": job.record_id(sample),
+        "task": job.task.name,
+        "method": str(job.method),
+        "method_options": job.resolved.options(),
+        "model": plan.source.name,
+        "seq_len": job.cell.seq_len,
+        "cell_depth": job.cell.depth,
+        "depth": example.depth,
+        "sample": sample,
+        "seed": example.seed,
+        "prompt_sha256": hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
+        "prompt_tokens": len(prompt),
+        "max_new_tokens": example.max_new_tokens,
+        "references": list(example.references),
+        **({"details": example.details} if example.details else {}),
+    }
+
+
+def _reason(error: Exception) -> str:
+    if out_of_memory(error):
+        return OUT_OF_MEMORY
+    return " ".join(f"{type(error).__name__}: {error}".split())

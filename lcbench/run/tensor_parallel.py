@@ -1,0 +1,71 @@
+"""The processes of one run: which of them this is, and what those of a tensor-parallel model agree on.
+
+Cells need nothing of each other, so that processes which share them do not talk: each learns its number from the
+launcher's environment (`torchrun`, `accelerate launch`), and takes what nobody has taken in the folder of the run. Only
+the ranks that hold one model together are joined by torch.distributed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lcbench.core.processes import Processes
+from lcbench.results.records import Record
+
+
+class Follower:
+    """Stands for the writer of a run in the ranks that compute with another one and write nothing.
+
+    `folder` takes the files that a measure leaves, and goes with the process.
+    """
+
+    def __init__(self, done: set[str], folder: Path) -> None:
+        self.done, self.folder = done, folder
+
+    def append(self, record: Record) -> None:
+        if record.get("error") is None:
+            self.done.add(record["id"])
+
+    def news(self) -> list[Record]:
+        return []
+
+    def claim(self, part: str) -> bool:
+        return True
+
+    def release(self, part: str) -> None: ...
+
+
+@contextmanager
+def joined(processes: Processes) -> Iterator[None]:
+    """The process group of a tensor-parallel model, over this machine's accelerators or else over its CPU."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is not None:
+        torch.accelerator.set_device_index(processes.local_rank)
+    torch.distributed.init_process_group(torch.distributed.get_default_backend_for_device(device or "cpu"))
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def follower() -> Iterator[Follower]:
+    """In a rank other than 0: knows what is done from rank 0, which calls `lead`."""
+    import torch
+
+    told: list[set[str] | None] = [None]
+    torch.distributed.broadcast_object_list(told, src=0)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Follower(told[0] or set(), Path(folder))
+
+
+def lead(done: set[str]) -> None:
+    """In rank 0: tell the followers what is recorded already, so that all of them do the same."""
+    import torch
+
+    torch.distributed.broadcast_object_list([done], src=0)

@@ -1,0 +1,170 @@
+"""Perplexity on long books: what every token costs the model, by protocols whose numbers do not compare."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
+from lcbench.tasks.base import TOKENS, WINDOWS, Cell, Example, Reading, Task, Window
+from lcbench.tasks.perplexity.books import Tokens, books_of, read_book
+from lcbench.tasks.text.running_text import GENERATED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHORTEST = 8  # tokens of a window
+CHUNKLLAMA_STRIDE = 256
+CHUNKLLAMA_LONG = 96 * 1024  # from here on their stride is half the window
+Span = tuple[int, int, int]  # start, stop and first scored token of a window in the text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(Task):
+    """Sample k is the k-th book of the source that is long enough for every length of the run: all lengths read the
+    same books.
+
+    Protocols; a window is `seq_len` tokens with what the tokenizer puts at the start of a text, one BOS above all. A
+    tokenizer without BOS leaves the first token of a window unscored.
+
+    prefix    the first window of each book
+    sliding   windows over the first `book_tokens` tokens (twice the longest length), `stride` apart (half a window).
+              Every token is scored once, with at least window - stride tokens before it but for the first window.
+              With averaging=chunkllama as test_ppl.py of ChunkLlama has it (lcbench: book by book, and with a BOS):
+              windows start every `stride` (256; half a window above 96k) while they end within the text, the last one
+              left out; all tokens of each are scored; a mean a window, and the plain mean over windows.
+    segments  windows one behind the other over the first `book_tokens` tokens; a rest at the end is left out
+
+    `source`: `books` for generated ones; a .txt file, a folder, JSONL or parquet with columns `text` and, as PG19 has
+    it, `short_book_title`; prepared data, as `pg19`; or the test split of a data set on the hub. `longest`: read the
+    books that have so many tokens, so that runs over other lengths read the same ones.
+    """
+
+    family: ClassVar[str] = "perplexity"
+    metric: ClassVar[str] = "nll"
+    measure: ClassVar[str] = "likelihood"
+
+    protocol: Literal["prefix", "sliding", "segments"] = "prefix"
+    stride: int | None = None
+    averaging: Literal["tokens", "chunkllama"] = "tokens"
+    source: str = GENERATED
+    book_tokens: int | None = None
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol != "sliding" and (self.stride is not None or self.averaging != "tokens"):
+            raise UserError(f"stride and averaging are options of protocol=sliding, not of {self.protocol}.")
+        if self.protocol == "prefix" and self.book_tokens is not None:
+            raise UserError("book_tokens is an option of protocol=sliding and segments; prefix reads --seq-len tokens.")
+        for option in ("stride", "book_tokens", "longest"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise UserError(f"{self.name}: {option} must be at least 1, not {value}.")
+
+    def for_lengths(self, seq_lens: list[int]) -> Self:
+        return replace(self, longest=max([*seq_lens, self.longest or 0]))
+
+    def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        if self.source == GENERATED or self.longest is None:
+            return None
+        return len(books_of(tokenizer, self.source, self._need(self.longest, _head(tokenizer))))
+
+    def shares(self, cell: Cell, sample: int) -> Hashable:
+        """The window of a book begins with those of all shorter lengths."""
+        return sample if self.protocol == "prefix" else (cell, sample)
+
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        if depths is not None:
+            raise UserError(f"{self.name} hides no needle; leave --depths out.")
+        return [Cell(seq_len) for seq_len in seq_lens]
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        head = _head(tokenizer)
+        if cell.seq_len < SHORTEST:
+            raise UserError(f"{self.name} needs windows of {SHORTEST} tokens or more, not {cell.seq_len}.")
+        need = self._need(max(cell.seq_len, self.longest or 0), head)
+        number = sample + seed if self.source == GENERATED else sample
+        book = read_book(tokenizer, self.source, need, number)
+        if book is None:
+            has = len(books_of(tokenizer, self.source, need))
+            raise UserError(
+                f"{self.source} has {has or 'no'} book{'s' if has > 1 else ''} of {need:,} tokens or more; use a "
+                "shorter --seq-len, fewer --samples, or longer books."
+            )
+        length = cell.seq_len - len(head)
+        spans = self._spans(length, need, cell.seq_len)
+        return Example(
+            head=head,
+            context=book.ids[: max(stop for _, stop, _ in spans)].tolist(),
+            tail=[],
+            references=(),
+            max_new_tokens=0,
+            seed=self.sample_seed(cell, sample, seed),
+            reading=Reading(
+                document=book.title,
+                protocol=self._protocol(cell.seq_len),
+                averaging=TOKENS if self.averaging == "tokens" else WINDOWS,
+                windows=tuple(_window(book, span, scored_first=bool(head)) for span in spans),
+            ),
+        )
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        raise TypeError(f"{self.name} is measured by likelihood; it has no answers to score")
+
+    def _need(self, longest: int, head: list[int]) -> int:
+        """Tokens that a book must have."""
+        if self.protocol == "prefix":
+            return longest - len(head)
+        need = 2 * longest if self.book_tokens is None else self.book_tokens
+        if need < longest:
+            raise UserError(f"{self.name}: book_tokens={need} is less than one window of {longest} tokens.")
+        return need
+
+    def _stride(self, seq_len: int) -> int:
+        half = seq_len // 2
+        chunkllama = CHUNKLLAMA_STRIDE if seq_len <= CHUNKLLAMA_LONG else half
+        return self.stride or (half if self.averaging == "tokens" else chunkllama)
+
+    def _protocol(self, seq_len: int) -> str:
+        """The protocol as it is printed with its numbers."""
+        if self.protocol != "sliding":
+            return self.protocol
+        average = "" if self.averaging == "tokens" else ", chunkllama averaging"
+        return f"sliding, stride {self._stride(seq_len)}{average}"
+
+    def _spans(self, length: int, need: int, seq_len: int) -> list[Span]:
+        """The windows of `length` tokens over a text of `need` tokens. Raises: UserError if there is none."""
+        if self.protocol == "prefix":
+            return [(0, length, 0)]
+        if self.protocol == "segments":
+            return [(start, start + length, start) for start in range(0, need - length + 1, length)]
+        stride = self._stride(seq_len)
+        if self.averaging == "chunkllama":
+            spans = [(start, start + length, start) for start in range(0, need - length, stride)][:-1]
+            if not spans:
+                raise UserError(
+                    f"{self.name}: there is no window of {seq_len} tokens, {stride} apart, in {need} tokens but the "
+                    "last, which ChunkLlama drops; use more book_tokens, or a smaller stride."
+                )
+            return spans
+        if stride > length:
+            raise UserError(f"{self.name}: a stride of {stride} would leave tokens out; a window has {length}.")
+        spans = [(0, length, 0)]
+        while spans[-1][1] < need:
+            start = spans[-1][0] + stride
+            spans.append((start, min(start + length, need), spans[-1][1]))
+        return spans
+
+
+def _head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return encode_start(tokenizer, "")
+
+
+def _window(book: Tokens, span: Span, *, scored_first: bool) -> Window:
+    """`scored_first`: whether anything stands before the first token of a window, so that it has a likelihood."""
+    start, stop, first = span
+    first = max(first, start + (not scored_first))
+    text = book.span(first, stop)
+    return Window(start, stop, first, bytes=len(text.encode()), words=len(text.split()))

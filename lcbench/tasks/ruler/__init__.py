@@ -1,0 +1,1 @@
+"""RULER's synthetic tasks."""

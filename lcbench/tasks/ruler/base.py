@@ -1,0 +1,66 @@
+"""What RULER's tasks other than needles have in common: a template, an answer that begins, and strings to find.
+
+Hsieh et al. 2024, https://arxiv.org/abs/2404.06654, https://github.com/NVIDIA/RULER (scripts/data/synthetic,
+constants.py and one script a task). RULER adds units (lines, words, documents) while they fit, so that its prompts stay
+below the length; here prompt and answer budget together are exactly the length, and every task says what fills the
+rest. The needles of RULER are protocols of `lcbench.tasks.needle.task`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lcbench.core.errors import UserError
+from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.text.running_text import LINE, encode_all
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruler(Task):
+    """A prompt of RULER: `template` with `{context}` in it, then `answer_prefix`, with which the answer begins.
+
+    Scores: `recall` is the share of the references that the answer holds, letter case aside (RULER's string_match_all,
+    from 0 to 1); `exact` is 1 if it holds them all.
+    """
+
+    metric: ClassVar[str] = "recall"
+
+    template: str
+    answer_prefix: str
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.template.count("{context}") != 1:
+            raise UserError(f"{self.name} says {{context}} once in its template.")
+        if self.max_new_tokens < 1:
+            raise UserError(f"{self.name}: max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        if depths is not None:
+            raise UserError(f"{self.name} has no needle whose depth could be chosen; leave the depths out.")
+        return [Cell(seq_len) for seq_len in seq_lens]
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        said = prediction.lower()
+        recall = sum(reference.lower() in said for reference in example.references) / len(example.references)
+        return {"recall": recall, "exact": float(recall == 1)}
+
+    def _around(self, **values: object) -> tuple[str, str]:
+        """What stands before the context and behind it, answer prefix included, `{name}` replaced by its value."""
+        text = self.template + self.answer_prefix
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        before, _, behind = text.partition("{context}")
+        return before, behind
+
+    def _too_short(self, cell: Cell, shortest: int) -> UserError:
+        return UserError(f"{self.name} does not fit into {cell.seq_len} tokens; use --seq-len {shortest} or more.")
+
+
+def encode_line(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text as it stands at the start of a line inside a prompt."""
+    return encode_all(tokenizer, [text], LINE)[0]

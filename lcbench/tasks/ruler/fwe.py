@@ -1,0 +1,103 @@
+"""Frequent words extraction: a text of coded words whose frequencies follow Zipf's law."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import TYPE_CHECKING, ClassVar
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.tasks.base import Cell, Example
+from lcbench.tasks.ruler.base import Ruler
+from lcbench.tasks.text.running_text import SENTENCE, encode_all
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ASKED = 3  # words, the most frequent ones behind the dots
+DOTS = " ..."
+LETTERS = 6  # of a coded word
+TOKENS_PER_WORD = 50  # of the whole length, for each different word
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequentWords(Ruler):
+    """RULER's `fwe` (freq_words_extraction.py): the word of rank k comes n / k^alpha times, cut to a whole number, and
+    all are shuffled; the first rank are dots, to be ignored, and asked for are the next three. There are as many
+    different words as the length has times 50 tokens.
+
+    The length is exact: n is the largest that fits, and the rest is more dots. RULER gives n as a number of words
+    divided by zeta(alpha), raised in large steps, and leaves the answer out of the length.
+    """
+
+    family: ClassVar[str] = "ruler_fwe"
+
+    alpha: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 < self.alpha <= 4:
+            raise UserError(f"{self.name} needs an alpha above 1 and up to 4, not {self.alpha:g}.")
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        shortest = self._shortest(tokenizer)
+        if cell.seq_len < shortest:
+            raise self._too_short(cell, shortest)
+        rng = self.rng(cell, sample, seed)
+        words = _coded(rng, cell.seq_len // TOKENS_PER_WORD - 1)
+        before, behind = self._around()
+        head, tail = encode_start(tokenizer, before.removesuffix(" ")), encode_inside(tokenizer, behind)
+        ranked = encode_all(tokenizer, [DOTS, *(f" {word}" for word in words)], SENTENCE)
+        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+        sizes = [len(ids) for ids in ranked]
+        counts = self._fitting(sizes, room)
+        dots, rest = divmod(room - _tokens(counts, sizes), sizes[0])
+        text = [ids for ids, count in zip(ranked, counts, strict=True) for _ in range(count)] + [ranked[0]] * dots
+        rng.shuffle(text)
+        return Example(
+            head=head,
+            context=ranked[0][sizes[0] - rest :] + [token for ids in text for token in ids],
+            tail=tail,
+            references=tuple(words[:ASKED]),
+            max_new_tokens=self.max_new_tokens,
+            seed=self.sample_seed(cell, sample, seed),
+        )
+
+    def _counts(self, n: int, ranks: int) -> list[int]:
+        """How often each rank comes, the first one n times."""
+        return [int(n / math.pow(rank, self.alpha)) for rank in range(1, ranks + 1)]
+
+    def _fitting(self, sizes: list[int], room: int) -> list[int]:
+        """The counts with the largest n that fits, for words of these sizes."""
+        candidates = range(room // sizes[0] + 1)
+        n = bisect_right(candidates, room, key=lambda n: _tokens(self._counts(n, len(sizes)), sizes)) - 1
+        return self._counts(n, len(sizes))
+
+    def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """A length at which the last word asked for comes more often than the next, whatever their tokens: a letter is
+        one at most, and so is the space."""
+        last = ASKED + 1
+        n = math.ceil(
+            1 / (math.pow(last, -self.alpha) - math.pow(last + 1, -self.alpha))
+        )  # from here on, floors differ as well
+        counts = self._counts(n, n)
+        before, behind = self._around()
+        fixed = len(encode_start(tokenizer, before)) + len(encode_inside(tokenizer, behind)) + self.max_new_tokens
+        words = n * len(encode_inside(tokenizer, DOTS)) + sum(counts[1:]) * (LETTERS + 1)
+        return max(fixed + words, (last + 1) * TOKENS_PER_WORD)
+
+
+def _tokens(counts: list[int], sizes: list[int]) -> int:
+    return sum(count * size for count, size in zip(counts, sizes, strict=True))
+
+
+def _coded(rng: random.Random, count: int) -> list[str]:
+    """So many words of random letters, no two alike."""
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words["".join(rng.choices(ascii_lowercase, k=LETTERS))] = None
+    return list(words)

@@ -1,0 +1,152 @@
+"""Question answering: the document that answers a question among many that do not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
+from lcbench.tasks.base import Cell, Example
+from lcbench.tasks.ruler.base import Ruler, encode_line
+from lcbench.tasks.ruler.documents import END, PUBLISHED, Collection, Question, bodies_of, read_collection
+from lcbench.tasks.text.running_text import LINE, encode_all
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 64  # documents a call of the tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentQuestions(Ruler):
+    """RULER's `qa_1` and `qa_2` (qa.py): a question, the documents that answer it, and others around them, in random
+    order. The others are those that belong to the question (the rest of a SQuAD article, the eight distractors of
+    HotpotQA), and then any of the file. Sample n asks question n of the file that can be answered.
+
+    The length is exact: one of the other documents is cut at its end; a rest too small for the label of a document is
+    blank lines. Differences: HotpotQA's
+    own distractors are left out where the length has no room for them, and no document comes twice, so that a length
+    beyond all documents is an error (RULER repeats them).
+
+    Scores: `recall` is 1 if the answer holds one of the references, letter case aside (string_match_part); `exact` is 1
+    if its first line is one.
+    """
+
+    family: ClassVar[str] = "ruler_qa"
+
+    dataset: Literal["squad", "hotpotqa"]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.source:
+            title, address = PUBLISHED[self.dataset]
+            raise UserError(
+                f"{self.name} needs the file of {title}: get {address}, and name it as {self.name}:source=FILE."
+            )
+
+    def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return len(self._collection.questions)
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        shortest = _shortest(tokenizer, self)
+        if cell.seq_len < shortest:
+            raise self._too_short(cell, shortest)
+        question, rng = self._collection.questions[sample], self.rng(cell, sample, seed)
+        before, behind = self._ask(question)
+        head, tail = encode_start(tokenizer, before), encode_line(tokenizer, behind)
+        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+        documents, left = self._fill(tokenizer, question, room, rng)
+        rng.shuffle(documents)
+        context = (encode_line(tokenizer, "\n") * left)[:left]
+        needle_at = None
+        for place, (number, body) in enumerate(documents, start=1):
+            if needle_at is None and number in question.answered_by:
+                needle_at = len(head) + len(context)
+            context += _label(tokenizer, place) + body
+        return Example(
+            head=head,
+            context=context,
+            tail=tail,
+            references=question.answers,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.sample_seed(cell, sample, seed),
+            needle_at=needle_at,
+        )
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        said, references = prediction.strip().lower(), [reference.lower() for reference in example.references]
+        first_line = said.partition("\n")[0].strip()
+        return {
+            "recall": float(any(reference in said for reference in references)),
+            "exact": float(first_line in references),
+        }
+
+    @property
+    def _collection(self) -> Collection:
+        return read_collection(self.dataset, self.source)
+
+    def _ask(self, question: Question) -> tuple[str, str]:
+        """The text before the documents, and the question behind them, which begins a line."""
+        before, behind = self._around(query=question.text)
+        return before, behind.removeprefix(END)
+
+    def _fill(
+        self, tokenizer: PreTrainedTokenizerBase, question: Question, room: int, rng: random.Random
+    ) -> tuple[list[tuple[int, list[int]]], int]:
+        """Documents, by number and body, that fill the room with their labels, and the tokens that are left."""
+        bodies, end = bodies_of(tokenizer, self._collection), encode_line(tokenizer, END)
+        documents = list(zip(question.answered_by, bodies.of(question.answered_by), strict=True))
+        left = room - sum(
+            len(_label(tokenizer, place)) + len(body) for place, (_, body) in enumerate(documents, start=1)
+        )
+        others = self._others(question, rng)
+        while batch := list(islice(others, BATCH)):
+            for number, body in zip(batch, bodies.of(batch), strict=True):
+                label = len(_label(tokenizer, len(documents) + 1))
+                if label + len(body) <= left:
+                    documents.append((number, body))
+                    left -= label + len(body)
+                elif label + len(end) < left:
+                    return [*documents, (number, body[: left - label - len(end)] + end)], 0
+                else:
+                    return documents, left
+        raise UserError(
+            f"the documents of {self.source} have {room - left:,} tokens, and the prompt needs {room:,}; "
+            "give a larger file, or a shorter --seq-len."
+        )
+
+    def _others(self, question: Question, rng: random.Random) -> Iterator[int]:
+        """The documents that do not answer a question in random order, those that come with it first."""
+        yield from rng.sample(question.near, len(question.near))
+        own = {*question.answered_by, *question.near}
+        count = len(self._collection.documents)
+        yield from (number for number in rng.sample(range(count), count) if number not in own)
+
+
+@lru_cache(maxsize=4)
+def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> int:
+    """A length that fits every question with the documents that answer it."""
+    questions = task._collection.questions
+    asked = [task._ask(question) for question in questions]
+    tails = encode_all(tokenizer, [behind for _, behind in asked], LINE)
+    head = max(len(encode_start(tokenizer, before)) for before in {before for before, _ in asked})
+    numbers = sorted({number for question in questions for number in question.answered_by})
+    bodies = bodies_of(tokenizer, task._collection).of(numbers)
+    sizes = dict(zip(numbers, map(len, bodies), strict=True))
+
+    def needs(question: Question) -> int:
+        labels = sum(len(_label(tokenizer, place)) for place in range(1, len(question.answered_by) + 1))
+        return labels + sum(sizes[number] for number in question.answered_by)
+
+    longest = max(len(tail) + needs(question) for tail, question in zip(tails, questions, strict=True))
+    return head + longest + task.max_new_tokens
+
+
+def _label(tokenizer: PreTrainedTokenizerBase, place: int) -> list[int]:
+    return encode_line(tokenizer, f"Document {place}:\n")

@@ -1,0 +1,145 @@
+"""Variable tracking: assignments hidden in noise, of which some pass one value on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
+from lcbench.tasks.base import Cell, Example
+from lcbench.tasks.ruler.base import Ruler, encode_line
+from lcbench.tasks.text.running_text import hide, repeated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+LETTERS, EXAMPLE_LETTERS, DIGITS = 5, 3, 5  # of a variable, of one in the example, of a value
+VALUES = range(10**4, 10**5 - 1)
+EXAMPLE_LINES = 10  # of noise in the example; what RULER's bound of 500 tokens comes to with most tokenizers
+EXAMPLE_HOPS = 10  # at most
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A value, and the variables that it is passed on to, one to the next."""
+
+    value: str
+    names: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The assignments; RULER's have a blank at the end, but for the first."""
+        later = [f"VAR {name} = VAR {source} \n" for source, name in pairwise(self.names)]
+        return [f"VAR {self.names[0]} = {self.value}\n", *later]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableTracking(Ruler):
+    """RULER's `vt` (variable_tracking.py): `VAR A = 12345`, `VAR B = VAR A`, ... on lines of their own, in their order,
+    between lines of noise; asked for are all variables with the value of the first of `num_chains` chains, each of
+    `num_hops` assignments from variable to variable. One solved example stands before the question.
+
+    The length is exact: the last line of noise is cut from its front. Differences: no value or name comes twice, the
+    example always has ten lines of noise, and its lines too have places of their own in every sample.
+    """
+
+    family: ClassVar[str] = "ruler_vt"
+
+    num_chains: int = 1
+    num_hops: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.num_chains, self.num_hops) < 1:
+            raise UserError(f"{self.name} needs num_chains and num_hops from 1.")
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        shortest = self._shortest(tokenizer)
+        if cell.seq_len < shortest:
+            raise self._too_short(cell, shortest)
+        rng = self.rng(cell, sample, seed)
+        values = [str(value) for value in rng.sample(VALUES, 2 * self.num_chains)]
+        solved = _chains(rng, values[: self.num_chains], self._example_hops, EXAMPLE_LETTERS)
+        chains = _chains(rng, values[self.num_chains :], self.num_hops, LETTERS)
+        before, behind = self._ask(chains[0])
+        head = encode_start(tokenizer, self._solved(rng, solved) + before)
+        tail = encode_line(tokenizer, behind)
+        lines = [[encode_line(tokenizer, line) for line in one.lines] for one in chains]
+        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - sum(map(len, chain.from_iterable(lines)))
+        noise, ends = repeated(tokenizer, NOISE).cut(room)
+        hidden = _spread(rng, lines, ends[:-1])
+        first = next(index for index, (_, line) in enumerate(hidden) if line is lines[0][0])
+        return Example(
+            head=head,
+            context=hide(noise, hidden),
+            tail=tail,
+            references=chains[0].names,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.sample_seed(cell, sample, seed),
+            needle_at=len(head) + hidden[first][0] + sum(len(line) for _, line in hidden[:first]),
+        )
+
+    @property
+    def _example_hops(self) -> int:
+        return min(self.num_hops, EXAMPLE_HOPS)
+
+    def _ask(self, chain: Chain) -> tuple[str, str]:
+        """The text before the lines, and the question behind them, which begins a line."""
+        before, behind = self._around(query=chain.value, num_v=len(chain.names))
+        return before, behind.removeprefix("\n")
+
+    def _solved(self, rng: random.Random, chains: list[Chain]) -> str:
+        """The example: lines, question and answer."""
+        noise = range(max(EXAMPLE_LINES, len(chains[0].names)))
+        hidden = _spread(rng, [chain.lines for chain in chains], noise)
+        lines = sorted([*hidden, *((place, NOISE + "\n") for place in noise)], key=_place)
+        before, behind = self._ask(chains[0])
+        return f"{before}{''.join(line for _, line in lines)}{behind} {' '.join(chains[0].names)}\n\n"
+
+    def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """A length that fits every sample: a token for each letter and digit of a name or value and one before it, and
+        so many lines of noise that every line of a chain has a place of its own."""
+        solved = Chain("", ("",) * (self._example_hops + 1))
+        asked = Chain("", ("",) * (self.num_hops + 1))
+        before, behind = self._ask(asked)
+        texts = [
+            encode_start(tokenizer, self._solved(random.Random(0), [solved] * self.num_chains) + before),
+            encode_line(tokenizer, behind),
+            *(encode_line(tokenizer, line) for line in asked.lines * self.num_chains),
+        ]
+        said = (self.template + self.answer_prefix).count("{query}")
+        values = (2 * said + 2 * self.num_chains) * (DIGITS + 1)
+        in_example = self.num_chains * (2 * self._example_hops + 1) + self._example_hops + 1
+        names = in_example * (EXAMPLE_LETTERS + 1) + self.num_chains * (2 * self.num_hops + 1) * (LETTERS + 1)
+        noise = self.num_hops * len(encode_line(tokenizer, NOISE + "\n")) + 1
+        return sum(map(len, texts)) + values + names + noise + self.max_new_tokens
+
+
+def _chains(rng: random.Random, values: list[str], hops: int, letters: int) -> list[Chain]:
+    """A chain a value, no name twice."""
+    names: dict[str, None] = {}
+    while len(names) < len(values) * (hops + 1):
+        names["".join(rng.choices(ascii_uppercase, k=letters))] = None
+    drawn = iter(names)
+    return [Chain(value, tuple(islice(drawn, hops + 1))) for value in values]
+
+
+def _spread(rng: random.Random, chains: Sequence[Sequence[T]], places: Sequence[int]) -> list[tuple[int, T]]:
+    """The lines of all chains with their places, which ascend: each chain in its order, no place twice in one."""
+    drawn = [
+        (place, line)
+        for lines in chains
+        for place, line in zip(sorted(rng.sample(places, len(lines))), lines, strict=True)
+    ]
+    return sorted(drawn, key=_place)
+
+
+def _place(entry: tuple[int, object]) -> int:
+    return entry[0]

@@ -1,0 +1,163 @@
+"""Text to hide needles in, as tokens by sentence or line: generated books, the user's own books and essays, or lines.
+
+What a sample reads follows from its number alone, and begins alike at every length and depth, so that the tokens before
+a needle are the same for all prompts that hold it further down. No sentence of a file comes twice in a prompt.
+
+A sentence stands behind a space; a line ends with its line break, so that a tokenizer may join it with the full stop.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice, repeat
+from typing import TYPE_CHECKING
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import ANCHORS, encode_inside
+from lcbench.data.texts import read_texts
+from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GENERATED = "books"  # the haystack that needs no file, and never ends
+BOOK_SENTENCES = 500  # of one generated book before the next begins
+BATCH = 512  # sentences a call of the tokenizer
+SENTENCE, LINE = ANCHORS[0], "\n"  # what stands before a text that begins with a space, and before one that does not
+# A full stop, with the quotes and brackets behind it, ends a sentence unless it belongs to a title or an initial.
+SENTENCE_END = re.compile(r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)(?<=[.!?\"'\u201d\u2019)\]]) (?=[^a-z])")
+CLOSED = re.compile(r"[.!?][\"'\u201d\u2019)\]]*$")
+
+
+class RunningText:
+    """Sentences (or, behind LINE, lines with their line breaks), tokenised as far as prompts have reached into them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sentences: Iterator[str], behind: str = SENTENCE) -> None:
+        self._tokenizer, self._sentences, self._behind = tokenizer, sentences, behind
+        self._tokens, self._ends = array("I"), array("Q")
+
+    def reach(self, n: int) -> int:
+        """Tokenise so far that n tokens are there, if the text has them; how many are there now."""
+        while len(self._tokens) < n:
+            batch = list(islice(self._sentences, BATCH))
+            if not batch:
+                break
+            for ids in encode_all(self._tokenizer, batch, self._behind):
+                self._tokens.extend(ids)
+                self._ends.append(len(self._tokens))
+        return len(self._tokens)
+
+    def cut(self, n: int) -> tuple[list[int], list[int]]:
+        """A text of n tokens, and the places in it where a sentence ends or begins, 0 and n among them.
+
+        It begins and ends with a whole sentence where it can: what does not fit of the last one is cut from its front,
+        so that no text stops in the middle of a sentence, and all lengths begin alike.
+        Raises: ValueError for more tokens than there are.
+        """
+        if self.reach(n) < n:
+            raise ValueError(f"{n} tokens of a text of {len(self._tokens)}")
+        whole = bisect_right(self._ends, n)
+        ends = [0, *self._ends[:whole]]
+        if ends[-1] == n:
+            return self._tokens[:n].tolist(), ends
+        last_end = self._ends[whole]
+        rest = n - ends[-1]
+        tokens = self._tokens[: ends[-1]] + self._tokens[last_end - rest : last_end]
+        return tokens.tolist(), [*ends, n]
+
+
+@lru_cache(maxsize=64)
+def running_text(tokenizer: PreTrainedTokenizerBase, source: str, identity: str) -> RunningText:
+    """The text that a sample with this identity reads: `books` for generated ones, else whatever
+    `lcbench.data.texts.read_texts` takes: a .txt file, a folder, JSONL or parquet with a column `text`, a data set.
+
+    Raises: UserError for a source that cannot be read.
+    """
+    rng = random.Random(identity)
+    return RunningText(tokenizer, _generated(rng) if source == GENERATED else _written(source, rng))
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each behind one space, line breaks and runs of spaces made one space too.
+
+    What has no full stop (a heading, a table of contents) belongs to the sentence after it; a rest without full stop at
+    the end of the text is dropped.
+    """
+    parts = SENTENCE_END.split(" ".join(text.split()))
+    sentences: list[str] = []
+    held = ""
+    for part in parts:
+        held += f" {part}"
+        if CLOSED.search(part):
+            sentences.append(held)
+            held = ""
+    return sentences
+
+
+def _generated(rng: random.Random) -> Iterator[str]:
+    """Books that no reference model was trained on, one after another."""
+    first = rng.randrange(len(HELD_OUT_SEEDS))
+    for number in range(len(HELD_OUT_SEEDS)):
+        book = Book(HELD_OUT_SEEDS[(first + number) % len(HELD_OUT_SEEDS)])
+        yield from (book.sentence() for _ in range(BOOK_SENTENCES))
+
+
+def _written(source: str, rng: random.Random) -> Iterator[str]:
+    """The texts of a source in a circle, from a sentence drawn at random up to the one before it."""
+    count = len(_texts(source))
+    first = rng.randrange(count)
+    opening = _sentences(source, first)
+    start = int(rng.random() * len(opening))
+    yield from opening[start:]
+    for number in range(1, count):
+        yield from _sentences(source, (first + number) % count)
+    yield from opening[:start]
+
+
+@lru_cache(maxsize=4)
+def _texts(source: str) -> Sequence[str]:
+    return read_texts(source)
+
+
+@lru_cache(maxsize=64)
+def _sentences(source: str, number: int) -> list[str]:
+    return split_sentences(_texts(source)[number])
+
+
+def too_short(source: str, has: int, needs: int) -> UserError:
+    """The error for a haystack that would have to repeat itself."""
+    return UserError(
+        f"the haystack {source} has {has:,} tokens in whole sentences, and the prompt needs {needs:,}; "
+        f"give more text, a shorter --seq-len, or no --haystack for generated books."
+    )
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], behind: str) -> list[list[int]]:
+    """Tokens of each text as it stands inside a prompt behind SENTENCE or LINE, in one call of the tokenizer."""
+    before, *ids = tokenizer([behind, *(behind + text for text in texts)], add_special_tokens=False).input_ids
+    size = len(before)
+    return [
+        encoded[size:] if encoded[:size] == before else encode_inside(tokenizer, text)
+        for encoded, text in zip(ids, texts, strict=True)
+    ]
+
+
+@lru_cache(maxsize=8)
+def repeated(tokenizer: PreTrainedTokenizerBase, line: str) -> RunningText:
+    """One line again and again."""
+    return RunningText(tokenizer, repeat(line + "\n"), LINE)
+
+
+def hide(text: list[int], needles: Sequence[tuple[int, list[int]]]) -> list[int]:
+    """The text with needles put in at their places, which ascend."""
+    hidden: list[int] = []
+    begin = 0
+    for place, needle in needles:
+        hidden += text[begin:place] + needle
+        begin = place
+    return hidden + text[begin:]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from lcbench.apps.train import tokenizer as module
+from lcbench.apps.train.tokenizer import END_OF_TEXT, PADDING, VOCABULARY_SIZE, train_tokenizer
+from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.tasks.text.books import NAMES, Book
+
+
+def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def test_a_digit_is_one_token_whether_or_not_a_space_stands_before_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    with_space, without = ids(tokenizer, " 48213"), ids(tokenizer, "48213")
+    assert len(without) == 5
+    assert with_space[1:] == without
+    assert with_space[:1] == ids(tokenizer, " ")
+    assert ids(tokenizer, " The pass key is 48213.")[-6:-1] == without
+    assert len({ids(tokenizer, str(digit))[0] for digit in range(10)}) == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        Book(900_000).text(30),
+        " The pass key is 00713. Remember it.",
+        'Grüße, 你好! \t\n  "naïve" — 3.14e-5 🙂',
+        "",
+    ],
+)
+def test_any_text_goes_through_and_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    assert tokenizer.decode(ids(tokenizer, text), clean_up_tokenization_spaces=False) == text
+
+
+def test_it_is_the_same_at_every_training(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert train_tokenizer().backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_special_tokens_come_first_and_are_never_added(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(tokenizer) == VOCABULARY_SIZE
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (END_OF_TEXT, END_OF_TEXT, PADDING)
+    assert (tokenizer.bos_token_id, tokenizer.pad_token_id) == (0, 1)
+    assert tokenizer(" a").input_ids == ids(tokenizer, " a")
+
+
+def test_every_word_of_the_documents_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    words = {word for text in module._texts() for word in re.findall(r" [A-Za-z]+", text)}
+    assert {f" {name}" for name in NAMES} <= words
+    assert [word for word in sorted(words) if len(ids(tokenizer, word)) != 1] == []
+
+
+def test_the_harness_encodes_prompts_as_training_does(tokenizer: PreTrainedTokenizerFast, tmp_path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = " The code of Mara is 4821."
+    assert encode_start(loaded, text) == [0, *ids(tokenizer, text)]
+    assert encode_inside(loaded, text) == ids(tokenizer, text)

@@ -1,0 +1,204 @@
+"""Models that cannot be run, each refused in one sentence before it can give a wrong number."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from lcbench.core.errors import UserError
+from lcbench.engine.models import ModelSource, embedded_models
+from lcbench.methods.base import trained_length
+from tests.cli.test_errors import assert_refused
+from tests.helpers import TINY, cli, model_folder
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def gpt2(folder: Path) -> None:
+    """Learned positions, no rotation."""
+    model_folder(folder, drop=("model.safetensors", "config.json"))
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=2, vocab_size=1344, n_positions=256, bos_token_id=0, eos_token_id=0
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+
+
+def with_text(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (model_folder(folder) / name).write_text(text) and None
+
+
+def pickled(folder: Path) -> None:
+    """Weights as a pickle, which can run code when it is read."""
+    model_folder(folder, drop=("model.safetensors",))
+    torch.save(load_file(TINY / "model.safetensors"), folder / "pytorch_model.bin")
+
+
+def cut_off(folder: Path) -> None:
+    """As a download that broke off leaves it."""
+    weights = model_folder(folder) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+
+def without_a_layer(folder: Path) -> None:
+    tensors = load_file(model_folder(folder) / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers.2.mlp." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def changed(**config: object) -> Callable[[Path], None]:
+    return lambda folder: model_folder(folder, **config) and None
+
+
+def lacking(*names: str) -> Callable[[Path], None]:
+    return lambda folder: model_folder(folder, drop=names) and None
+
+
+@pytest.mark.parametrize(
+    ("make", "fragment"),
+    [
+        (gpt2, "GPT2LMHeadModel has no rotary_emb module: it is not a RoPE model that lcbench can steer"),
+        (lacking("tokenizer.json", "tokenizer_config.json"), "has no tokenizer: copy its tokenizer files"),
+        (lacking("tokenizer.json"), "cannot load the tokenizer of ./mine: "),
+        (with_text("tokenizer.json", "{"), "cannot load the tokenizer of ./mine: "),
+        (with_text("tokenizer.json", "{}"), "cannot load the tokenizer of ./mine: its files lack "),
+        (lacking("config.json"), "./mine is no model folder: it has no config.json"),
+        (with_text("config.json", "{"), "cannot load the config of ./mine: "),
+        (with_text("config.json", "[]"), "cannot load the config of ./mine: "),
+        (with_text("config.json", "{}"), "cannot load the config of ./mine: "),
+        (changed(model_type="from_the_future"), "does not recognize this architecture"),
+        (changed(max_position_embeddings=0), "the config of this llama has no max_position_embeddings"),
+        (changed(model_type="t5"), "./mine is no causal language model: Unrecognized configuration class"),
+        (
+            changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
+            "Pass --trust-remote-code if you trust it",
+        ),
+        (lacking("model.safetensors"), "./mine has no *.safetensors file, and weights are read from this format only"),
+        (pickled, "./mine has no *.safetensors file, and weights are read from this format only"),
+        (cut_off, "cannot load the model of ./mine: "),
+        (with_text("model.safetensors", ""), "cannot load the model of ./mine: "),
+        (without_a_layer, "that are missing or of another shape: 3, such as model.layers.2.mlp.down_proj.weight"),
+        (changed(num_hidden_layers=5), "that are missing or of another shape: 9, such as model.layers.4."),
+        (changed(hidden_size=64), "do not fit its config.json"),
+        (changed(vocab_size=100), "missing or of another shape: 1, such as model.embed_tokens.weight"),
+    ],
+)
+def test_refused(make: Callable[[Path], None], fragment: str) -> None:
+    make(Path("mine"))
+    small = ["run", "passkey", "-m", "./mine", "--seq-len", "256", "--samples", "1"]
+    assert_refused(cli(*small), fragment)
+    assert_refused(cli("table"), "there is no run in results")  # what failed to start hides no run that did
+
+
+def test_a_dry_run_refuses_what_is_no_language_model() -> None:
+    model_folder(Path("mine"), model_type="t5")
+    assert_refused(cli("run", "passkey", "-m", "./mine", "--dry-run"), "./mine is no causal language model: ")
+
+
+def test_a_dry_run_refuses_a_model_without_rope_and_no_folder_is_made() -> None:
+    gpt2(Path("mine"))
+    for extra in (["--dry-run"], []):
+        assert_refused(cli("run", "passkey", "-m", "./mine", "--seq-len", "256", *extra), "has no rotary_emb module")
+    assert not Path("results").exists()
+
+
+def test_retrained_weights_are_another_run() -> None:
+    small = ["run", "passkey", "-m", "./mine", "--seq-len", "256", "--samples", "1", "-o", "run"]
+    model_folder(Path("mine"))
+    assert cli(*small).code == 0
+    weights = Path("mine/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert_refused(cli(*small), "it differs in model_fingerprint")
+
+
+def test_a_folder_runs_as_the_embedded_model_does() -> None:
+    model_folder(Path("mine"))
+    small = ["run", "passkey", "--seq-len", "256", "--samples", "1", "-o"]
+    assert cli(*small, "embedded").code == cli(*small, "folder", "-m", "./mine").code == 0
+    one, other = ((Path(name) / "records.jsonl").read_text() for name in ("embedded", "folder"))
+    assert json.loads(one)["prediction"] == json.loads(other)["prediction"]
+
+
+def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model_folder(tmp_path / "mine")
+    assert trained_length(ModelSource("~/mine").config()) == 256
+    assert cli("show", "passkey", "-m", "~/mine", "--seq-len", "200").code == 0
+
+
+@pytest.mark.parametrize(
+    ("offline", "way_out"),
+    [
+        (False, "; give a local folder, or set HF_HUB_OFFLINE=1 if it is in the cache."),
+        (True, "; give a local folder, or unset HF_HUB_OFFLINE."),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_told_once(
+    offline: bool, way_out: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        try:
+            raise LocalEntryNotFoundError("nothing here")
+        except LocalEntryNotFoundError as error:
+            raise OSError("We couldn't connect to 'https://huggingface.co'. See https://elsewhere") from error
+
+    hub = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(hub, "propagate", True)
+    caplog.set_level(logging.WARNING, "huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("lcbench.engine.models.StockConfig.from_pretrained", unreachable)
+    refused = cli("run", "passkey", "-m", "someone/no-such-model")
+    assert_refused(refused, f"someone/no-such-model: We couldn't connect to 'https://huggingface.co'{way_out}")
+    assert not caplog.records
+    monkeypatch.setattr("lcbench.engine.models.StockConfig.from_pretrained", lambda *_, **__: {}["weight"])
+    broken = cli("run", "passkey", "-m", "someone/no-such-model").error
+    assert broken.endswith("its files lack 'weight'.")  # which the hub has nothing to do with
+
+
+def test_fingerprint_tells_models_apart() -> None:
+    model_folder(Path("same"))
+    model_folder(Path("other"), rms_norm_eps=1e-6)
+
+    def fingerprint(name: str) -> str:
+        source = ModelSource(name)
+        return source.fingerprint(source.config())
+
+    assert fingerprint("./same") == fingerprint("lcbench-tiny") != fingerprint("./other")
+    assert fingerprint("./same").startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "expected"),
+    [
+        ("auto", "bfloat16", torch.bfloat16),
+        ("auto", None, torch.float32),
+        ("float32", "bfloat16", torch.float32),
+        ("float16", None, torch.float16),
+    ],
+)
+def test_dtype(asked: str, named: str | None, expected: torch.dtype) -> None:
+    model_folder(Path("mine"), dtype=named)
+    source = ModelSource("./mine", dtype=asked)
+    assert source.torch_dtype(source.config()) == expected
+    assert {parameter.dtype for parameter in source.model().parameters()} == {expected}
+
+
+def test_trained_length_of_the_embedded_model() -> None:
+    assert list(embedded_models()) == ["lcbench-tiny", "lcbench-tiny-fot"]
+    assert trained_length(ModelSource().config()) == 256
+    with pytest.raises(UserError, match="no max_position_embeddings"):
+        trained_length(transformers.T5Config())

@@ -1,0 +1,64 @@
+"""Records as a run writes them, small."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lcbench.results.records import Record
+
+
+def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: float = 1.0, **fields: Any) -> Record:
+    return {
+        "id": f"passkey/{method}/{seq_len}/uniform/{sample}",
+        "task": "passkey",
+        "method": method,
+        "model": "lcbench-tiny",
+        "seq_len": seq_len,
+        "cell_depth": None,
+        "sample": sample,
+        "seed": 1000 * seq_len + sample,
+        "prompt_sha256": f"{seq_len}-{sample}",
+        "prompt_tokens": seq_len - 6,
+        "max_new_tokens": 6,
+        "output_tokens": 6,
+        "references": [str(sample)],
+        "scores": {"exact_match": score},
+        "metric": "exact_match",
+        "error": None,
+        "cost": {"prefill_seconds": 0.5, "decode_seconds": 0.25, "peak_memory_bytes": 300 * 2**20 + sample},
+        **fields,
+    }
+
+
+def failure(method: str, seq_len: int, reason: str = "out of memory", sample: int = 0, **fields: Any) -> Record:
+    whole = record(method, seq_len, sample)
+    for key in ("scores", "metric", "cost"):
+        del whole[key]
+    return whole | {"error": reason} | fields
+
+
+def likelihood(
+    method: str = "vanilla",
+    book: int = 0,
+    nll: float = 2.0,
+    tokens: int = 250,
+    bytes: int = 1000,
+    words: int = 200,
+    averaging: str = "tokens",
+) -> Record:
+    """A book's: `nll` nats a token."""
+    bits = nll * tokens / math.log(2)
+    return record(
+        method,
+        sample=book,
+        task="pg19",
+        metric="nll",
+        scores={
+            "nll": nll,
+            "perplexity": math.exp(min(nll, 700)),
+            "bits_per_byte": bits / bytes,
+            "bits_per_word": bits / (words or 1),
+        },
+        nll={"tokens": tokens, "bytes": bytes, "words": words, "averaging": averaging},
+    )
