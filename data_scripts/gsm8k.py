@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     _, mark, answer = row["answer"].rpartition("#### ")
     if not mark:
         raise ValueError("has no number behind #### in its field `answer`.")
-    yield Example(str(number), row["question"], (answer.strip(),), meta={"solution": row["answer"]})
+    yield SourceRow(str(number), row["question"], (answer.strip(),), meta={"solution": row["answer"]})
 
 
 DATA_SETS = [

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     titles, paragraphs = row["context"]["title"], row["context"]["sentences"]
     text = "\n\n".join(f"{title}\n{''.join(lines)}" for title, lines in zip(titles, paragraphs, strict=True))
     meta = {"type": row["type"], "level": row["level"], "supporting": row["supporting_facts"]["title"]}
-    yield Example(row["id"], row["question"], (row["answer"],), text, meta=meta)
+    yield SourceRow(row["id"], row["question"], (row["answer"],), text, meta=meta)
 
 
 FIELDS = {"id": str, "question": str, "answer": str, "type": str, "level": str}

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     meta = {"entry_point": row["entry_point"], "test": row["test"]}
-    yield Example(row["task_id"], row["prompt"], (row["canonical_solution"],), meta=meta)
+    yield SourceRow(row["task_id"], row["prompt"], (row["canonical_solution"],), meta=meta)
 
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")

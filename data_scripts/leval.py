@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 TERMS = "the texts keep the terms of the data they were taken from"
 MIXED = Licence("GPL-3.0", "unclear", TERMS)
@@ -44,13 +44,13 @@ GENERATION = {
 }
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     """The questions of a document, `3-0`, `3-1`, ... those of the fourth."""
     if len(row["instructions"]) != len(row["outputs"]):
         raise ValueError(f"has {len(row['instructions'])} instructions and {len(row['outputs'])} outputs.")
     for place, (question, answer) in enumerate(zip(row["instructions"], row["outputs"], strict=True)):
         meta = {"source": row["source"], "evaluation": row["evaluation"], "place": place}
-        yield Example(f"{number}-{place}", question, (answer,), row["input"], meta=meta)
+        yield SourceRow(f"{number}-{place}", question, (answer,), row["input"], meta=meta)
 
 
 def _data_set(folder: str, name: str, description: str) -> DataSet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 TASKS = {
     "narrativeqa": "questions on books and scripts",
@@ -36,10 +36,10 @@ TASKS = {
 }
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     meta = {name: row[name] for name in ("length", "language", "dataset") if name in row}
     choices = tuple(row["all_classes"] or ())
-    yield Example(row["_id"], row["input"], tuple(row["answers"]), row["context"], choices=choices, meta=meta)
+    yield SourceRow(row["_id"], row["input"], tuple(row["answers"]), row["context"], choices=choices, meta=meta)
 
 
 DATA_SETS = [

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
-    yield Example(str(number), "", (), row["text"])
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
+    yield SourceRow(str(number), "", (), row["text"])
 
 
 DATA_SETS = [

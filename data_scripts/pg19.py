@@ -11,15 +11,15 @@ import re
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     """A book, by its number at Project Gutenberg; no question."""
     found = re.search(r"(\d+)\D*$", row["url"])
     id = found[1] if found else str(number)
     meta = {"url": row["url"], "publication_date": row["publication_date"]}
-    yield Example(id, "", (), row["text"], row["short_book_title"], id, meta=meta)
+    yield SourceRow(id, "", (), row["text"], row["short_book_title"], id, meta=meta)
 
 
 DATA_SETS = [

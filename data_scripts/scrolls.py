@@ -12,28 +12,28 @@ import re
 from collections.abc import Callable, Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 NLI_CHOICES = ("Not mentioned", "Entailment", "Contradiction")
 OPTION = re.compile(r"\n\s*\([A-D]\)\s*")
 
 
-def whole(row: RawRow, number: int) -> Iterator[Example]:
+def whole(row: RawRow, number: int) -> Iterator[SourceRow]:
     """A document without a query."""
     yield _example(row, "", row["input"])
 
 
-def queried(row: RawRow, number: int) -> Iterator[Example]:
+def queried(row: RawRow, number: int) -> Iterator[SourceRow]:
     """A query about the document behind it."""
     yield _example(row, *_split(row["input"]))
 
 
-def hypothesis(row: RawRow, number: int) -> Iterator[Example]:
+def hypothesis(row: RawRow, number: int) -> Iterator[SourceRow]:
     """A hypothesis that a contract entails, contradicts or does not mention."""
     yield _example(row, *_split(row["input"]), NLI_CHOICES)
 
 
-def multiple_choice(row: RawRow, number: int) -> Iterator[Example]:
+def multiple_choice(row: RawRow, number: int) -> Iterator[SourceRow]:
     """A question with its options (A) to (D), which stay in the question, and stand by themselves as choices."""
     stem, rest = _split(row["input"])
     end = rest.find("\n\n", rest.find("(D)"))
@@ -51,13 +51,13 @@ def _split(text: str) -> tuple[str, str]:
     return query, document
 
 
-def _example(row: RawRow, question: str, text: str, choices: tuple[str, ...] = ()) -> Example:
+def _example(row: RawRow, question: str, text: str, choices: tuple[str, ...] = ()) -> SourceRow:
     meta = {name: row[name] for name in ("pid", "is_hard") if name in row}
-    return Example(row["id"], question, (row["output"],), text, choices=choices, meta=meta)
+    return SourceRow(row["id"], question, (row["output"],), text, choices=choices, meta=meta)
 
 
 def _data_set(
-    name: str, description: str, licence: Licence, examples: Callable[[RawRow, int], Iterator[Example]]
+    name: str, description: str, licence: Licence, examples: Callable[[RawRow, int], Iterator[SourceRow]]
 ) -> DataSet:
     return DataSet(
         name=f"scrolls/{name}",

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
-    yield Example(row["id"], row["question"], tuple(row["answers"]["text"]), row["context"], row["title"])
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
+    yield SourceRow(row["id"], row["question"], tuple(row["answers"]["text"]), row["context"], row["title"])
 
 
 DATA_SETS = [

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     coarse, fine = row["coarse_label"], row["fine_label"]
     label = fine if ":" in fine else f"{coarse}:{fine}"
-    yield Example(str(number), row["text"], (label,), meta={"coarse_label": coarse})
+    yield SourceRow(str(number), row["text"], (label,), meta={"coarse_label": coarse})
 
 
 DATA_SETS = [

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, Example, Hub, Licence
+from lcbench.data.source import DataSet, SourceRow, Hub, Licence
 
 
-def examples(row: RawRow, number: int) -> Iterator[Example]:
+def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     question = row["question"] if "question" in row else row["qText"]
-    yield Example(row.get("qId", str(number)), question, tuple(row["answers"]))
+    yield SourceRow(row.get("qId", str(number)), question, tuple(row["answers"]))
 
 
 DATA_SETS = [

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcbench.attention.backends.dispatch import DECODE_QUERIES, Call, Choice
-from lcbench.attention.cache.growing import Rotations, rounded
+from lcbench.attention.backends.dispatch import DECODE_QUERIES, Call, BackendSelector
+from lcbench.attention.cache.growing import RotatedKeyCache, rounded
 from lcbench.attention.cache.search import search_attention
 from lcbench.attention.cache.window import GONE, Keys
 from lcbench.attention.rope import Rope, RopeTables
@@ -29,7 +29,7 @@ class Part(NamedTuple):
     first: int
     pieces: list[Piece]
     memory: Memory | None = None
-    rotations: Rotations | None = None
+    rotated_keys: RotatedKeyCache | None = None
 
 
 def attend(
@@ -43,12 +43,12 @@ def attend(
     scale: float,
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
-    choice: Choice | None = None,
+    choice: BackendSelector | None = None,
 ) -> Tensor:
     """Softmax attention of un-rotated queries of `rows`, which have `pad` tokens of padding, over the keys that the
     pieces show them -> [B, H, T, Dv] in the queries' dtype.
 
-    `softcap` as in `joint_attention`. `sinks_H` are logits that take part in the softmax and answer nothing (GPT-OSS).
+    `softcap` as in `matmul_attention`. `sinks_H` are logits that take part in the softmax and answer nothing (GPT-OSS).
     `choice` takes a backend for each call, the fastest by default; a search of memory is none of theirs.
     """
     found = []
@@ -70,10 +70,10 @@ def attend_parts(
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
     found: Sequence[tuple[Tensor, Tensor]] = (),
-    choice: Choice | None = None,
+    choice: BackendSelector | None = None,
 ) -> Tensor:
     """One softmax over several parts, and over further keys whose answers with log-sum-exp are `found` already."""
-    choice = choice or Choice()
+    choice = choice or BackendSelector()
     answers = chain((_attend_part(q_BHTD, part, rope, tables, scale, softcap, choice) for part in parts), found)
     out, lse = next(answers)
     for more, more_lse in answers:
@@ -98,10 +98,10 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
     for k_BKSD, v_BKSD, first in stretches:
         live = k_BKSD is keys.k_BKSD
         k_all, v_all = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
-        rotations = None
+        rotated_keys = None
         if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
-            rotations = keys.layer.rotations(keys.k_BKSD, rows, pad)
-        at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotations is None else k_all.shape[2]
+            rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, pad)
+        at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
         for begin in range(0, k_all.shape[2], at_once):
             k, v = (x[:, :, begin : begin + at_once] for x in (k_all, v_all))
             begin += max(0, first - pad)
@@ -113,7 +113,7 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
                 if not _searched(piece) and not visible.empty:
                     memory = piece.memory or held
                     groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
-            yield from (Part(k, v, begin, group, memory, rotations) for memory, group in groups.items())
+            yield from (Part(k, v, begin, group, memory, rotated_keys) for memory, group in groups.items())
 
 
 def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
@@ -140,7 +140,7 @@ def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
 
 
 def _attend_part(
-    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: Choice
+    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: BackendSelector
 ) -> tuple[Tensor, Tensor]:
     """Answer and log-sum-exp over one part, a few heads and queries at a time if its memory bounds them."""
     if part.memory is None:
@@ -173,7 +173,7 @@ def _as_held(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
 
 
 def _kernel(
-    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: Choice
+    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: BackendSelector
 ) -> tuple[Tensor, Tensor]:
     keys = part.k_BKSD, part.v_BKSD
-    return choice(Call(q_BHTD, *keys, part.pieces, rope, tables, part.first, scale, softcap, part.rotations))
+    return choice(Call(q_BHTD, *keys, part.pieces, rope, tables, part.first, scale, softcap, part.rotated_keys))

@@ -156,7 +156,7 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
     try:
         model.eval()
         with rotary_state_kept(model):
-            rotations = _run_twice(model)
+            ropes = _run_twice(model)
         calls = {module: _notes[module] for module in modules if _notes[module]}
     except UserError as error:
         raise UnsupportedModelError(f"{name} cannot be steered: {error}.") from error
@@ -175,7 +175,7 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
                 _notes.pop(module, None)
     if not calls:
         raise UnsupportedModelError(f"{name} never called the attention function.")
-    return {module: _explain(name, module, runs, rotations) for module, runs in calls.items()}
+    return {module: _explain(name, module, runs, ropes) for module, runs in calls.items()}
 
 
 def _run_twice(model: PreTrainedModel) -> list[Rope]:
@@ -214,7 +214,7 @@ def execution_device(model: PreTrainedModel) -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
-def _explain(model_name: str, module: nn.Module, runs: list[_Call], rotations: list[Rope]) -> ProbedLayer:
+def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[Rope]) -> ProbedLayer:
     layer = getattr(module, "layer_idx", "?")
     if len(runs) != 2:
         raise UnsupportedModelError(f"layer {layer} of {model_name} attends {len(runs) / 2:g} times a forward pass.")
@@ -226,12 +226,12 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], rotations: l
     # Two modules may answer equal tables (equal bases): prefer the one made for this layer's type.
     types = getattr(getattr(module, "config", None), "layer_types", None)
     own = types[layer] if types and isinstance(layer, int) and layer < len(types) else None
-    rotations = sorted(rotations, key=lambda rope: rope.kwargs.get("layer_type") != own)
+    ropes = sorted(ropes, key=lambda rope: rope.kwargs.get("layer_type") != own)
     tables = RopeTables(Method(), Lengths(PROBE_TOKENS, PROBE_TOKENS))
     positions = torch.arange(PROBE_TOKENS)
     best = Rope(None)
     best_error = max(_distance(plain.q_BHTD, rotated.q_BHTD), _distance(plain.k_BKSD, rotated.k_BKSD))
-    for rope, pairing, layout in product(rotations, get_args(Pairing), get_args(TableLayout)):
+    for rope, pairing, layout in product(ropes, get_args(Pairing), get_args(TableLayout)):
         candidate = Rope(rope.rotary, rope.kwargs, pairing, layout)
         try:
             error = max(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lcbench.attention.attend import attend
-from lcbench.attention.backends.dispatch import AUTO, Choice
+from lcbench.attention.backends.dispatch import AUTO, BackendSelector
 from lcbench.attention.cache.growing import held_keys
 from lcbench.attention.cache.watch import CacheWatch, layer_index
 from lcbench.attention.cache.window import GONE, Keys
@@ -91,7 +91,7 @@ class Steering:
     ) -> None:
         require_rotary(model)
         self._held = held_keys(kv_dtype, kv_offload, model)
-        self._choice = Choice(attention)
+        self._choice = BackendSelector(attention)
         self._choice.check(model.device)
         self.model = model
         self.lengths = Lengths(trained_length(model.config), length)

@@ -55,7 +55,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Example:
+class SourceRow:
     """What one question of the source becomes: a `Row`, and the document that it is about.
 
     A document without id of its own gets one from its text, so that a text that comes twice is kept once.
@@ -86,7 +86,7 @@ class DataSet:
     hub: Hub
     licence: Licence
     formats: tuple[Fields, ...]
-    examples: Callable[[RawRow, int], Iterable[Example]]
+    examples: Callable[[RawRow, int], Iterable[SourceRow]]
     splits: tuple[str, ...] = SPLITS
     unnamed_split: str = "test"
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from lcbench.data.schema import DOCUMENTS, SPLITS, Document, Row
-from lcbench.data.source import Example
+from lcbench.data.source import SourceRow
 
 
 class Writer:
@@ -35,7 +35,7 @@ class Writer:
     def documents(self) -> int:
         return len(self._texts)
 
-    def add(self, split: str, example: Example) -> None:
+    def add(self, split: str, example: SourceRow) -> None:
         """Add a question, or its references to the question of the same id.
 
         Rows of one id are merged as the scorer of SCROLLS does: the first question is kept, references are gathered.
@@ -56,7 +56,7 @@ class Writer:
                 _write(self._folder / f"{split}.jsonl", rows.values())
         return {split: len(rows) for split, rows in self._rows.items() if rows}
 
-    def _document(self, example: Example, text: str) -> str:
+    def _document(self, example: SourceRow, text: str) -> str:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         document_id = example.document_id or digest[:16]
         if document_id not in self._texts:

@@ -38,7 +38,7 @@ def snapshot(cache: DynamicCache) -> DynamicCache:
     kept.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in kept.layers:
         if isinstance(layer, GrowingLayer):
-            layer.leave_rooms()
+            layer.leave_buffers()
         if layer.is_initialized:
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
     return kept

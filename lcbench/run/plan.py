@@ -118,11 +118,11 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
 
     chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
 
-    from lcbench.attention.backends.dispatch import Choice
+    from lcbench.attention.backends.dispatch import BackendSelector
     from lcbench.attention.cache.growing import kv_torch_dtype
     from lcbench.attention.probe import require_rotary
 
-    Choice(source.attention).check(source.torch_device())
+    BackendSelector(source.attention).check(source.torch_device())
     kv_dtype = kv_torch_dtype(source.kv_dtype)
     config, tokenizer = source.config(), source.tokenizer()
     skeleton = source.skeleton(config)

@@ -24,11 +24,11 @@ from lcbench.core.processes import Processes, launched
 from lcbench.methods import Method
 from lcbench.results.records import Record, RunWriter
 from lcbench.run.batches import Batch, Group, grouped
-from lcbench.run.measures import MEASURES, Asked, Measure
+from lcbench.run.measures import MEASURES, SampleRequest, Measure
 from lcbench.run.plan import Job, Plan
 from lcbench.run.progress import describe
 from lcbench.run.tally import Progress, Tally
-from lcbench.run.tensor_parallel import Follower, follower, joined, lead
+from lcbench.run.tensor_parallel import NullWriter, null_writer, joined, lead
 from lcbench.tasks import Example
 
 OUT_OF_MEMORY = "out of memory"
@@ -70,7 +70,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWriter | Follower]:
+def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWriter | NullWriter]:
     """Who takes the records of this process."""
     together = plan.source.tensor_parallel
     session = provenance.session() | {"advice": plan.advice}
@@ -81,7 +81,7 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
         if together:
             stack.enter_context(joined(processes))
         if together and not processes.main:
-            yield stack.enter_context(follower())
+            yield stack.enter_context(null_writer())
             return
         writer = stack.enter_context(RunWriter(folder, plan.identity(), session, shared=shared))
         if together:
@@ -95,7 +95,7 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
-        writer: RunWriter | Follower,
+        writer: RunWriter | NullWriter,
         tally: Tally,
         progress: Progress,
         processes: Processes,
@@ -158,24 +158,24 @@ class _Run:
         """Whether any of these is."""
         return any(self._tally.is_missing(job, sample) for job, sample in samples)
 
-    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[Asked]]]]:
+    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[SampleRequest]]]]:
         """The batches with their examples, which are built while the model works on the batch before."""
-        waiting: deque[tuple[Batch, Future[list[Asked]]]] = deque()
+        waiting: deque[tuple[Batch, Future[list[SampleRequest]]]] = deque()
         for batch, ahead in claimed:
             waiting.append((batch, self._builder.submit(self._examples, batch)))
             while len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
-    def _examples(self, batch: Batch) -> list[Asked]:
+    def _examples(self, batch: Batch) -> list[SampleRequest]:
         """All of them, those that are recorded too: portions are the same whatever is done already."""
         plan, found = self._plan, []
         for alike in batch.alike:
-            asked = [Asked(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike]
+            asked = [SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike]
             found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
         return found
 
-    def _measured(self, measure: Measure, portion: Sequence[Asked]) -> Iterator[tuple[Asked, Record]]:
+    def _measured(self, measure: Measure, portion: Sequence[SampleRequest]) -> Iterator[tuple[SampleRequest, Record]]:
         """The fields that a measure adds to each, or the error. Where several fail, half as many are tried at once;
         where memory runs out for one, fewer tokens a call."""
         waiting = [portion]

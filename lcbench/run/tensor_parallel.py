@@ -16,7 +16,7 @@ from lcbench.core.processes import Processes
 from lcbench.results.records import Record
 
 
-class Follower:
+class NullWriter:
     """Stands for the writer of a run in the ranks that compute with another one and write nothing.
 
     `folder` takes the files that a measure leaves, and goes with the process.
@@ -54,14 +54,14 @@ def joined(processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def follower() -> Iterator[Follower]:
+def null_writer() -> Iterator[NullWriter]:
     """In a rank other than 0: knows what is done from rank 0, which calls `lead`."""
     import torch
 
     told: list[set[str] | None] = [None]
     torch.distributed.broadcast_object_list(told, src=0)
     with tempfile.TemporaryDirectory() as folder:
-        yield Follower(told[0] or set(), Path(folder))
+        yield NullWriter(told[0] or set(), Path(folder))
 
 
 def lead(done: set[str]) -> None:

@@ -19,7 +19,7 @@ from lcbench.attention.attend import with_sinks
 from lcbench.attention.backends import flash as flash_module
 from lcbench.attention.backends import matmul as joint
 from lcbench.attention.backends import tiled as tiles
-from lcbench.attention.backends.matmul import joint_attention
+from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention, reference_attention
 from lcbench.attention.backends.tiled import tiled_attention
 from lcbench.attention.rope import Pairing, Rope, RopeTables
@@ -41,7 +41,7 @@ def flash(*call: Any) -> tuple[Tensor, Tensor]:
         return flash_module.flash_attention(*call)
 
 
-every_backend = pytest.mark.parametrize("attention", [tiled_attention, joint_attention, dense_attention, flash])
+every_backend = pytest.mark.parametrize("attention", [tiled_attention, matmul_attention, dense_attention, flash])
 
 
 def small_tiles(patch: pytest.MonkeyPatch, block: int, small: int) -> None:
@@ -144,7 +144,7 @@ def test_more_than_one_tile_of_the_real_size(attention: Attention, spec: str, n:
 
 
 @pytest.mark.parametrize("spec", ["vanilla", "self_extend:group_size=3,neighbor_window=16", "streaming:window=9"])
-@pytest.mark.parametrize("attention", [joint_attention, dense_attention])
+@pytest.mark.parametrize("attention", [matmul_attention, dense_attention])
 def test_soft_cap(spec: str, attention: Attention) -> None:
     method = parse_method(spec).resolve(Lengths(PRETRAINING, 70))
     qkv = random_qkv(70, kv_heads=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.backends.dispatch import Call, Choice
+from lcbench.attention.backends.dispatch import Call, BackendSelector
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.rope import RopeTables
 from lcbench.methods import Lengths, parse_method
@@ -182,7 +182,7 @@ def test_real_lengths_by_random_rows(spec: str, n: int, dtype: torch.dtype, kern
     q, tables = q[:, :, -chunk:], RopeTables(method, REAL)
     pieces = method.pieces(torch.arange(n - chunk, n), torch.arange(n), 0)
     rope, scale = rope_of(128), 128**-0.5
-    out, lse = Choice(kernel)(Call(q, k, v, pieces, rope, tables, 0, scale))
+    out, lse = BackendSelector(kernel)(Call(q, k, v, pieces, rope, tables, 0, scale))
     rows = torch.randperm(chunk, generator=torch.Generator().manual_seed(1))[:64].sort().values
     seen = [replace(p, q_pos=p.q_pos[rows], start=p.start[rows], stop=p.stop[rows]) for p in pieces]
     expected, expected_lse = dense_attention(q[:, :, rows], k, v, seen, rope, tables, 0, scale)
@@ -202,7 +202,7 @@ def test_decode_by_a_kernel_that_is_named(kernel: str, rows: int) -> None:
     q = torch.randn_like(q[:, :, -1:])
     pieces = method.pieces(torch.arange(8999, 9000), torch.arange(9000), 0)
     call = Call(q, k, v, pieces, rope_of(128), RopeTables(method, REAL), 0, 128**-0.5)
-    (out, lse), (expected, expected_lse) = Choice(kernel)(call), Choice("reference")(call)
+    (out, lse), (expected, expected_lse) = BackendSelector(kernel)(call), BackendSelector("reference")(call)
     assert error(out, expected.cpu()) < 4 * torch.finfo(torch.bfloat16).eps
     assert (lse - expected_lse).abs().max() < 8 * torch.finfo(torch.bfloat16).eps
 

@@ -13,13 +13,13 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 import lcbench
 from lcbench.attention.cache import search
-from lcbench.attention.cache.growing import Room
+from lcbench.attention.cache.growing import Buffer
 from lcbench.engine import generate as engine
 from lcbench.engine.batched_cache import joined, snapshot
 from lcbench.engine.generate import Generation, Prompt, generate, generate_together
 from lcbench.engine.models import ModelSource
 from lcbench.engine.prefix_cache import PrefixCache
-from lcbench.run.measures import Asked, Measure, answer
+from lcbench.run.measures import SampleRequest, Measure, answer
 from lcbench.run.plan import Job, make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Example
@@ -221,7 +221,7 @@ def test_a_snapshot_is_not_touched_by_what_follows() -> None:
         assert torch.equal(steered(ids[:, 20:], past_key_values=kept).logits, expected)
 
 
-def portions_of(asked: list[Asked], model: PreTrainedModel, tmp_path: Path) -> list[int]:
+def portions_of(asked: list[SampleRequest], model: PreTrainedModel, tmp_path: Path) -> list[int]:
     plan = make_plan(ModelSource(), [Request("passkey", None, (256,), None, 1)])
     measure: Measure = answer.Answer(plan, model, tmp_path, shares=False)
     portions = list(measure.portions(asked))
@@ -233,9 +233,9 @@ def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
     """At most 16, and no more than fit into 16k tokens of cache once all are padded to the longest."""
     jobs = {job.cell.seq_len: job for job in make_plan(ModelSource(), [Request("passkey", None, (256, 8192))]).jobs}
 
-    def asked(seq_len: int, *sizes: int) -> list[Asked]:
+    def asked(seq_len: int, *sizes: int) -> list[SampleRequest]:
         job: Job = jobs[seq_len]
-        return [Asked(job, n, Example([], [5] * size, [], (), 10, 0)) for n, size in enumerate(sizes)]
+        return [SampleRequest(job, n, Example([], [5] * size, [], (), 10, 0)) for n, size in enumerate(sizes)]
 
     model = zoo.llama()
     assert portions_of(asked(256, *[200] * 40), model, tmp_path) == [16, 16, 8]
@@ -265,7 +265,7 @@ def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def tensors_of_caches() -> list[torch.Tensor]:
-    found = [x for x in gc.get_objects() if type(x) is Room and x.length]
+    found = [x for x in gc.get_objects() if type(x) is Buffer and x.length]
     caches = [x for x in gc.get_objects() if type(x) is DynamicCache]
     layers = [x for cache in caches for x in cache.layers if x.is_initialized]
     return [room.rows for room in found] + [x for layer in layers for x in (layer.keys, layer.values)]

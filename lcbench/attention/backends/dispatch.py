@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from lcbench.attention.backends import flash
-from lcbench.attention.backends.matmul import joint_attention
+from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.backends.tiled import tiled_attention
-from lcbench.attention.cache.growing import Rotations
+from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError, unknown
 from lcbench.methods.pieces import Piece
@@ -36,7 +36,7 @@ Answer = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and
 
 
 class Call(NamedTuple):
-    """What a backend is given; the arguments of `joint_attention`."""
+    """What a backend is given; the arguments of `matmul_attention`."""
 
     q_BHTD: Tensor
     k_BKSD: Tensor
@@ -47,7 +47,7 @@ class Call(NamedTuple):
     first_key: int
     scale: float
     softcap: float | None = None
-    rotations: Rotations | None = None
+    rotated_keys: RotatedKeyCache | None = None
 
     @property
     def needs_gradient(self) -> bool:
@@ -81,7 +81,7 @@ class Backend:
         return self.machine(call.q_BHTD.device) or self.refusal(call)
 
 
-class Choice:
+class BackendSelector:
     """Which backend computes each call of a block: the one that was asked for, or the fastest that can do it.
 
     `auto` takes `flash` or `tiled` for prefill, and `joint` for decode and whatever else they cannot do. A backend that
@@ -137,9 +137,9 @@ def _run_flash(call: Call) -> Answer:
 
 
 def _run_triton(call: Call) -> Answer:
-    from lcbench.attention.backends.triton_fused import fused_attention  # only here: triton is optional
+    from lcbench.attention.backends.triton_fused import triton_fused_attention  # only here: triton is optional
 
-    return fused_attention(*call[:8])
+    return triton_fused_attention(*call[:8])
 
 
 def _anywhere(device: torch.device) -> None:
@@ -194,7 +194,7 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("reference", lambda call: dense_attention(*call[:9]), _float64_machine, _everything),
-        Backend("joint", lambda call: joint_attention(*call), _anywhere, _everything),
+        Backend("joint", lambda call: matmul_attention(*call), _anywhere, _everything),
         Backend("tiled", lambda call: tiled_attention(*call[:8]), _cpu_machine, _tiled_refusal),
         Backend("flash", _run_flash, flash.machine_refusal, _flash_refusal, flash.kernel_name),
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),

@@ -66,7 +66,7 @@ def flash_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
-    Arguments and answer as in `joint_attention`, but both in float32; what `refusal` lets pass, without gradients.
+    Arguments and answer as in `matmul_attention`, but both in float32; what `refusal` lets pass, without gradients.
     """
     _activate_fa3()
     out = torch.zeros(q_BHTD.shape, dtype=torch.float32, device=q_BHTD.device)

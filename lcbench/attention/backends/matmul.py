@@ -13,14 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcbench.attention.cache.growing import Rotations
+from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.methods.pieces import Piece
 
 SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of float32
 
 
-def joint_attention(
+def matmul_attention(
     q_BHTD: Tensor,
     k_BKSD: Tensor,
     v_BKSD: Tensor,
@@ -30,12 +30,12 @@ def joint_attention(
     first_key: int,
     scale: float,
     softcap: float | None = None,
-    rotations: Rotations | None = None,
+    rotated_keys: RotatedKeyCache | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
     `first_key` is the position of k[:, :, 0]. `softcap` c bounds the scores to c tanh(s / c) (Gemma 2). H is a
-    multiple of K: grouped queries. `rotations` remember keys that were rotated before. Returns the answer [B, H, T, Dv]
+    multiple of K: grouped queries. `rotated_keys` remember keys that were rotated before. Returns the answer [B, H, T, Dv]
     and the log-sum-exp [B, H, T] of the scores; a query that sees nothing answers 0 and -inf.
     """
     B, H, T = q_BHTD.shape[:3]
@@ -44,8 +44,8 @@ def joint_attention(
     for piece in pieces:
         low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
         if low < high:
-            if rotations is not None and rope.rotary is not None:
-                k = rotations.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
+            if rotated_keys is not None and rope.rotary is not None:
+                k = rotated_keys.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
             else:
                 k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
             parts.append(_Part(piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
@@ -72,7 +72,7 @@ class _Part(NamedTuple):
 def _answer(
     parts: list[_Part], v_BKSD: Tensor, rows: slice, first_key: int, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor] | None:
-    """What `joint_attention` answers to some of the queries; None if they see nothing."""
+    """What `matmul_attention` answers to some of the queries; None if they see nothing."""
     a, b = rows.start, rows.stop
     spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
     if all(low >= high for low, high in spans):

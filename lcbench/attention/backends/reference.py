@@ -74,7 +74,7 @@ def dense_attention(
     scale: float,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One matrix of scores, each piece's part of it filled in, one softmax. Arguments as in `joint_attention`.
+    """One matrix of scores, each piece's part of it filled in, one softmax. Arguments as in `matmul_attention`.
 
     Returns the answer [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; a query that sees nothing answers
     0 and -inf.

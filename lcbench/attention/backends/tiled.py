@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lcbench.attention.backends.bands import Stretch, merge, stretches
-from lcbench.attention.cache.growing import Rotations
+from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.methods.pieces import Piece
 
@@ -49,7 +49,7 @@ def tiled_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
-    Arguments and answer as in `joint_attention`, but in float32 at least; CPU only, no gradients.
+    Arguments and answer as in `matmul_attention`, but in float32 at least; CPU only, no gradients.
     """
     dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
     out = torch.zeros(q_BHTD.shape, dtype=dtype)
@@ -57,14 +57,14 @@ def tiled_attention(
     seen = [(int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key, piece) for piece in pieces]
     # From the earliest keys on, so that pieces which give their keys the same positions share the rotated ones.
     seen = sorted((entry for entry in seen if entry[0] < entry[1]), key=lambda entry: entry[0])
-    rotations = Rotations(k_BKSD.shape[2]) if len(seen) > 1 and rope.rotary is not None else None
+    rotated_keys = RotatedKeyCache(k_BKSD.shape[2]) if len(seen) > 1 and rope.rotary is not None else None
     for low, high, piece in seen:
         first_row = int((piece.start < piece.stop).int().argmax())
         q = tables.rotate(q_BHTD[:, :, first_row:], piece.q_pos[first_row:], rope)
-        if rotations is None:
+        if rotated_keys is None:
             k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
         else:
-            k = rotations.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
+            k = rotated_keys.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
         for tile in cut(piece.start - first_key, piece.stop - first_key):
             rows = slice(tile.first_row, tile.last_row)
             queries = q[:, :, tile.first_row - first_row : tile.last_row - first_row]

@@ -26,7 +26,7 @@ PRECISION = tl.constexpr("tf32x3")  # of float32 products: in three parts on ten
 ROW_BYTES = 16  # descriptors want rows that begin at multiples of so many
 
 
-def fused_attention(
+def triton_fused_attention(
     q_BHTD: Tensor,
     k_BKSD: Tensor,
     v_BKSD: Tensor,
@@ -38,7 +38,7 @@ def fused_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of un-rotated queries over the keys that the pieces show them.
 
-    Arguments and answer as in `joint_attention`, the answer in the queries' dtype and the log-sum-exp in float32; what
+    Arguments and answer as in `matmul_attention`, the answer in the queries' dtype and the log-sum-exp in float32; what
     `refusal` lets pass, without gradients.
     """
     B, H, T, D = q_BHTD.shape

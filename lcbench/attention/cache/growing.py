@@ -56,33 +56,33 @@ def rounded(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return (x.clamp(-most, most) if most < torch.finfo(x.dtype).max else x).to(dtype)
 
 
-class Room:
+class Buffer:
     """A tensor [B, K, n, D] that grows at its end, in room that was taken ahead, in the dtype and place of a memory."""
 
     def __init__(self, size: int = 0, held: Memory | None = None) -> None:
         """`size` is how many rows are expected."""
         self.length, self._size = 0, size
         self._held = held or Memory()
-        self._room: Tensor | None = None
+        self._buffer: Tensor | None = None
 
     @property
     def rows(self) -> Tensor:
-        assert self._room is not None
-        return self._room[:, :, : self.length]
+        assert self._buffer is not None
+        return self._buffer[:, :, : self.length]
 
     def append(self, new_BKND: Tensor) -> None:
         needed = self.length + new_BKND.shape[2]
-        if self._room is None or needed > self._room.shape[2] or _frozen(self._room):
-            grown = 0 if self._room is None else int(GROWTH * self._room.shape[2])
+        if self._buffer is None or needed > self._buffer.shape[2] or _frozen(self._buffer):
+            grown = 0 if self._buffer is None else int(GROWTH * self._buffer.shape[2])
             larger = self._take(new_BKND, max(needed + SPARE, grown, self._size))
-            if self._room is not None:
+            if self._buffer is not None:
                 larger[:, :, : self.length] = self.rows
-            self._room = larger
-        self._room[:, :, self.length : needed] = rounded(new_BKND, self._held.dtype)
+            self._buffer = larger
+        self._buffer[:, :, self.length : needed] = rounded(new_BKND, self._held.dtype)
         self.length = needed
 
     def _take(self, new_BKND: Tensor, size: int) -> Tensor:
-        """Room for so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
+        """Buffer for so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
         B, K, _, D = new_BKND.shape
         device = self._held.device or new_BKND.device
         pinned = self._held.device is not None and device.type == "cpu" and torch.cuda.is_available()
@@ -90,12 +90,12 @@ class Room:
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order, some perhaps several times."""
-        if self._room is not None:
-            self._room = self.rows.index_select(0, rows.to(self._room.device))
+        if self._buffer is not None:
+            self._buffer = self.rows.index_select(0, rows.to(self._buffer.device))
 
     def holds(self, x: Tensor | None) -> bool:
         """Whether a tensor is what is in this room, from its first row on."""
-        return self._room is not None and x is not None and x.data_ptr() == self._room.data_ptr()
+        return self._buffer is not None and x is not None and x.data_ptr() == self._buffer.data_ptr()
 
 
 def _frozen(x: Tensor) -> bool:
@@ -103,7 +103,7 @@ def _frozen(x: Tensor) -> bool:
     return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
-class Rotations:
+class RotatedKeyCache:
     """Keys as earlier steps rotated them, for every way in which they were given positions."""
 
     def __init__(self, size: int = 0) -> None:
@@ -133,7 +133,7 @@ class _Way:
     """One way of giving positions to the keys first <= j < end."""
 
     def __init__(self, first: int, size: int) -> None:
-        self.first, self._rotated, self._positions = first, Room(size), Room(size)
+        self.first, self._rotated, self._positions = first, Buffer(size), Buffer(size)
 
     @property
     def end(self) -> int:
@@ -173,44 +173,44 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, size: int = 0, held: Memory | None = None) -> None:
         super().__init__()
         self._size, self.held = size, held
-        self.leave_rooms()
+        self.leave_buffers()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
             if self.held is not None:
                 raise UserError("a KV cache in another dtype or place gives no gradients; use torch.no_grad().")
-            self.leave_rooms()
+            self.leave_buffers()
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return grown
         length = self.get_seq_length()
         if not (self._keys.holds(self.keys) and self._values.holds(self.values)):
-            self.leave_rooms()
+            self.leave_buffers()
             if length and self.keys is not None and self.values is not None:
                 self._keys.append(self.keys)
                 self._values.append(self.values)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for (*_, pad), rotations in self._rotations.items():
-            rotations.truncate(length - pad)
+        for (*_, pad), rotated_keys in self._rotated_keys.items():
+            rotated_keys.truncate(length - pad)
         self._keys.length = self._values.length = length
         self._keys.append(key_states)
         self._values.append(value_states)
         self.keys, self.values = self._keys.rows, self._values.rows
         return self.keys, self.values
 
-    def rotations(self, k_BKSD: Tensor, rows: slice, pad: int) -> Rotations | None:
+    def rotated_keys(self, k_BKSD: Tensor, rows: slice, pad: int) -> RotatedKeyCache | None:
         """What was rotated of these keys, in rows with so much padding; None if they are not this layer's, or are held
         so as to take less memory."""
         if self.held is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
             return None
-        return self._rotations.setdefault((rows.start, rows.stop, pad), Rotations())
+        return self._rotated_keys.setdefault((rows.start, rows.stop, pad), RotatedKeyCache())
 
     def reset(self) -> None:
         super().reset()
-        self.leave_rooms()
+        self.leave_buffers()
 
-    def leave_rooms(self) -> None:
+    def leave_buffers(self) -> None:
         """Forget the rooms and what was rotated; `keys` and `values` stay, and go into new rooms when they grow."""
-        self._keys, self._values = Room(self._size, self.held), Room(self._size, self.held)
-        self._rotations: dict[tuple[int, int, int], Rotations] = {}
+        self._keys, self._values = Buffer(self._size, self.held), Buffer(self._size, self.held)
+        self._rotated_keys: dict[tuple[int, int, int], RotatedKeyCache] = {}

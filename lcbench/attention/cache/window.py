@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from lcbench.attention.cache.growing import GrowingLayer, Room
+from lcbench.attention.cache.growing import GrowingLayer, Buffer
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
@@ -28,7 +28,7 @@ class MemoryStore:
     def __init__(self, memory: Memory, size: int = 0) -> None:
         """`size` is how many keys are expected."""
         self.memory, self.size = memory, size
-        self._keys, self._values = Room(size, memory), Room(size, memory)
+        self._keys, self._values = Buffer(size, memory), Buffer(size, memory)
         self.searches: dict[int, Any] = {}  # a search index a row of the batch
 
     @property

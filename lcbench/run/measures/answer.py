@@ -12,7 +12,7 @@ from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.results.records import Record
 from lcbench.run.batches import AT_ONCE
-from lcbench.run.measures.base import Asked, Measure
+from lcbench.run.measures.base import SampleRequest, Measure
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -29,7 +29,7 @@ class Answer(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
         self._at_once: dict[int, int] = {}  # prompts, by length: where the memory did not suffice for AT_ONCE
 
-    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
         reset_peak_memory(self.device)
         answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, self._prefixes)]
         again = [n for n, one in enumerate(asked) if one.example.follow_up]
@@ -39,7 +39,7 @@ class Answer(Measure):
         peak = peak_memory(self.device)
         return [self._record(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
 
-    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+    def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """As many at once as fit into TOKENS_TOGETHER, padding counted."""
         while asked:
             count, longest, most = 0, 0, AT_ONCE
@@ -52,7 +52,7 @@ class Answer(Measure):
             yield asked[:count]
             asked = asked[count:]
 
-    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+    def take_less_memory(self, asked: Sequence[SampleRequest]) -> str | None:
         if len(asked) == 1:
             return super().take_less_memory(asked)
         half = self._at_once[max(one.job.cell.seq_len for one in asked)] = len(asked) // 2
@@ -82,7 +82,7 @@ class Answer(Measure):
         }
 
     def _generate(
-        self, prompts: list[list[int]], asked: Sequence[Asked], prefixes: PrefixCache | None = None
+        self, prompts: list[list[int]], asked: Sequence[SampleRequest], prefixes: PrefixCache | None = None
     ) -> list[Generation]:
         given = [
             Prompt(prompt, example.max_new_tokens, self._watch(prompt, example), self.chunk_size(job))

@@ -17,7 +17,7 @@ from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
 
-class Asked(NamedTuple):
+class SampleRequest(NamedTuple):
     """A sample of a job, by its number, and its question."""
 
     job: Job
@@ -38,10 +38,10 @@ class Measure(ABC):
         self._chunks: dict[int, int] = {}  # by length: where the memory did not suffice for the usual one
 
     @abstractmethod
-    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
         """The fields that each record has beyond its identity. An exception of the model fails the job."""
 
-    def portions(self, asked: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+    def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """What one call after another is to take of these, in their order: one each, unless a measure gains by more."""
         return ([one] for one in asked)
 
@@ -54,7 +54,7 @@ class Measure(ABC):
         """Tokens of a prompt that a forward call may take at this length."""
         return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
 
-    def take_less_memory(self, asked: Sequence[Asked]) -> str | None:
+    def take_less_memory(self, asked: Sequence[SampleRequest]) -> str | None:
         """After a call for these ran out of memory: take less from now on, if that may help; in words, how."""
         job, _, example = asked[0]
         half = min(self.chunk_size(job), len(example.prompt)) // 2

@@ -26,7 +26,7 @@ from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.results.records import Record
 from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import Asked, Measure
+from lcbench.run.measures.base import SampleRequest, Measure
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -42,7 +42,7 @@ class Choice(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
 
     @torch.no_grad()
-    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
         return [self._record(one.job, one.example) for one in asked]
 
     def _record(self, job: Job, example: Example) -> Record:

@@ -18,7 +18,7 @@ from lcbench.methods.base import trained_length
 from lcbench.results.nll import TokenNll
 from lcbench.results.records import Record
 from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import Asked, Measure
+from lcbench.run.measures.base import SampleRequest, Measure
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -52,7 +52,7 @@ class Likelihood(Measure):
         self._longest: _Pass | None = None
         self._difference: float | None = None  # of a slice from its own pass, in nats a token, once it was tried
 
-    def __call__(self, asked: Sequence[Asked]) -> list[Record]:
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
         return [self._record(one.job, one.example) for one in asked]
 
     def _record(self, job: Job, example: Example) -> Record:

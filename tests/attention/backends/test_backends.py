@@ -13,7 +13,7 @@ from torch import Tensor
 import lcbench
 from lcbench.attention.backends import dispatch as backends
 from lcbench.attention.backends import flash
-from lcbench.attention.backends.dispatch import BACKENDS, Call, Choice
+from lcbench.attention.backends.dispatch import BACKENDS, Call, BackendSelector
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, parse_method
@@ -47,7 +47,7 @@ def as_if_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BACKENDS", on_gpu)
 
 
-def answered(choice: Choice, given: Call) -> list[str]:
+def answered(choice: BackendSelector, given: Call) -> list[str]:
     out, lse = choice(given)
     expected, expected_lse = BACKENDS["reference"].run(given)
     tolerance = 3 * torch.finfo(given.q_BHTD.dtype).eps + 1e-6
@@ -69,7 +69,7 @@ def answered(choice: Choice, given: Call) -> list[str]:
     ],
 )
 def test_auto_on_a_cpu(given: Call, taken: str) -> None:
-    assert answered(Choice(), given) == [taken]
+    assert answered(BackendSelector(), given) == [taken]
 
 
 @pytest.mark.usefixtures("as_if_on_cuda")
@@ -86,13 +86,13 @@ def test_auto_on_a_cpu(given: Call, taken: str) -> None:
     ],
 )
 def test_auto_on_a_gpu(given: Call, taken: str) -> None:
-    assert answered(Choice(), given) == [taken]
+    assert answered(BackendSelector(), given) == [taken]
 
 
 @pytest.mark.parametrize("name", ["reference", "joint", "tiled"])
 @pytest.mark.parametrize("queries", [1, 20])
 def test_a_backend_that_is_named_does_every_call(name: str, queries: int) -> None:
-    assert answered(Choice(name), call(queries)) == [name]
+    assert answered(BackendSelector(name), call(queries)) == [name]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_backend_that_is_named_does_every_call(name: str, queries: int) -> Non
     ],
 )
 def test_one_that_cannot_says_why(name: str, given: Call, error: str) -> None:
-    choice = Choice(name)
+    choice = BackendSelector(name)
     with pytest.raises(UserError, match=f"attention backend {error}"):
         choice(given)
     assert choice.used == []
@@ -114,7 +114,7 @@ def test_one_that_cannot_says_why(name: str, given: Call, error: str) -> None:
 @pytest.mark.usefixtures("as_if_on_cuda")
 def test_flash_says_what_it_cannot() -> None:
     with pytest.raises(UserError, match="flash computes in bfloat16 and float16, not in float32; use auto"):
-        Choice("flash")(call())
+        BackendSelector("flash")(call())
 
 
 @pytest.mark.parametrize(("name", "kept"), [("reference", True), ("joint", True)])
@@ -123,7 +123,7 @@ def test_gradients_of_those_that_have_them(name: str, kept: bool) -> None:
     for backend in (name, "joint"):
         torch.manual_seed(0)
         given = with_gradient(call())
-        out, lse = Choice(backend)(given)
+        out, lse = BackendSelector(backend)(given)
         (out.square().sum() + lse.sum()).backward()
         assert given.q_BHTD.grad is not None
         gradients.append(given.q_BHTD.grad)

@@ -55,7 +55,7 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attention(*call: Any) -> tuple[Tensor, Tensor]:
-    out, lse = fused.fused_attention(*(x.to(DEVICE) for x in call[:3]), *call[3:])
+    out, lse = fused.triton_fused_attention(*(x.to(DEVICE) for x in call[:3]), *call[3:])
     return out.cpu(), lse.cpu()
 
 
@@ -166,7 +166,7 @@ def test_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":
         monkeypatch.delenv("TRITON_INTERPRET")
         with pytest.raises(UserError, match="triton runs on CUDA GPUs, not on cpu; use auto, reference"):
-            backends.Choice("triton").check(torch.device("cpu"))
+            backends.BackendSelector("triton").check(torch.device("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install triton"):
-        backends.Choice("triton").check(torch.device(DEVICE))
+        backends.BackendSelector("triton").check(torch.device(DEVICE))

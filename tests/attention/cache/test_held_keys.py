@@ -118,7 +118,7 @@ def test_what_the_cache_holds() -> None:
             assert isinstance(layer, GrowingLayer)
             assert layer.keys.dtype == layer.values.dtype == (held or torch.float32)
             assert layer.keys.shape == (1, 2, N, 16) and layer.get_seq_length() == N
-            assert bool(layer._rotations) == (held is None)  # they would take what rounding saved
+            assert bool(layer._rotated_keys) == (held is None)  # they would take what rounding saved
 
 
 @pytest.mark.parametrize("held", HELD, ids=str)
