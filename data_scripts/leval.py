@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, SourceRow, Hub, Licence
+from lcbench.data.source import DataSet, Hub, Licence, SourceRow
 
 TERMS = "the texts keep the terms of the data they were taken from"
 MIXED = Licence("GPL-3.0", "unclear", TERMS)

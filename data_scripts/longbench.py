@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, SourceRow, Hub, Licence
+from lcbench.data.source import DataSet, Hub, Licence, SourceRow
 
 TASKS = {
     "narrativeqa": "questions on books and scripts",

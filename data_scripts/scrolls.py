@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from lcbench.data.raw import RawRow
-from lcbench.data.source import DataSet, SourceRow, Hub, Licence
+from lcbench.data.source import DataSet, Hub, Licence, SourceRow
 
 NLI_CHOICES = ("Not mentioned", "Entailment", "Contradiction")
 OPTION = re.compile(r"\n\s*\([A-D]\)\s*")

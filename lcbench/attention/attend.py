@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lcbench.attention.backends.dispatch import DECODE_QUERIES, Call, BackendSelector
+from lcbench.attention.backends.call import Call, Output
+from lcbench.attention.backends.dispatch import DECODE_QUERIES, BackendSelector
 from lcbench.attention.cache.growing import RotatedKeyCache, rounded
 from lcbench.attention.cache.search import search_attention
 from lcbench.attention.cache.window import GONE, Keys
@@ -20,9 +22,26 @@ from lcbench.methods.pieces import Memory, Piece
 ROTATED_AT_ONCE = 2**28  # bytes of keys that a call rotates for itself: 128k tokens of Llama 3 8B in bfloat16
 
 
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What all parts of one softmax have in common: how the layer rotates, scales and bounds its scores, and who
+    computes them.
+
+    `softcap` as in `Call`. `sinks_H` are logits that take part in the softmax and add nothing to the output (GPT-OSS).
+    `selector` takes a backend for each call, the fastest by default; a search of memory is none of theirs.
+    """
+
+    rope: Rope
+    tables: RopeTables
+    scale: float
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
+    selector: BackendSelector = field(default_factory=BackendSelector)
+
+
 class Part(NamedTuple):
-    """Consecutive keys held in the same way, the first at position `first` of the row, the pieces of them, and what is
-    known of them rotated."""
+    """Consecutive keys that are stored in the same way, the first at position `first` of the row, the pieces of them,
+    and those of them that are cached rotated."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
@@ -32,88 +51,68 @@ class Part(NamedTuple):
     rotated_keys: RotatedKeyCache | None = None
 
 
-def attend(
-    q_BHTD: Tensor,
-    keys: Keys,
-    pieces: list[Piece],
-    rows: slice,
-    pad: int,
-    rope: Rope,
-    tables: RopeTables,
-    scale: float,
-    softcap: float | None = None,
-    sinks_H: Tensor | None = None,
-    choice: BackendSelector | None = None,
-) -> Tensor:
+def attend(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
     """Softmax attention of un-rotated queries of `rows`, which have `pad` tokens of padding, over the keys that the
-    pieces show them -> [B, H, T, Dv] in the queries' dtype.
-
-    `softcap` as in `matmul_attention`. `sinks_H` are logits that take part in the softmax and answer nothing (GPT-OSS).
-    `choice` takes a backend for each call, the fastest by default; a search of memory is none of theirs.
-    """
-    found = []
+    pieces show them -> [B, H, T, Dv] in the queries' dtype."""
+    rope, tables, found = scoring.rope, scoring.tables, []
     for piece in filter(_searched, pieces):
         # Keys in memory are searched un-rotated, at position 0: the factor that a RoPE may put on cos and sin there
         # (YaRN's) goes on the queries once more.
         q = tables.rotate(tables.rotate(q_BHTD, piece.q_pos, rope), torch.zeros_like(piece.q_pos), rope)
-        found.append(search_attention(q, keys, piece, rows, pad, scale, softcap))
-    parts = _parts(q_BHTD, keys, pieces, rows, pad)
-    return attend_parts(q_BHTD, parts, rope, tables, scale, softcap, sinks_H, found, choice)
+        found.append(search_attention(q, keys, piece, rows, pad, scoring.scale, scoring.softcap))
+    return attend_parts(q_BHTD, _parts(q_BHTD, keys, pieces, rows, pad), scoring, found)
 
 
-def attend_parts(
-    q_BHTD: Tensor,
-    parts: Iterable[Part],
-    rope: Rope,
-    tables: RopeTables,
-    scale: float,
-    softcap: float | None = None,
-    sinks_H: Tensor | None = None,
-    found: Sequence[tuple[Tensor, Tensor]] = (),
-    choice: BackendSelector | None = None,
-) -> Tensor:
-    """One softmax over several parts, and over further keys whose answers with log-sum-exp are `found` already."""
-    choice = choice or BackendSelector()
-    answers = chain((_attend_part(q_BHTD, part, rope, tables, scale, softcap, choice) for part in parts), found)
-    out, lse = next(answers)
-    for more, more_lse in answers:
+def attend_parts(q_BHTD: Tensor, parts: Iterable[Part], scoring: Scoring, found: Sequence[Output] = ()) -> Tensor:
+    """One softmax over several parts, and over further keys whose outputs with log-sum-exp are `found` already."""
+    outputs = chain((_attend_part(q_BHTD, part, scoring) for part in parts), found)
+    out, lse = next(outputs)
+    for more, more_lse in outputs:
         share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: neither side saw anything
         out, lse = out.to(lse.dtype).lerp(more.to(lse.dtype), share[..., None]), torch.logaddexp(lse, more_lse)
         del more  # before there is another one
-    return (out if sinks_H is None else with_sinks(out, lse, sinks_H)).to(q_BHTD.dtype)
+    return (out if scoring.sinks_H is None else with_sinks(out, lse, scoring.sinks_H)).to(q_BHTD.dtype)
 
 
 def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
-    """The answer once logits that answer nothing have taken their share of the softmax."""
+    """The output once logits that add nothing to it have taken their share of the softmax."""
     return out_BHTD * torch.sigmoid(lse_BHT - sinks_H.to(lse_BHT.dtype)[:, None])[..., None]
 
 
 def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> Iterator[Part]:
-    """What the pieces see, live keys first. Pieces that are held alike share a part: what is held in the model's own
-    way stays one softmax, as far as its keys are rotated at once."""
-    stretches = [(keys.k_BKSD, keys.v_BKSD, keys.first)]
-    if keys.store is not None and keys.first > 0:
-        stretches.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0))
-    held = keys.held(q_BHTD)
-    for k_BKSD, v_BKSD, first in stretches:
-        live = k_BKSD is keys.k_BKSD
-        k_all, v_all = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
-        rotated_keys = None
-        if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
-            rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, pad)
+    """What the pieces see, live keys first. Pieces whose keys are stored in the same way share a part: what is in the
+    model's own dtype and place stays one softmax, as far as its keys are rotated at once."""
+    held, rotated_keys = keys.held(q_BHTD), None
+    if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
+        rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, pad)
+    for k_all, v_all, first, live in _stored(keys, rows, pad):
+        # Keys that are cached rotated take no memory for their rotation, however many they are.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
         for begin in range(0, k_all.shape[2], at_once):
             k, v = (x[:, :, begin : begin + at_once] for x in (k_all, v_all))
-            begin += max(0, first - pad)
+            start = first + begin
             groups: dict[Memory | None, list[Piece]] = {}
             for piece in pieces:
-                visible = piece.of_keys(begin, begin + k.shape[2], keys.origin(pad))
-                if piece.memory is None and not live and not visible.empty:
+                visible = piece.of_keys(start, start + k.shape[2], keys.origin(pad))
+                if visible.empty:
+                    continue
+                if piece.memory is None and not live:
                     raise UserError(GONE)
-                if not _searched(piece) and not visible.empty:
+                if not _searched(piece):
                     memory = piece.memory or held
                     groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
-            yield from (Part(k, v, begin, group, memory, rotated_keys) for memory, group in groups.items())
+            yield from (Part(k, v, start, group, memory, rotated_keys) for memory, group in groups.items())
+
+
+def _stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
+    """Keys and values of the rows without their padding, the position of the first of them counted without padding,
+    and whether they are live: the live ones, then those that a memory took in."""
+    places = [(keys.k_BKSD, keys.v_BKSD, keys.first, True)]
+    if keys.store is not None and keys.first > 0:
+        places.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0, False))
+    for k_BKSD, v_BKSD, first, live in places:
+        k, v = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
+        yield k, v, max(0, first - pad), live
 
 
 def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
@@ -139,18 +138,16 @@ def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
     )
 
 
-def _attend_part(
-    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: BackendSelector
-) -> tuple[Tensor, Tensor]:
-    """Answer and log-sum-exp over one part, a few heads and queries at a time if its memory bounds them."""
+def _attend_part(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
+    """Output and log-sum-exp over one part, a few heads and queries at a time if its memory bounds them."""
     if part.memory is None:
-        return _kernel(q_BHTD, part, rope, tables, scale, softcap, choice)
+        return _compute(q_BHTD, part, scoring)
     H, T = q_BHTD.shape[1:3]
     K = part.k_BKSD.shape[1]
     groups = H // K
     heads = max(1, (part.memory.heads or H) // groups)  # key heads
     rows = part.memory.queries or T
-    answers = []
+    outputs = []
     for first_head in range(0, K, heads):
         of_head = slice(first_head, first_head + heads)
         q = q_BHTD[:, first_head * groups : (first_head + heads) * groups]
@@ -159,10 +156,9 @@ def _attend_part(
         for a in range(0, T, rows):
             of_rows = slice(a, a + rows)
             pieces = [piece.of_queries(of_rows) for piece in part.pieces]
-            bounded = Part(k, v, part.first, pieces)
-            blocks.append(_kernel(q[:, :, of_rows], bounded, rope, tables, scale, softcap, choice))
-        answers.append([torch.cat(x, dim=2) for x in zip(*blocks, strict=True)])
-    out, lse = (torch.cat(x, dim=1) for x in zip(*answers, strict=True))
+            blocks.append(_compute(q[:, :, of_rows], Part(k, v, part.first, pieces), scoring))
+        outputs.append([torch.cat(x, dim=2) for x in zip(*blocks, strict=True)])
+    out, lse = (torch.cat(x, dim=1) for x in zip(*outputs, strict=True))
     return out, lse
 
 
@@ -172,8 +168,18 @@ def _as_held(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
     return moved.to(q_BHTD.dtype)  # only now: it may be wider
 
 
-def _kernel(
-    q_BHTD: Tensor, part: Part, rope: Rope, tables: RopeTables, scale: float, softcap: float | None, choice: BackendSelector
-) -> tuple[Tensor, Tensor]:
-    keys = part.k_BKSD, part.v_BKSD
-    return choice(Call(q_BHTD, *keys, part.pieces, rope, tables, part.first, scale, softcap, part.rotated_keys))
+def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
+    return scoring.selector(
+        Call(
+            q_BHTD,
+            part.k_BKSD,
+            part.v_BKSD,
+            part.pieces,
+            scoring.rope,
+            scoring.tables,
+            part.first,
+            scoring.scale,
+            scoring.softcap,
+            part.rotated_keys,
+        )
+    )

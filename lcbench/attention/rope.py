@@ -109,7 +109,7 @@ class RopeTables:
         return out
 
     def rotate_into(self, out_BHPD: Tensor, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> None:
-        """The same into room that is there already, without gradients."""
+        """The same into a buffer that is there already, without gradients."""
         if rope.rotary is None or not len(positions_P):
             out_BHPD.copy_(x_BHPD)
         elif len(positions_P) > ROWS_AT_ONCE:

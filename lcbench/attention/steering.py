@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from lcbench.attention.attend import attend
-from lcbench.attention.backends.dispatch import AUTO, BackendSelector
+from lcbench.attention.attend import Scoring, attend
+from lcbench.attention.backends.dispatch import BackendSelector
 from lcbench.attention.cache.growing import held_keys
 from lcbench.attention.cache.watch import CacheWatch, layer_index
 from lcbench.attention.cache.window import GONE, Keys
 from lcbench.attention.mask import Span, span_mask
+from lcbench.attention.options import AUTO, AttentionOptions
 from lcbench.attention.probe import (
     ProbedLayer,
     attention_set_to,
@@ -71,7 +72,8 @@ def extend(
     layer of this model, and for a backend that does not run here or, in the block, cannot do a call;
     UnsupportedModelError for a model that cannot be steered.
     """
-    steering = Steering(model, parse_method(method, **options), length, attention, kv_dtype, kv_offload)
+    chosen = AttentionOptions(attention, kv_dtype, kv_offload)
+    steering = Steering(model, parse_method(method, **options), length, chosen)
     if advice := steering.method.advice(steering.lengths):
         logger.warning(advice)
     return steering
@@ -85,14 +87,13 @@ class Steering:
         model: PreTrainedModel,
         method: Method,
         length: int | None = None,
-        attention: str = AUTO,
-        kv_dtype: str = "auto",
-        kv_offload: bool = False,
+        attention: AttentionOptions | None = None,
     ) -> None:
         require_rotary(model)
-        self._held = held_keys(kv_dtype, kv_offload, model)
-        self._choice = BackendSelector(attention)
-        self._choice.check(model.device)
+        attention = attention or AttentionOptions()
+        self._held = held_keys(attention.kv_dtype, attention.kv_offload, model)
+        self._selector = BackendSelector(attention.backend)
+        self._selector.check(model.device)
         self.model = model
         self.lengths = Lengths(trained_length(model.config), length)
         self.method = method.for_model(model.config.get_text_config()).resolve(self.lengths)
@@ -105,8 +106,8 @@ class Steering:
 
     @property
     def backends(self) -> list[str]:
-        """The backends that computed attention in this block so far, as `flash (FA2)`, `joint`."""
-        return self._choice.used
+        """The backends that computed attention in this block so far, as `flash (FA2)`, `matmul`."""
+        return self._selector.used
 
     def __enter__(self) -> PreTrainedModel:
         if any(module in _steered for module in self.model.modules()):
@@ -157,13 +158,14 @@ class Steering:
     def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
         """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; padded queries answer zero.
 
-        The keys end with this call's queries, whatever the cache let go of before them; a static cache may hold room
-        beyond them.
+        The keys end with this call's queries, whatever the cache let go of before them; a static cache may be
+        longer than they are.
         """
         total = span.q_offset + span.q_length
         store, growing = self.caches.store(module, k.shape[1]), self.caches.growing(module)
         keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), store, growing)
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
+        scoring = Scoring(layer.rope, self.tables, selector=self._selector, **scores)
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
         for rows, pad in span.rows:
             first_query = max(0, pad - span.q_offset)
@@ -174,9 +176,7 @@ class Steering:
             queries = q[rows, :, first_query:]
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
-            out[rows, :, first_query:] = attend(
-                queries, keys, pieces, rows, pad, layer.rope, self.tables, choice=self._choice, **scores
-            )
+            out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
         return out.transpose(1, 2).contiguous()
 
     def check(self, span: Span) -> None:

@@ -76,6 +76,7 @@ def bench(
     from lcbench.apps.bench.measure import Bench
     from lcbench.apps.bench.show import print_result
     from lcbench.attention.backends.dispatch import check_name
+    from lcbench.attention.options import backend_name
     from lcbench.methods import parse_method
     from lcbench.results.report.figure import save
 
@@ -83,11 +84,12 @@ def bench(
         parse_method(spec)
     for backend in backends:
         check_name(backend)
+    backends = list(dict.fromkeys(map(backend_name, backends)))
     source = ModelSource(model or "", dtype=dtype, device=device)
     target, own_layers = _target(source, shape, layers)
     lengths = lengths or parse_lengths(LENGTHS[target.device.type])
     errors = Console(stderr=True)
-    measured = Bench(target, methods, list(dict.fromkeys(backends)), lengths, parts, rounds)
+    measured = Bench(target, methods, backends, lengths, parts, rounds)
     about = _about(target, own_layers, measured, shaped=model is None)
     try:
         result = measured.run(about, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))

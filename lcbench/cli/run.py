@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
     MODEL_HELP,
     RESULTS,
@@ -54,7 +55,7 @@ def run(
         typer.Option("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
     ] = None,
     attention: Annotated[
-        str, typer.Option(help="Backend: auto (the fastest that can), reference, joint, tiled, flash, triton.")
+        str, typer.Option(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, triton.")
     ] = "auto",
     kv_dtype: Annotated[
         str, typer.Option(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.")
@@ -85,15 +86,13 @@ def run(
         dtype,
         device,
         trust_remote_code,
-        attention,
         device_map,
         tensor_parallel,
-        kv_dtype,
-        kv_offload,
     )
     processes = launched()
     source.check_processes(processes)
-    plan = make_plan(source, requests, defaults.get("seed", 0) if seed is None else seed)
+    seed = defaults.get("seed", 0) if seed is None else seed
+    plan = make_plan(source, requests, seed, AttentionOptions(attention, kv_dtype, kv_offload))
     folder = output or plan.default_output(RESULTS)
     for advice in plan.advice if processes.main else []:
         typer.echo(f"note: {advice}", err=True)

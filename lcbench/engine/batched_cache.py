@@ -44,33 +44,33 @@ def snapshot(cache: DynamicCache) -> DynamicCache:
     return kept
 
 
-def joined(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
+def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
     """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; padding stands at the
     left. Several caches are emptied on the way, layer by layer, so that nothing is held twice."""
     if len(caches) == 1:
         return caches[0]
     whole = copy.copy(caches[0])
-    whole.prompt_length, room = max(lengths), max(cache.expected_length for cache in caches)
+    whole.prompt_length, size = max(lengths), max(cache.expected_length for cache in caches)
     pads = [max(lengths) - length for length in lengths]
     whole.layers = []
     while caches[0].layers:
-        whole.layers.append(_joined_layer([cache.layers.pop(0) for cache in caches], pads, room))
+        whole.layers.append(_join_layers([cache.layers.pop(0) for cache in caches], pads, size))
     return whole
 
 
-def _joined_layer(layers: list[Any], pads: Sequence[int], room: int) -> Any:
+def _join_layers(layers: list[Any], pads: Sequence[int], size: int) -> Any:
     first = layers[0]
     if not first.is_initialized:  # it shares the keys of another layer
         return first
     keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
     if isinstance(first, GrowingLayer):
-        growing = GrowingLayer(room, first.held)
+        growing = GrowingLayer(size, first.held)
         growing.update(keys, values)
         return growing
     layer = copy.copy(first)
     layer.keys, layer.values = keys, values
     if isinstance(layer, WindowLayer) and layer.store is not None:
-        layer.store = MemoryStore.joined([other.store for other in layers])
+        layer.store = MemoryStore.stack([other.store for other in layers])
     return layer
 
 

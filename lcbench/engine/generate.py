@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lcbench.attention.probe import execution_device
-from lcbench.engine.batched_cache import batches, joined, snapshot
+from lcbench.engine.batched_cache import batches, join_caches, snapshot
 from lcbench.engine.prefix_cache import PrefixCache
 
 PREFILL_CHUNK = 8192  # tokens a forward call: bounds the activations, changes no result
@@ -92,7 +92,7 @@ def generate_together(
                 begun[n].cache = snapshot(begun[n].cache)  # the next prompt takes the cache over
         rows = sorted(rows, key=lengths.__getitem__)  # attention takes neighbours of equal length together
         batch, started = [begun.pop(n) for n in rows], _now(execution_device(model))
-        cache = joined([one.cache for one in batch], [lengths[n] for n in rows])
+        cache = join_caches([one.cache for one in batch], [lengths[n] for n in rows])
         answers = _decode(model, cache, [prompts[n] for n in rows], [one.token for one in batch], stop_tokens)
         seconds = (_now(execution_device(model)) - started) / len(rows)
         for n, one, tokens in zip(rows, batch, answers):

@@ -26,14 +26,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model, and how it is to be loaded and run: what the command line says of it.
+    """Which model, and how it is to be loaded: what the command line says of it.
 
     `name` is an embedded model, a folder, or a Hugging Face id; `dtype` "auto" is the checkpoint's own; `device`
     "auto" is the first GPU, if there is one, and each process of a launcher has its own. Remote code runs only if
-    `trust_remote_code`. `attention` is a backend of `lcbench.attention.backends`. `device_map` "auto" spreads the
-    layers over all GPUs, and what does not fit over RAM and disk; `tensor_parallel` splits every layer over the
-    processes of torchrun. `kv_dtype` and `kv_offload` say how a KV cache holds its keys and values
-    (`lcbench.attention.cache.growing.held_keys`).
+    `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, and what does not fit over RAM and disk;
+    `tensor_parallel` splits every layer over the processes of torchrun.
     """
 
     name: str = DEFAULT_MODEL
@@ -41,11 +39,8 @@ class ModelSource:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
-    attention: str = "auto"
     device_map: str | None = None
     tensor_parallel: bool = False
-    kv_dtype: str = "auto"
-    kv_offload: bool = False
 
     @property
     def location(self) -> str:

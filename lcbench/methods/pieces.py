@@ -48,10 +48,10 @@ class Piece:
     def empty(self) -> bool:
         return not bool((self.start < self.stop).any())
 
-    def of_keys(self, first: int, last: int, origin: int) -> Piece:
-        """What the queries see of the keys first <= j < last, where k_pos[0] belongs to the key `origin`."""
-        start, stop = self.start.clamp(first, last), self.stop.clamp(first, last)
-        return replace(self, k_pos=self.k_pos[first - origin : last - origin], start=start, stop=stop)
+    def of_keys(self, start: int, stop: int, origin: int) -> Piece:
+        """What the queries see of the keys start <= j < stop, where k_pos[0] belongs to the key `origin`."""
+        k_pos = self.k_pos[start - origin : stop - origin]
+        return replace(self, k_pos=k_pos, start=self.start.clamp(start, stop), stop=self.stop.clamp(start, stop))
 
     def of_queries(self, rows: slice) -> Piece:
         """What some of the queries see."""

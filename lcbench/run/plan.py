@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
@@ -52,6 +53,7 @@ class Plan:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     footprint: Footprint
+    attention: AttentionOptions
 
     @property
     def samples(self) -> int:
@@ -82,8 +84,6 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What decides the records: the same identity, the same records. How many samples is no part of it, so that
         a run can be extended."""
-        from lcbench.attention.backends.dispatch import AUTO
-
         tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
         return {
             "tasks": list(tasks.values()),
@@ -93,9 +93,7 @@ class Plan:
             "pretraining_length": trained_length(self.config),
             "dtype": str(self.source.torch_dtype(self.config)).removeprefix("torch."),
             "device": self.source.torch_device().type,
-            "attention": None if self.source.attention == AUTO else self.source.attention,  # auto goes by the machine
-            **({} if self.source.kv_dtype == "auto" else {"kv_dtype": self.source.kv_dtype}),
-            **({"kv_offload": True} if self.source.kv_offload else {}),
+            **self.attention.identity(),
             "seed": self.seed,
         }
 
@@ -107,7 +105,12 @@ class Plan:
         return results / re.sub(r"[^\w.-]+", "_", f"{'-'.join(named)}-{Path(self.source.name).name}-{digest}")
 
 
-def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -> Plan:
+def make_plan(
+    source: ModelSource,
+    requests: Sequence[Request],
+    seed: int = 0,
+    attention: AttentionOptions | None = None,
+) -> Plan:
     """Work out the jobs of a run, each (task, cell, method) once.
 
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
@@ -122,8 +125,9 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
     from lcbench.attention.cache.growing import kv_torch_dtype
     from lcbench.attention.probe import require_rotary
 
-    BackendSelector(source.attention).check(source.torch_device())
-    kv_dtype = kv_torch_dtype(source.kv_dtype)
+    attention = attention or AttentionOptions()
+    BackendSelector(attention.backend).check(source.torch_device())
+    kv_dtype = kv_torch_dtype(attention.kv_dtype)
     config, tokenizer = source.config(), source.tokenizer()
     skeleton = source.skeleton(config)
     require_rotary(skeleton)
@@ -141,7 +145,7 @@ def make_plan(source: ModelSource, requests: Sequence[Request], seed: int = 0) -
                 job = Job(task, method, resolved, cell, samples)
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
-    return Plan(source, seed, list(jobs.values()), config, tokenizer, need)
+    return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention)
 
 
 def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -24,11 +24,11 @@ from lcbench.core.processes import Processes, launched
 from lcbench.methods import Method
 from lcbench.results.records import Record, RunWriter
 from lcbench.run.batches import Batch, Group, grouped
-from lcbench.run.measures import MEASURES, SampleRequest, Measure
+from lcbench.run.measures import MEASURES, Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.run.progress import describe
 from lcbench.run.tally import Progress, Tally
-from lcbench.run.tensor_parallel import NullWriter, null_writer, joined, lead
+from lcbench.run.tensor_parallel import NullWriter, lead, null_writer, process_group
 from lcbench.tasks import Example
 
 OUT_OF_MEMORY = "out of memory"
@@ -79,7 +79,7 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
     shared = processes.count > 1 and not together
     with contextlib.ExitStack() as stack:
         if together:
-            stack.enter_context(joined(processes))
+            stack.enter_context(process_group(processes))
         if together and not processes.main:
             yield stack.enter_context(null_writer())
             return
@@ -171,7 +171,9 @@ class _Run:
         """All of them, those that are recorded too: portions are the same whatever is done already."""
         plan, found = self._plan, []
         for alike in batch.alike:
-            asked = [SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike]
+            asked = [
+                SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike
+            ]
             found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
         return found
 
@@ -212,8 +214,7 @@ class _Run:
 
 
 def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -> Steering:
-    source = plan.source
-    return Steering(model, method, length, source.attention, source.kv_dtype, source.kv_offload)
+    return Steering(model, method, length, plan.attention)
 
 
 def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
 from lcbench.core.processes import Processes
 from lcbench.core.specs import split_options
@@ -72,7 +73,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
     if tally.complete:
         progress.finish()
         return Outcome(folder, [])
-    inputs = plan.source, list(requests), plan.seed, folder.resolve(), sys.argv
+    inputs = plan.source, list(requests), plan.seed, plan.attention, folder.resolve(), sys.argv
     jobs: list[Job[None]] = []
     try:
         with executor.batch():
@@ -123,11 +124,17 @@ def _executor(folder: Path, array: Array) -> AutoExecutor:
 
 
 def _work(
-    source: ModelSource, requests: list[Request], seed: int, folder: Path, command: list[str], processes: Processes
+    source: ModelSource,
+    requests: list[Request],
+    seed: int,
+    attention: AttentionOptions,
+    folder: Path,
+    command: list[str],
+    processes: Processes,
 ) -> None:
     """One job of the array."""
     sys.argv = command  # for the session in run.json
-    run(make_plan(source, requests, seed), folder, SilentProgress(), processes=processes)
+    run(make_plan(source, requests, seed, attention), folder, SilentProgress(), processes=processes)
 
 
 def _reason(jobs: Sequence[Job[None]]) -> str:

@@ -39,7 +39,7 @@ class NullWriter:
 
 
 @contextmanager
-def joined(processes: Processes) -> Iterator[None]:
+def process_group(processes: Processes) -> Iterator[None]:
     """The process group of a tensor-parallel model, over this machine's accelerators or else over its CPU."""
     import torch
 
@@ -65,7 +65,7 @@ def null_writer() -> Iterator[NullWriter]:
 
 
 def lead(done: set[str]) -> None:
-    """In rank 0: tell the followers what is recorded already, so that all of them do the same."""
+    """In rank 0: tell the other ranks what is recorded already, so that all of them do the same."""
     import torch
 
     torch.distributed.broadcast_object_list([done], src=0)

@@ -1,5 +1,5 @@
 """Every backend that runs here equals the float64 reference, for any pieces, cut into any calls; `flash` on a stand-in
-of PyTorch's kernel, `triton` in test_fused.py."""
+of PyTorch's kernel, `triton` in test_triton_fused.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lcbench.attention.attend import with_sinks
 from lcbench.attention.backends import flash as flash_module
-from lcbench.attention.backends import matmul as joint
-from lcbench.attention.backends import tiled as tiles
+from lcbench.attention.backends import matmul, tiled
+from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention, reference_attention
 from lcbench.attention.backends.tiled import tiled_attention
@@ -33,12 +33,12 @@ from tests.attention import oracle, strategies, varlen
 
 B, H, D, PRETRAINING, THETA = 2, 4, 16, 32, 10000.0
 SCALE = 0.3
-Attention = Callable[..., tuple[Tensor, Tensor]]
+Attention = Callable[[Call], Output]
 
 
-def flash(*call: Any) -> tuple[Tensor, Tensor]:
+def flash(call: Call) -> Output:
     with mock.patch.object(flash_module, "varlen_attn", varlen.varlen_attn):
-        return flash_module.flash_attention(*call)
+        return flash_module.flash_attention(call)
 
 
 every_backend = pytest.mark.parametrize("attention", [tiled_attention, matmul_attention, dense_attention, flash])
@@ -46,8 +46,8 @@ every_backend = pytest.mark.parametrize("attention", [tiled_attention, matmul_at
 
 def small_tiles(patch: pytest.MonkeyPatch, block: int, small: int) -> None:
     """Tiles of a few queries, so that short runs have all the edges that long ones have."""
-    patch.setattr(tiles, "BLOCK", block)
-    patch.setattr(tiles, "SMALL", small)
+    patch.setattr(tiled, "BLOCK", block)
+    patch.setattr(tiled, "SMALL", small)
 
 
 def rope_of(dim: int = D, pairing: Pairing = "half") -> Rope:
@@ -80,7 +80,7 @@ def run(
         factor = method.score_scale(i, lengths)
         queries = q[:, :, a:b] if factor is None else q[:, :, a:b] * factor.to(q.dtype)[:, None]
         pieces = method.pieces(i, torch.arange(b), 0)
-        answer, lse = attention(queries, k[:, :, :b], v[:, :, :b], pieces, rope, tables, 0, SCALE, **extra)
+        answer, lse = attention(Call(queries, k[:, :, :b], v[:, :, :b], pieces, rope, tables, 0, SCALE, **extra))
         out.append(answer if sinks is None else with_sinks(answer, lse, sinks))
     return torch.cat(out, dim=2)
 
@@ -124,7 +124,7 @@ def test_equals_the_reference(
     extra = {"sinks_H": torch.linspace(-2, 3, H)} if sinks else {}
     with pytest.MonkeyPatch.context() as patch:
         small_tiles(patch, block, small=max(1, block // 2))
-        patch.setitem(joint.SCORES_AT_ONCE, "cpu", 100 * block)
+        patch.setitem(matmul.SCORES_AT_ONCE, "cpu", 100 * block)
         assert_close(run(attention, method, ends, qkv, rope_of(), **extra), truth(method, qkv, **extra))
 
 
@@ -187,7 +187,7 @@ def test_keys_that_begin_later(attention: Attention, first_key: int, queries: in
     with pytest.MonkeyPatch.context() as patch:
         small_tiles(patch, block, block)
         late = (x[:, :, first_key:] for x in (k, v))
-        actual, _ = attention(q[:, :, -queries:], *late, pieces, rope_of(), tables, first_key, SCALE)
+        actual, _ = attention(Call(q[:, :, -queries:], *late, pieces, rope_of(), tables, first_key, SCALE))
     assert_close(actual, expected[:, :, -queries:])
 
 
@@ -197,15 +197,15 @@ def test_tiles_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor
     assume(bool((stop > start).any()))
     with pytest.MonkeyPatch.context() as patch:
         small_tiles(patch, *sizes)
-        cut = list(tiles.cut(start, stop))
+        cut = list(tiled.cut(start, stop))
     seen = torch.zeros(len(start), int(stop[-1]), dtype=torch.long)
     for tile in cut:
-        rows, keys = tile.last_row - tile.first_row, tile.last - tile.first
+        rows, keys = tile.row_stop - tile.row_start, tile.key_stop - tile.key_start
         assert rows > 0 and keys > 0
         mask = tile.mask
         if mask is True:
             assert rows == keys
         shown = mask if isinstance(mask, Tensor) else torch.ones(rows, keys).tril(0 if mask else keys)
-        seen[tile.first_row : tile.last_row, tile.first : tile.last] += shown.long()
+        seen[tile.row_start : tile.row_stop, tile.key_start : tile.key_stop] += shown.long()
     j = torch.arange(int(stop[-1]))
     assert torch.equal(seen, ((j >= start[:, None]) & (j < stop[:, None])).long())

@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.backends import matmul as joint
-from lcbench.attention.backends import tiled as tiles
+from lcbench.attention.backends import matmul, tiled
 from lcbench.methods import Lengths, Method, all_methods, parse_method
 from tests.attention import zoo
 from tests.attention.oracle import reference_logits
@@ -114,15 +113,15 @@ def test_prefill_in_one_call(spec: str) -> None:
 
 @every_method
 def test_prefill_through_small_tiles(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "BLOCK", 16)
-    monkeypatch.setattr(tiles, "SMALL", 8)
+    monkeypatch.setattr(tiled, "BLOCK", 16)
+    monkeypatch.setattr(tiled, "SMALL", 8)
     assert_equal(steered(spec, [N]), reference(spec))
 
 
 @every_method
 def test_prefill_through_joint_attention(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(joint.SCORES_AT_ONCE, "cpu", 4096)
-    assert_equal(steered(spec, [N], attention="joint"), reference(spec))
+    monkeypatch.setitem(matmul.SCORES_AT_ONCE, "cpu", 4096)
+    assert_equal(steered(spec, [N], attention="matmul"), reference(spec))
 
 
 @every_method

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.backends.dispatch import Call, BackendSelector
+from lcbench.attention.backends.call import Call
+from lcbench.attention.backends.dispatch import BackendSelector
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.rope import RopeTables
 from lcbench.methods import Lengths, parse_method
@@ -158,7 +159,7 @@ def test_beams_with_a_memory(more: str) -> None:
 
 
 REAL = Lengths(4096, 32_768)
-KERNELS = ["flash", "triton", "joint"]
+KERNELS = ["flash", "triton", "matmul"]
 
 
 def random_heads(n: int, dtype: torch.dtype, heads: tuple[int, int] = (8, 2), width: int = 128) -> list[Tensor]:
@@ -185,7 +186,7 @@ def test_real_lengths_by_random_rows(spec: str, n: int, dtype: torch.dtype, kern
     out, lse = BackendSelector(kernel)(Call(q, k, v, pieces, rope, tables, 0, scale))
     rows = torch.randperm(chunk, generator=torch.Generator().manual_seed(1))[:64].sort().values
     seen = [replace(p, q_pos=p.q_pos[rows], start=p.start[rows], stop=p.stop[rows]) for p in pieces]
-    expected, expected_lse = dense_attention(q[:, :, rows], k, v, seen, rope, tables, 0, scale)
+    expected, expected_lse = dense_attention(Call(q[:, :, rows], k, v, seen, rope, tables, 0, scale))
     assert error(out[:, :, rows], expected.cpu()) < 4 * torch.finfo(dtype).eps
     assert (lse[:, :, rows] - expected_lse).abs().max() < 8 * torch.finfo(dtype).eps
 
@@ -208,10 +209,10 @@ def test_decode_by_a_kernel_that_is_named(kernel: str, rows: int) -> None:
 
 
 @torch.no_grad()
-def test_auto_takes_the_kernel_for_prefill_and_joint_for_decode() -> None:
+def test_auto_takes_the_kernel_for_prefill_and_matmul_for_decode() -> None:
     model = zoo.llama().to(DEVICE, torch.bfloat16)
     steering = lcbench.extend(model, "dca")
     with steering:
         model.generate(zoo.tokens(1, 70).to(DEVICE), max_new_tokens=3, do_sample=False)
     assert len(steering.backends) == 2 and steering.backends[0].startswith("flash (FA")
-    assert steering.backends[1] == "joint"
+    assert steering.backends[1] == "matmul"

@@ -28,8 +28,7 @@ from lcbench.apps.bench.shapes import shape_config
 from lcbench.attention import attend, steering
 from lcbench.attention import rope as rotation
 from lcbench.attention.backends import dispatch as backends
-from lcbench.attention.backends import flash
-from lcbench.attention.backends import matmul as joint
+from lcbench.attention.backends import flash, matmul
 from lcbench.attention.backends.dispatch import Backend
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.probe import ProbedLayer
@@ -128,11 +127,11 @@ def _no_numbers(backend: str) -> Iterator[None]:
     everywhere = {
         name: Backend(name, b.run, lambda device: None, lambda call: None) for name, b in backends.BACKENDS.items()
     }
-    scores = {**joint.SCORES_AT_ONCE, "meta": joint.SCORES_AT_ONCE["cuda"]}
+    scores = {**matmul.SCORES_AT_ONCE, "meta": matmul.SCORES_AT_ONCE["cuda"]}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(backends, "BACKENDS", everywhere))
         stack.enter_context(mock.patch.object(flash, "varlen_attn", _varlen_attn))
-        stack.enter_context(mock.patch.object(joint, "SCORES_AT_ONCE", scores))
+        stack.enter_context(mock.patch.object(matmul, "SCORES_AT_ONCE", scores))
         stack.enter_context(mock.patch.object(steering, "probe", _llama_layers))
         if backend == "triton":
             stack.enter_context(mock.patch("lcbench.attention.backends.triton_fused._launch", _launch))
@@ -182,8 +181,8 @@ def test_the_gate(spec: str, backend: str) -> None:
 
 def test_joint_too() -> None:
     """It makes scores for a few queries at a time, so that a few show what it takes beside hidden states."""
-    million = peak_beside("self_extend", "joint", TOKENS, chunk=17)
-    assert peak_beside("self_extend", "joint", 2 * TOKENS, chunk=17) <= million < 1.5 * GIB
+    million = peak_beside("self_extend", "matmul", TOKENS, chunk=17)
+    assert peak_beside("self_extend", "matmul", 2 * TOKENS, chunk=17) <= million < 1.5 * GIB
 
 
 @pytest.fixture

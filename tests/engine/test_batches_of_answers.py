@@ -15,11 +15,11 @@ import lcbench
 from lcbench.attention.cache import search
 from lcbench.attention.cache.growing import Buffer
 from lcbench.engine import generate as engine
-from lcbench.engine.batched_cache import joined, snapshot
+from lcbench.engine.batched_cache import join_caches, snapshot
 from lcbench.engine.generate import Generation, Prompt, generate, generate_together
 from lcbench.engine.models import ModelSource
 from lcbench.engine.prefix_cache import PrefixCache
-from lcbench.run.measures import SampleRequest, Measure, answer
+from lcbench.run.measures import Measure, SampleRequest, answer
 from lcbench.run.plan import Job, make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Example
@@ -94,7 +94,7 @@ def test_logits_behind_a_joined_cache_are_those_of_each_cache() -> None:
             caches.append(cache)
             expected.append(steered(token[None], past_key_values=snapshot(cache)).logits)
         mask = torch.arange(34) >= torch.tensor([[13], [0], [26]])
-        found = steered(step, past_key_values=joined(caches, lengths), attention_mask=mask.long()).logits
+        found = steered(step, past_key_values=join_caches(caches, lengths), attention_mask=mask.long()).logits
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-11, atol=1e-11)
 
 
@@ -248,9 +248,9 @@ def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
 
 
 def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many tokens' keys and values the caches hold, rooms counted, when the first batch is joined."""
+    """How many tokens' keys and values the caches hold, buffers counted, when the first batch is joined."""
     sizes = []
-    join = engine.joined
+    join = engine.join_caches
 
     def weighed(*arguments: Any) -> Any:
         gc.collect()
@@ -259,7 +259,7 @@ def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
         return join(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "joined", weighed)
+        patch.setattr(engine, "join_caches", weighed)
         make()
     return sizes[0]
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from lcbench.attention.attend import Part, attend_parts
+from lcbench.attention.attend import Part, Scoring, attend_parts
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.probe import attention_set_to, probe, rotary_state_kept, unrotated
 from lcbench.attention.rope import Rope, RopeTables
@@ -209,8 +209,8 @@ def _attend(
     start = torch.zeros_like(stop) if window is None else (stop - window).clamp(min=0)
     if softcap is not None or sinks_H is not None:
         piece = Piece(torch.arange(T), torch.arange(S), start, stop)
-        tables = RopeTables(Method(), Lengths(S))
-        return attend_parts(q_BHTD, [Part(k_BKSD, v_BKSD, 0, [piece])], Rope(None), tables, scale, softcap, sinks_H)
+        scoring = Scoring(Rope(None), RopeTables(Method(), Lengths(S)), scale, softcap, sinks_H)
+        return attend_parts(q_BHTD, [Part(k_BKSD, v_BKSD, 0, [piece])], scoring)
     groups = q_BHTD.shape[1] // k_BKSD.shape[1]
     if groups > 1:
         k_BKSD, v_BKSD = k_BKSD.repeat_interleave(groups, 1), v_BKSD.repeat_interleave(groups, 1)

@@ -11,27 +11,27 @@ from torch import Tensor
 
 
 class Stretch(NamedTuple):
-    """Consecutive queries first_row <= t < last_row, none without a key, whose borders move alike.
+    """Consecutive queries row_start <= t < row_stop, none without a key, whose borders move alike.
 
-    The first of them sees the keys first <= j < stop; from one query to the next, `first` moves on by one if
-    `start_moves`, `stop` if `stop_moves`.
+    The first of them sees the keys key_start <= j < key_stop; from one query to the next, the start moves on by one if
+    `start_moves`, the stop if `stop_moves`.
     """
 
-    first_row: int
-    last_row: int
-    first: int
-    stop: int
+    row_start: int
+    row_stop: int
+    key_start: int
+    key_stop: int
     start_moves: bool
     stop_moves: bool
 
     @property
     def rows(self) -> int:
-        return self.last_row - self.first_row
+        return self.row_stop - self.row_start
 
     @property
-    def last(self) -> int:
+    def last_key_stop(self) -> int:
         """Where the keys end that the last query sees."""
-        return self.stop + (self.rows - 1) * self.stop_moves
+        return self.key_stop + (self.rows - 1) * self.stop_moves
 
 
 def stretches(start_T: Tensor, stop_T: Tensor) -> Iterator[Stretch]:
@@ -59,13 +59,13 @@ def stretches(start_T: Tensor, stop_T: Tensor) -> Iterator[Stretch]:
 
 def _seen(stretch: Stretch) -> Iterator[Stretch]:
     """The stretch without the queries that see nothing: at most its first, or those behind a last one, or all."""
-    a, b, first, stop, start_moves, stop_moves = stretch
-    if stop == first and stop_moves and not start_moves:
+    a, b, start, stop, start_moves, stop_moves = stretch
+    if stop == start and stop_moves and not start_moves:
         a, stop = a + 1, stop + 1
     elif start_moves and not stop_moves:
-        b = min(b, a + stop - first)
-    if a < b and first < stop:
-        yield Stretch(a, b, first, stop, start_moves, stop_moves)
+        b = min(b, a + stop - start)
+    if a < b and start < stop:
+        yield Stretch(a, b, start, stop, start_moves, stop_moves)
 
 
 def merge(out_BHTD: Tensor, lse_BHT: Tensor, more_BHTD: Tensor, more_lse_BHT: Tensor) -> None:

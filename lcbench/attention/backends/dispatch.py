@@ -2,10 +2,12 @@
 
 | name      | what it is                                                  | where                                  |
 | reference | one dense matrix of scores in float64: the truth            | anywhere; n x n, for short runs        |
-| joint     | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
+| matmul    | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
 | tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
 | flash     | FlashAttention-2, or 3 if it is installed, a call a stretch | CUDA, bfloat16 and float16             |
 | triton    | a kernel of our own: one pass over all pieces               | CUDA, with the package triton          |
+
+`joint` is another name of `matmul`.
 """
 
 from __future__ import annotations
@@ -15,48 +17,19 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from lcbench.attention.backends import flash
+from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.backends.tiled import tiled_attention
-from lcbench.attention.cache.growing import RotatedKeyCache
-from lcbench.attention.rope import Rope, RopeTables
+from lcbench.attention.options import AUTO, backend_name
 from lcbench.core.errors import UserError, unknown
-from lcbench.methods.pieces import Piece
 
-AUTO = "auto"
 DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than anything else
 logger = logging.getLogger("lcbench")
-Answer = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and -inf for a query that sees nothing
-
-
-class Call(NamedTuple):
-    """What a backend is given; the arguments of `matmul_attention`."""
-
-    q_BHTD: Tensor
-    k_BKSD: Tensor
-    v_BKSD: Tensor
-    pieces: list[Piece]
-    rope: Rope
-    tables: RopeTables
-    first_key: int
-    scale: float
-    softcap: float | None = None
-    rotated_keys: RotatedKeyCache | None = None
-
-    @property
-    def needs_gradient(self) -> bool:
-        return torch.is_grad_enabled() and any(x.requires_grad for x in self[:3])
-
-    @property
-    def same_width(self) -> bool:
-        """Whether keys and values have as many channels."""
-        return self.q_BHTD.shape[-1] == self.v_BKSD.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -68,7 +41,7 @@ class Backend:
     """
 
     name: str
-    run: Callable[[Call], Answer]
+    run: Callable[[Call], Output]
     machine: Callable[[torch.device], str | None]
     refusal: Callable[[Call], str | None]
     kernel: Callable[[], str] | None = None
@@ -84,14 +57,14 @@ class Backend:
 class BackendSelector:
     """Which backend computes each call of a block: the one that was asked for, or the fastest that can do it.
 
-    `auto` takes `flash` or `tiled` for prefill, and `joint` for decode and whatever else they cannot do. A backend that
-    is named computes every call, decode included.
+    `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and whatever else they cannot do. A backend
+    that is named computes every call, decode included.
     """
 
     def __init__(self, name: str = AUTO) -> None:
         """Raises: UserError for a name that there is not."""
         check_name(name)
-        self.name = name
+        self.name = backend_name(name)
         self._used: set[str] = set()
 
     @property
@@ -104,7 +77,7 @@ class BackendSelector:
         if self.name != AUTO and (why := BACKENDS[self.name].machine(device)):
             raise self._refused(why, [name for name, backend in BACKENDS.items() if not backend.machine(device)])
 
-    def __call__(self, call: Call) -> Answer:
+    def __call__(self, call: Call) -> Output:
         """Raises: UserError if the backend that was asked for cannot do this call."""
         backend = self._backend(call)
         if backend.label not in self._used:
@@ -116,7 +89,7 @@ class BackendSelector:
         if self.name == AUTO:
             decodes = call.q_BHTD.shape[2] <= DECODE_QUERIES
             fast = () if decodes else (BACKENDS[name] for name in ("flash", "tiled"))
-            return next((backend for backend in fast if not backend.why_not(call)), BACKENDS["joint"])
+            return next((backend for backend in fast if not backend.why_not(call)), BACKENDS["matmul"])
         backend = BACKENDS[self.name]
         if why := backend.why_not(call):
             raise self._refused(why, [name for name, other in BACKENDS.items() if not other.why_not(call)])
@@ -128,18 +101,14 @@ class BackendSelector:
 
 def check_name(name: str) -> None:
     """Raises: UserError for a name that is no backend and not `auto`."""
-    if name not in (AUTO, *BACKENDS):
+    if backend_name(name) not in (AUTO, *BACKENDS):
         raise unknown("attention backend", name, (AUTO, *BACKENDS))
 
 
-def _run_flash(call: Call) -> Answer:
-    return flash.flash_attention(*call[:8])
-
-
-def _run_triton(call: Call) -> Answer:
+def _run_triton(call: Call) -> Output:
     from lcbench.attention.backends.triton_fused import triton_fused_attention  # only here: triton is optional
 
-    return triton_fused_attention(*call[:8])
+    return triton_fused_attention(call)
 
 
 def _anywhere(device: torch.device) -> None:
@@ -181,22 +150,22 @@ def _tiled_refusal(call: Call) -> str | None:
 
 
 def _flash_refusal(call: Call) -> str | None:
-    return _plain_scores(call) or flash.refusal(*call[:3])
+    return _plain_scores(call) or flash.refusal(call)
 
 
 def _triton_refusal(call: Call) -> str | None:
     from lcbench.attention.backends.triton_fused import refusal
 
-    return _plain_scores(call) or refusal(*call[:3])
+    return _plain_scores(call) or refusal(call)
 
 
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("reference", lambda call: dense_attention(*call[:9]), _float64_machine, _everything),
-        Backend("joint", lambda call: matmul_attention(*call), _anywhere, _everything),
-        Backend("tiled", lambda call: tiled_attention(*call[:8]), _cpu_machine, _tiled_refusal),
-        Backend("flash", _run_flash, flash.machine_refusal, _flash_refusal, flash.kernel_name),
+        Backend("reference", dense_attention, _float64_machine, _everything),
+        Backend("matmul", matmul_attention, _anywhere, _everything),
+        Backend("tiled", tiled_attention, _cpu_machine, _tiled_refusal),
+        Backend("flash", flash.flash_attention, flash.machine_refusal, _flash_refusal, flash.kernel_name),
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),
     )
 }

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -22,8 +22,7 @@ from torch.nn import attention
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from lcbench.attention.backends.bands import Stretch, merge, stretches
-from lcbench.attention.rope import Rope, RopeTables
-from lcbench.methods.pieces import Piece
+from lcbench.attention.backends.call import Call, Output
 
 DTYPES = (torch.bfloat16, torch.float16)
 LARGEST_HEAD = 256  # channels; FlashAttention has kernels for no more, and for multiples of 8 only
@@ -32,65 +31,53 @@ UNBOUNDED = -1
 
 @dataclass(frozen=True)
 class Band:
-    """One call: neighbouring stretches, `rows` queries and `keys` keys of each, from first_row and from first on.
+    """One call: neighbouring stretches, `rows` queries and `keys` keys of each, from row_start and key_start on.
 
     Of each stretch's n queries and m keys, query r sees the keys r + m - n - left <= j <= r + m - n + right; a side
     that is UNBOUNDED ends with the stretch.
     """
 
-    first_row: int
-    first: int
+    row_start: int
+    key_start: int
     rows: tuple[int, ...]
     keys: tuple[int, ...]
     left: int
     right: int
 
     @property
-    def last_row(self) -> int:
-        return self.first_row + sum(self.rows)
+    def row_stop(self) -> int:
+        return self.row_start + sum(self.rows)
 
     @property
-    def last(self) -> int:
-        return self.first + sum(self.keys)
+    def key_stop(self) -> int:
+        return self.key_start + sum(self.keys)
 
 
-def flash_attention(
-    q_BHTD: Tensor,
-    k_BKSD: Tensor,
-    v_BKSD: Tensor,
-    pieces: list[Piece],
-    rope: Rope,
-    tables: RopeTables,
-    first_key: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention of un-rotated queries over the keys that the pieces show them.
-
-    Arguments and answer as in `matmul_attention`, but both in float32; what `refusal` lets pass, without gradients.
-    """
+def flash_attention(call: Call) -> Output:
+    """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in float32; what `refusal` lets pass, without
+    gradients."""
     _activate_fa3()
-    out = torch.zeros(q_BHTD.shape, dtype=torch.float32, device=q_BHTD.device)
-    lse = out.new_full(q_BHTD.shape[:3], -math.inf)
-    for piece in pieces:
-        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
-        if low >= high:
+    out = torch.zeros(call.q_BHTD.shape, dtype=torch.float32, device=call.q_BHTD.device)
+    lse = out.new_full(call.q_BHTD.shape[:3], -math.inf)
+    for piece in call.pieces:
+        start, stop = call.key_range(piece)
+        if start >= stop:
             continue
-        q = tables.rotate(q_BHTD, piece.q_pos, rope)
-        k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
-        for band in bands(stretches(piece.start - first_key, piece.stop - first_key)):
-            rows, keys = slice(band.first_row, band.last_row), slice(band.first - low, band.last - low)
-            answer = _call(q[:, :, rows], k[:, :, keys], v_BKSD[:, :, band.first : band.last], band, scale)
-            merge(out[:, :, rows], lse[:, :, rows], *answer)
+        q, k = call.rotated_queries(piece), call.rotate_keys(piece, start, stop)
+        for band in bands(stretches(*call.borders(piece))):
+            rows, keys = slice(band.row_start, band.row_stop), slice(band.key_start - start, band.key_stop - start)
+            v = call.v_BKSD[:, :, band.key_start : band.key_stop]
+            merge(out[:, :, rows], lse[:, :, rows], *_call(q[:, :, rows], k[:, :, keys], v, band, call.scale))
     return out, lse
 
 
-def refusal(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> str | None:
-    """Why these cannot be attended to here, as the end of a sentence; None if they can."""
-    D = q_BHTD.shape[-1]
-    if q_BHTD.dtype not in DTYPES:
-        return f"computes in bfloat16 and float16, not in {str(q_BHTD.dtype).removeprefix('torch.')}"
-    if v_BKSD.shape[-1] != D:
-        return f"needs values as wide as keys, and these have {v_BKSD.shape[-1]} and {D} channels a head"
+def refusal(call: Call) -> str | None:
+    """Why a call cannot be computed here, as the end of a sentence; None if it can."""
+    D = call.q_BHTD.shape[-1]
+    if call.q_BHTD.dtype not in DTYPES:
+        return f"computes in bfloat16 and float16, not in {str(call.q_BHTD.dtype).removeprefix('torch.')}"
+    if not call.same_width:
+        return f"needs values as wide as keys, and these have {call.v_BKSD.shape[-1]} and {D} channels a head"
     if D > LARGEST_HEAD or D % 8:
         return f"needs heads of at most {LARGEST_HEAD} channels, a multiple of 8, and these have {D}"
     return None
@@ -119,25 +106,19 @@ def bands(of_piece: Iterable[Stretch]) -> Iterator[Band]:
         band = _band(stretch)
         if pending is None:
             pending = band
-        elif (pending.last_row, pending.last, pending.left, pending.right) == (
-            band.first_row,
-            band.first,
-            band.left,
-            band.right,
-        ):
-            pending = Band(
-                pending.first_row,
-                pending.first,
-                pending.rows + band.rows,
-                pending.keys + band.keys,
-                band.left,
-                band.right,
-            )
+        elif _adjoin(pending, band):
+            pending = replace(pending, rows=pending.rows + band.rows, keys=pending.keys + band.keys)
         else:
             yield pending
             pending = band
     if pending is not None:
         yield pending
+
+
+def _adjoin(band: Band, other: Band) -> bool:
+    """Whether `other` begins where `band` ends, queries and keys both, with the same window."""
+    ends = band.row_stop, band.key_stop, band.left, band.right
+    return ends == (other.row_start, other.key_start, other.left, other.right)
 
 
 def _windows(of_piece: Iterable[Stretch]) -> Iterator[tuple[Stretch, int]]:
@@ -165,28 +146,28 @@ def _slides_on(opening: Stretch, stretch: Stretch) -> bool:
     return (
         stretch.start_moves
         and stretch.stop_moves == opening.stop_moves
-        and stretch.first_row == opening.last_row
-        and stretch.first == opening.first + 1
-        and stretch.stop == opening.last + stretch.stop_moves
+        and stretch.row_start == opening.row_stop
+        and stretch.key_start == opening.key_start + 1
+        and stretch.key_stop == opening.last_key_stop + stretch.stop_moves
     )
 
 
 def _band(window: tuple[Stretch, int]) -> Band:
     stretch, before = window
-    first = stretch.first - bool(before)
-    last_start = stretch.first + (stretch.rows - 1) * stretch.start_moves
+    key_start = stretch.key_start - bool(before)
+    last_key_start = stretch.key_start + (stretch.rows - 1) * stretch.start_moves
     return Band(
-        stretch.first_row - before,
-        first,
+        stretch.row_start - before,
+        key_start,
         (before + stretch.rows,),
-        (stretch.last - first,),
-        left=stretch.last - 1 - last_start if stretch.start_moves else UNBOUNDED,
+        (stretch.last_key_stop - key_start,),
+        left=stretch.last_key_stop - 1 - last_key_start if stretch.start_moves else UNBOUNDED,
         right=0 if stretch.stop_moves or before + stretch.rows == 1 else UNBOUNDED,  # of one query, both say the same
     )
 
 
-def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: float) -> tuple[Tensor, Tensor]:
-    """One call for all rows of the batch: answer [B, H, T, D] and log-sum-exp [B, H, T].
+def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: float) -> Output:
+    """One call for all rows of the batch: output [B, H, T, D] and log-sum-exp [B, H, T].
 
     Every query sees a key, so that what a kernel answers for one that sees none (FlashAttention-2: +inf) never comes
     up. The log-sum-exp comes as [H, queries], whatever its documentation says.

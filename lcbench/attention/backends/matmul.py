@@ -13,50 +13,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcbench.attention.cache.growing import RotatedKeyCache
-from lcbench.attention.rope import Rope, RopeTables
+from lcbench.attention.backends.call import Call, Output
 from lcbench.methods.pieces import Piece
 
 SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of float32
 
 
-def matmul_attention(
-    q_BHTD: Tensor,
-    k_BKSD: Tensor,
-    v_BKSD: Tensor,
-    pieces: list[Piece],
-    rope: Rope,
-    tables: RopeTables,
-    first_key: int,
-    scale: float,
-    softcap: float | None = None,
-    rotated_keys: RotatedKeyCache | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention of un-rotated queries over the keys that the pieces show them.
-
-    `first_key` is the position of k[:, :, 0]. `softcap` c bounds the scores to c tanh(s / c) (Gemma 2). H is a
-    multiple of K: grouped queries. `rotated_keys` remember keys that were rotated before. Returns the answer [B, H, T, Dv]
-    and the log-sum-exp [B, H, T] of the scores; a query that sees nothing answers 0 and -inf.
-    """
-    B, H, T = q_BHTD.shape[:3]
-    S = k_BKSD.shape[2]
+def matmul_attention(call: Call) -> Output:
+    """The output [B, H, T, Dv] in the dtype of the queries, and the log-sum-exp [B, H, T] of the scores in float32 at
+    least; a query that sees nothing gets 0 and -inf."""
+    B, H, T = call.q_BHTD.shape[:3]
+    S = call.k_BKSD.shape[2]
     parts = []
-    for piece in pieces:
-        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
-        if low < high:
-            if rotated_keys is not None and rope.rotary is not None:
-                k = rotated_keys.keys(k_BKSD, piece.k_pos, low, high, partial(tables.rotate, rope=rope))
-            else:
-                k = tables.rotate(k_BKSD[:, :, low:high], piece.k_pos[low:high], rope)
-            parts.append(_Part(piece, low, tables.rotate(q_BHTD, piece.q_pos, rope), k.transpose(-1, -2)))
-    out = q_BHTD.new_zeros(B, H, T, v_BKSD.shape[-1])
-    lse = q_BHTD.new_full((B, H, T), -math.inf, dtype=torch.promote_types(q_BHTD.dtype, torch.float32))
-    rows = max(1, SCORES_AT_ONCE.get(q_BHTD.device.type, 2**24) // (B * H * S))
+    for piece in call.pieces:
+        start, stop = call.key_range(piece)
+        if start < stop:
+            k = _rotated_keys(call, piece, start, stop)
+            parts.append(_Part(piece, start, call.rotated_queries(piece), k.transpose(-1, -2)))
+    out = call.q_BHTD.new_zeros(B, H, T, call.v_BKSD.shape[-1])
+    lse = call.q_BHTD.new_full((B, H, T), -math.inf, dtype=torch.promote_types(call.q_BHTD.dtype, torch.float32))
+    rows = max(1, SCORES_AT_ONCE.get(call.q_BHTD.device.type, 2**24) // (B * H * S))
     for first in range(0, T, rows):
         of_rows = slice(first, min(first + rows, T))
-        answer = _answer(parts, v_BKSD, of_rows, first_key, scale, softcap)
-        if answer is not None:
-            out[:, :, of_rows], lse[:, :, of_rows] = answer
+        output = _attend_rows(call, parts, of_rows)
+        if output is not None:
+            out[:, :, of_rows], lse[:, :, of_rows] = output
     return out, lse
 
 
@@ -69,38 +50,54 @@ class _Part(NamedTuple):
     k_BKDS: Tensor
 
 
-def _answer(
-    parts: list[_Part], v_BKSD: Tensor, rows: slice, first_key: int, scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor] | None:
-    """What `matmul_attention` answers to some of the queries; None if they see nothing."""
-    a, b = rows.start, rows.stop
-    spans = [(int(piece.start[a]) - first_key, int(piece.stop[b - 1]) - first_key) for piece, *_ in parts]
-    if all(low >= high for low, high in spans):
+def _rotated_keys(call: Call, piece: Piece, start: int, stop: int) -> Tensor:
+    """[B, K, stop - start, D], of which only those are rotated now that no earlier call has."""
+    if call.rotated_keys is None or call.rope.rotary is None:
+        return call.rotate_keys(piece, start, stop)
+    rotate = partial(call.tables.rotate, rope=call.rope)
+    return call.rotated_keys.keys(call.k_BKSD, piece.k_pos, start, stop, rotate)
+
+
+def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
+    """The output for the queries `rows`; None if they see nothing."""
+    spans = [call.key_range(part.piece, rows) for part in parts]
+    shown = [(start, stop) for start, stop in spans if start < stop]
+    if not shown:
         return None
-    first = min(low for low, high in spans if low < high)
-    last = max(high for low, high in spans if low < high)
+    first, end = min(start for start, _ in shown), max(stop for _, stop in shown)
+    scores_BKGTS = _scores(call, parts, spans, rows, first, end)
+    B, K, G, T, _ = scores_BKGTS.shape
+    # The softmax by hand: it divides the output, not the weights, and its log-sum-exp comes for nothing.
+    tiny = torch.finfo(scores_BKGTS.dtype).tiny
+    most = scores_BKGTS.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(scores_BKGTS.dtype).min)
+    weights = scores_BKGTS.sub_(most).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = weights.to(call.v_BKSD.dtype).view(B, K, G * T, end - first) @ call.v_BKSD[:, :, first:end]
+    out = out.view(B, K, G, T, -1) / total.clamp(min=tiny)
+    total, most = total.squeeze(-1), most.squeeze(-1)
+    lse = torch.where(total > 0, total.clamp(min=tiny).log() + most, -math.inf)
+    return out.view(B, K * G, T, -1), lse.view(B, K * G, T)
+
+
+def _scores(call: Call, parts: list[_Part], spans: list[tuple[int, int]], rows: slice, first: int, end: int) -> Tensor:
+    """Scores [B, K, G, rows, end - first] of the queries `rows` over the keys first <= j < end of the call, in float32
+    at least: -inf where no piece shows the key. The queries of a group lie together, so that one product serves all
+    that share a key head."""
     B, H, _, D = parts[0].q_BHTD.shape
-    K = v_BKSD.shape[1]
+    K, T = call.v_BKSD.shape[1], rows.stop - rows.start
     G = H // K
     dtype = torch.promote_types(parts[0].q_BHTD.dtype, torch.float32)
-    scores = v_BKSD.new_full((B, K, G, b - a, last - first), -math.inf, dtype=dtype)
-    for (piece, offset, q, k), (low, high) in zip(parts, spans, strict=True):
-        if low >= high:
+    scores = call.v_BKSD.new_full((B, K, G, T, end - first), -math.inf, dtype=dtype)
+    for (piece, offset, q, k), (start, stop) in zip(parts, spans, strict=True):
+        if start >= stop:
             continue
-        product = q[:, :, rows].reshape(B, K, G * (b - a), D) @ k[..., low - offset : high - offset]
-        product = product.view(B, K, G, b - a, high - low).to(dtype).mul_(scale)
-        if softcap is not None:
-            product = torch.tanh(product / softcap) * softcap
-        j = torch.arange(low, high) + first_key
+        product = q[:, :, rows].reshape(B, K, G * T, D) @ k[..., start - offset : stop - offset]
+        product = product.view(B, K, G, T, stop - start).to(dtype).mul_(call.scale)
+        if call.softcap is not None:
+            product = torch.tanh(product / call.softcap) * call.softcap
+        j = torch.arange(start, stop) + call.first_key
         seen = (j >= piece.start[rows, None]) & (j < piece.stop[rows, None])
-        region = scores[..., low - first : high - first]
+        region = scores[..., start - first : stop - first]
+        # Pieces are disjoint: what another piece filled in stays where this one is not seen.
         region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
-    # The softmax by hand: it divides the answer, not the weights, and its log-sum-exp comes for nothing.
-    most = scores.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
-    weights = scores.sub_(most).exp_()
-    total = weights.sum(-1, keepdim=True)
-    answer = weights.to(v_BKSD.dtype).view(B, K, G * (b - a), last - first) @ v_BKSD[:, :, first:last]
-    answer = answer.view(B, K, G, b - a, -1) / total.clamp(min=torch.finfo(dtype).tiny)
-    total, most = total.squeeze(-1), most.squeeze(-1)
-    lse = torch.where(total > 0, total.clamp(min=torch.finfo(dtype).tiny).log() + most, -math.inf)
-    return answer.view(B, H, b - a, -1), lse.view(B, H, b - a)
+    return scores

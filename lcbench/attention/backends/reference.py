@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lcbench.attention.rope import Rope, RopeTables
-from lcbench.methods.pieces import Piece
+from lcbench.attention.backends.call import Call, Output
 
 
 def reference_attention(
@@ -63,31 +62,23 @@ def reference_attention(
     return scores.softmax(-1)[..., : v.shape[2]] @ v
 
 
-def dense_attention(
-    q_BHTD: Tensor,
-    k_BKSD: Tensor,
-    v_BKSD: Tensor,
-    pieces: list[Piece],
-    rope: Rope,
-    tables: RopeTables,
-    first_key: int,
-    scale: float,
-    softcap: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One matrix of scores, each piece's part of it filled in, one softmax. Arguments as in `matmul_attention`.
+def dense_attention(call: Call) -> Output:
+    """One matrix of scores, each piece's part of it filled in, one softmax.
 
-    Returns the answer [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; a query that sees nothing answers
+    Returns the output [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; a query that sees nothing gets
     0 and -inf.
     """
-    q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
+    q, k, v = call.q_BHTD.double(), call.k_BKSD.double(), call.v_BKSD.double()
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     scores = q.new_full((*q.shape[:3], k.shape[2]), -math.inf)
-    j = torch.arange(k.shape[2]) + first_key
-    for piece in pieces:
-        product = tables.rotate(q, piece.q_pos, rope) @ tables.rotate(k, piece.k_pos, rope).transpose(-1, -2) * scale
-        if softcap is not None:
-            product = torch.tanh(product / softcap) * softcap
+    j = torch.arange(k.shape[2]) + call.first_key
+    for piece in call.pieces:
+        rotated_q = call.tables.rotate(q, piece.q_pos, call.rope)
+        rotated_k = call.tables.rotate(k, piece.k_pos, call.rope)
+        product = rotated_q @ rotated_k.transpose(-1, -2) * call.scale
+        if call.softcap is not None:
+            product = torch.tanh(product / call.softcap) * call.softcap
         seen = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
         scores = torch.where(seen.to(scores.device), product, scores)
     return scores.softmax(-1).nan_to_num(0.0) @ v, scores.logsumexp(-1)  # nan: a query that sees nothing

@@ -19,43 +19,32 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from lcbench.attention.rope import Rope, RopeTables
+from lcbench.attention.backends.call import Call, Output
 from lcbench.methods.pieces import Piece
 
 PRECISION = tl.constexpr("tf32x3")  # of float32 products: in three parts on tensor cores, as exact as float32
 ROW_BYTES = 16  # descriptors want rows that begin at multiples of so many
 
 
-def triton_fused_attention(
-    q_BHTD: Tensor,
-    k_BKSD: Tensor,
-    v_BKSD: Tensor,
-    pieces: list[Piece],
-    rope: Rope,
-    tables: RopeTables,
-    first_key: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention of un-rotated queries over the keys that the pieces show them.
-
-    Arguments and answer as in `matmul_attention`, the answer in the queries' dtype and the log-sum-exp in float32; what
-    `refusal` lets pass, without gradients.
-    """
+def triton_fused_attention(call: Call) -> Output:
+    """The output [B, H, T, Dv] in the dtype of the queries and the log-sum-exp [B, H, T] in float32; what `refusal`
+    lets pass, without gradients."""
+    q_BHTD, v_BKSD = call.q_BHTD, call.v_BKSD
     B, H, T, D = q_BHTD.shape
     Dv = v_BKSD.shape[3]
     out, lse = q_BHTD.new_empty(B, H, T, Dv), q_BHTD.new_empty(B, H, T, dtype=torch.float32)
-    shown = [piece for piece in pieces if piece.start[0] < piece.stop[-1]]
+    shown = [piece for piece in call.pieces if piece.start[0] < piece.stop[-1]]
     if not shown:
         return out.zero_(), lse.fill_(-math.inf)
-    start, stop = (torch.stack([getattr(piece, side) for piece in shown]) - first_key for side in ("start", "stop"))
+    start, stop = map(torch.stack, zip(*map(call.borders, shown), strict=True))
     sizes = _sizes(max(D, Dv), q_BHTD)
     tiles = _tiles(start, stop, sizes["ROWS"])
     q_PBHTD = q_BHTD.new_empty(len(shown), B, H, T, D)
     for q, piece in zip(q_PBHTD, shown, strict=True):
-        tables.rotate_into(q, q_BHTD, piece.q_pos, rope)
-    k, shifts = _rotated_keys(k_BKSD, shown, rope, tables, first_key)
+        call.tables.rotate_into(q, q_BHTD, piece.q_pos, call.rope)
+    k, shifts = _rotated_keys(call, shown)
     with torch.cuda.device_of(q_BHTD):  # type: ignore[no-untyped-call]  # Triton launches on the current one
-        _launch(q_PBHTD, k, v_BKSD, out, lse, (tiles, start, stop, shifts), scale, sizes)
+        _launch(q_PBHTD, k, v_BKSD, out, lse, (tiles, start, stop, shifts), call.scale, sizes)
     return out, lse
 
 
@@ -94,14 +83,14 @@ def _launch(
     )
 
 
-def refusal(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> str | None:
-    """Why these cannot be attended to here, as the end of a sentence; None if they can."""
-    dtype = q_BHTD.dtype
+def refusal(call: Call) -> str | None:
+    """Why a call cannot be computed here, as the end of a sentence; None if it can."""
+    dtype = call.q_BHTD.dtype
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"computes in bfloat16, float16 and float32, not in {str(dtype).removeprefix('torch.')}"
-    if dtype == torch.bfloat16 and not q_BHTD.is_cuda:
+    if dtype == torch.bfloat16 and not call.q_BHTD.is_cuda:
         return "computes no bfloat16 in its interpreter, whose products of it are wrong"
-    for x in (k_BKSD, v_BKSD):
+    for x in (call.k_BKSD, call.v_BKSD):
         if x.shape[-1] * dtype.itemsize % ROW_BYTES:
             return f"needs heads of a multiple of {ROW_BYTES // dtype.itemsize} channels, and these have {x.shape[-1]}"
     return None
@@ -132,30 +121,28 @@ def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
     return torch.stack([first, count], dim=1)[work.argsort(descending=True, stable=True)].contiguous()
 
 
-def _rotated_keys(
-    k_BKSD: Tensor, pieces: list[Piece], rope: Rope, tables: RopeTables, first_key: int
-) -> tuple[Tensor, Tensor]:
-    """The keys as the pieces rotate them, each way once, one behind the other [B, K, rows, D]; and for each piece what
+def _rotated_keys(call: Call, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
+    """The keys as the pieces rotate them, each way once, one after the other [B, K, rows, D]; and for each piece what
     to add to the number of a key to find its row."""
-    ways: list[tuple[Tensor, int, int]] = []
+    ways: list[tuple[Tensor, int, int]] = []  # positions of the keys, and which of them some piece shows
     way_of_piece = []
     for piece in pieces:
-        low, high = int(piece.start[0]) - first_key, int(piece.stop[-1]) - first_key
-        for n, (k_pos, first, last) in enumerate(ways):
-            if rope.rotary is None or torch.equal(k_pos, piece.k_pos):
-                ways[n] = k_pos, min(first, low), max(last, high)
+        start, stop = call.key_range(piece)
+        for n, (k_pos, first, end) in enumerate(ways):
+            if call.rope.rotary is None or torch.equal(k_pos, piece.k_pos):
+                ways[n] = k_pos, min(first, start), max(end, stop)
                 way_of_piece.append(n)
                 break
         else:
             way_of_piece.append(len(ways))
-            ways.append((piece.k_pos, low, high))
-    begins = [0, *accumulate(last - first for _, first, last in ways)]
+            ways.append((piece.k_pos, start, stop))
+    begins = [0, *accumulate(stop - start for _, start, stop in ways)]
     shifts = [begins[n] - ways[n][1] for n in way_of_piece]
-    B, K, _, D = k_BKSD.shape
-    rotated = k_BKSD.new_empty(B, K, begins[-1], D)
-    for begin, (k_pos, first, last) in zip(begins, ways, strict=False):
-        room = rotated[:, :, begin : begin + last - first]
-        tables.rotate_into(room, k_BKSD[:, :, first:last], k_pos[first:last], rope)
+    B, K, _, D = call.k_BKSD.shape
+    rotated = call.k_BKSD.new_empty(B, K, begins[-1], D)
+    for begin, (k_pos, start, stop) in zip(begins, ways, strict=False):
+        buffer = rotated[:, :, begin : begin + stop - start]
+        call.tables.rotate_into(buffer, call.k_BKSD[:, :, start:stop], k_pos[start:stop], call.rope)
     return rotated, torch.tensor(shifts)
 
 

@@ -1,4 +1,4 @@
-"""KV cache layers that do not copy themselves at every step: room ahead, and keys that stay rotated.
+"""KV cache layers that do not copy themselves at every step: preallocated buffers, and keys that stay rotated.
 
 `transformers` concatenates a layer's whole cache with every new token, and keys that are kept un-rotated would have to
 be rotated anew for every query. Here a step writes one row, and rotates the rows that are new.
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
-GROWTH = 1.5  # of a room that is full
-SPARE = 64  # rows that a new room has beyond what it is asked to hold
+GROWTH = 1.5  # of a buffer that is full
+SPARE = 64  # rows that a new buffer has beyond those that it has to hold
 WAYS = 4  # in which a layer's keys are kept rotated, the last that were asked for
 
 
@@ -57,7 +57,7 @@ def rounded(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 class Buffer:
-    """A tensor [B, K, n, D] that grows at its end, in room that was taken ahead, in the dtype and place of a memory."""
+    """A tensor [B, K, n, D] that grows at its end within a preallocated buffer, in the dtype and place of a memory."""
 
     def __init__(self, size: int = 0, held: Memory | None = None) -> None:
         """`size` is how many rows are expected."""
@@ -82,7 +82,7 @@ class Buffer:
         self.length = needed
 
     def _take(self, new_BKND: Tensor, size: int) -> Tensor:
-        """Buffer for so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
+        """A buffer of so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
         B, K, _, D = new_BKND.shape
         device = self._held.device or new_BKND.device
         pinned = self._held.device is not None and device.type == "cpu" and torch.cuda.is_available()
@@ -94,7 +94,7 @@ class Buffer:
             self._buffer = self.rows.index_select(0, rows.to(self._buffer.device))
 
     def holds(self, x: Tensor | None) -> bool:
-        """Whether a tensor is what is in this room, from its first row on."""
+        """Whether a tensor is what is in this buffer, from its first row on."""
         return self._buffer is not None and x is not None and x.data_ptr() == self._buffer.data_ptr()
 
 
@@ -111,17 +111,17 @@ class RotatedKeyCache:
         self._size = size
         self._ways: list[_Way] = []
 
-    def keys(self, k_BKSD: Tensor, k_pos_S: Tensor, low: int, high: int, rotate: Callable[..., Tensor]) -> Tensor:
-        """The keys low <= j < high rotated to their positions, `rotate` being asked for those alone that are new."""
+    def keys(self, k_BKSD: Tensor, k_pos_S: Tensor, start: int, stop: int, rotate: Callable[..., Tensor]) -> Tensor:
+        """The keys start <= j < stop rotated to their positions, `rotate` being asked for those alone that are new."""
         for way in self._ways:
-            if way.fits(k_pos_S, low, high):
+            if way.fits(k_pos_S, start, stop):
                 break
         else:
-            way = _Way(low, max(0, self._size - low))
+            way = _Way(start, max(0, self._size - start))
             self._ways = [*self._ways[1 - WAYS :], way]
-        if way.end < high:
-            way.append(rotate(k_BKSD[:, :, way.end : high], k_pos_S[way.end : high]), k_pos_S[way.end : high])
-        return way.rows(low, high)
+        if way.end < stop:
+            way.append(rotate(k_BKSD[:, :, way.end : stop], k_pos_S[way.end : stop]), k_pos_S[way.end : stop])
+        return way.rows(start, stop)
 
     def truncate(self, length: int) -> None:
         """Forget the keys from `length` on: they were taken back."""
@@ -139,20 +139,20 @@ class _Way:
     def end(self) -> int:
         return self.first + self._rotated.length
 
-    def fits(self, k_pos_S: Tensor, low: int, high: int) -> bool:
+    def fits(self, k_pos_S: Tensor, start: int, stop: int) -> bool:
         """Whether it begins early enough, goes on without a gap, and its keys have these positions."""
-        held = min(high, self.end)
-        if not self.first <= low <= held:
+        held = min(stop, self.end)
+        if not self.first <= start <= held:
             return False
-        positions = self._positions.rows[0, 0, low - self.first : held - self.first, 0]
-        return torch.equal(positions, k_pos_S[low:held])
+        positions = self._positions.rows[0, 0, start - self.first : held - self.first, 0]
+        return torch.equal(positions, k_pos_S[start:held])
 
     def append(self, rotated_BKND: Tensor, positions_N: Tensor) -> None:
         self._rotated.append(rotated_BKND)
         self._positions.append(positions_N[None, None, :, None])
 
-    def rows(self, low: int, high: int) -> Tensor:
-        return self._rotated.rows[:, :, low - self.first : high - self.first]
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._rotated.rows[:, :, start - self.first : stop - self.first]
 
     def truncate(self, length: int) -> None:
         kept = min(self._rotated.length, max(0, length - self.first))
@@ -160,7 +160,7 @@ class _Way:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """All keys and values of one layer, as `DynamicLayer` keeps them, in rooms that grow ahead of them.
+    """All keys and values of one layer, as `DynamicLayer` keeps them, in preallocated buffers.
 
     Whoever puts other tensors in the place of `keys` and `values` (beam search, offloading) is noticed at the next
     update. With gradients it concatenates, since what is written in place has none. `held` says in which dtype and
@@ -191,8 +191,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
                 self._values.append(self.values)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for (*_, pad), rotated_keys in self._rotated_keys.items():
-            rotated_keys.truncate(length - pad)
+        for (*_, pad), rotated in self._rotated_keys.items():
+            rotated.truncate(length - pad)
         self._keys.length = self._values.length = length
         self._keys.append(key_states)
         self._values.append(value_states)
@@ -211,6 +211,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.leave_buffers()
 
     def leave_buffers(self) -> None:
-        """Forget the rooms and what was rotated; `keys` and `values` stay, and go into new rooms when they grow."""
+        """Forget the buffers and what was rotated; `keys` and `values` stay, and go into new buffers when they grow."""
         self._keys, self._values = Buffer(self._size, self.held), Buffer(self._size, self.held)
         self._rotated_keys: dict[tuple[int, int, int], RotatedKeyCache] = {}

@@ -108,7 +108,7 @@ class CacheWatch:
 
     def _take_over(self, cache: Cache) -> None:
         """Put layers of our own into an empty `DynamicCache`: those that let go of keys if the method forgets, else
-        those that need no copying. `cache.expected_length`, where somebody said it, is the room that they take.
+        those that need no copying. `cache.expected_length`, where somebody said it, is the size of their buffers.
 
         A static, quantised or offloaded cache stays as it is, as does one that the model makes for itself; that costs
         time and memory and changes no result.

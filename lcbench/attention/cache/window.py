@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from lcbench.attention.cache.growing import GrowingLayer, Buffer
+from lcbench.attention.cache.growing import Buffer, GrowingLayer
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
@@ -43,11 +43,11 @@ class MemoryStore:
     def values(self) -> Tensor:
         return self._values.rows
 
-    def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, last: int) -> None:
-        """Take in what is not here yet before position `last`; the given keys and values begin at position `first`."""
-        for room, x in ((self._keys, k_BKSD), (self._values, v_BKSD)):
-            if last > room.length:
-                room.append(x[:, :, room.length - first : last - first])
+    def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, stop: int) -> None:
+        """Take in what is not here yet before position `stop`; the given keys and values begin at position `first`."""
+        for buffer, x in ((self._keys, k_BKSD), (self._values, v_BKSD)):
+            if stop > buffer.length:
+                buffer.append(x[:, :, buffer.length - first : stop - first])
 
     def truncate(self, length: int) -> None:
         """Forget what is at position `length` and behind it."""
@@ -56,8 +56,8 @@ class MemoryStore:
             self.searches.clear()
 
     @classmethod
-    def joined(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
-        """One for the rows of several of equal length that hold alike."""
+    def stack(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
+        """One for the rows of several that are of equal length and store keys in the same way."""
         whole = cls(stores[0].memory, stores[0].size)
         if stores[0].length:
             whole._keys.append(torch.cat([store.keys for store in stores]))
@@ -95,7 +95,7 @@ class Keys:
             return None
         K, S = self.k_BKSD.shape[1:3]
         of_a_head = 2 * len(q_BHTD) * S * q_BHTD.shape[-1] * q_BHTD.itemsize
-        # One head of a room is contiguous, several are not: only one goes over to the GPU without a copy in RAM.
+        # One head of a buffer is contiguous, several are not: only one goes over to the GPU without a copy in RAM.
         at_once = 1 if held.device is not None else max(1, min(K, CONVERTED_AT_ONCE // of_a_head))
         return replace(held, heads=at_once * (q_BHTD.shape[1] // K))
 

@@ -4,10 +4,10 @@ likelihood that it gives to a text. A task names its measure."""
 from __future__ import annotations
 
 from lcbench.run.measures.answer import Answer
-from lcbench.run.measures.base import SampleRequest, Measure
+from lcbench.run.measures.base import Measure, SampleRequest
 from lcbench.run.measures.choice import Choice
 from lcbench.run.measures.likelihood import Likelihood
 
-__all__ = ["MEASURES", "SampleRequest", "Measure"]
+__all__ = ["MEASURES", "Measure", "SampleRequest"]
 
 MEASURES: dict[str, type[Measure]] = {"answer": Answer, "choice": Choice, "likelihood": Likelihood}

@@ -26,7 +26,7 @@ from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.results.records import Record
 from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import SampleRequest, Measure
+from lcbench.run.measures.base import Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 

@@ -18,7 +18,7 @@ from lcbench.methods.base import trained_length
 from lcbench.results.nll import TokenNll
 from lcbench.results.records import Record
 from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import SampleRequest, Measure
+from lcbench.run.measures.base import Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 

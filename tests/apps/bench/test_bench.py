@@ -97,10 +97,10 @@ def test_json_is_a_round_trip() -> None:
 def test_a_backend_by_name_and_several_side_by_side() -> None:
     run = ["--method", DCA, "--seq-len", "256", "--what", "attention", "--json", "b.json"]
     assert bench(*run, "--attention", "joint").code == 0
-    assert [(row.subject, row.backends) for row in read("b.json").rows] == [("sdpa", []), (DCA, ["joint"])]
+    assert [(row.subject, row.backends) for row in read("b.json").rows] == [("sdpa", []), (DCA, ["matmul"])]
     assert bench(*run, "--attention", "joint,tiled").code == 0
     rows = {row.subject: row.backends for row in read("b.json").rows}
-    assert rows == {"sdpa": [], f"{DCA} (joint)": ["joint"], f"{DCA} (tiled)": ["tiled"]}
+    assert rows == {"sdpa": [], f"{DCA} (matmul)": ["matmul"], f"{DCA} (tiled)": ["tiled"]}
 
 
 def test_a_model_instead_of_a_shape() -> None:

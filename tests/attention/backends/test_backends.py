@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 import lcbench
 from lcbench.attention.backends import dispatch as backends
 from lcbench.attention.backends import flash
-from lcbench.attention.backends.dispatch import BACKENDS, Call, BackendSelector
+from lcbench.attention.backends.call import Call
+from lcbench.attention.backends.dispatch import BACKENDS, BackendSelector
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, parse_method
@@ -33,7 +35,7 @@ def call(queries: int = 20, *, width_v: int = 8, dtype: torch.dtype = torch.floa
 
 
 def with_gradient(given: Call) -> Call:
-    return given._replace(q_BHTD=given.q_BHTD.requires_grad_())
+    return replace(given, q_BHTD=given.q_BHTD.requires_grad_())
 
 
 @pytest.fixture
@@ -47,13 +49,13 @@ def as_if_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BACKENDS", on_gpu)
 
 
-def answered(choice: BackendSelector, given: Call) -> list[str]:
-    out, lse = choice(given)
+def answered(selector: BackendSelector, given: Call) -> list[str]:
+    out, lse = selector(given)
     expected, expected_lse = BACKENDS["reference"].run(given)
     tolerance = 3 * torch.finfo(given.q_BHTD.dtype).eps + 1e-6
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=0)
     torch.testing.assert_close(lse.double(), expected_lse, atol=4 * tolerance, rtol=0)
-    return choice.used
+    return selector.used
 
 
 @pytest.mark.parametrize(
@@ -61,11 +63,11 @@ def answered(choice: BackendSelector, given: Call) -> list[str]:
     [
         (call(), "tiled"),
         (call(17), "tiled"),
-        (call(16), "joint"),
-        (call(1), "joint"),
-        (call(width_v=16), "joint"),
-        (call(softcap=2.0), "joint"),
-        (with_gradient(call()), "joint"),
+        (call(16), "matmul"),
+        (call(1), "matmul"),
+        (call(width_v=16), "matmul"),
+        (call(softcap=2.0), "matmul"),
+        (with_gradient(call()), "matmul"),
     ],
 )
 def test_auto_on_a_cpu(given: Call, taken: str) -> None:
@@ -78,18 +80,18 @@ def test_auto_on_a_cpu(given: Call, taken: str) -> None:
     [
         (call(dtype=torch.bfloat16), "flash"),
         (call(dtype=torch.float16), "flash"),
-        (call(16, dtype=torch.float16), "joint"),
-        (call(), "joint"),  # float32
-        (call(width_v=16, dtype=torch.float16), "joint"),
-        (call(softcap=2.0, dtype=torch.float16), "joint"),
-        (with_gradient(call(dtype=torch.float16)), "joint"),
+        (call(16, dtype=torch.float16), "matmul"),
+        (call(), "matmul"),  # float32
+        (call(width_v=16, dtype=torch.float16), "matmul"),
+        (call(softcap=2.0, dtype=torch.float16), "matmul"),
+        (with_gradient(call(dtype=torch.float16)), "matmul"),
     ],
 )
 def test_auto_on_a_gpu(given: Call, taken: str) -> None:
     assert answered(BackendSelector(), given) == [taken]
 
 
-@pytest.mark.parametrize("name", ["reference", "joint", "tiled"])
+@pytest.mark.parametrize("name", ["reference", "matmul", "tiled"])
 @pytest.mark.parametrize("queries", [1, 20])
 def test_a_backend_that_is_named_does_every_call(name: str, queries: int) -> None:
     assert answered(BackendSelector(name), call(queries)) == [name]
@@ -99,16 +101,16 @@ def test_a_backend_that_is_named_does_every_call(name: str, queries: int) -> Non
     ("name", "given", "error"),
     [
         ("tiled", call(softcap=2.0), "tiled knows no soft cap of scores, which this model has; use auto, reference"),
-        ("tiled", with_gradient(call()), "tiled has no gradients; use auto, reference or joint"),
+        ("tiled", with_gradient(call()), "tiled has no gradients; use auto, reference or matmul"),
         ("tiled", call(width_v=16), "tiled needs values as wide as keys; use auto"),
-        ("flash", call(), "flash runs on CUDA GPUs, not on cpu; use auto, reference, joint"),
+        ("flash", call(), "flash runs on CUDA GPUs, not on cpu; use auto, reference, matmul"),
     ],
 )
 def test_one_that_cannot_says_why(name: str, given: Call, error: str) -> None:
-    choice = BackendSelector(name)
+    selector = BackendSelector(name)
     with pytest.raises(UserError, match=f"attention backend {error}"):
-        choice(given)
-    assert choice.used == []
+        selector(given)
+    assert selector.used == []
 
 
 @pytest.mark.usefixtures("as_if_on_cuda")
@@ -117,10 +119,10 @@ def test_flash_says_what_it_cannot() -> None:
         BackendSelector("flash")(call())
 
 
-@pytest.mark.parametrize(("name", "kept"), [("reference", True), ("joint", True)])
+@pytest.mark.parametrize(("name", "kept"), [("reference", True), ("matmul", True)])
 def test_gradients_of_those_that_have_them(name: str, kept: bool) -> None:
     gradients: list[Tensor] = []
-    for backend in (name, "joint"):
+    for backend in (name, "matmul"):
         torch.manual_seed(0)
         given = with_gradient(call())
         out, lse = BackendSelector(backend)(given)
@@ -146,9 +148,9 @@ def test_a_block_tells_what_computed(caplog: pytest.LogCaptureFixture) -> None:
         model(zoo.tokens(1, 40))
         assert steering.backends == ["tiled"]
         model.generate(zoo.tokens(1, 40), max_new_tokens=3, do_sample=False)
-        assert steering.backends == ["joint", "tiled"]
+        assert steering.backends == ["matmul", "tiled"]
     said = [record.getMessage() for record in caplog.records if "computed by" in record.getMessage()]
-    assert said == ["attention of 40 queries is computed by tiled", "attention of 1 queries is computed by joint"]
+    assert said == ["attention of 40 queries is computed by tiled", "attention of 1 queries is computed by matmul"]
 
 
 def test_the_option_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,19 +158,22 @@ def test_the_option_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     named; what needs a GPU is refused before a model is loaded."""
     monkeypatch.chdir(tmp_path)
     asked = ("run", "passkey", "--seq-len", "256", "--samples", "1", "--method", "vanilla,dca")
-    for name in ("reference", "joint", "auto"):
+    for name in ("reference", "matmul", "auto"):
         outcome = cli(*asked, "--attention", name, "-o", name)
         assert outcome.code == 0, outcome.err
-    found = {name: records_of(Path(name)) for name in ("reference", "joint", "auto")}
+    found = {name: records_of(Path(name)) for name in ("reference", "matmul", "auto")}
     used = {name: [line["cost"]["attention"] for line in lines_of(Path(name))] for name in found}
-    assert used == {"reference": [["reference"]] * 2, "joint": [["joint"]] * 2, "auto": [["joint", "tiled"]] * 2}
-    assert found["reference"] == found["joint"] == found["auto"]
-    assert [read_manifest(Path(name))["identity"]["attention"] for name in ("joint", "auto")] == ["joint", None]
-    other = cli(*asked, "--attention", "joint", "-o", "auto")
+    assert used == {"reference": [["reference"]] * 2, "matmul": [["matmul"]] * 2, "auto": [["matmul", "tiled"]] * 2}
+    assert found["reference"] == found["matmul"] == found["auto"]
+    # The name that it had before stands in every folder, and goes on in it.
+    assert [read_manifest(Path(name))["identity"]["attention"] for name in ("matmul", "auto")] == ["joint", None]
+    again = cli(*asked, "--attention", "joint", "-o", "matmul")
+    assert again.code == 0 and len(lines_of(Path("matmul"))) == 2
+    other = cli(*asked, "--attention", "matmul", "-o", "auto")
     assert other.code == 2 and "it differs in attention" in other.error
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     refused = cli(*asked, "--attention", "flash", "-o", "flash")
     assert refused.code == 2 and not Path("flash").exists()
     assert refused.error == (
-        "error: attention backend flash runs on CUDA GPUs, not on cpu; use auto, reference, joint or tiled."
+        "error: attention backend flash runs on CUDA GPUs, not on cpu; use auto, reference, matmul or tiled."
     )

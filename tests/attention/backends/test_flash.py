@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lcbench.attention.backends import flash
 from lcbench.attention.backends.bands import stretches
+from lcbench.attention.backends.call import Call
 from lcbench.attention.backends.reference import dense_attention
-from lcbench.attention.rope import RopeTables
+from lcbench.attention.rope import Rope, RopeTables
 from lcbench.methods import Lengths, parse_method
 from tests.attention import varlen
 from tests.attention.strategies import borders
@@ -43,7 +44,7 @@ def test_calls_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor
     start, stop = borders
     shown = torch.zeros(len(start), int(stop[-1]) + 1, dtype=torch.long)
     for band in flash.bands(stretches(start, stop)):
-        row, first = band.first_row, band.first
+        row, first = band.row_start, band.key_start
         for rows, keys in zip(band.rows, band.keys, strict=True):
             ends = torch.arange(rows)[:, None] + keys - rows
             j = torch.arange(keys)
@@ -51,7 +52,7 @@ def test_calls_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor
             assert seen.any(-1).all()
             shown[row : row + rows, first : first + keys] += seen.long()
             row, first = row + rows, first + keys
-        assert (row, first) == (band.last_row, band.last)
+        assert (row, first) == (band.row_stop, band.key_stop)
     j = torch.arange(shown.shape[1])
     assert torch.equal(shown, ((j >= start[:, None]) & (j < stop[:, None])).long())
 
@@ -71,9 +72,8 @@ def test_few_calls(spec: str, queries: int, number: int, calls: list[tuple[Any, 
     method = parse_method(spec).resolve(Lengths(PRETRAINING, 1000))
     q, k, v = (torch.randn(1, 1, 1000, 8) for _ in range(3))
     pieces = method.pieces(torch.arange(1000 - queries, 1000), torch.arange(1000), 0)
-    flash.flash_attention(
-        q[:, :, -queries:], k, v, pieces, rope_of(8), RopeTables(method, Lengths(PRETRAINING, 1000)), 0, SCALE
-    )
+    tables = RopeTables(method, Lengths(PRETRAINING, 1000))
+    flash.flash_attention(Call(q[:, :, -queries:], k, v, pieces, rope_of(8), tables, 0, SCALE))
     assert len(calls) == number
 
 
@@ -85,9 +85,18 @@ def test_half_precision_is_merged_in_float32(spec: str, dtype: torch.dtype, call
     """The error is that of rounding queries, keys and answers, whatever the number of calls."""
     method = parse_method(spec).resolve(Lengths(PRETRAINING, 200))
     q, k, v = (x.to(dtype) for x in random_qkv(200, kv_heads=2))
-    given = (method.pieces(torch.arange(200), torch.arange(200), 0), rope_of(), RopeTables(method, Lengths(32, 200)), 0)
-    out, lse = flash.flash_attention(q, k, v, *given, SCALE)
-    expected, expected_lse = dense_attention(q, k, v, *given, SCALE)
+    call = Call(
+        q,
+        k,
+        v,
+        method.pieces(torch.arange(200), torch.arange(200), 0),
+        rope_of(),
+        RopeTables(method, Lengths(32, 200)),
+        0,
+        SCALE,
+    )
+    out, lse = flash.flash_attention(call)
+    expected, expected_lse = dense_attention(call)
     assert calls and out.dtype == lse.dtype == torch.float32
     eps = torch.finfo(dtype).eps
     assert (out - expected).norm() / expected.norm() < 1.5 * eps
@@ -98,7 +107,8 @@ def test_one_row_is_not_copied(calls: list[tuple[Any, ...]]) -> None:
     q, k, v = (x[:1] for x in random_qkv(50, kv_heads=2))
     method = parse_method("vanilla").resolve(Lengths(PRETRAINING, 50))
     pieces = method.pieces(torch.arange(50), torch.arange(50), 0)
-    flash.flash_attention(q, k, v, pieces, rope_of(), RopeTables(method, Lengths(PRETRAINING, 50)), 0, SCALE)
+    tables = RopeTables(method, Lengths(PRETRAINING, 50))
+    flash.flash_attention(Call(q, k, v, pieces, rope_of(), tables, 0, SCALE))
     assert calls[0][2].data_ptr() == v.data_ptr()
     assert calls[0][3].tolist() == [0, 50] and B > 1
 
@@ -117,7 +127,8 @@ def test_one_row_is_not_copied(calls: list[tuple[Any, ...]]) -> None:
 def test_refusals(shapes: tuple[int, int, int], dtype: torch.dtype, why: str | None) -> None:
     D, Dv, heads = shapes
     q, k, v = (torch.zeros(1, n, 5, d, dtype=dtype) for n, d in ((4, D), (heads, D), (heads, Dv)))
-    assert flash.refusal(q, k, v) == why
+    call = Call(q, k, v, [], Rope(None), RopeTables(parse_method("vanilla"), Lengths(32)), 0, SCALE)
+    assert flash.refusal(call) == why
 
 
 def varlen_attn_2_11(
@@ -153,8 +164,17 @@ def test_grouped_queries_of_every_pytorch(kernel: Any, kv_heads: int, monkeypatc
     monkeypatch.setattr(flash, "varlen_attn", kernel)
     method = parse_method("dca:chunk_size=24,max_position=29").resolve(Lengths(PRETRAINING, 80))
     q, k, v = random_qkv(80, kv_heads)
-    given = (method.pieces(torch.arange(80), torch.arange(80), 0), rope_of(), RopeTables(method, Lengths(32, 80)), 0)
-    out, lse = flash.flash_attention(q, k, v, *given, SCALE)
-    expected, expected_lse = dense_attention(q, k, v, *given, SCALE)
+    call = Call(
+        q,
+        k,
+        v,
+        method.pieces(torch.arange(80), torch.arange(80), 0),
+        rope_of(),
+        RopeTables(method, Lengths(32, 80)),
+        0,
+        SCALE,
+    )
+    out, lse = flash.flash_attention(call)
+    expected, expected_lse = dense_attention(call)
     torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=0)
     torch.testing.assert_close(lse.double(), expected_lse, atol=2e-5, rtol=0)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import lcbench
 from lcbench.attention.backends import dispatch as backends
+from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
@@ -31,7 +32,7 @@ from tests.attention.test_attention_functions import (
     truth,
 )
 
-fused = pytest.importorskip(
+triton_fused = pytest.importorskip(
     "lcbench.attention.backends.triton_fused", reason="needs the package triton", exc_type=ImportError
 )
 
@@ -51,11 +52,12 @@ PLANS = [
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles a run, and edges inside of them."""
-    monkeypatch.setattr(fused, "_sizes", lambda dim, q: {"ROWS": 32, "KEYS": 16})
+    monkeypatch.setattr(triton_fused, "_sizes", lambda dim, q: {"ROWS": 32, "KEYS": 16})
 
 
-def attention(*call: Any) -> tuple[Tensor, Tensor]:
-    out, lse = fused.triton_fused_attention(*(x.to(DEVICE) for x in call[:3]), *call[3:])
+def attention(call: Call) -> Output:
+    q, k, v = (x.to(DEVICE) for x in (call.q_BHTD, call.k_BKSD, call.v_BKSD))
+    out, lse = triton_fused.triton_fused_attention(replace(call, q_BHTD=q, k_BKSD=k, v_BKSD=v))
     return out.cpu(), lse.cpu()
 
 
@@ -83,8 +85,8 @@ def test_grouped_queries(kv_heads: int) -> None:
 def test_widths_that_no_tile_has(width: int, width_v: int) -> None:
     """Channels beyond them are padding of the tile."""
     q, k, v = (torch.randn(1, 2, 40, d, generator=torch.Generator().manual_seed(d)) for d in (width, width, width_v))
-    call = q, k, v, *given(PLANS[1], 0, 40, rope_of(8))
-    (out, lse), (expected, expected_lse) = attention(*call), dense_attention(*call)
+    call = Call(q, k, v, *given(PLANS[1], 0, 40, rope_of(8)))
+    (out, lse), (expected, expected_lse) = attention(call), dense_attention(call)
     assert_close(out, expected)
     assert_close(lse, expected_lse)
 
@@ -92,8 +94,8 @@ def test_widths_that_no_tile_has(width: int, width_v: int) -> None:
 @pytest.mark.parametrize("spec", PLANS[:4])
 def test_float16_is_as_good_as_its_rounding(spec: str) -> None:
     q, k, v = (x[:1].half() for x in random_qkv(80, kv_heads=2))
-    call = q[:, :, 30:], k, v, *given(spec, 30, 80, rope_of())
-    (out, lse), (expected, expected_lse) = attention(*call), dense_attention(*call)
+    call = Call(q[:, :, 30:], k, v, *given(spec, 30, 80, rope_of()))
+    (out, lse), (expected, expected_lse) = attention(call), dense_attention(call)
     assert out.dtype == torch.float16 and lse.dtype == torch.float32
     eps = torch.finfo(torch.float16).eps
     assert (out - expected).norm() / expected.norm() < 1.5 * eps
@@ -111,7 +113,7 @@ def test_nothing_beyond_the_keys_is_read(spec: str) -> None:
         return room[:, :, 32 : 32 + x.shape[2]]
 
     rest = given(spec, 0, 77, rope_of())
-    assert_close(attention(*map(poisoned, (q, k, v)), *rest)[0], dense_attention(q, k, v, *rest)[0])
+    assert_close(attention(Call(*map(poisoned, (q, k, v)), *rest))[0], dense_attention(Call(q, k, v, *rest))[0])
 
 
 def test_queries_that_see_nothing_and_keys_that_begin_later() -> None:
@@ -120,27 +122,27 @@ def test_queries_that_see_nothing_and_keys_that_begin_later() -> None:
     start = torch.tensor([100] * 10 + [105] * 20 + [120] * 10)
     piece = Piece(i, i, start, torch.maximum(start, i - 4).clamp(max=125))
     rest = [piece, replace(piece, stop=piece.start)], rope_of(), RopeTables(parse_method("vanilla"), Lengths(32)), 100
-    call = q, k, v, *rest, SCALE
-    (out, lse), (expected, expected_lse) = attention(*call), dense_attention(*call)
+    call = Call(q, k, v, *rest, SCALE)
+    (out, lse), (expected, expected_lse) = attention(call), dense_attention(call)
     nothing = expected_lse.isinf()
     assert nothing.any() and torch.equal(lse.isinf(), nothing)
     assert_close(out, expected)
     assert_close(lse[~nothing], expected_lse[~nothing])
-    nobody = attention(q, k, v, [replace(piece, stop=piece.start)], *rest[1:], SCALE)
+    nobody = attention(replace(call, pieces=[replace(piece, stop=piece.start)]))
     assert not nobody[0].any() and bool((nobody[1] == -math.inf).all())
 
 
 def test_no_rotation_and_interleaved_channels() -> None:
     q, k, v = (x[:1] for x in random_qkv(40, kv_heads=2))
     for rope in (Rope(None), rope_of(dim=6, pairing="interleaved")):
-        call = q, k, v, *given(PLANS[1], 0, 40, rope)
-        assert_close(attention(*call)[0], dense_attention(*call)[0])
+        call = Call(q, k, v, *given(PLANS[1], 0, 40, rope))
+        assert_close(attention(call)[0], dense_attention(call)[0])
 
 
 def test_tiles_end_where_chunks_do_and_the_longest_go_first() -> None:
     pieces = given("dca:chunk_size=100,max_position=150", 0, 330, rope_of())[0]
     start, stop = (torch.stack([getattr(piece, side) for piece in pieces]) for side in ("start", "stop"))
-    tiles = fused._tiles(start, stop, 64).tolist()
+    tiles = triton_fused._tiles(start, stop, 64).tolist()
     assert sorted(map(tuple, tiles)) == [(0, 64), (64, 36), (100, 64), (164, 36), (200, 64), (264, 36), (300, 30)]
     keys = [int((stop[:, first + count - 1] - start[:, first]).sum()) for first, count in tiles]
     assert keys == sorted(keys, reverse=True)
@@ -149,20 +151,23 @@ def test_tiles_end_where_chunks_do_and_the_longest_go_first() -> None:
 @torch.no_grad()
 def test_a_whole_model() -> None:
     model, ids, logits = zoo.llama().to(DEVICE), zoo.tokens(1, 60).to(DEVICE), {}
-    for attention_backend in ("triton", "joint"):
+    for attention_backend in ("triton", "matmul"):
         steering = lcbench.extend(model, PLANS[1], attention=attention_backend)
         with steering:
             logits[attention_backend] = model(ids).logits.cpu()
         assert steering.backends == [attention_backend]
-    assert_close(logits["triton"], logits["joint"].double())
+    assert_close(logits["triton"], logits["matmul"].double())
 
 
 def test_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    q = torch.zeros(1, 1, 3, 12, dtype=torch.float16)
-    assert fused.refusal(q, q, q) == "needs heads of a multiple of 8 channels, and these have 12"
-    assert "not in float64" in str(fused.refusal(q.double(), q.double(), q.double()))
-    assert "no bfloat16 in its interpreter" in str(fused.refusal(*[torch.zeros(1, 1, 3, 16).bfloat16()] * 3))
-    assert fused.refusal(q.float(), q.float(), q.float()) is None
+    def refusal(width: int, dtype: torch.dtype) -> str | None:
+        x = torch.zeros(1, 1, 3, width, dtype=dtype)
+        return triton_fused.refusal(Call(x, x, x, *given("vanilla", 0, 3, rope_of())))
+
+    assert refusal(12, torch.float16) == "needs heads of a multiple of 8 channels, and these have 12"
+    assert "not in float64" in str(refusal(12, torch.float64))
+    assert "no bfloat16 in its interpreter" in str(refusal(16, torch.bfloat16))
+    assert refusal(12, torch.float32) is None
     if DEVICE == "cpu":
         monkeypatch.delenv("TRITON_INTERPRET")
         with pytest.raises(UserError, match="triton runs on CUDA GPUs, not on cpu; use auto, reference"):

@@ -1,0 +1,61 @@
+"""What every backend is given and answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.rope import Rope, RopeTables
+from lcbench.methods.pieces import Piece
+
+Output = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and -inf for a query that sees nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Softmax attention of un-rotated queries q [B, H, T, D] over the keys k [B, K, S, D] and values v [B, K, S, Dv]
+    that the pieces show them.
+
+    H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
+    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` are those that earlier calls rotated.
+    """
+
+    q_BHTD: Tensor
+    k_BKSD: Tensor
+    v_BKSD: Tensor
+    pieces: list[Piece]
+    rope: Rope
+    tables: RopeTables
+    first_key: int
+    scale: float
+    softcap: float | None = None
+    rotated_keys: RotatedKeyCache | None = None
+
+    @property
+    def needs_gradient(self) -> bool:
+        return torch.is_grad_enabled() and any(x.requires_grad for x in (self.q_BHTD, self.k_BKSD, self.v_BKSD))
+
+    @property
+    def same_width(self) -> bool:
+        """Whether keys and values have as many channels."""
+        return self.q_BHTD.shape[-1] == self.v_BKSD.shape[-1]
+
+    def borders(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """start, stop [T] of what each query sees of a piece, counted from the first key of the call."""
+        return piece.start - self.first_key, piece.stop - self.first_key
+
+    def key_range(self, piece: Piece, rows: slice = slice(None)) -> tuple[int, int]:
+        """start <= j < stop, counted from the first key of the call: what some of the queries `rows` see of a piece;
+        empty where stop <= start."""
+        return int(piece.start[rows][0]) - self.first_key, int(piece.stop[rows][-1]) - self.first_key
+
+    def rotated_queries(self, piece: Piece) -> Tensor:
+        """All queries [B, H, T, D] at the positions that a piece gives them."""
+        return self.tables.rotate(self.q_BHTD, piece.q_pos, self.rope)
+
+    def rotate_keys(self, piece: Piece, start: int, stop: int) -> Tensor:
+        """The keys start <= j < stop [B, K, stop - start, D] at the positions that a piece gives them."""
+        return self.tables.rotate(self.k_BKSD[:, :, start:stop], piece.k_pos[start:stop], self.rope)

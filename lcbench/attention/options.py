@@ -1,0 +1,39 @@
+"""What is said of attention itself, apart from the model: who computes it, and how its KV cache is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+AUTO = "auto"
+ALIASES = {"joint": "matmul"}  # names that backends had before, and that commands may still give
+RECORDED = {"matmul": "joint"}  # in the identity of a run, so that folders of before go on under either name
+
+
+def backend_name(name: str) -> str:
+    """The name of a backend that is meant by a name or one of its aliases; any other name as it is."""
+    return ALIASES.get(name, name)
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """`backend` is `auto` (the fastest that can compute a call) or one of `lcbench.attention.backends.dispatch`;
+    `kv_dtype` (`auto`: the model's) and `kv_offload` (to the RAM of the CPU) say how a KV cache stores its keys and
+    values (`lcbench.attention.cache.growing.held_keys`)."""
+
+    backend: str = AUTO
+    kv_dtype: str = "auto"
+    kv_offload: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", backend_name(self.backend))
+
+    def identity(self) -> dict[str, Any]:
+        """Their part in the identity of a run. `auto` is None there: it goes by the machine."""
+        backend = None if self.backend == AUTO else RECORDED.get(self.backend, self.backend)
+        identity: dict[str, Any] = {"attention": backend}
+        if self.kv_dtype != "auto":
+            identity["kv_dtype"] = self.kv_dtype
+        if self.kv_offload:
+            identity["kv_offload"] = True
+        return identity
