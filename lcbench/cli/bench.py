@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lcbench.cli.common import require_folder
+from lcbench.cli.common import require_folder, write_output
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.models import ModelSource
 
@@ -56,7 +56,7 @@ def bench(
 
     Exit codes: 0 done, 1 an attention is wrong and nothing was timed, 2 something to mend.
     """
-    from lcbench.apps.bench.result import PARTS, write
+    from lcbench.apps.bench.result import PARTS
     from lcbench.core.specs import parse_lengths, split_list
     from lcbench.results.report.figure import SUFFIXES
 
@@ -98,7 +98,7 @@ def bench(
         raise typer.Exit(1) from error
     print_result(Console(), result)
     if json is not None:
-        write(json, result.to_json())
+        write_output(json, result.to_json(), "--json")
     if plot is not None:
         save(draw(result), plot)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from lcbench.core.errors import gist_of
 
 
 def silence_hub() -> None:
@@ -15,11 +12,9 @@ def silence_hub() -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-def gist_of(error: Exception) -> str:
-    """The first sentence of an error of the hub client or of transformers, whose messages fill a screen; and the way
-    out, where there is one."""
-    line = " ".join(str(error).split())
-    gist = line.split(". ")[0].rstrip(".") + "."
+def explain(error: Exception) -> str:
+    """The first sentence of an error of the hub client or of transformers, and the way out, where there is one."""
+    gist = f"{gist_of(error)}."
     if isinstance(error, KeyError):
         gist = f"its files lack {gist}"
     if _is_unreachable(error):
@@ -27,7 +22,7 @@ def gist_of(error: Exception) -> str:
 
         advice = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "set HF_HUB_OFFLINE=1 if it is in the cache"
         return f"{gist.rstrip('.')}; give a local folder, or {advice}."
-    return f"{gist} Pass --trust-remote-code if you trust it." if "trust_remote_code" in line else gist
+    return f"{gist} Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else gist
 
 
 def _is_unreachable(error: Exception) -> bool:

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def locked(path: Path, shared: bool) -> int:
+def locked(path: Path, *, shared: bool = False, wait: bool = False) -> int:
     """An open file whose lock is held until it is closed, by this process alone or with others that share it.
 
-    Raises: BlockingIOError if others have it.
+    Raises: BlockingIOError if others have it, unless this is to `wait` for them; other OSErrors.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BaseException:
         os.close(file)
         raise

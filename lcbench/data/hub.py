@@ -8,16 +8,16 @@ here, and the next call asks for the rest.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, gist_of
 from lcbench.core.hub import silence_hub
+from lcbench.core.locks import locked
 from lcbench.data.raw import sha256
 from lcbench.data.source import Hub
 
@@ -58,7 +58,7 @@ def download(repo: str, file: str, commit: str, folder: Path) -> Path:
             raise OSError("the hub gives no hash for it")
         folder.mkdir(parents=True, exist_ok=True)
         path, part = folder / metadata.etag, folder / f"{metadata.etag}.part"
-        with FileLock(folder / f".{metadata.etag}.lock"):
+        with _one_at_a_time(folder / f".{metadata.etag}.lock"):
             if path.exists():
                 return path
             with part.open("ab") as arriving:
@@ -96,11 +96,21 @@ def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
     try:
         rows: Sequence[Mapping[str, Any]] = load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the hub, the network and broken files fail in as many ways as there are
-        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(
-            f"there is no file {source}, and no data set of that name with a split {split} can be loaded: {gist}."
+            f"there is no file {source}, and no data set of that name with a split {split} can be loaded: "
+            f"{gist_of(error)}."
         ) from error
     return rows
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block."""
+    lock = locked(path, wait=True)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -108,8 +118,7 @@ def _one_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub, the network and the disk fail in as many ways as there are
-        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(
-            f"cannot get {what} from the Hugging Face hub: {gist}; what has arrived is kept and the same command goes "
-            "on from there, or pass --from with a copy of the source's files."
+            f"cannot get {what} from the Hugging Face hub: {gist_of(error)}; what has arrived is kept and the same "
+            "command goes on from there, or pass --from with a copy of the source's files."
         ) from error

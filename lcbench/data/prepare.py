@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lcbench.core.errors import UserError
+from lcbench.core.files import write_atomically
+from lcbench.core.locks import locked
 from lcbench.data import hub
 from lcbench.data.raw import RawFile, expand, read_rows, sha256
 from lcbench.data.schema import FORMAT, MANIFEST
@@ -149,10 +149,7 @@ def _write(data_set: DataSet, source: Source, folder: Path) -> dict[str, Any]:
             "prepared": _digests({path.name: path for path in prepared_files(temporary)}),
             "prepared_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with (temporary / MANIFEST).open("w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         if folder.exists():
             _remove(old)
             folder.replace(old)
@@ -224,13 +221,12 @@ def _only_one(folder: Path) -> Iterator[None]:
     """One preparation of a data set at a time. Raises: UserError if another is at it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        lock = locked(folder.with_name(f".{folder.name}.lock"))
+    except BlockingIOError as error:
         raise UserError(f"another lcbench is preparing {folder}; wait for it.") from error
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; set LCBENCH_DATA to another folder.") from error
     try:
         yield
     finally:
-        lock.release()
+        os.close(lock)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, gist_of
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import require_whole_characters
@@ -95,8 +95,7 @@ def _parquet(source: str, path: Path) -> Sequence[Row]:
     try:
         return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
     except Exception as error:  # broken files fail in as many ways as there are
-        gist = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise UserError(f"{source} is no parquet that can be read: {gist}.") from error
+        raise UserError(f"{source} is no parquet that can be read: {gist_of(error)}.") from error
 
 
 class _Texts(Sequence[str]):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lcbench.core.files import replaced
 from lcbench.data.schema import DOCUMENTS, SPLITS, Document, Row
 from lcbench.data.source import SourceRow
 
@@ -53,7 +53,8 @@ class Writer:
         os.fsync(self._documents.fileno())
         for split, rows in self._rows.items():
             if rows:
-                _write(self._folder / f"{split}.jsonl", rows.values())
+                with replaced(self._folder / f"{split}.jsonl") as temporary, temporary.open("wb") as file:
+                    file.writelines(row.line() for row in rows.values())
         return {split: len(rows) for split, rows in self._rows.items() if rows}
 
     def _document(self, example: SourceRow, text: str) -> str:
@@ -64,10 +65,3 @@ class Writer:
         if self._texts.setdefault(document_id, digest) != digest:
             raise ValueError(f"has another text for the document {document_id} than a row before it.")
         return document_id
-
-
-def _write(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("wb") as file:
-        file.writelines(row.line() for row in rows)
-        file.flush()
-        os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
+from lcbench.engine.new_cache import with_lengths
 
 WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that padding can go before them
 WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # stand at one place of the sequence, the same for all rows
@@ -49,8 +50,8 @@ def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> Dynam
     left. Several caches are emptied on the way, layer by layer, so that nothing is held twice."""
     if len(caches) == 1:
         return caches[0]
-    whole = copy.copy(caches[0])
-    whole.prompt_length, size = max(lengths), max(cache.expected_length for cache in caches)
+    size = max(cache.expected_length for cache in caches)
+    whole = with_lengths(copy.copy(caches[0]), max(lengths), size)
     pads = [max(lengths) - length for length in lengths]
     whole.layers = []
     while caches[0].layers:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError
-from lcbench.core.hub import gist_of, silence_hub
+from lcbench.core.hub import explain, silence_hub
 from lcbench.engine.models import ModelSource
 
 KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
@@ -70,4 +70,4 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*KEPT, "pytorch_model*.bin"]))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise UserError(f"cannot get {name}: {gist_of(error)}") from error
+        raise UserError(f"cannot get {name}: {explain(error)}") from error

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lcbench.attention.probe import execution_device
 from lcbench.engine.batched_cache import batches, join_caches, snapshot
-from lcbench.engine.prefix_cache import PrefixCache
+from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
 PREFILL_CHUNK = 8192  # tokens a forward call: bounds the activations, changes no result
 SMALLEST_CHUNK = 1024  # below it, activations are not what fills the memory
@@ -105,9 +105,7 @@ def generate_together(
 def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | None) -> _Prefilled:
     device = execution_device(model)
     started = _now(device)
-    cache, reused = prefixes.take(prompt.tokens) if prefixes else (DynamicCache(config=model.config), 0)
-    cache.prompt_length = len(prompt.tokens)  # for methods that count from its end: a chunk does not tell
-    cache.expected_length = len(prompt.tokens) + prompt.max_new_tokens
+    cache, reused = take_cache(model.config, prefixes, prompt.tokens, prompt.max_new_tokens)
     rest = torch.tensor([prompt.tokens[reused:]], device=device)
     for chunk in torch.split(rest, prompt.chunk_size or PREFILL_CHUNK, dim=1):
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits

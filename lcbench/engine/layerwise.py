@@ -23,7 +23,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from lcbench.attention.probe import rotary_state_kept
 from lcbench.core.errors import UnsupportedModelError
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 TRIED = 32  # tokens on which a model is tried, in two chunks
 
 
@@ -71,14 +71,14 @@ class LayerStack:
             self.layers._modules.update(own)
 
     def run(
-        self, chunks: Sequence[Tensor], new_cache: Callable[[], DynamicCache], call: Callable[..., Answer]
-    ) -> Iterator[Answer]:
+        self, chunks: Sequence[Tensor], empty_cache: Callable[[], DynamicCache], call: Callable[..., Result]
+    ) -> Iterator[Result]:
         """What `call(chunk, cache)`, a forward pass of the model, answers for every chunk [n] in its order, as if one
         cache went through all of the calls."""
         states_TD: Tensor | None = None
         total, last = sum(map(len, chunks)), len(self) - 1
         for index in range(len(self)):
-            answer, cache, begin = None, new_cache(), 0  # the cache before is free from here on
+            answer, cache, begin = None, empty_cache(), 0  # the cache before is free from here on
             with rotary_state_kept(self.model):
                 for chunk in chunks:
                     rows = slice(begin, begin + len(chunk))
@@ -97,7 +97,7 @@ class LayerStack:
                     states_TD[rows] = kept[0][0]
 
     @torch.no_grad()
-    def check(self, ids_T: Tensor, new_cache: Callable[[], DynamicCache]) -> None:
+    def check(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> None:
         """Try it on the first tokens: something other than hidden states may go from layer to layer.
 
         Raises: UnsupportedModelError unless the logits come out as the model itself has them.
@@ -109,9 +109,9 @@ class LayerStack:
             return logits.double()
 
         with rotary_state_kept(self.model):
-            cache = new_cache()
+            cache = empty_cache()
             own = torch.cat([call(chunk, cache) for chunk in chunks], dim=1)
-        found = torch.cat(list(self.run(chunks, new_cache, call)), dim=1)
+        found = torch.cat(list(self.run(chunks, empty_cache, call)), dim=1)
         near = torch.finfo(self.model.dtype).eps ** 0.5
         if not torch.allclose(found, own, rtol=0, atol=near * float(own.abs().max())):
             raise refused(self.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, out_of_memory, unknown
-from lcbench.core.hub import gist_of, silence_hub
+from lcbench.core.hub import explain, silence_hub
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.longllama import StockConfig
 
@@ -163,7 +163,7 @@ class ModelSource:
                     config, trust_remote_code=self.trust_remote_code
                 )
         except Exception as error:  # as in _load: whatever a broken config leads to
-            raise UserError(f"{self.name} is no causal language model: {gist_of(error)}") from error
+            raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
         return skeleton
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
@@ -222,7 +222,7 @@ class ModelSource:
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
         except Exception as error:  # a broken folder fails in as many ways as libraries have a hand in reading it
-            gist = "out of memory." if out_of_memory(error) else gist_of(error)
+            gist = "out of memory." if out_of_memory(error) else explain(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 
 

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.engine.new_cache import new_cache, with_lengths
 
 
 class PrefixCache:
@@ -24,15 +25,15 @@ class PrefixCache:
         self._cache: DynamicCache | None = None
         self._prompt = array("q")
 
-    def take(self, prompt: Sequence[int]) -> tuple[DynamicCache, int]:
+    def take(self, prompt: Sequence[int], new_tokens: int) -> tuple[DynamicCache, int]:
         """A cache that holds the first n tokens of the prompt, and n: all but the last at most, whose logits are to be
         made. Until `keep` nothing is held here, so that a call that fails leaves no half-filled cache behind."""
         cache, self._cache = self._cache, None
         shared = min(shared_length(self._prompt, prompt), len(prompt) - 1)
         if cache is None or not shared:
-            return DynamicCache(config=self._config), 0
+            return new_cache(self._config, len(prompt), new_tokens), 0
         cache.crop(shared - cache.get_seq_length())
-        return cache, shared
+        return with_lengths(cache, len(prompt), len(prompt) + new_tokens), shared
 
     def keep(self, cache: DynamicCache, prompt: Sequence[int]) -> bool:
         """Hold the cache of this prompt, and of whatever tokens came behind it, if it can go back: layers that keep
@@ -41,6 +42,14 @@ class PrefixCache:
         if croppable:
             self._cache, self._prompt = cache, array("q", prompt)
         return croppable
+
+
+def take_cache(
+    config: PreTrainedConfig, prefixes: PrefixCache | None, prompt: Sequence[int], new_tokens: int
+) -> tuple[DynamicCache, int]:
+    """A cache for a prompt and the tokens after it, and how many tokens of the prompt it holds: those that `prefixes`
+    have, or an empty one."""
+    return prefixes.take(prompt, new_tokens) if prefixes else (new_cache(config, len(prompt), new_tokens), 0)
 
 
 def shared_length(one: Sequence[int], other: Sequence[int]) -> int:

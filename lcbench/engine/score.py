@@ -21,6 +21,7 @@ from lcbench.attention.probe import execution_device
 from lcbench.core.errors import UnsupportedModelError
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.layerwise import LayerStack, StandIn
+from lcbench.engine.new_cache import new_cache
 
 TILE_LOGITS = 2**26  # logits that exist at a time: 256 MiB in float32, and as much again while they are summed
 
@@ -55,25 +56,21 @@ def score_tokens(
     device = execution_device(model)
     started = time.perf_counter()
     ids_T = torch.tensor(tokens, device=device)
-    chunks = torch.split(
-        ids_T[:-1], chunk_size or PREFILL_CHUNK
-    )  # nothing follows the last token that it could predict
+    # Nothing follows the last token that it could predict.
+    chunks = torch.split(ids_T[:-1], chunk_size or PREFILL_CHUNK)
 
-    def new_cache() -> DynamicCache:
-        cache = DynamicCache(config=model.config)
-        cache.prompt_length = len(tokens)  # for methods that count from its end: a chunk does not tell
-        cache.expected_length = len(tokens)
-        return cache
+    def empty_cache() -> DynamicCache:
+        return new_cache(model.config, len(tokens))
 
     def call(chunk_T: Tensor, cache: DynamicCache) -> _States:
         return _States.of(model, chunk_T[None], cache)
 
     if layerwise:
         stack = LayerStack(model)
-        stack.check(ids_T, new_cache)
-        passes = stack.run(chunks, new_cache, call)
+        stack.check(ids_T, empty_cache)
+        passes = stack.run(chunks, empty_cache, call)
     else:
-        cache = new_cache()
+        cache = empty_cache()
         passes = (call(chunk_T, cache) for chunk_T in chunks)
     # One tensor, not many small ones between the tiles, which would tear the heap.
     nll = torch.empty(len(tokens) - first, dtype=torch.float32, device=device)
@@ -136,7 +133,7 @@ class _States:
             raise _unsupported(self.model)
 
 
-class _Answer(StandIn):
+class _KnownBody(StandIn):
     """Stands for the body of a model, and answers what is known already."""
 
     def __init__(self, body: nn.Module, output: Any) -> None:
@@ -153,7 +150,7 @@ def _body_answers(model: PreTrainedModel, output: Any) -> Iterator[None]:
     they are and see nothing."""
     body = model._modules[model.base_model_prefix]
     assert body is not None
-    model._modules[model.base_model_prefix] = _Answer(body, output)
+    model._modules[model.base_model_prefix] = _KnownBody(body, output)
     try:
         yield
     finally:

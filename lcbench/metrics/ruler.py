@@ -7,14 +7,20 @@ https://arxiv.org/abs/2404.06654). Deviation: scores keep four decimals where RU
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lcbench.metrics.base import Metric, Scored, mean
 
 
+def strings_found(prediction: str, references: Sequence[str]) -> list[bool]:
+    """Which of the strings the answer holds, its control characters read as line breaks, letter case aside."""
+    answer = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip().lower()
+    return [reference.lower() in answer for reference in references]
+
+
 def contains(prediction: str, reference: str) -> Scored:
-    """Whether the answer, its control characters read as line breaks, holds this string, letter case aside."""
-    answer = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip()
-    return Scored({"score": float(reference.lower() in answer.lower())})
+    """1 if the answer holds this string, else 0."""
+    return Scored({"score": float(strings_found(prediction, [reference])[0])})
 
 
 ALL = Metric(contains, over_references=mean)  # string_match_all

@@ -38,7 +38,6 @@ scalars as lists, mappings one level deep as `name.key`, and anything deeper as 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -46,6 +45,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import replaced
 from lcbench.results.records import Record, read_manifest, read_records
 
 if TYPE_CHECKING:
@@ -85,13 +85,10 @@ def load_run(path: str | Path) -> pd.DataFrame:
 def export(folder: Path, out: Path) -> int:
     """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a full disk."""
     frame = load_run(folder)
-    temporary = out.with_name(out.name + ".tmp")
     try:
-        frame.to_parquet(temporary, index=False, engine="pyarrow")
-        temporary.replace(out)
+        with replaced(out) as temporary:
+            frame.to_parquet(temporary, index=False, engine="pyarrow")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         reason = os.strerror(error.errno) if error.errno else error  # pyarrow words its errors in its own way
         raise UserError(f"cannot write {out}: {reason}; pass another --out.") from error
     return len(frame)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -25,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, gist_of
+from lcbench.core.files import write_atomically
 
 FOLDER = "nll"
 
@@ -68,15 +68,10 @@ class TokenNll:
         """Write it for the record with this id, all or nothing; the file's name in the run's folder. The same numbers
         give the same bytes. Raises: UserError if it cannot be written."""
         path = folder / FOLDER / _name(id)
-        temporary = path.with_suffix(".tmp")
         arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
         try:
             path.parent.mkdir(exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(_archive(arrays))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomically(path, _archive(arrays))
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; what was written is intact, run the same command again once "
@@ -91,8 +86,9 @@ class TokenNll:
             with np.load(path, allow_pickle=False) as file:
                 return cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
         except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            gist = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"cannot read {path}: {gist}; restore it, or run the same command again.") from error
+            raise UserError(
+                f"cannot read {path}: {gist_of(error)}; restore it, or run the same command again."
+            ) from error
 
 
 def mean_buckets(all_buckets: Sequence[Sequence[Sequence[float]]]) -> list[tuple[int, int, float]]:

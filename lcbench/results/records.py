@@ -24,7 +24,7 @@ FORMAT = 1
 MANY = 3  # names in a sentence
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
 JOB_LOGS = "slurm"  # a folder that may be there before the run
-UNFINISHED = "run.tmp"  # run.json while it is being written; left behind by a process killed in that moment
+UNFINISHED = f"{MANIFEST}.tmp"  # run.json while it is being written; left behind by a process killed in that moment
 Record = dict[str, Any]
 
 
@@ -89,7 +89,7 @@ class RunWriter:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 require_ours(self.folder)  # before a lock is left among foreign files
-                stack.callback(os.close, locked(self.folder / LOCK, self._shared))
+                stack.callback(os.close, locked(self.folder / LOCK, shared=self._shared))
                 self._claims = Claims(self.folder / CLAIMS) if self._shared else None
                 if self._claims:
                     stack.callback(self._claims.close)

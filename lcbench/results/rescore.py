@@ -5,14 +5,14 @@ What it recorded is an answer, or for perplexity the likelihood of every token."
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lcbench.core.errors import UserError
 from lcbench.core.files import write_atomically
+from lcbench.core.locks import locked
 from lcbench.results.nll import TokenNll
 from lcbench.results.records import LOCK, RECORDS, Record, read_manifest, read_records
 from lcbench.tasks import Example, Task, load_task
@@ -37,10 +37,9 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
     Raises: UserError for a folder without records, one that is being written, or a task that is not known any more.
     """
     read_manifest(folder)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        lock = locked(folder / LOCK)
+    except BlockingIOError as error:
         raise UserError(f"another lcbench is writing to {folder}; wait for it.") from error
     except OSError as error:
         raise UserError(
@@ -49,7 +48,7 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
     try:
         return _rescore(folder, {Path(name).stem: name for name in task_files})
     finally:
-        lock.release()
+        os.close(lock)
 
 
 def _rescore(folder: Path, task_files: dict[str, str]) -> Rescored:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from lcbench.core.errors import UserError
+from lcbench.core.locks import locked
 from lcbench.data import hub, load_document, load_rows
 from lcbench.data.hub import Snapshot
 from lcbench.data.raw import sha256
@@ -101,7 +102,7 @@ if {moment == "write_rows"}:
     Writer.write_rows = die
 else:
     replace = pathlib.Path.replace
-    pathlib.Path.replace = lambda self, to: die() if self.name.endswith(".tmp") else replace(self, to)
+    pathlib.Path.replace = lambda self, to: die() if self.name == ".pg19.tmp" else replace(self, to)
 sys.argv = ["lcbench", *{arguments!r}]
 main()
 """
@@ -120,8 +121,9 @@ main()
 
 def test_one_at_a_time(tmp_path: Path, root: Path) -> None:
     root.mkdir()
-    with FileLock(root / ".pg19.lock"):
-        done = cli("data", "prepare", "pg19", "--from", books(tmp_path / "books.jsonl"))
+    lock = locked(root / ".pg19.lock")
+    done = cli("data", "prepare", "pg19", "--from", books(tmp_path / "books.jsonl"))
+    os.close(lock)
     assert done.code == 2 and "another lcbench is preparing" in done.error
 
 

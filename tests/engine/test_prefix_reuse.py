@@ -92,7 +92,7 @@ def test_logits_after_a_reused_prefix_are_those_of_the_whole_prompt() -> None:
     prefixes = PrefixCache(model.config)
     generate(model, one, BUDGET, prefixes=prefixes)
     prompt = one[:35] + other
-    cache, held = prefixes.take(prompt)
+    cache, held = prefixes.take(prompt, 1)
     assert held == 35
     found = model(torch.tensor([prompt[held:]]), past_key_values=cache).logits
     expected = model(torch.tensor([prompt])).logits[:, held:]

@@ -128,5 +128,5 @@ def test_a_run_that_may_not_be_written(run: Path, monkeypatch: pytest.MonkeyPatc
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("lcbench.results.rescore.FileLock.acquire", denied)
+    monkeypatch.setattr("lcbench.results.rescore.locked", denied)
     assert cli("rescore", run).error.endswith("stand: Permission denied; rescore a copy of the folder.")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from lcbench.apps.bench.room import give_back_freed_memory
 from lcbench.apps.bench.subjects import Subject
@@ -17,6 +16,7 @@ from lcbench.apps.bench.target import Target
 from lcbench.apps.bench.timing import Clock
 from lcbench.attention.mask import Span
 from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.engine.new_cache import new_cache
 
 MATMUL = "matmul"
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -71,8 +71,7 @@ class Passes:
         def turn() -> Turn:
             seconds: dict[str, float] = {}
             with subject.running():
-                cache = DynamicCache(config=model.config)
-                cache.prompt_length, cache.expected_length = length, length + NEW_TOKENS
+                cache = new_cache(model.config, length, NEW_TOKENS)
                 token = ids[:, :1]
 
                 def step(tokens: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lcbench.apps.bench.timing import Spread
@@ -94,11 +93,3 @@ def _row(fields: dict[str, Any]) -> Row:
 
 def _spread(fields: dict[str, float] | None) -> Spread | None:
     return None if fields is None else Spread(**fields)
-
-
-def write(path: Path, text: str) -> None:
-    """Raises: UserError where it cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; pass another --json.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import replaced, write_atomically
 
 CHECKPOINT, LOG, CURVE, RECIPE = "checkpoint.safetensors", "log.jsonl", "loss.png", "recipe.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -37,10 +37,9 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         tensors[f"weight/{name}"] = weight.detach()
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = optimizer.state[weight][moment]
-    temporary = folder / f"{CHECKPOINT}.tmp"
     try:
-        save_file(tensors, temporary, metadata={"step": str(reached.step), "seconds": repr(reached.seconds)})
-        _replace_synced(temporary, folder / CHECKPOINT)
+        with replaced(folder / CHECKPOINT) as temporary:
+            save_file(tensors, temporary, metadata={"step": str(reached.step), "seconds": repr(reached.seconds)})
     except (SafetensorError, OSError) as error:
         raise _cannot_write(folder, error) from error
 
@@ -78,25 +77,7 @@ def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _replace_synced(temporary, path)
-
-
-def _replace_synced(temporary: Path, path: Path) -> None:
-    """Give a file its final name once it is on disk, so that the name never stands for half a file."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 class Log:
@@ -109,7 +90,7 @@ class Log:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             self._lines = [json.loads(line) for line in lines[: reached.step]]
-        _write(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
 
     def add(self, lines: list[dict[str, float]]) -> None:
         """Raises: UserError if they cannot be written."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lcbench.apps.train.checkpoint import RECIPE, write_json
 from lcbench.core.errors import UserError
+from lcbench.core.locks import locked
 
 LOCK = ".lock"
 
@@ -22,16 +22,15 @@ def one_writer(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         _refuse_foreign_files(out)  # before a lock is left among them
-        lock = FileLock(out / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        lock = locked(out / LOCK)
+    except BlockingIOError as error:
         raise UserError(f"another lcbench is writing to {out}; wait for it, or pass another --out.") from error
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; pass another --out.") from error
     try:
         yield
     finally:
-        lock.release()
+        os.close(lock)
 
 
 def _refuse_foreign_files(out: Path) -> None:

@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
 from lcbench.engine.memory import peak_memory, reset_peak_memory
-from lcbench.engine.prefix_cache import PrefixCache
+from lcbench.engine.prefix_cache import PrefixCache, take_cache
 from lcbench.results.records import Record
 from lcbench.run.measures.answer import excerpt
 from lcbench.run.measures.base import Measure, SampleRequest
@@ -49,9 +49,7 @@ class Choice(Measure):
         device, chunk = self.device, self.chunk_size(job)
         reset_peak_memory(device)
         prompt = example.prompt
-        cache, reused = self._prefixes.take(prompt) if self._prefixes else (DynamicCache(config=self.model.config), 0)
-        cache.prompt_length = len(prompt)  # for methods that count from its end: a chunk does not tell
-        cache.expected_length = len(prompt) + example.max_new_tokens
+        cache, reused = take_cache(self.model.config, self._prefixes, prompt, example.max_new_tokens)
         started = time.perf_counter()
         first_1V = self._logs(prompt[reused:], cache, keep=1, chunk=chunk)
         prefilled = time.perf_counter()

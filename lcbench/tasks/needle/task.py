@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.specs import convert
 from lcbench.core.tokens import encode_inside
+from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.needle.facts import draw_distinct, most_tokens
 from lcbench.tasks.needle.wording import Wording
@@ -111,16 +112,15 @@ class Needle(Task):
         return self._passkey.shares(cell, sample) if self._is_passkey else sample
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        said = prediction.lower()
         if self._is_passkey:
             right = self._passkey.score(example, prediction)[Passkey.metric]
             return {"recall": right, "exact": right}
         if self.wording.score == "key_words":
             value = _words(example.references[0])
-            key_words, spoken = set(value) - FILLER_WORDS, _words(said)
+            key_words, spoken = set(value) - FILLER_WORDS, _words(prediction.lower())
             recall = len(key_words.intersection(spoken)) / len(key_words)
             return {"recall": recall, "exact": float(spoken[: len(value)] == value)}
-        recall = sum(value.lower() in said for value in example.references) / len(example.references)
+        recall = sum(strings_found(prediction, example.references)) / len(example.references)
         return {"recall": recall, "exact": float(recall == 1)}
 
     @property

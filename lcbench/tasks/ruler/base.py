@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.text.running_text import LINE, encode_all
 
@@ -45,8 +46,7 @@ class Ruler(Task):
         return [Cell(seq_len) for seq_len in seq_lens]
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        said = prediction.lower()
-        recall = sum(reference.lower() in said for reference in example.references) / len(example.references)
+        recall = sum(strings_found(prediction, example.references)) / len(example.references)
         return {"recall": recall, "exact": float(recall == 1)}
 
     def _around(self, **values: object) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_start
+from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler, encode_line
 from lcbench.tasks.ruler.documents import END, PUBLISHED, Collection, Question, bodies_of, read_collection
@@ -80,11 +81,10 @@ class DocumentQuestions(Ruler):
         )
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        said, references = prediction.strip().lower(), [reference.lower() for reference in example.references]
-        first_line = said.partition("\n")[0].strip()
+        first_line = prediction.strip().lower().partition("\n")[0].strip()
         return {
-            "recall": float(any(reference in said for reference in references)),
-            "exact": float(first_line in references),
+            "recall": float(any(strings_found(prediction, example.references))),
+            "exact": float(first_line in [reference.lower() for reference in example.references]),
         }
 
     @property

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +17,7 @@ from lcbench.apps.train.checkpoint import CHECKPOINT, CURVE, LOG, RECIPE
 from lcbench.apps.train.folder import LOCK
 from lcbench.apps.train.loop import Schedule, step_seed
 from lcbench.core.errors import UserError
+from lcbench.core.locks import locked
 from tests.apps.train.tiny import SCHEDULE, Counting, tiny_model, train, train_without_dropout
 from tests.helpers import REPOSITORY
 
@@ -123,8 +123,10 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path) 
 
 
 def test_one_writer_a_folder(tmp_path: Path) -> None:
-    with FileLock(tmp_path / LOCK), pytest.raises(UserError, match="another lcbench is writing"):
+    lock = locked(tmp_path / LOCK)
+    with pytest.raises(UserError, match="another lcbench is writing"):
         train(tmp_path)
+    os.close(lock)
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_resumed_run_is_as_one_that_was_not_interrupted(tmp_path: Path) -> Non
 
 KILLED = """
 import os, signal, sys
-from lcbench.results import nll
+from lcbench.core import files
 from lcbench.results.records import RunWriter
 
 def die(*_):
@@ -253,8 +253,8 @@ if sys.argv[1] == "between":  # the array is there, its record is not
     plain, seen = RunWriter.append, []
     RunWriter.append = lambda self, record: die() if len(seen) == 2 else (seen.append(1), plain(self, record))
 else:  # half of the array
-    plain, seen = nll._archive, []
-    nll.os.fsync = lambda file: (seen.append(1), die() if len(seen) == 8 else None)
+    seen = []  # run.json and its folder, then of each sample the array, its folder and the record
+    files.os.fsync = lambda file: (seen.append(1), die() if len(seen) == 12 else None)
 from lcbench.__main__ import main
 sys.argv = ["lcbench", *sys.argv[2:]]
 main()
