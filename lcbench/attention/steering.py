@@ -114,23 +114,11 @@ class Steering:
             raise UserError(f"this {type(self.model).__name__} is steered already; leave that block first.")
         self.layers = probe(self.model)
         self.layers_steered = sum(self._steers(layer) for layer in self.layers.values())
-        if not self.layers_steered:
-            raise UserError(self._why_nothing_is_steered())
-        for layer in self.layers.values():
-            if scales(self.method, layer.rope) and layer.rope.depends_on_length:
-                raise UnsupportedModelError(
-                    f"the RoPE of {type(self.model).__name__} ({layer.rope.kind}) follows the length by itself; "
-                    f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
-                )
+        self._require_layers_to_steer()
         self.tables = RopeTables(self.method, self.lengths)
         full = [module for module, layer in self.layers.items() if not self._slides(layer.window)]
         self.caches = CacheWatch(self.method, full, self.model.config.get_text_config(), self._held)
-        for module in self.layers.keys() - set(full):
-            if self.method.forgets and self.caches.memory(module):
-                raise UserError(
-                    f"layer {layer_index(module)} of {type(self.model).__name__} attends within its own sliding window "
-                    f"and can hold no memory; {self.method.label} needs another layer."
-                )
+        self._require_memory_in(full)
         with contextlib.ExitStack() as stack:
             stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):
@@ -145,6 +133,27 @@ class Steering:
             self._undo = stack.pop_all()
         logger.info("%s steers %d of %d attention layers", self.method, self.layers_steered, len(self.layers))
         return self.model
+
+    def _require_layers_to_steer(self) -> None:
+        """Raises: UserError if the method changes no layer; UnsupportedModelError if it scales frequencies that follow
+        the length by themselves."""
+        if not self.layers_steered:
+            raise UserError(self._why_nothing_is_steered())
+        for layer in self.layers.values():
+            if scales(self.method, layer.rope) and layer.rope.depends_on_length:
+                raise UnsupportedModelError(
+                    f"the RoPE of {type(self.model).__name__} ({layer.rope.kind}) follows the length by itself; "
+                    f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
+                )
+
+    def _require_memory_in(self, full: list[nn.Module]) -> None:
+        """Raises: UserError if the method has memory in other layers than those with full attention."""
+        for module in self.layers.keys() - set(full):
+            if self.method.forgets and self.caches.memory(module):
+                raise UserError(
+                    f"layer {layer_index(module)} of {type(self.model).__name__} attends within its own sliding window "
+                    f"and can hold no memory; {self.method.label} needs another layer."
+                )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -58,7 +58,6 @@ def bench(
     """
     from lcbench.apps.bench.result import PARTS
     from lcbench.core.specs import parse_lengths, split_list
-    from lcbench.results.report.figure import SUFFIXES
 
     parts, backends = ([name.strip() for name in text.split(",")] for text in (what, attention))
     for part in parts:
@@ -66,10 +65,7 @@ def bench(
             raise unknown("part", part, PARTS)
     lengths = None if seq_len is None else parse_lengths(seq_len)
     methods = list(dict.fromkeys(entry for text in method or [METHODS] for entry in split_list(text)))
-    for path in (json, plot):
-        require_folder(path)
-    if plot is not None and plot.suffix.lower().removeprefix(".") not in SUFFIXES:
-        raise UserError(f"cannot draw {plot}: its name must end with one of .{', .'.join(SUFFIXES)}.")
+    _require_writable(json, plot)
 
     from lcbench.apps.bench.check import WrongAttentionError
     from lcbench.apps.bench.draw import draw
@@ -101,6 +97,16 @@ def bench(
         write_output(json, result.to_json(), "--json")
     if plot is not None:
         save(draw(result), plot)
+
+
+def _require_writable(json: Path | None, plot: Path | None) -> None:
+    """Raises: UserError for files that could not be written once all is measured."""
+    from lcbench.results.report.figure import SUFFIXES
+
+    for path in (json, plot):
+        require_folder(path)
+    if plot is not None and plot.suffix.lower().removeprefix(".") not in SUFFIXES:
+        raise UserError(f"cannot draw {plot}: its name must end with one of .{', .'.join(SUFFIXES)}.")
 
 
 def _target(source: ModelSource, shape: str | None, layers: int | None) -> tuple[Target, int]:

@@ -71,7 +71,7 @@ def _counts(example: Example) -> str:
     parts = f"head {len(example.head)} + context {len(example.context)}"
     if example.reading:
         windows = example.reading.windows
-        scored, several = sum(window.stop - window.first for window in windows), "s" * (len(windows) > 1)
+        scored, several = sum(window.stop - window.first for window in windows), "s" if len(windows) > 1 else ""
         return (
             f"{parts} = {len(example.prompt)} tokens of {example.reading.document!r}, {len(windows)} window{several}, "
             f"{scored} tokens scored, protocol {example.reading.protocol}"

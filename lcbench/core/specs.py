@@ -112,6 +112,7 @@ def convert(owner: str, cls: type, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(what: str, value: Any, hint: Any) -> Any:
+    """A value, or its text, as a type hint says: Literal, tuple, dict, str, bool, int, float, any of them or None."""
     if isinstance(hint, types.UnionType) or get_origin(hint) is typing.Union:
         hint = next(arg for arg in get_args(hint) if arg is not type(None))
         if value is None:
@@ -120,33 +121,41 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
         if value not in get_args(hint):
             raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {value!r}.")
         return value
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{what} must be a mapping, not {value!r}.")
-        return value
     if get_origin(hint) is tuple:
         return _convert_list(what, value, get_args(hint))
+    if get_origin(hint) is dict:
+        return _require(what, value, dict, "a mapping, not {}.")
     if hint is str:
-        if not isinstance(value, str):
-            raise UserError(f"{what} must be text, not {value!r}; put it in quotes.")
-        return value
-    text = str(value).strip()
+        return _require(what, value, str, "text, not {}; put it in quotes.")
     if hint is bool:
-        if text.lower() not in ("true", "false"):
+        text = str(value).strip().lower()
+        if text not in ("true", "false"):
             raise UserError(f"{what} must be true or false, not {value!r}.")
-        return text.lower() == "true"
+        return text == "true"
+    return _convert_number(what, value, hint) if hint in (int, float) else hint(value)
+
+
+def _require(what: str, value: Any, kind: type, wanted: str) -> Any:
+    if not isinstance(value, kind):
+        raise UserError(f"{what} must be {wanted.format(repr(value))}")
+    return value
+
+
+def _convert_number(what: str, value: Any, kind: type) -> int | float:
+    """A finite float, or an int, which may be written as a length is: 4k."""
+    text = str(value).strip()
     try:
-        if hint is int:
-            return -parse_length(text[1:]) if text.startswith("-") else 0 if text == "0" else parse_length(text)
-        if hint is float:
+        if kind is float:
             number = float(text)
             if not math.isfinite(number):
                 raise ValueError
             return number
+        if text == "0":
+            return 0
+        return -parse_length(text[1:]) if text.startswith("-") else parse_length(text)
     except ValueError:
-        kind = "a whole number" if hint is int else "a number"
-        raise UserError(f"{what} must be {kind}, not {value!r}.") from None
-    return hint(value)
+        wanted = "a whole number" if kind is int else "a number"
+        raise UserError(f"{what} must be {wanted}, not {value!r}.") from None
 
 
 def _convert_list(what: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -83,7 +83,7 @@ def generate_together(
     joined; if only those of equal length can, these are prefilled and decoded, then the next; or else each by itself.
     """
     lengths = [len(prompt.tokens) for prompt in prompts]
-    begun = {0: _prefill(model, prompts[0], prefixes)}
+    begun = {0: _prefill(model, prompts[0], prefixes)}  # only a cache that is there tells which prompts can be joined
     found: dict[int, Generation] = {}
     for rows in batches(begun[0].cache, lengths):
         for n in rows:
@@ -91,15 +91,31 @@ def generate_together(
             if len(rows) > 1 and prefixes and prefixes.keep(begun[n].cache, prompts[n].tokens):
                 begun[n].cache = snapshot(begun[n].cache)  # the next prompt takes the cache over
         rows = sorted(rows, key=lengths.__getitem__)  # attention takes neighbours of equal length together
-        batch, started = [begun.pop(n) for n in rows], _now(execution_device(model))
-        cache = join_caches([one.cache for one in batch], [lengths[n] for n in rows])
-        answers = _decode(model, cache, [prompts[n] for n in rows], [one.token for one in batch], stop_tokens)
-        seconds = (_now(execution_device(model)) - started) / len(rows)
-        for n, one, tokens in zip(rows, batch, answers):
-            found[n] = Generation(tokens, one.reused, one.seconds, seconds, len(rows))
-        if len(rows) == 1 and prefixes:
-            prefixes.keep(cache, prompts[rows[0]].tokens)
+        found |= _decode_batch(model, rows, prompts, [begun.pop(n) for n in rows], stop_tokens, prefixes)
     return [found[n] for n in range(len(prompts))]
+
+
+def _decode_batch(
+    model: PreTrainedModel,
+    rows: list[int],
+    prompts: Sequence[Prompt],
+    prefilled: list[_Prefilled],
+    stop_tokens: Collection[int],
+    prefixes: PrefixCache | None,
+) -> dict[int, Generation]:
+    """The generations of the prompts `rows`, decoded as one batch from their prefilled caches."""
+    device = execution_device(model)
+    started = _now(device)
+    chosen = [prompts[n] for n in rows]
+    cache = join_caches([one.cache for one in prefilled], [len(prompt.tokens) for prompt in chosen])
+    outputs = _decode(model, cache, chosen, [one.token for one in prefilled], stop_tokens)
+    seconds = (_now(device) - started) / len(rows)
+    if len(rows) == 1 and prefixes:
+        prefixes.keep(cache, chosen[0].tokens)
+    return {
+        n: Generation(tokens, one.reused, one.seconds, seconds, len(rows))
+        for n, one, tokens in zip(rows, prefilled, outputs)
+    }
 
 
 def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | None) -> _Prefilled:
@@ -120,19 +136,17 @@ def _decode(
     tokens: list[int],
     stop_tokens: Collection[int],
 ) -> list[list[int]]:
-    """The answers that begin with these tokens, behind the prompts in this cache. A row whose answer has ended goes
-    along until half of them have, but not beyond its budget: a run may be no longer than was said."""
+    """The outputs that begin with these tokens, after the prompts in this cache. A row whose output has ended goes
+    along until half of them have, since leaving the others copies the cache; but not beyond its budget, as a run may
+    be no longer than was said."""
     device, longest = execution_device(model), max(len(prompt.tokens) for prompt in prompts)
-    mask_BS, answers = _mask(prompts, device), [list[int]() for _ in prompts]
-    rows = list(range(len(prompts)))
+    mask_BS, outputs = _mask(prompts, device), [list[int]() for _ in prompts]
+    rows = list(range(len(prompts)))  # the prompt of each row of the batch
     ended: set[int] = set()
     for step in count(1):
         for row, token in zip(rows, tokens):
-            if row not in ended and token not in stop_tokens:
-                answers[row].append(token)
-                if step < prompts[row].max_new_tokens and not prompts[row].watch(answers[row]):
-                    continue
-            ended.add(row)
+            if row not in ended and _ends(prompts[row], outputs[row], token, stop_tokens):
+                ended.add(row)
         going = [n for n, row in enumerate(rows) if row not in ended]
         if not going:
             break
@@ -145,7 +159,15 @@ def _decode(
         ids = torch.tensor(tokens, device=device)[:, None]
         logits = model(ids, past_key_values=cache, logits_to_keep=1, **mask).logits
         tokens = logits[:, -1].argmax(-1).tolist()
-    return answers
+    return outputs
+
+
+def _ends(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection[int]) -> bool:
+    """Take the next token into an output; whether the output ends with it, or before it at a stop token."""
+    if token in stop_tokens:
+        return True
+    output.append(token)
+    return len(output) >= prompt.max_new_tokens or prompt.watch(output)
 
 
 def _mask(prompts: Sequence[Prompt], device: torch.device) -> Tensor | None:

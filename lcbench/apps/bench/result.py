@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lcbench.apps.bench.timing import Spread
-from lcbench.core.errors import UserError
 
 FORMAT = 1
 PARTS = ("attention", "block", "prefill", "decode", "memory")
@@ -66,30 +65,3 @@ class Result:
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Result:
-        """What `to_json` wrote. Raises: UserError for something else."""
-        try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise ValueError
-            rows = [_row(fields) for fields in content["rows"]]
-            skipped = [Skipped(**fields) for fields in content["skipped"]]
-            return cls(content["about"], content["checks"], rows, skipped, _spread(content["matmul"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError("this is no JSON that `lcbench bench --json` of this version wrote.") from error
-
-
-def _row(fields: dict[str, Any]) -> Row:
-    row = Row(**fields)
-    return replace(
-        row,
-        seconds=_spread(fields["seconds"]),
-        matmul_share=_spread(fields["matmul_share"]),
-        ratios={name: Spread(**ratio) for name, ratio in fields["ratios"].items()},
-    )
-
-
-def _spread(fields: dict[str, float] | None) -> Spread | None:
-    return None if fields is None else Spread(**fields)

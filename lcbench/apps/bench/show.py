@@ -56,7 +56,8 @@ def _heading(result: Result) -> list[str]:
     layers = f"{about['layers']} of {about['own_layers']} layers" if about["layers"] != about["own_layers"] else (
         f"{about['layers']} layers"
     )  # fmt: skip
-    threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if about["device"] == "cpu" else ""
+    rounds = "1 round" if about["rounds"] == 1 else f"{about['rounds']} rounds"
+    threads = f", {about['threads']} thread{'' if about['threads'] == 1 else 's'}" if about["device"] == "cpu" else ""
     worst = max(result.checks, key=lambda check: check["error"] / check["tolerance"], default=None)
     held = ""
     if worst:
@@ -65,7 +66,7 @@ def _heading(result: Result) -> list[str]:
     return [
         f"{about['model']}, {about['weights']} weights, {layers}, trained at {about['pretraining_length']:,} tokens, "
         f"{about['dtype']}, {about['hardware']}{threads}",
-        f"{about['clock']}; median and quartiles of {about['rounds']} round{'s' * (about['rounds'] != 1)}, in turns",
+        f"{about['clock']}; median and quartiles of {rounds}, in turns",
         f"all held against the float64 reference first{held}",
         *([f"matmul of size {about['matmul_size']}: {_rate(result.matmul.median)}"] if result.matmul else []),
     ]
@@ -78,26 +79,34 @@ def _table(part: str, rows: list[Row], plain: bool, quartiles: bool = True) -> T
     table.add_column("method", overflow="fold")
     layers = part in ("attention", "block") and len({row.layer for row in rows}) > 1
     baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    if part == "memory":
-        columns = ["peak", "KV cache", "beside it"]
-    else:
-        columns = ["ms", *["quartiles"] * quartiles, "tokens/s", *["of matmul"] * (part != "decode")]
-    for column in [*["layer"] * layers, *columns, *(f"x {name}" for name in baselines)]:
+    columns = ["layer"] if layers else []
+    columns += ["peak", "KV cache", "beside it"] if part == "memory" else _time_columns(part, quartiles)
+    for column in [*columns, *(f"x {name}" for name in baselines)]:
         table.add_column(column if plain else column.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         cells = _memory(row) if part == "memory" else _time(row, quartiles)
         ratios = [_ratio(row.ratios.get(name)) for name in baselines]
         name = Text(row.subject, style="dim" if row.baseline else "")
-        table.add_row(f"{row.length:,}", name, *[str(row.layer)] * layers, *cells, *ratios)
+        layer = [str(row.layer)] if layers else []
+        table.add_row(f"{row.length:,}", name, *layer, *cells, *ratios)
     return table
+
+
+def _time_columns(part: str, with_quartiles: bool) -> list[str]:
+    columns = ["ms", "quartiles", "tokens/s"] if with_quartiles else ["ms", "tokens/s"]
+    return columns if part == "decode" else [*columns, "of matmul"]
 
 
 def _time(row: Row, with_quartiles: bool) -> list[str]:
     assert row.seconds is not None and row.tokens_per_second is not None
-    ends = (row.seconds.low, row.seconds.high)
-    quartiles = UNMEASURED if None in ends else "-".join(_milliseconds(end) for end in ends if end is not None)
-    share = [] if row.part == "decode" else [f"{row.matmul_share.median:.1%}" if row.matmul_share else UNMEASURED]
-    return [_milliseconds(row.seconds.median), *[quartiles] * with_quartiles, f"{row.tokens_per_second:,.0f}", *share]
+    cells = [_milliseconds(row.seconds.median)]
+    if with_quartiles:
+        ends = (row.seconds.low, row.seconds.high)
+        cells.append(UNMEASURED if None in ends else "-".join(_milliseconds(end) for end in ends if end is not None))
+    cells.append(f"{row.tokens_per_second:,.0f}")
+    if row.part != "decode":
+        cells.append(f"{row.matmul_share.median:.1%}" if row.matmul_share else UNMEASURED)
+    return cells
 
 
 def _memory(row: Row) -> list[str]:

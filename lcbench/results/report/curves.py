@@ -173,23 +173,35 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
 def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = False) -> str:
     """How many samples a point has, by which protocol, and what the marks mean; `star`: those of the text."""
     rows = [row for one in all_curves for row in one.rows]
-    counts = sorted({row.samples for row in rows if row.samples}) or [0]
-    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     noun = "book" if any(one.metric == "perplexity" for one in all_curves) else "sample"
-    parts = [f"{said} {noun}{'' if counts == [1] else 's'} a point"]
+    parts = [f"{_counts(rows, noun)} a point"]
     if any(row.low is not None for row in rows):
         parts.append("95 % intervals" if star else "95 % bands")
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol)
     if protocols:
         parts.append(f"protocol {'; '.join(protocols)}")
     if trained:
-        lengths = [row.seq_len for row in rows]
-        marked = trained in lengths if star else min(lengths) <= trained <= max(lengths)
-        parts.append(f"trained at {trained:,} tokens{(' (*)' if star else ' (dashed)') * marked}")
+        parts.append(f"trained at {trained:,} tokens{_mark(rows, trained, star=star)}")
     failed = [row for row in rows if row.failed]
     if failed:
         parts.append(f"{len(failed)} failed ({textwrap.shorten(str(failed[0].failed), 60)})")
     return ", ".join(parts)
+
+
+def _counts(rows: Sequence[Row], noun: str) -> str:
+    """`20 samples`, `3 to 5 books`."""
+    counts = sorted({row.samples for row in rows if row.samples}) or [0]
+    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{said} {noun}{'' if counts == [1] else 's'}"
+
+
+def _mark(rows: Sequence[Row], trained: int, *, star: bool) -> str:
+    """What marks the trained length, where it is marked at all: a star at a length of its own in a text, a dashed line
+    anywhere between the lengths in a figure."""
+    lengths = [row.seq_len for row in rows]
+    if star:
+        return " (*)" if trained in lengths else ""
+    return " (dashed)" if min(lengths) <= trained <= max(lengths) else ""
 
 
 def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:

@@ -66,7 +66,8 @@ def notes(rows: Sequence[Row], mark: str = "bold") -> list[str]:
     """What stands below the tables, where it applies: what the mark of some scores means, why an interval is unknown,
     how much draws of demonstrations differ, what was saved by reusing prefixes, and what the peak memory is of."""
     whole = grids(rows)
-    lines = [f"{mark}: {RULE}"] * any(row.best for row in rows) + _unknown(whole)
+    lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
+    lines += _unknown(whole)
     for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
         spreads = [
             f"{row.method} at {row.seq_len:,} {number(row.draws_sd, row.metric)}"
@@ -140,7 +141,7 @@ def costs(line: Line, lengths: Sequence[int]) -> tuple[str, str]:
 def columns(grid: Grid, trained: int | None) -> list[str]:
     """The headings of a whole table on a page."""
     first = grid.lines[0]
-    labels = ["method", *["model"] * bool(first.model), *["run"] * bool(first.run)]
+    labels = ["method", *(["model"] if first.model else []), *(["run"] if first.run else [])]
     cost = [f"{what} at {grid.lengths[-1]:,}" for what in ("prefill tok/s", "peak memory")] if grid.first else []
     return [*labels, *(heading(length, trained, " ") for length in grid.lengths), *cost]
 
@@ -171,10 +172,12 @@ def _title(task: str, rows: Sequence[Row]) -> str:
     counts = sorted({row.samples for row in rows if row.samples})
     samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol and f"protocol={row.protocol}" not in task)
+    direction = " (lower is better)" if metrics.keys() & LOWER_IS_BETTER else ""
     words = [
-        f"{task}: {what}{' (lower is better)' * bool(metrics.keys() & LOWER_IS_BETTER)}",
+        f"{task}: {what}{direction}",
         f"{samples} {'books' if likelihood else 'samples'} a score",
-        f"95 % intervals{' over books' * likelihood}",
-        *[f"protocol {'; '.join(protocols)}"] * bool(protocols),
+        f"95 % intervals{' over books' if likelihood else ''}",
     ]
+    if protocols:
+        words.append(f"protocol {'; '.join(protocols)}")
     return printable(", ".join(words))

@@ -116,11 +116,6 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
 
 
-def summarise(records: Iterable[Record]) -> list[Row]:
-    """The rows of records that come from one run. Raises: UserError for a record that lacks a field."""
-    return summarise_runs([Run("", {}, list(records))])
-
-
 def summarise_runs(runs: Iterable[Run]) -> list[Row]:
     """Rows in the order in which tasks, methods and lengths first come up.
 

@@ -26,7 +26,8 @@ def markdown(rows: Sequence[Row], trained: int | None) -> str:
         names = len(head) - len(grid.lengths) - 2 * grid.first
         lines = [row(head), "|" + " --- |" * names + " ---: |" * (len(head) - names)]
         lines += [row(cells) for cells in _body(grid, lambda text: f"`{text}`".replace("|", "\\|"), escaped, score)]
-        lines += [""] * bool(grid.failures)
+        if grid.failures:
+            lines.append("")
         lines += [
             f"- failed: `{line.name}` at {cell.seq_len:,}: {escaped(printable(cell.failed or ''))}"
             for line, cell in grid.failures

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from lcbench.results.records import Record
+from lcbench.results.report.summary import Row, Run, summarise_runs
+
+
+def summarise(records: Iterable[Record]) -> list[Row]:
+    """The rows of records that come from one run."""
+    return summarise_runs([Run("", {}, list(records))])
 
 
 def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: float = 1.0, **fields: Any) -> Record:

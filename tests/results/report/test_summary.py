@@ -16,8 +16,8 @@ from lcbench.metrics import corpus_score, score_corpus, score_example
 from lcbench.results.records import MANIFEST, RECORDS, Record
 from lcbench.results.report.best import best
 from lcbench.results.report.layout import notes
-from lcbench.results.report.summary import Run, differences, read_runs, summarise, summarise_runs, trained_length
-from tests.results.report.samples import failure, likelihood, record
+from lcbench.results.report.summary import Run, differences, read_runs, summarise_runs, trained_length
+from tests.results.report.samples import failure, likelihood, record, summarise
 
 
 def test_one_row() -> None:

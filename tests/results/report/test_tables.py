@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from lcbench.results.records import Record
-from lcbench.results.report.summary import Row, Run, summarise, summarise_runs
+from lcbench.results.report.summary import Row, Run, summarise_runs
 from lcbench.results.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
-from tests.results.report.samples import failure, likelihood, record
+from tests.results.report.samples import failure, likelihood, record, summarise
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 
