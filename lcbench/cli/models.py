@@ -117,9 +117,9 @@ def convert(
     revision: RevisionOption = None,
 ) -> None:
     """Copy a model whose weights are pickles (pytorch_model*.bin) to a folder with safetensors."""
-    from lcbench.engine.convert import convert as convert_weights
+    from lcbench.engine.convert import convert_checkpoint
 
-    for path in convert_weights(model, out, revision):
+    for path in convert_checkpoint(model, out, revision):
         typer.echo(path)
 
 

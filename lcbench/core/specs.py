@@ -98,7 +98,7 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
-def convert(owner: str, cls: type, options: dict[str, Any]) -> dict[str, Any]:
+def convert_options(owner: str, cls: type, options: dict[str, Any]) -> dict[str, Any]:
     """Options (strings or values) -> values of the types that the fields of dataclass `cls` declare.
 
     Raises: UserError for an unknown option or a value that does not fit, naming `owner`.

@@ -78,7 +78,7 @@ def _json_lines(file: RawFile) -> Iterator[RawRow]:
     with file.open() as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _object(_parse(line, f"{file.name}, line {number},"), f"{file.name}, line {number},")
+                yield parse_row(line, f"{file.name}, line {number},")
 
 
 def _json(file: RawFile) -> Iterator[RawRow]:
@@ -132,7 +132,12 @@ def _class_name(number: int | None, names: list[str]) -> str | None:
     return names[number] if number is not None and 0 <= number < len(names) else None
 
 
-def _parse(text: bytes, where: str) -> Any:
+def parse_row(line: str | bytes, where: str) -> RawRow:
+    """A line of JSONL. Raises: UserError for one that is no JSON object, or names half a character."""
+    return _object(_parse(line, where), where)
+
+
+def _parse(text: str | bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lcbench.core.errors import UserError, gist_of
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
-from lcbench.data.raw import require_whole_characters
-
-if TYPE_CHECKING:
-    pass
-
-
-Row = Mapping[str, Any]
-
+from lcbench.data.raw import RawRow, parse_row
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
@@ -45,14 +37,14 @@ def read_texts(source: str) -> Sequence[str]:
     return _Texts(read_rows(source), source)
 
 
-def read_rows(source: str) -> Sequence[Row]:
+def read_rows(source: str) -> Sequence[RawRow]:
     """The rows of a JSONL or parquet file, or of the training split of a `datasets` id.
 
     Raises: UserError for what is not there, has no rows, or cannot be read.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() == ".jsonl":
-        rows: Sequence[Row] = list(_json_lines(path))
+        rows: Sequence[RawRow] = list(_json_lines(path))
     elif path.exists() and path.suffix.lower() != ".parquet":
         raise UserError(f"{source} is no {', '.join(SUFFIXES)} file and no data set on the hub.")
     else:
@@ -73,21 +65,14 @@ def _read(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path) -> Iterator[RawRow]:
     for number, line in enumerate(_read(path).split("\n"), start=1):  # splitlines would cut at signs within a text
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}, is no JSON object.")
-        require_whole_characters(row, f"{path}, line {number},")
-        yield row
+        yield parse_row(line, f"{path}, line {number},")
 
 
-def _parquet(source: str, path: Path) -> Sequence[Row]:
+def _parquet(source: str, path: Path) -> Sequence[RawRow]:
     if not path.exists():
         raise UserError(f"there is no file {source}.")
     from datasets import load_dataset
@@ -101,7 +86,7 @@ def _parquet(source: str, path: Path) -> Sequence[Row]:
 class _Texts(Sequence[str]):
     """The column `text` of rows, read when asked for: a data set may be larger than memory."""
 
-    def __init__(self, rows: Sequence[Row], source: str) -> None:
+    def __init__(self, rows: Sequence[RawRow], source: str) -> None:
         self._rows, self._source = rows, source
 
     def __len__(self) -> int:

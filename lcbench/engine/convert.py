@@ -19,7 +19,7 @@ from lcbench.engine.models import ModelSource
 KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 
 
-def convert(name: str, out: Path, revision: str | None = None) -> list[Path]:
+def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> list[Path]:
     """Write folder `out` from the folder or Hugging Face id `name`; the files of weights that were written.
 
     One shard is in memory at a time. Raises: UserError if there is no such model, nothing to convert, or `out` is in

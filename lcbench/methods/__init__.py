@@ -15,7 +15,7 @@ from typing import Any
 
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.plugins import import_all
-from lcbench.core.specs import convert, split_spec
+from lcbench.core.specs import convert_options, split_spec
 from lcbench.methods.base import REGISTRY, Composition, Lengths, Method, compose
 
 __all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_method"]
@@ -44,7 +44,7 @@ def parse_method(spec: str | Method, **options: Any) -> Method:
             known = [name for part in parts for name in part.options()]
             raise unknown(f"option of {spec}", option, known) if known else UserError(f"{spec} has no options.")
         part = parts[owners[0]]
-        parts[owners[0]] = dataclasses.replace(part, **convert(part.name, type(part), {option: value}))
+        parts[owners[0]] = dataclasses.replace(part, **convert_options(part.name, type(part), {option: value}))
     return compose(parts)
 
 
@@ -53,4 +53,4 @@ def _parse_part(spec: str) -> Method:
     methods = all_methods()
     if name not in methods:
         raise unknown("method", name, methods)
-    return methods[name](**convert(name, methods[name], options))
+    return methods[name](**convert_options(name, methods[name], options))

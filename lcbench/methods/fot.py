@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lcbench.core.errors import UserError
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.methods.base import Lengths, Method, at_least
 from lcbench.methods.pieces import Memory, Piece
 
@@ -69,7 +69,7 @@ class FocusedTransformer(Method):
             for option, key in CONFIG_NAMES.items()
             if getattr(self, option) is None and getattr(config, key, None) is not None
         }
-        method = replace(self, **convert(self.name, type(self), given))
+        method = replace(self, **convert_options(self.name, type(self), given))
         if method.memory_layers is None:
             raise UserError(
                 "fot: say which layers hold memory, as in fot:memory_layers=[6,12,18]; the model's config has no "

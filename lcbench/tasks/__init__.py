@@ -15,7 +15,7 @@ import yaml
 
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.plugins import import_all
-from lcbench.core.specs import convert, split_spec
+from lcbench.core.specs import convert_options, split_spec
 from lcbench.tasks.base import FAMILIES, Cell, Example, Task
 
 __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
@@ -85,7 +85,7 @@ def load_task(spec: str) -> Task:
     if family not in families:
         raise unknown(f"family in task {name}:", family, families)
     cls = families[family]
-    values = convert(f"task {stem}", cls, {"name": stem, **content, **options})
+    values = convert_options(f"task {stem}", cls, {"name": stem, **content, **options})
     for field in dataclasses.fields(cls):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in values:

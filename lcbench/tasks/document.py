@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
@@ -98,7 +98,7 @@ class DocumentTask(Task):
         for key in given:
             if key not in IN_PROTOCOLS:
                 raise unknown(f"option of {owner}:", str(key), IN_PROTOCOLS)
-        return replace(self, **convert(owner, type(self), given), protocol="", protocols={})
+        return replace(self, **convert_options(owner, type(self), given), protocol="", protocols={})
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
         """One cell a length: the most tokens that prompt and answer may have together."""

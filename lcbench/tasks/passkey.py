@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.text.repeated_filler import Haystack
@@ -66,7 +66,7 @@ class Passkey(Task):
         given = self.protocols[self.protocol]
         if not isinstance(given, dict):
             raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {given!r}.")
-        values = convert(f"protocol {self.protocol} of {self.name}", Protocol, given)
+        values = convert_options(f"protocol {self.protocol} of {self.name}", Protocol, given)
         missing = {"source", "instruction", "filler", "needle", "question", "lowest", "highest"} - values.keys()
         if missing:
             raise UserError(f"protocol {self.protocol} of {self.name} lacks {', '.join(sorted(missing))}.")

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lcbench.core.errors import UserError
-from lcbench.engine.convert import convert
+from lcbench.engine.convert import convert_checkpoint
 from lcbench.engine.models import ModelSource
 from tests.attention import zoo
 from tests.helpers import cli
@@ -47,7 +47,7 @@ def test_one_file_and_tied_weights(tmp_path: Path) -> None:
     model = zoo.llama(tie_word_embeddings=True)
     model.config.save_pretrained(tmp_path / "pickled")
     torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
-    assert convert(str(tmp_path / "pickled"), tmp_path / "out") == [tmp_path / "out" / "model.safetensors"]
+    assert convert_checkpoint(str(tmp_path / "pickled"), tmp_path / "out") == [tmp_path / "out" / "model.safetensors"]
     ids = zoo.tokens(1, 20)
     loaded = ModelSource(str(tmp_path / "out")).model()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_code_in_a_pickle_does_not_run(pickled: Path, tmp_path: Path) -> None:
 
     (pickled / "pytorch_model-00001-of-00002.bin").write_bytes(pickle.dumps({"x": Bomb()}))
     with pytest.raises(UserError, match="holds more than tensors, or is damaged"):
-        convert(str(pickled), tmp_path / "out")
+        convert_checkpoint(str(pickled), tmp_path / "out")
     assert not (tmp_path / "ran").exists()
 
 
@@ -74,9 +74,9 @@ def test_nothing_to_convert_and_nothing_overwritten(pickled: Path, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no pytorch_model"):
-        convert(str(tmp_path / "empty"), tmp_path / "out")
+        convert_checkpoint(str(tmp_path / "empty"), tmp_path / "out")
     with pytest.raises(UserError, match="not empty"):
-        convert(str(tmp_path / "empty"), pickled)
+        convert_checkpoint(str(tmp_path / "empty"), pickled)
 
 
 @pytest.mark.parametrize(

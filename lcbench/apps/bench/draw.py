@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from lcbench.apps.bench.result import PARTS, Result, Row
+from lcbench.apps.bench.result import PARTS, Measurement, Result
 from lcbench.apps.bench.show import TITLES
 from lcbench.results.report.curves import COLORS, MARKERS
 from lcbench.results.report.figure import length_label
@@ -48,7 +48,7 @@ def draw(result: Result) -> Figure:
     return figure
 
 
-def _draw_cost(axes: Axes, part: str, rows: list[Row], names: list[str]) -> None:
+def _draw_cost(axes: Axes, part: str, rows: list[Measurement], names: list[str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for name in dict.fromkeys(row.subject for row in rows):
@@ -71,7 +71,7 @@ def _draw_cost(axes: Axes, part: str, rows: list[Row], names: list[str]) -> None
     _finish(axes, rows)
 
 
-def _draw_ratio(axes: Axes, rows: list[Row], names: list[str]) -> None:
+def _draw_ratio(axes: Axes, rows: list[Measurement], names: list[str]) -> None:
     first = next((name for row in rows for name in row.ratios), None)
     for name in dict.fromkeys(row.subject for row in rows):
         own = [row for row in rows if row.subject == name and first in row.ratios]
@@ -86,7 +86,7 @@ def _draw_ratio(axes: Axes, rows: list[Row], names: list[str]) -> None:
     _finish(axes, rows)
 
 
-def _style(name: str, names: list[str], own: list[Row]) -> dict[str, Any]:
+def _style(name: str, names: list[str], own: list[Measurement]) -> dict[str, Any]:
     place = names.index(name)
     return {
         "color": COLORS[place % len(COLORS)],
@@ -97,7 +97,7 @@ def _style(name: str, names: list[str], own: list[Row]) -> dict[str, Any]:
     }
 
 
-def _finish(axes: Axes, rows: list[Row]) -> None:
+def _finish(axes: Axes, rows: list[Measurement]) -> None:
     lengths = sorted({row.length for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [length_label(length) for length in lengths])

@@ -10,7 +10,7 @@ import torch
 
 from lcbench.apps.bench.check import Check, check
 from lcbench.apps.bench.passes import MATMUL, NEW_TOKENS, Passes, Turn
-from lcbench.apps.bench.result import PARTS, Result, Row, Skipped
+from lcbench.apps.bench.result import PARTS, Measurement, Result, Skipped
 from lcbench.apps.bench.room import free_memory, need
 from lcbench.apps.bench.subjects import NATIVE, Steered, Subject, baselines, require_dense
 from lcbench.apps.bench.target import Target
@@ -40,7 +40,7 @@ class Bench:
         self.target, self.lengths, self.rounds = target, lengths, rounds
         self.parts = [part for part in PARTS if part in parts]
         self.passes = Passes(target, Clock.of(target.device), decode="decode" in parts)
-        self.rows: list[Row] = []
+        self.rows: list[Measurement] = []
         self.skipped: list[Skipped] = []
         self.matmul_rates: list[float] = []
         self.subjects: dict[int, list[Subject]] = {}
@@ -123,7 +123,7 @@ class Bench:
         turns: list[Turn],
         matmul: list[float],
         all_turns: dict[str, list[Turn]],
-    ) -> Row:
+    ) -> Measurement:
         values = _values(part, turns)
         others = {
             other.name: _values(part, all_turns[other.name])
@@ -136,7 +136,7 @@ class Bench:
         tokens = 1 if part == "decode" else length
         work = None if memory or part == "decode" else self._work(part, subject, length)
         rates = None if work is None else [work / seconds for seconds in values]
-        return Row(
+        return Measurement(
             part=part,
             length=length,
             subject=subject.name,

@@ -13,7 +13,7 @@ PARTS = ("attention", "block", "prefill", "decode", "memory")
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One subject in one part at one length.
 
     `seconds` are those of one call, or of one token in `decode`; `matmul_share` is the rate of arithmetic, counted over
@@ -56,11 +56,11 @@ class Result:
 
     about: dict[str, Any]
     checks: list[dict[str, Any]]
-    rows: list[Row]
+    rows: list[Measurement]
     skipped: list[Skipped]
     matmul: Spread | None  # operations a second of the matrix product, in all rounds
 
-    def part(self, name: str) -> list[Row]:
+    def part(self, name: str) -> list[Measurement]:
         return [row for row in self.rows if row.part == name]
 
     def to_json(self) -> str:

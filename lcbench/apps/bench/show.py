@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lcbench.apps.bench.result import PARTS, Result, Row
+from lcbench.apps.bench.result import PARTS, Measurement, Result
 from lcbench.apps.bench.timing import Spread
 from lcbench.results.report.layout import human_bytes
 from lcbench.results.report.terminal import METHOD_WIDTH
@@ -72,7 +72,7 @@ def _heading(result: Result) -> list[str]:
     ]
 
 
-def _table(part: str, rows: list[Row], plain: bool, quartiles: bool = True) -> Table:
+def _table(part: str, rows: list[Measurement], plain: bool, quartiles: bool = True) -> Table:
     """`quartiles` False: without them, for a narrow terminal."""
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=not plain)
     table.add_column("tokens", justify="right", no_wrap=True)
@@ -97,7 +97,7 @@ def _time_columns(part: str, with_quartiles: bool) -> list[str]:
     return columns if part == "decode" else [*columns, "of matmul"]
 
 
-def _time(row: Row, with_quartiles: bool) -> list[str]:
+def _time(row: Measurement, with_quartiles: bool) -> list[str]:
     assert row.seconds is not None and row.tokens_per_second is not None
     cells = [_milliseconds(row.seconds.median)]
     if with_quartiles:
@@ -109,7 +109,7 @@ def _time(row: Row, with_quartiles: bool) -> list[str]:
     return cells
 
 
-def _memory(row: Row) -> list[str]:
+def _memory(row: Measurement) -> list[str]:
     assert row.peak_bytes is not None and row.kv_bytes is not None
     beside = max(0, row.peak_bytes - row.kv_bytes)
     return [human_bytes(row.peak_bytes), human_bytes(row.kv_bytes), human_bytes(beside)]

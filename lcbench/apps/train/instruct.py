@@ -28,8 +28,9 @@ from lcbench.apps.train.lm import described, next_token_loss, trained_through
 from lcbench.apps.train.loop import Schedule, fit, process_index, step_seed
 from lcbench.apps.train.progress import TrainingProgress
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.specs import convert
-from lcbench.data.texts import Row, read_rows
+from lcbench.core.specs import convert_options
+from lcbench.data.raw import RawRow
+from lcbench.data.texts import read_rows
 from lcbench.engine.models import ModelSource
 from lcbench.methods.base import trained_length
 
@@ -57,7 +58,7 @@ class InstructionFormat:
     pre_response: str = ""
     post_response: str = ""
 
-    def texts(self, row: Row) -> tuple[str, str]:
+    def texts(self, row: RawRow) -> tuple[str, str]:
         """What is asked, and what is answered. Raises: UserError for a missing column."""
         asked = f"{self.pre_question}{_text(row, self.question_field)}{self.post_question}"
         if row.get(self.prompt_field) is not None:
@@ -77,7 +78,7 @@ class ChatFormat:
     human_prefix: str = "\nUSER: "
     model_prefix: str = "\nASSISTANT: "
 
-    def turns(self, row: Row) -> list[tuple[str, bool]]:
+    def turns(self, row: RawRow) -> list[tuple[str, bool]]:
         """The texts, and whether each is the model's. Raises: UserError for a missing column."""
         conversation = row[self.conversations_field]
         if not isinstance(conversation, Sequence) or not all(isinstance(turn, dict) for turn in conversation):
@@ -105,17 +106,17 @@ class Formatter:
     instructions: InstructionFormat = InstructionFormat()
     chat: ChatFormat = ChatFormat()
 
-    def sample(self, row: Row) -> Sample:
+    def sample(self, row: RawRow) -> Sample:
         """Raises: UserError for a row with missing columns."""
         return self._chat(row) if self.chat.conversations_field in row else self._instruction(row)
 
-    def _instruction(self, row: Row) -> Sample:
+    def _instruction(self, row: RawRow) -> Sample:
         asked, answered = self.instructions.texts(row)
         question = [*self._bos, *self._encode(asked)][: self.limits.input]
         response = [*self._encode(answered), *self._eos][: self.limits.output]
         return self._cut([*question, *response], [False] * len(question) + [True] * len(response))
 
-    def _chat(self, row: Row) -> Sample:
+    def _chat(self, row: RawRow) -> Sample:
         ids = [*self._bos, *self._encode(self.chat.initial_prompt)]
         counted = [False] * len(ids)
         for text, of_model in self.chat.turns(row):
@@ -144,7 +145,7 @@ class Formatter:
 class Mix:
     """Rows of several sources, drawn with replacement in proportion."""
 
-    def __init__(self, sources: Sequence[Sequence[Row]], proportions: Sequence[float]) -> None:
+    def __init__(self, sources: Sequence[Sequence[RawRow]], proportions: Sequence[float]) -> None:
         """Raises: UserError for another number of proportions than of sources, or one that is not above 0."""
         if len(proportions) != len(sources) or min(proportions) <= 0:
             raise UserError(
@@ -152,7 +153,7 @@ class Mix:
             )
         self._sources, self._proportions = sources, proportions
 
-    def draw(self, rng: random.Random, rows: int) -> list[Row]:
+    def draw(self, rng: random.Random, rows: int) -> list[RawRow]:
         chosen = rng.choices(self._sources, self._proportions, k=rows)
         return [source[int(rng.random() * len(source))] for source in chosen]
 
@@ -274,11 +275,13 @@ def read_formats(formats: dict[str, Any]) -> tuple[InstructionFormat, ChatFormat
     for name in formats:
         if name not in known:
             raise unknown("format", name, known)
-    instructions = convert("instructions", InstructionFormat, formats.get("instructions") or {})
-    return InstructionFormat(**instructions), ChatFormat(**convert("chat", ChatFormat, formats.get("chat") or {}))
+    instructions = convert_options("instructions", InstructionFormat, formats.get("instructions") or {})
+    return InstructionFormat(**instructions), ChatFormat(
+        **convert_options("chat", ChatFormat, formats.get("chat") or {})
+    )
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: RawRow, name: str) -> str:
     text = row.get(name)
     if not isinstance(text, str):
         raise UserError(

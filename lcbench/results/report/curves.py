@@ -23,7 +23,7 @@ from lcbench.results.nll import mean_buckets
 from lcbench.results.records import Record
 from lcbench.results.report.figure import TRAINED_COLOR, length_label
 from lcbench.results.report.layout import number
-from lcbench.results.report.summary import Row, Run, by_task, summarise_runs
+from lcbench.results.report.summary import Run, TableRow, by_task, summarise_runs
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -45,11 +45,11 @@ class Curves:
     """One task: its rows by method, and the mean NLL by position [(first, last, nats)] at the longest length."""
 
     task: str
-    methods: dict[str, list[Row]]
+    methods: dict[str, list[TableRow]]
     positions: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         return [row for rows in self.methods.values() for row in rows]
 
     @property
@@ -71,7 +71,7 @@ def curves(run: Run, task: str) -> list[Curves]:
     for name, rows in by_task(summarise_runs([run])):
         if task not in (name, name.partition(":")[0]):
             continue
-        methods: dict[str, list[Row]] = {}
+        methods: dict[str, list[TableRow]] = {}
         for row in rows:
             methods.setdefault(row.method, []).append(row)
         found.append(Curves(name, {m: sorted(own, key=lambda row: row.seq_len) for m, own in methods.items()}))
@@ -188,14 +188,14 @@ def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = F
     return ", ".join(parts)
 
 
-def _counts(rows: Sequence[Row], noun: str) -> str:
+def _counts(rows: Sequence[TableRow], noun: str) -> str:
     """`20 samples`, `3 to 5 books`."""
     counts = sorted({row.samples for row in rows if row.samples}) or [0]
     said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{said} {noun}{'' if counts == [1] else 's'}"
 
 
-def _mark(rows: Sequence[Row], trained: int, *, star: bool) -> str:
+def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
     """What marks the trained length, where it is marked at all: a star at a length of its own in a text, a dashed line
     anywhere between the lengths in a figure."""
     lengths = [row.seq_len for row in rows]

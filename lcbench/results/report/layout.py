@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.report.best import RULE
-from lcbench.results.report.summary import Row, by_task
+from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
 
@@ -19,7 +19,7 @@ class Line:
     method: str
     model: str
     run: str
-    cells: dict[int, Row]
+    cells: dict[int, TableRow]
 
     @property
     def name(self) -> str:
@@ -37,15 +37,15 @@ class Grid:
     first: bool
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         return [row for line in self.lines for row in line.cells.values()]
 
     @property
-    def failures(self) -> list[tuple[Line, Row]]:
+    def failures(self) -> list[tuple[Line, TableRow]]:
         return [(line, row) for line in self.lines for row in line.cells.values() if row.failed] if self.first else []
 
 
-def grids(rows: Sequence[Row]) -> list[Grid]:
+def grids(rows: Sequence[TableRow]) -> list[Grid]:
     """One table a task, and for likelihoods one each for perplexity, bits a byte and bits a word."""
     models = len({row.model for row in rows}) > 1
     seen = [(row.task, row.method, row.seq_len, row.model) for row in rows]
@@ -62,7 +62,7 @@ def grids(rows: Sequence[Row]) -> list[Grid]:
     return found
 
 
-def notes(rows: Sequence[Row], mark: str = "bold") -> list[str]:
+def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     """What stands below the tables, where it applies: what the mark of some scores means, why an interval is unknown,
     how much draws of demonstrations differ, what was saved by reusing prefixes, and what the peak memory is of."""
     whole = grids(rows)
@@ -93,7 +93,7 @@ def _unknown(whole: Sequence[Grid]) -> list[str]:
     return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
 
 
-def _noun(row: Row) -> str:
+def _noun(row: TableRow) -> str:
     return "samples" if row.bits_per_byte is None else "books"
 
 
@@ -123,7 +123,7 @@ def number(value: float, metric: str) -> str:
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def interval(row: Row) -> str:
+def interval(row: TableRow) -> str:
     """`[0.84, 1.00]`, or that the samples are too few to know it."""
     if row.low is None or row.high is None:
         return "[unknown]"
@@ -151,7 +151,7 @@ def human_bytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def _views(rows: Sequence[Row]) -> Iterable[list[Row]]:
+def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
     """The rows themselves, and again with bits a byte and bits a word as their score where they have them."""
     yield list(rows)
     for metric in ("bits_per_byte", "bits_per_word"):
@@ -165,7 +165,7 @@ def _views(rows: Sequence[Row]) -> Iterable[list[Row]]:
             ]
 
 
-def _title(task: str, rows: Sequence[Row]) -> str:
+def _title(task: str, rows: Sequence[TableRow]) -> str:
     metrics = dict.fromkeys(row.metric for row in rows if row.samples)
     what = ", ".join(metric.replace("_", " ") for metric in metrics)
     likelihood = any(_noun(row) == "books" for row in rows)

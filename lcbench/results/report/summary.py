@@ -24,7 +24,7 @@ Interval = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One (task, method, length) of one model in one run, over all its depths and samples.
 
     `low` and `high` bound the mean with 95 % confidence; None where the samples are too few to know. Of likelihoods the
@@ -116,18 +116,20 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
 
 
-def summarise_runs(runs: Iterable[Run]) -> list[Row]:
+def summarise_runs(runs: Iterable[Run]) -> list[TableRow]:
     """Rows in the order in which tasks, methods and lengths first come up.
 
     Raises: UserError for a record that lacks a field.
     """
-    groups: dict[Row, list[Record]] = {}
+    groups: dict[TableRow, list[Record]] = {}
     try:
         for run in runs:
             protocols = run.protocols
             for record in run.records:
                 task = record["task"]
-                key = Row(task, record["method"], record["seq_len"], record["model"], run.name, protocols.get(task, ""))
+                key = TableRow(
+                    task, record["method"], record["seq_len"], record["model"], run.name, protocols.get(task, "")
+                )
                 groups.setdefault(key, []).append(record)
         rows = [_row(key, members) for key, members in groups.items()]
         bold = _bold(rows, list(groups.values()))
@@ -136,15 +138,15 @@ def summarise_runs(runs: Iterable[Run]) -> list[Row]:
     return [replace(row, best=index in bold) for index, row in enumerate(rows)]
 
 
-def by_task(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+def by_task(rows: Iterable[TableRow]) -> list[tuple[str, list[TableRow]]]:
     """The rows of each task, in order."""
-    tasks: dict[str, list[Row]] = {}
+    tasks: dict[str, list[TableRow]] = {}
     for row in rows:
         tasks.setdefault(row.task, []).append(row)
     return list(tasks.items())
 
 
-def _bold(rows: list[Row], records: list[list[Record]]) -> set[int]:
+def _bold(rows: list[TableRow], records: list[list[Record]]) -> set[int]:
     """Which rows are bold in their columns."""
     columns: dict[tuple[str, int, str], dict[int, list[Record]]] = {}
     for index, row in enumerate(rows):
@@ -153,7 +155,7 @@ def _bold(rows: list[Row], records: list[list[Record]]) -> set[int]:
     return {index for (*_, metric), column in columns.items() for index in best(column, metric)}
 
 
-def _row(key: Row, records: list[Record]) -> Row:
+def _row(key: TableRow, records: list[Record]) -> TableRow:
     reasons = [_failure(record) for record in records]
     failed = next(filter(None, reasons), None)
     done = [record for record, reason in zip(records, reasons, strict=True) if reason is None]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lcbench.results.report.layout import Grid, columns, costs, grids, interval, notes, number
-from lcbench.results.report.summary import Row
+from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import escaped, printable, row
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {char: f"\\{char}" for char in "&%$#_{}"}
 
 
-def markdown(rows: Sequence[Row], trained: int | None) -> str:
+def markdown(rows: Sequence[TableRow], trained: int | None) -> str:
     """A table a task, the interval behind each score."""
 
-    def score(cell: Row) -> str:
+    def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)
         value = f"**{value}**" if cell.best else value
         return f"{value} {interval(cell)}"
@@ -37,10 +37,10 @@ def markdown(rows: Sequence[Row], trained: int | None) -> str:
     return "\n".join(parts)
 
 
-def latex(rows: Sequence[Row], trained: int | None) -> str:
+def latex(rows: Sequence[TableRow], trained: int | None) -> str:
     """A `table` environment a task, for a document that uses the package booktabs."""
 
-    def score(cell: Row) -> str:
+    def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)
         value = rf"\textbf{{{value}}}" if cell.best else value
         return rf"{value} {{\scriptsize {interval(cell)}}}"
@@ -71,7 +71,7 @@ def latex(rows: Sequence[Row], trained: int | None) -> str:
 
 
 def _body(
-    grid: Grid, code: Callable[[str], str], plain: Callable[[str], str], score: Callable[[Row], str]
+    grid: Grid, code: Callable[[str], str], plain: Callable[[str], str], score: Callable[[TableRow], str]
 ) -> list[list[str]]:
     """The cells of a table, line by line, in the order of `columns`."""
     body = []

@@ -10,14 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lcbench.results.report.layout import Grid, costs, grids, heading, notes, number
-from lcbench.results.report.summary import Row
+from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable
 
 STAR = "*"  # before what would be bold, where nothing can be
 
 
-def print_tables(console: Console, rows: Sequence[Row], trained: int | None) -> None:
+def print_tables(console: Console, rows: Sequence[TableRow], trained: int | None) -> None:
     """One table a task: a row a method, a column a length, the 95 % interval under each score.
 
     Lengths that do not fit beside one another go on in a further table. Where the output has no styles, as in a pipe,
@@ -57,7 +57,7 @@ def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -
     return table
 
 
-def _score(row: Row | None, star: str) -> Text:
+def _score(row: TableRow | None, star: str) -> Text:
     if row is None:
         return Text("")
     if row.mean is None:

@@ -10,23 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
 from lcbench.results.report.layout import human_bytes
-from lcbench.results.report.summary import Row
+from lcbench.results.report.summary import TableRow
 from lcbench.results.report.table_page import latex, markdown
 from lcbench.results.report.table_text import print_tables
 
 __all__ = ["FORMATS", "WRITERS", "as_csv", "as_json", "human_bytes", "latex", "markdown", "print_tables"]
 
 
-def as_csv(rows: Sequence[Row], trained: int | None = None) -> str:
+def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
     """A line a row, numbers unrounded; what is not known is left empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
 
 
-def as_json(rows: Sequence[Row], trained: int | None = None) -> str:
+def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
     """A list with an object a row, numbers unrounded; what is not known, or not finite, is null."""
     known = [
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
@@ -35,7 +35,7 @@ def as_json(rows: Sequence[Row], trained: int | None = None) -> str:
     return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
 
 
-WRITERS: dict[str, Callable[[Sequence[Row], int | None], str]] = {
+WRITERS: dict[str, Callable[[Sequence[TableRow], int | None], str]] = {
     "markdown": markdown,
     "csv": as_csv,
     "latex": latex,

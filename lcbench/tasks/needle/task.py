@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside
 from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example, Task
@@ -56,7 +56,7 @@ class Needle(Task):
     @property
     def wording(self) -> Wording:
         owner, given = f"protocol {self.protocol} of {self.name}", self._given
-        values = convert(owner, Wording, {key: value for key, value in given.items() if key != "depths"})
+        values = convert_options(owner, Wording, {key: value for key, value in given.items() if key != "depths"})
         missing = {"source", "instruction", "needle", "question", "key", "value"} - values.keys()
         if missing:
             raise UserError(f"{owner} lacks {', '.join(sorted(missing))}.")
@@ -133,7 +133,7 @@ class Needle(Task):
     @property
     def _depths(self) -> list[float]:
         owner = f"protocol {self.protocol} of {self.name}"
-        depths = convert(owner, _Grid, {"depths": self._given.get("depths", [])})["depths"]
+        depths = convert_options(owner, _Grid, {"depths": self._given.get("depths", [])})["depths"]
         if not all(0 <= depth <= 1 for depth in depths):
             raise UserError(f"{owner}: depths are numbers from 0 to 1, not {list(depths)}.")
         return list(depths)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lcbench.core.errors import UserError
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
-from lcbench.data.texts import SUFFIXES, Row, read_rows, read_texts
+from lcbench.data.raw import RawRow
+from lcbench.data.texts import SUFFIXES, read_rows, read_texts
 from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
 from lcbench.tasks.text.running_text import GENERATED
 
@@ -116,7 +117,7 @@ def _books(source: str) -> Sequence[tuple[str, str]]:
 class _Rows(Sequence[tuple[str, str]]):
     """Titles and texts of rows, read when asked for."""
 
-    def __init__(self, rows: Sequence[Row], source: str) -> None:
+    def __init__(self, rows: Sequence[RawRow], source: str) -> None:
         self._rows, self._source = rows, source
 
     def __len__(self) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from lcbench.results.records import Record
-from lcbench.results.report.summary import Row, Run, summarise_runs
+from lcbench.results.report.summary import Run, TableRow, summarise_runs
 
 
-def summarise(records: Iterable[Record]) -> list[Row]:
+def summarise(records: Iterable[Record]) -> list[TableRow]:
     """The rows of records that come from one run."""
     return summarise_runs([Run("", {}, list(records))])
 

@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 
 from lcbench.results.records import Record
-from lcbench.results.report.summary import Row, Run, summarise_runs
+from lcbench.results.report.summary import Run, TableRow, summarise_runs
 from lcbench.results.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
 from tests.results.report.samples import failure, likelihood, record, summarise
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 
 
-def text(rows: list[Row], trained: int | None = 256, width: int = 80) -> str:
+def text(rows: list[TableRow], trained: int | None = 256, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     print_tables(console, rows, trained)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def test_markdown_is_a_table() -> None:
     assert "- failed: `vanilla` at 512: out of memory" in lines
 
 
-def against() -> list[Row]:
+def against() -> list[TableRow]:
     """20 samples: `good` is right always, `fair` 19 times, `bad` never; at 512 nobody is worse for sure."""
     right = {"good": 20, "fair": 19, "bad": 0}
     records = [record(method, 256, k, float(k < count)) for method, count in right.items() for k in range(20)]

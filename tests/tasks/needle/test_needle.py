@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lcbench.apps.train.facts import activity
 from lcbench.core.errors import UserError
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.tasks import Cell, Example, load_task
 from lcbench.tasks.needle.facts import KINDS
 from lcbench.tasks.needle.task import Needle
@@ -385,7 +385,7 @@ VALID: dict[str, Any] = {
 )
 def test_wordings_that_cannot_be(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        Wording(**convert("protocol mine", Wording, VALID | change))
+        Wording(**convert_options("protocol mine", Wording, VALID | change))
 
 
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcbench.core.errors import UserError
-from lcbench.core.specs import convert
+from lcbench.core.specs import convert_options
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.needle.facts import KINDS
 from lcbench.tasks.needle.wording import Wording
@@ -89,7 +89,7 @@ def test_needles(style: str, name: str, extra: int, sample: int) -> None:
 
 
 def test_no_line_of_the_haystack_has_the_key_that_is_asked_for() -> None:
-    wording = Wording(**convert("mine", Wording, GIVEN | {"line": "{key} is {value}.", "glue": "\n"}))
+    wording = Wording(**convert_options("mine", Wording, GIVEN | {"line": "{key} is {value}.", "glue": "\n"}))
     tokenizer = build("lcbench-tiny")
     text = wording.text(tokenizer, "books", "any", ["Toledo", "Lisbon"])
     cities = re.findall(r"^(\w+) is", tokenizer.decode(text.cut(4000)[0]), re.MULTILINE)
@@ -125,6 +125,6 @@ def test_uuids_are_random_and_valid() -> None:
 
 def test_what_lines_need() -> None:
     with pytest.raises(UserError, match="has a line break as its `glue`"):
-        Wording(**convert("mine", Wording, GIVEN | {"line": "x"}))
+        Wording(**convert_options("mine", Wording, GIVEN | {"line": "x"}))
     with pytest.raises(UserError, match="has its own filler; leave the haystack out"):
         load_task("ruler/niah_single_1:haystack=essays.txt")

@@ -12,7 +12,7 @@ from lcbench.results.report.html.frame import text
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name
 from lcbench.results.report.layout import Grid, Line, number
-from lcbench.results.report.summary import Row
+from lcbench.results.report.summary import TableRow
 
 WIDTH, HEIGHT = 560, 300
 LETTER = 11  # width of one where a phone shows it
@@ -57,17 +57,17 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
     )
 
 
-def _known(row: Row) -> list[float]:
+def _known(row: TableRow) -> list[float]:
     return [value for value in (row.mean, row.low, row.high) if value is not None and math.isfinite(value)]
 
 
-def _parts(line: Line) -> list[list[Row]]:
+def _parts(line: Line) -> list[list[TableRow]]:
     """The rows of a curve, ascending, broken where a length has no score."""
     rows = [row for _, row in sorted(line.cells.items())]
     return [list(part) for known, part in groupby(rows, key=_drawable) if known]
 
 
-def _drawable(row: Row) -> bool:
+def _drawable(row: TableRow) -> bool:
     return row.mean is not None and math.isfinite(row.mean)
 
 

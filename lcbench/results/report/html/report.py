@@ -16,7 +16,15 @@ from lcbench.results.report.html.heat import heat_section, heat_style
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, cost_table, failures, score_table
 from lcbench.results.report.layout import grids, notes
-from lcbench.results.report.summary import Row, Run, by_task, differences, read_runs, summarise_runs, trained_length
+from lcbench.results.report.summary import (
+    Run,
+    TableRow,
+    by_task,
+    differences,
+    read_runs,
+    summarise_runs,
+    trained_length,
+)
 
 KEPT = frozenset(
     {
@@ -70,7 +78,7 @@ def page(folders: Sequence[Path]) -> str:
     return document(title, body, asset("report.css") + heat_style(), asset("report.js"), _data(runs))
 
 
-def _task(anchor: str, task: str, rows: Sequence[Row], runs: Sequence[Run], colors: Colors) -> str:
+def _task(anchor: str, task: str, rows: Sequence[TableRow], runs: Sequence[Run], colors: Colors) -> str:
     first, *views = grids(rows)
     trained = trained_length(runs)
     lengths = {run.identity["pretraining_length"] for run in runs if run.identity.get("pretraining_length")}

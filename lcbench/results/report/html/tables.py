@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from lcbench.core.specs import split_options
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.layout import Grid, Line, grids, human_bytes, number
-from lcbench.results.report.summary import Row, by_task
+from lcbench.results.report.summary import TableRow, by_task
 
 
 class Colors:
@@ -18,7 +18,7 @@ class Colors:
     There are eight; then they begin anew, the lines dashed, and dotted.
     """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[TableRow]) -> None:
         tasks = [grids(members)[0].lines for _, members in by_task(rows)]
         methods = (Counter(line.method for line in lines) for lines in tasks)
         self._several = {method for counts in methods for method, count in counts.items() if count > 1}
@@ -38,7 +38,7 @@ class Colors:
 def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
     """Means with their intervals below them, bold where `best`."""
 
-    def show(row: Row) -> str:
+    def show(row: TableRow) -> str:
         failed = '<small class="bad">failed</small>' if row.failed else ""
         if row.mean is None:
             return failed
@@ -54,7 +54,7 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
 def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
     """Tokens of prompt a second, and the most memory that a sample took."""
 
-    def show(row: Row) -> str:
+    def show(row: TableRow) -> str:
         rate, memory = row.prefill_tokens_per_second, row.peak_memory_bytes
         speed = "" if rate is None else f"{rate:,.0f} tok/s"
         return speed + ("" if memory is None else f"<small>{human_bytes(memory)}</small>")
@@ -76,7 +76,7 @@ def line_name(line: Line, colors: Colors) -> str:
     return f'<span class="swatch {colors.of(line)}"></span>{text(name)}{below}'
 
 
-def samples_link(shown: str, row: Row, depth: float | None = None) -> str:
+def samples_link(shown: str, row: TableRow, depth: float | None = None) -> str:
     """A link to the samples behind a number, for the script to filter by; `shown` is HTML."""
     at = "" if depth is None else f' data-depth="{depth:.12g}"'
     return (
@@ -85,7 +85,7 @@ def samples_link(shown: str, row: Row, depth: float | None = None) -> str:
     )
 
 
-def _table(caption: str, grid: Grid, trained: int | None, colors: Colors, show: Callable[[Row], str]) -> str:
+def _table(caption: str, grid: Grid, trained: int | None, colors: Colors, show: Callable[[TableRow], str]) -> str:
     head = "".join(f'<th scope="col">{_heading(length, trained)}</th>' for length in grid.lengths)
     body = "".join(
         f'<tr><th scope="row">{line_name(line, colors)}</th>'
