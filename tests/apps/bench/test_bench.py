@@ -38,7 +38,7 @@ def read(path: str) -> SimpleNamespace:
     """What `--json` wrote, with attributes for its fields."""
 
     def as_object(fields: dict[str, Any]) -> Any:
-        return SimpleNamespace(**fields) if fields.keys() & {"rows", "part", "median"} else fields
+        return SimpleNamespace(**fields) if fields.keys() & {"skipped", "part", "median"} else fields
 
     content: SimpleNamespace = json.loads(Path(path).read_text(), object_hook=as_object)
     assert content.format == 1
