@@ -14,14 +14,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
-from torch import Tensor
-
 from lcbench.core.errors import UserError
+from lcbench.core.lazy import torch
 from lcbench.core.specs import write
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
 
 REGISTRY: dict[str, type[Method]] = {}

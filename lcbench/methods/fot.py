@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lcbench.core.errors import UserError
+from lcbench.core.lazy import torch
 from lcbench.core.specs import convert_options
 from lcbench.methods.base import Lengths, Method, at_least
 from lcbench.methods.pieces import Memory, Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The names under which the config.json of a LongLLaMA checkpoint gives our options.
 CONFIG_NAMES = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.core.lazy import torch
 from lcbench.methods.base import Lengths, Scaling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def raise_base(inv_freq: Tensor, factor: float) -> Tensor:

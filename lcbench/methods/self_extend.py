@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.core.lazy import torch
 from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
 from lcbench.methods.pieces import Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
