@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
 
 from lcbench.core.errors import UserError
 
@@ -54,7 +53,7 @@ def span_mask(
     q_length: int,
     kv_length: int,
     q_offset: int | Tensor = 0,
-    mask_function: Callable[..., Any] = causal_mask_function,
+    mask_function: Callable[..., Any] | None = None,
     attention_mask: Tensor | Span | None = None,
     local_size: int | None = None,
     device: torch.device | str = "cpu",
@@ -62,11 +61,15 @@ def span_mask(
 ) -> Span:
     """The mask function that is registered with `transformers` beside the attention function.
 
-    A window of 0 tokens is a mask that no layer uses: Qwen2-MoE without sliding layers has it made all the same.
+    `mask_function` None is causal attention. A window of 0 tokens is a mask that no layer uses: Qwen2-MoE without
+    sliding layers has it made all the same.
 
     Raises: UserError for anything but causal attention, with or without a sliding window, over left-padded rows.
     """
-    if mask_function is not causal_mask_function and local_size != 0:
+    from transformers.masking_utils import causal_mask_function  # imports PyTorch's compiler, as models do
+
+    if mask_function not in (None, causal_mask_function) and local_size != 0:
+        assert mask_function is not None
         _check_is_sliding_window(mask_function, batch_size, q_length, int(q_offset), local_size, device)
     return Span(int(q_offset), q_length, _left_pads(attention_mask, batch_size, int(q_offset) + q_length), local_size)
 

@@ -13,16 +13,19 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.rope import Pairing, Rope, RopeTables, TableLayout
 from lcbench.core.errors import UnsupportedModelError, UserError, out_of_memory
 from lcbench.methods.base import Lengths, Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE = "lcbench-probe"
 PROBE_TOKENS = 12
@@ -46,7 +49,7 @@ class _Call:
     span: Span
 
 
-# The spy is registered once and finds its notebook by module, so that models may be probed from several threads.
+# The spy finds its notebook by module, so that models may be probed from several threads.
 _notes: weakref.WeakKeyDictionary[nn.Module, list[_Call]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
@@ -60,10 +63,6 @@ def _spy(
     # Zeros, so that the two runs differ in their rotation and in nothing that follows from it.
     B, H, T = query.shape[:3]
     return query.new_zeros(B, T, H, value.shape[-1]), None
-
-
-AttentionInterface.register(PROBE, _spy)
-AttentionMaskInterface.register(PROBE, span_mask)
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:
@@ -180,6 +179,10 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
 
 def _run_twice(model: PreTrainedModel) -> list[Rope]:
     """Run the probe's tokens with and without rotation; how the rotary modules were called, without repeats."""
+    from transformers import AttentionInterface, AttentionMaskInterface  # modelling code, which the model has imported
+
+    AttentionInterface.register(PROBE, _spy)
+    AttentionMaskInterface.register(PROBE, span_mask)
     seen: dict[tuple[nn.Module, str], Rope] = {}
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

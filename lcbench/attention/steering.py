@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from lcbench.attention.attend import Scoring, attend
 from lcbench.attention.backends.dispatch import BackendSelector
@@ -40,6 +39,9 @@ from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import trained_length
 from lcbench.methods.pieces import Piece
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "lcbench"
 logger = logging.getLogger("lcbench")
@@ -128,6 +130,7 @@ class Steering:
             for module in self.layers:
                 _steered[module] = self
                 stack.callback(_steered.pop, module, None)
+            _register()
             stack.enter_context(attention_set_to(self.model, NAME))
             stack.enter_context(unrotated(self.model))
             self._undo = stack.pop_all()
@@ -291,7 +294,6 @@ class Steering:
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def steered_attention(
     module: nn.Module,
     query: Tensor,
@@ -325,5 +327,11 @@ def steered_attention(
     return steering.attend(module, attention_mask, query, key, value, scale=scale, **given), None
 
 
-AttentionInterface.register(NAME, steered_attention)
-AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))  # type: ignore[no-untyped-call]
+@cache
+def _register() -> None:
+    """Make both functions known to `transformers`; by the first block, since its modelling code and PyTorch's compiler
+    take longer to import than all else here, and a model that is there has imported them already."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(steered_attention))  # type: ignore[no-untyped-call]
+    AttentionMaskInterface.register(NAME, torch.compiler.disable(span_mask))  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def all_families() -> dict[str, type[Task]]:
     return FAMILIES
 
 
+@cache
 def task_files() -> dict[str, Path]:
     """The YAML files that ship with lcbench, by name: inside the wheel, or beside the package.
 

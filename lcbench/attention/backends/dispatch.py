@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lcbench.attention.backends import flash
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention
@@ -105,6 +104,18 @@ def check_name(name: str) -> None:
         raise unknown("attention backend", name, (AUTO, *BACKENDS))
 
 
+def _run_flash(call: Call) -> Output:
+    from lcbench.attention.backends.flash import flash_attention  # only here: it takes a second to import
+
+    return flash_attention(call)
+
+
+def _flash_kernel() -> str:
+    from lcbench.attention.backends.flash import kernel_name
+
+    return kernel_name()
+
+
 def _run_triton(call: Call) -> Output:
     from lcbench.attention.backends.triton_fused import triton_fused_attention  # only here: triton is optional
 
@@ -123,12 +134,20 @@ def _cpu_machine(device: torch.device) -> str | None:
     return None if device.type == "cpu" else f"runs on CPUs, not on {device.type}"
 
 
+def _flash_machine(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"runs on CUDA GPUs, not on {device.type}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "needs a GPU of the Ampere generation or a later one"
+    return None
+
+
 def _triton_machine(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton (pip install triton)"
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None  # the interpreter of triton, for tests
-    return flash.machine_refusal(device)
+    return _flash_machine(device)
 
 
 def _everything(call: Call) -> None:
@@ -150,7 +169,9 @@ def _tiled_refusal(call: Call) -> str | None:
 
 
 def _flash_refusal(call: Call) -> str | None:
-    return _plain_scores(call) or flash.refusal(call)
+    from lcbench.attention.backends.flash import refusal
+
+    return _plain_scores(call) or refusal(call)
 
 
 def _triton_refusal(call: Call) -> str | None:
@@ -165,7 +186,7 @@ BACKENDS = {
         Backend("reference", dense_attention, _float64_machine, _everything),
         Backend("matmul", matmul_attention, _anywhere, _everything),
         Backend("tiled", tiled_attention, _cpu_machine, _tiled_refusal),
-        Backend("flash", flash.flash_attention, flash.machine_refusal, _flash_refusal, flash.kernel_name),
+        Backend("flash", _run_flash, _flash_machine, _flash_refusal, _flash_kernel),
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),
     )
 }

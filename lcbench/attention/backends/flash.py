@@ -3,6 +3,8 @@
 The public `varlen_attn` knows full, causal and windowed attention, aligned at the last query and the last key, which is
 all that pieces are made of. FlashAttention-2 is inside; FlashAttention-3 where PyTorch was told to use it, which is
 done here if it is installed.
+
+Imported only when it is used: `varlen_attn` imports PyTorch's compiler.
 """
 
 from __future__ import annotations
@@ -80,15 +82,6 @@ def refusal(call: Call) -> str | None:
         return f"needs values as wide as keys, and these have {call.v_BKSD.shape[-1]} and {D} channels a head"
     if D > LARGEST_HEAD or D % 8:
         return f"needs heads of at most {LARGEST_HEAD} channels, a multiple of 8, and these have {D}"
-    return None
-
-
-def machine_refusal(device: torch.device) -> str | None:
-    """Why not on this device; None if it can be done there."""
-    if device.type != "cuda":
-        return f"runs on CUDA GPUs, not on {device.type}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "needs a GPU of the Ampere generation or a later one"
     return None
 
 

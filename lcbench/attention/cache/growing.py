@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from lcbench.core.errors import UserError, unknown
+from lcbench.core.lazy import not_compiled
 from lcbench.methods.pieces import Memory
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self._size, self.held = size, held
         self.leave_buffers()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
             if self.held is not None:
