@@ -57,7 +57,10 @@ def bench(
     Exit codes: 0 done, 1 an attention is wrong and nothing was timed, 2 something to mend.
     """
     from lcbench.apps.bench.result import PARTS
+    from lcbench.apps.bench.shapes import shape_fields
+    from lcbench.attention.options import backend_name, check_backend_name
     from lcbench.core.specs import parse_lengths, split_list
+    from lcbench.methods import parse_method
 
     parts, backends = ([name.strip() for name in text.split(",")] for text in (what, attention))
     for part in parts:
@@ -65,23 +68,25 @@ def bench(
             raise unknown("part", part, PARTS)
     lengths = None if seq_len is None else parse_lengths(seq_len)
     methods = list(dict.fromkeys(entry for text in method or [METHODS] for entry in split_list(text)))
+    for spec in methods:
+        parse_method(spec)
+    for backend in backends:
+        check_backend_name(backend)
+    backends = list(dict.fromkeys(map(backend_name, backends)))
+    source = ModelSource(model or "", dtype=dtype, device=device)
+    source.check_dtype()
+    if source.name:
+        source.check_exists()
+    elif shape is not None:
+        shape_fields(shape, layers)
     _require_writable(json, plot)
 
     from lcbench.apps.bench.check import WrongAttentionError
     from lcbench.apps.bench.draw import draw
     from lcbench.apps.bench.measure import Bench
     from lcbench.apps.bench.show import print_result
-    from lcbench.attention.backends.dispatch import check_name
-    from lcbench.attention.options import backend_name
-    from lcbench.methods import parse_method
     from lcbench.results.report.figure import save
 
-    for spec in methods:
-        parse_method(spec)
-    for backend in backends:
-        check_name(backend)
-    backends = list(dict.fromkeys(map(backend_name, backends)))
-    source = ModelSource(model or "", dtype=dtype, device=device)
     target, own_layers = _target(source, shape, layers)
     lengths = lengths or parse_lengths(LENGTHS[target.device.type])
     errors = Console(stderr=True)

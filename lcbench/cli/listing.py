@@ -43,10 +43,12 @@ def show(
     from lcbench.core.specs import parse_seq_len
     from lcbench.tasks import Cell, load_task
 
-    source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
-    tokenizer = source.tokenizer()
     length = parse_seq_len(seq_len)
     asked = load_task(with_haystack(task, haystack)).for_lengths([length])
+    source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
+    source.check_exists()
+    asked.require_data()
+    tokenizer = source.tokenizer()
     example = asked.example(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 1600:

@@ -57,18 +57,22 @@ def ask(
     text: end the question with the beginning of its answer.
     """
     from lcbench.apps.ask.pages import STDIN, read_pages
+    from lcbench.core.specs import parse_seq_len
+    from lcbench.methods import parse_method
 
     if file == STDIN and question is None:
         raise UserError("standard input holds the document, so the question must stand on the command line.")
+    chosen = parse_method(method)
+    if seq_len is not None:
+        parse_seq_len(seq_len)
+    source = ModelSource(model, revision, dtype, device, trust_remote_code)
+    source.check()
     pages = read_pages(file)
 
     from lcbench.apps.ask.conversation import Conversation, Prompts
     from lcbench.apps.ask.passages import PassageIndex
     from lcbench.attention.steering import Steering
-    from lcbench.methods import parse_method
 
-    chosen = parse_method(method)
-    source = ModelSource(model, revision, dtype, device, trust_remote_code)
     prompts = Prompts(model, source.tokenizer(), pages)
     length = _length(prompts, question, seq_len, max_new_tokens)
     steering = Steering(source.model(), chosen, length)

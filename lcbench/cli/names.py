@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -36,13 +37,13 @@ def tasks(console: Console, results: Path) -> None:
 
 
 def models(console: Console, results: Path) -> None:
-    from lcbench.engine.models import ModelSource, embedded_models
-    from lcbench.methods.base import trained_length
+    from lcbench.engine.models import embedded_models
 
     table = _table("model", "architecture", "trained at", "folder")
     for name, folder in embedded_models().items():
-        config = ModelSource(name).config()
-        table.add_row(name, (config.architectures or ["?"])[0], f"{trained_length(config):,} tokens", str(folder))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # transformers takes seconds
+        length = f"{config['max_position_embeddings']:,} tokens"
+        table.add_row(name, config["architectures"][0], length, str(folder))
     console.print(table)
     console.print("and any rotary causal language model: a Hugging Face id, or a folder.")
 

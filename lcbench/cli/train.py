@@ -67,16 +67,20 @@ def fot(
     seed: SeedOption = 0,
 ) -> None:
     """Tune a model for memory with cross-batch training: 20 minutes on one core for the embedded one."""
+    source = _source(model)
+    layers, contexts = _whole_numbers("--memory-layers", memory_layers), _whole_numbers("--d", d)
+    window, last_window = _length(context_length), _length(last_context_length)
+
     from lcbench.apps.train.fot import train_fot
     from lcbench.apps.train.progress import console_progress
 
     folder = train_fot(
-        _source(model),
+        source,
         out,
-        _whole_numbers("--memory-layers", memory_layers),
-        contexts=_whole_numbers("--d", d),
-        context_length=_length(context_length),
-        last_context_length=_length(last_context_length),
+        layers,
+        contexts=contexts,
+        context_length=window,
+        last_context_length=last_window,
         text=text,
         steps=steps,
         learning_rate=learning_rate,
@@ -111,19 +115,24 @@ def instruct(
     seed: SeedOption = 0,
 ) -> None:
     """Tune a model on instructions and chats in LongLLaMA's format."""
+    source = _source(model, method)
+    shares = None if proportions is None else _numbers("--proportions", proportions)
+    own_formats = None if formats is None else _read_yaml(formats)
+    most_input, most_output, most = map(_length, (max_input_length, max_output_length, max_total_length))
+
     from lcbench.apps.train.instruct import train_instruct
     from lcbench.apps.train.progress import console_progress
 
     folder = train_instruct(
-        _source(model),
+        source,
         out,
         data,
-        proportions=None if proportions is None else _numbers("--proportions", proportions),
-        formats=None if formats is None else _read_yaml(formats),
+        proportions=shares,
+        formats=own_formats,
         method=method,
-        max_input_length=_length(max_input_length),
-        max_output_length=_length(max_output_length),
-        max_total_length=_length(max_total_length),
+        max_input_length=most_input,
+        max_output_length=most_output,
+        max_total_length=most,
         steps=steps,
         learning_rate=learning_rate,
         batch=batch,
@@ -148,15 +157,17 @@ def lm(
     seed: SeedOption = 0,
 ) -> None:
     """Tune a model on text, through any method: with `--method dca`, say, as ChunkLlama does at 16k tokens."""
+    source, length = _source(model, method), _length(seq_len)
+
     from lcbench.apps.train.lm import train_lm
     from lcbench.apps.train.progress import console_progress
 
     folder = train_lm(
-        _source(model),
+        source,
         out,
         text,
         method=method,
-        length=_length(seq_len),
+        length=length,
         steps=steps,
         learning_rate=learning_rate,
         batch=batch,
@@ -166,9 +177,18 @@ def lm(
     typer.echo(f"model: {folder}")
 
 
-def _source(model: str) -> ModelSource:
-    """Float32 weights, which training in mixed precision keeps; the loop moves them to its device."""
-    return ModelSource(model, dtype="float32", device="cpu")
+def _source(model: str, method: str | None = None) -> ModelSource:
+    """Float32 weights, which training in mixed precision keeps; the loop moves them to its device.
+
+    Raises: UserError for a model or a method that there is not, before anything heavy is imported.
+    """
+    from lcbench.methods import parse_method
+
+    if method is not None:
+        parse_method(method)
+    source = ModelSource(model, dtype="float32", device="cpu")
+    source.check_exists()
+    return source
 
 
 def _length(text: str | None) -> int | None:

@@ -25,9 +25,6 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
     One shard is in memory at a time. Raises: UserError if there is no such model, nothing to convert, or `out` is in
     use.
     """
-    import torch
-    from safetensors.torch import save_file
-
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out.")
     source = ModelSource(name, revision)
@@ -38,6 +35,10 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
     shards = sorted(folder.glob("pytorch_model*.bin"))
     if not shards:
         raise UserError(f"{name} has no pytorch_model*.bin to convert.")
+
+    import torch
+    from safetensors.torch import save_file
+
     out.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}  # file of each tensor
     size = 0

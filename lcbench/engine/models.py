@@ -50,9 +50,9 @@ class ModelSource:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises: UserError for a model without tokenizer."""
+        self.check_exists()
         from transformers import AutoTokenizer
 
-        self.check_exists()
         folder = Path(self.location)
         names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
         if folder.is_dir() and not any((folder / name).exists() for name in names):
@@ -170,8 +170,7 @@ class ModelSource:
         """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
         import torch
 
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
+        self.check_dtype()
         named = getattr(config, "dtype", None) if self.dtype == "auto" else getattr(torch, self.dtype)
         return named if isinstance(named, torch.dtype) else torch.float32
 
@@ -191,6 +190,16 @@ class ModelSource:
                     file.seek(-min(ENDS, path.stat().st_size), os.SEEK_END)
                     digest.update(file.read())
         return f"sha256:{digest.hexdigest()[:16]}"
+
+    def check(self) -> None:
+        """Tell a mistyped name, path or dtype before PyTorch is imported. Raises: UserError."""
+        self.check_exists()
+        self.check_dtype()
+
+    def check_dtype(self) -> None:
+        """Raises: UserError for a dtype that is none of `DTYPES`."""
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
 
     def check_exists(self) -> None:
         """Tell a mistyped name or path at once, instead of asking the hub for it. Raises: UserError."""

@@ -17,14 +17,13 @@ from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
+from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import trained_length
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Task, load_task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-    from lcbench.methods import Method
 
 NAMED = 3  # tasks in the name of a folder
 
@@ -69,8 +68,6 @@ class Plan:
     @property
     def advice(self) -> list[str]:
         """What the methods' authors would say of the resolved options, of each method at its longest."""
-        from lcbench.methods import Lengths
-
         trained = trained_length(self.config)
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
@@ -115,17 +112,20 @@ def make_plan(
 
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
     """
+    attention = attention or AttentionOptions()
     tasks = [load_task(request.task) for request in requests]
-
-    from lcbench.methods import Lengths, parse_method
-
     chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
+    source.check()
+    attention.check_names()
+    for request, task in zip(requests, tasks, strict=True):
+        task.require_data()
+        if request.seq_lens:
+            task.cells(list(request.seq_lens), _depths(request))
 
     from lcbench.attention.backends.dispatch import BackendSelector
     from lcbench.attention.cache.growing import kv_torch_dtype
     from lcbench.attention.probe import require_rotary
 
-    attention = attention or AttentionOptions()
     BackendSelector(attention.backend).check(source.torch_device())
     kv_dtype = kv_torch_dtype(attention.kv_dtype)
     config, tokenizer = source.config(), source.tokenizer()
@@ -137,8 +137,7 @@ def make_plan(
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)
         samples = _samples(request, task, tokenizer)
-        depths = None if request.depths is None else list(request.depths)
-        for cell in task.cells(seq_lens, depths):
+        for cell in task.cells(seq_lens, _depths(request)):
             task.example(cell, 0, tokenizer, seed)
             for method in methods:
                 resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
@@ -146,6 +145,10 @@ def make_plan(
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention)
+
+
+def _depths(request: Request) -> list[float] | None:
+    return None if request.depths is None else list(request.depths)
 
 
 def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:

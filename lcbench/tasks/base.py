@@ -108,6 +108,12 @@ class Task(ABC):
         if cls.__dict__.get("family"):
             FAMILIES[cls.family] = cls
 
+    def require_data(self) -> None:  # noqa: B027  (a task that reads nothing needs none)
+        """Open the files or the data set that examples come from: before a tokenizer is loaded, which takes seconds.
+
+        Raises: UserError for what cannot be read.
+        """
+
     def for_lengths(self, seq_lens: list[int]) -> Self:
         """This task for a run over these lengths, where its examples depend on all of them together."""
         return self

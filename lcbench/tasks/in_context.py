@@ -126,6 +126,9 @@ class InContextTask(Task):
             raise UserError(f"{self.name} hides no needle; leave the depths out.")
         return [Cell(seq_len) for seq_len in seq_lens]
 
+    def require_data(self) -> None:
+        self._asked  # noqa: B018
+
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._asked.shots) * self.draws
 

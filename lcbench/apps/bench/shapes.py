@@ -24,10 +24,8 @@ def shapes() -> dict[str, dict[str, Any]]:
     return table
 
 
-def shape_config(name: str, layers: int | None = None) -> PretrainedConfig:
-    """The config of a shape, with so many layers instead of its own. Raises: UserError."""
-    from transformers import AutoConfig
-
+def shape_fields(name: str, layers: int | None = None) -> dict[str, Any]:
+    """What the config of a shape holds, with so many layers instead of its own. Raises: UserError."""
     if name not in shapes():
         raise unknown("shape", name, shapes())
     fields = dict(shapes()[name])
@@ -35,6 +33,15 @@ def shape_config(name: str, layers: int | None = None) -> PretrainedConfig:
         if layers > fields["num_hidden_layers"]:
             raise UserError(f"{name} has {fields['num_hidden_layers']} layers; --layers {layers} is more than that.")
         fields["num_hidden_layers"] = layers
+    return fields
+
+
+def shape_config(name: str, layers: int | None = None) -> PretrainedConfig:
+    """The config of a shape, with so many layers instead of its own. Raises: UserError."""
+    fields = shape_fields(name, layers)
+
+    from transformers import AutoConfig
+
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 

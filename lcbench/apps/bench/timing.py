@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
+from lcbench.core.lazy import torch
 
 T = TypeVar("T")
 

@@ -24,8 +24,8 @@ from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.backends.tiled import tiled_attention
-from lcbench.attention.options import AUTO, backend_name
-from lcbench.core.errors import UserError, unknown
+from lcbench.attention.options import AUTO, BACKEND_NAMES, backend_name, check_backend_name
+from lcbench.core.errors import UserError
 
 DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than anything else
 logger = logging.getLogger("lcbench")
@@ -62,7 +62,7 @@ class BackendSelector:
 
     def __init__(self, name: str = AUTO) -> None:
         """Raises: UserError for a name that there is not."""
-        check_name(name)
+        check_backend_name(name)
         self.name = backend_name(name)
         self._used: set[str] = set()
 
@@ -96,12 +96,6 @@ class BackendSelector:
 
     def _refused(self, why: str, others: list[str]) -> UserError:
         return UserError(f"attention backend {self.name} {why}; use {', '.join([AUTO, *others[:-1]])} or {others[-1]}.")
-
-
-def check_name(name: str) -> None:
-    """Raises: UserError for a name that is no backend and not `auto`."""
-    if backend_name(name) not in (AUTO, *BACKENDS):
-        raise unknown("attention backend", name, (AUTO, *BACKENDS))
 
 
 def _run_flash(call: Call) -> Output:
@@ -190,3 +184,4 @@ BACKENDS = {
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),
     )
 }
+assert tuple(BACKENDS) == BACKEND_NAMES

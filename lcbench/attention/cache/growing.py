@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.attention.options import check_kv_dtype
+from lcbench.core.errors import UserError
 from lcbench.core.lazy import not_compiled
 from lcbench.methods.pieces import Memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
 GROWTH = 1.5  # of a buffer that is full
 SPARE = 64  # rows that a new buffer has beyond those that it has to hold
 WAYS = 4  # in which a layer's keys are kept rotated, the last that were asked for
@@ -43,8 +43,7 @@ def held_keys(dtype: str, offload: bool, model: PreTrainedModel) -> Memory | Non
 
 def kv_torch_dtype(name: str) -> torch.dtype | None:
     """The dtype of that name in `KV_DTYPES`, None for "auto". Raises: UserError for a name that is none of these."""
-    if name not in KV_DTYPES:
-        raise unknown("KV dtype", name, KV_DTYPES)
+    check_kv_dtype(name)
     dtype: torch.dtype | None = None if name == "auto" else getattr(torch, name)
     return dtype
 

@@ -16,7 +16,7 @@ from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.needle.facts import draw_distinct, most_tokens
 from lcbench.tasks.needle.wording import Wording
 from lcbench.tasks.passkey import Passkey
-from lcbench.tasks.text.running_text import GENERATED, hide, too_short
+from lcbench.tasks.text.running_text import GENERATED, hide, require_text, too_short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +52,9 @@ class Needle(Task):
             raise unknown(f"protocol of {self.name}", self.protocol, self.protocols)
         if self.haystack != GENERATED and (self._is_passkey or "line" in self._given):
             raise UserError(f"protocol {self.protocol} of {self.name} has its own filler; leave the haystack out.")
+
+    def require_data(self) -> None:
+        require_text(self.haystack)
 
     @property
     def wording(self) -> Wording:

@@ -97,6 +97,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> An
     return tokenizer(text, add_special_tokens=False, verbose=False, **options)
 
 
+def require_books(source: str) -> None:
+    """Raises: UserError for a source that cannot be read."""
+    if source != GENERATED:
+        _books(source)
+
+
 @lru_cache(maxsize=4)
 def _books(source: str) -> Sequence[tuple[str, str]]:
     """Titles and texts."""

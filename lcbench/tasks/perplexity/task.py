@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_start
 from lcbench.tasks.base import TOKENS, WINDOWS, Cell, Example, Reading, Task, Window
-from lcbench.tasks.perplexity.books import Tokens, books_of, read_book
+from lcbench.tasks.perplexity.books import Tokens, books_of, read_book, require_books
 from lcbench.tasks.text.running_text import GENERATED
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class Perplexity(Task):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(f"{self.name}: {option} must be at least 1, not {value}.")
+
+    def require_data(self) -> None:
+        require_books(self.source)
 
     def for_lengths(self, seq_lens: list[int]) -> Self:
         return replace(self, longest=max([*seq_lens, self.longest or 0]))

@@ -51,6 +51,9 @@ class DocumentQuestions(Ruler):
                 f"{self.name} needs the file of {title}: get {address}, and name it as {self.name}:source=FILE."
             )
 
+    def require_data(self) -> None:
+        self._collection  # noqa: B018
+
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._collection.questions)
 

@@ -82,6 +82,12 @@ def running_text(tokenizer: PreTrainedTokenizerBase, source: str, identity: str)
     return RunningText(tokenizer, _generated(rng) if source == GENERATED else _written(source, rng))
 
 
+def require_text(source: str) -> None:
+    """Raises: UserError for a source that cannot be read."""
+    if source != GENERATED:
+        _texts(source)
+
+
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text, each behind one space, line breaks and runs of spaces made one space too.
 
