@@ -41,22 +41,6 @@ def the_run(results: str = "results") -> Path:
 # Help, version, completion
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "-h"], ["--version"], ["list", "nothing"]])
-def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
-    code = f"""
-import sys
-from lcbench.__main__ import main
-sys.argv = ["lcbench", *{arguments!r}]
-try:
-    main()
-except SystemExit:
-    pass
-print(sorted({{"torch", "transformers", "numpy"}} & sys.modules.keys()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_help_names_every_command() -> None:
     shown = cli("--help")
     assert shown.code == 0

@@ -24,7 +24,7 @@ from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention
 from lcbench.attention.backends.tiled import tiled_attention
-from lcbench.attention.options import AUTO, BACKEND_NAMES, backend_name, check_backend_name
+from lcbench.attention.options import AUTO, backend_name, check_backend_name
 from lcbench.core.errors import UserError
 
 DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than anything else
@@ -184,4 +184,3 @@ BACKENDS = {
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),
     )
 }
-assert tuple(BACKENDS) == BACKEND_NAMES
