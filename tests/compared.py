@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcbench.results.records import Record, RunWriter
+from lcbench.results.records import RunWriter
+from tests.helpers import Fields
 from tests.results.report import samples
 
 
 def record(
     sample: int = 0, score: float = 1.0, *, task: str = "passkey", method: str = "vanilla", seq_len: int = 256,
     depth: float | None = None, **fields: Any,
-) -> Record:  # fmt: skip
+) -> Fields:  # fmt: skip
     named = {
         "id": f"{task}/{method}/{seq_len}/{'uniform' if depth is None else depth}/{sample}",
         "task": task,
@@ -24,21 +25,21 @@ def record(
     return samples.record(method, seq_len, sample, score, **named | fields)
 
 
-def failed(sample: int = 0, reason: str = "out of memory", **fields: Any) -> Record:
+def failed(sample: int = 0, reason: str = "out of memory", **fields: Any) -> Fields:
     whole = record(sample, **fields)
-    for key in ("scores", "metric", "cost", "output_tokens"):
+    for key in ("output_tokens", "prediction", "scores", "metric", "cost"):
         del whole[key]
     return whole | {"error": reason}
 
 
-def cell(scores: Sequence[float], **fields: Any) -> list[Record]:
+def cell(scores: Sequence[float], **fields: Any) -> list[Fields]:
     return [record(sample, score, **fields) for sample, score in enumerate(scores)]
 
 
-def save(folder: Path, records: Sequence[Record], **identity: Any) -> Path:
+def save(folder: Path, records: Sequence[Fields], **identity: Any) -> Path:
     session = {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"lcbench": "0.1.0"}, "hardware": {"cpu": "c"}}
     with RunWriter(folder, {"model": "m", **identity}, session) as run:
-        for each in records:
+        for each in samples.typed(records):
             run.append(each)
     return folder
 

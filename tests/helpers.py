@@ -20,6 +20,7 @@ from lcbench.results.records import RECORDS, read_records
 
 TINY = REFERENCE_MODELS / "lcbench-tiny"
 REPOSITORY = Path(__file__).parents[1]
+Fields = dict[str, Any]  # of a record, as on disk
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,16 @@ def model_folder(folder: Path, *, drop: tuple[str, ...] = (), **config: Any) -> 
     return folder
 
 
-def records_of(folder: Path) -> dict[str, dict[str, Any]]:
+def fields_of(folder: Path) -> list[Fields]:
+    """The records that a reader sees, each by the fields that it has on disk."""
+    return [json.loads(json.dumps(record.as_json())) for record in read_records(folder)]
+
+
+def records_of(folder: Path) -> dict[str, Fields]:
     """What two runs of the same command must agree on: all fields but cost and session, by id."""
     return {
         record["id"]: {key: value for key, value in record.items() if key not in ("cost", "session")}
-        for record in read_records(folder)
+        for record in fields_of(folder)
     }
 
 

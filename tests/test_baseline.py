@@ -12,8 +12,8 @@ from string import Template
 import pytest
 import yaml
 
-from lcbench.results.records import MANIFEST, RECORDS, read_manifest, read_records
-from tests.helpers import REPOSITORY, cli, lines_of
+from lcbench.results.records import MANIFEST, RECORDS, read_manifest
+from tests.helpers import REPOSITORY, cli, fields_of, lines_of
 
 BASELINE = REPOSITORY / "results" / "baselines" / "smoke"
 pytestmark = pytest.mark.skipif(not BASELINE.exists(), reason="baselines are in the repository only")
@@ -32,7 +32,7 @@ def test_nothing_got_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     outcomes = [cli(*shlex.split(Template(step).substitute(variables))[1:]) for step in steps]
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[-1].out + outcomes[-1].err
     assert ", 0 not comparable" in outcomes[1].out  # else the baseline asks something that the suite does not any more
-    fresh, known = ({record["id"] for record in read_records(folder)} for folder in (Path("results/new"), BASELINE))
+    fresh, known = ({record["id"] for record in fields_of(folder)} for folder in (Path("results/new"), BASELINE))
     assert fresh == known
     assert Path("summary.md").read_text().startswith("## lcbench compare: ")
     assert Path("results/junit.xml").exists() and Path("results/comparison.html").exists()
@@ -62,4 +62,4 @@ def test_the_baseline_is_small_and_names_no_machine() -> None:
     command = " ".join(session["command"])
     assert command == "lcbench run smoke --device cpu --output results/baselines/smoke"
     assert not re.search(r'"/|[A-Z]:\\\\', json.dumps(manifest))
-    assert all(record["error"] is None for record in read_records(BASELINE))
+    assert all(record["error"] is None for record in fields_of(BASELINE))

@@ -71,7 +71,7 @@ def list_() -> None:
         table.add_column(column, overflow="fold")
     for data_set in data_sets("all"):
         manifest = read_manifest(data_root() / data_set.name)
-        rows = "" if manifest is None else _counts(manifest["rows"])
+        rows = "" if manifest is None else _counts(manifest.rows)
         table.add_row(data_set.name, data_set.description, rows, _terms(data_set.licence))
     console = Console()
     console.print(table)
@@ -101,8 +101,8 @@ def _prepare(data_set: DataSet, path: Path | None, update: bool) -> None:
 
 
 def _summary(outcome: Outcome) -> str:
-    documents = outcome.manifest["documents"]
-    counts = f"{_counts(outcome.manifest['rows'])}{f', documents {documents:,}' if documents else ''}"
+    documents = outcome.manifest.documents
+    counts = f"{_counts(outcome.manifest.rows)}{f', documents {documents:,}' if documents else ''}"
     return counts if outcome.fresh else f"prepared already, {counts}"
 
 

@@ -64,10 +64,11 @@ def runs(console: Console, results: Path) -> None:
         except UserError as error:  # one of another version hides no other
             refusals.append(error)
             continue
-        failed = sum(record["error"] is not None for record in records)
-        started = datetime.fromisoformat(manifest["sessions"][0]["started_at"]).strftime("%Y-%m-%d %H:%M")
+        failed = sum(record.error is not None for record in records)
+        begun = manifest.sessions[0].started_at if manifest.sessions else None
+        started = datetime.fromisoformat(begun).strftime("%Y-%m-%d %H:%M") if begun else ""
         counts = f"{len(records)}, {failed} failed" if failed else str(len(records))
-        table.add_row(str(folder), str(manifest["identity"]["model"]), counts, started)
+        table.add_row(str(folder), manifest.identity.model or "", counts, started)
     console.print(table)
     for refusal in refusals:
         console.print(f"note: {refusal}", markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from lcbench.cli.common import RESULTS, require_folder, write_output
+from lcbench.core.collections import without_collections
 
 app = typer.Typer()
 
@@ -16,6 +17,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a ru
 
 
 @app.command()
+@without_collections()
 def table(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
@@ -58,10 +60,10 @@ def plot(
     require_folder(out)
     folder = run or newest_run(RESULTS)
     (read,) = read_runs([folder])
-    trained, model = read.identity.get("pretraining_length"), str(read.identity.get("model"))
+    trained, model = read.identity.pretraining_length, str(read.identity.model)
     path = out or folder / f"{task.partition(':')[0]}.png"
-    members = [record for record in read.records if task in (record["task"], record["task"].partition(":")[0])]
-    if any(record["cell_depth"] is not None for record in members):
+    asked = [record.identity for record in read.records]
+    if any(one.cell_depth is not None for one in asked if task in (one.task, one.task.partition(":")[0])):
         maps = heatmap.heatmaps(read.records, task)
         save(heatmap.draw(maps, trained, model), path)
         heatmap.print_heatmaps(Console(), maps, trained)
@@ -73,6 +75,7 @@ def plot(
 
 
 @app.command()
+@without_collections()
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the run to compare with.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the run in question.")],
@@ -123,6 +126,7 @@ def compare(
 
 
 @app.command()
+@without_collections()
 def report(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
@@ -159,6 +163,7 @@ def rescore(
 
 
 @app.command()
+@without_collections()
 def export(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/records.parquet.")] = None,

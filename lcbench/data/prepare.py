@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from lcbench.core.errors import UserError
+from lcbench.core.fields import as_json
 from lcbench.core.files import write_atomically
 from lcbench.core.locks import locked
 from lcbench.data import hub
 from lcbench.data.raw import RawFile, expand, read_rows, sha256
-from lcbench.data.schema import FORMAT, MANIFEST
+from lcbench.data.schema import FORMAT, MANIFEST, FileFacts, Manifest
 from lcbench.data.source import DataSet
 from lcbench.data.store import data_root, prepared_files, read_manifest
 from lcbench.data.write import Writer
@@ -35,7 +35,7 @@ class Outcome:
     """A prepared folder; `fresh` if it was written now, and not found as it should be."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     fresh: bool
 
 
@@ -45,7 +45,7 @@ class Source:
 
     origin: dict[str, str]
     files: tuple[RawFile, ...]
-    digests: dict[str, dict[str, Any]]
+    digests: dict[str, FileFacts]
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ def prepare(data_set: DataSet, local: Path | None, *, update: bool) -> Outcome:
             _old(folder).replace(folder)
         source = _from_folder(data_set, local) if local else _from_hub(data_set)
         before = read_manifest(folder)
-        if before and before["format"] == FORMAT and before["files"] == source.digests and _intact(folder, before):
+        if before and before.format == FORMAT and before.files == source.digests and _intact(folder, before):
             return Outcome(folder, before, fresh=False)
         if before and not update:
             _refuse_other_files(data_set, before, source)
@@ -103,7 +103,7 @@ def _from_hub(data_set: DataSet) -> Source:
     paths = {name: hub.download(where.repo, name, snapshot.commit, data_root() / DOWNLOADS) for name in names}
     digests = _digests(paths)
     for name, known in where.sha256.items():
-        if digests.get(name, {}).get("sha256") != known:
+        if name not in digests or digests[name].sha256 != known:
             raise UserError(
                 f"{name} of {where.repo} is not the file that lcbench knows (its sha256 should be {known}); "
                 "if you have that file, pass it with --from."
@@ -113,43 +113,43 @@ def _from_hub(data_set: DataSet) -> Source:
     return Source(origin, tuple(_own_files(data_set, files)), digests)
 
 
-def _refuse_other_files(data_set: DataSet, before: dict[str, Any], source: Source) -> None:
-    names = before["files"].keys() | source.digests.keys()
-    changed = sorted(name for name in names if before["files"].get(name) != source.digests.get(name))
+def _refuse_other_files(data_set: DataSet, before: Manifest, source: Source) -> None:
+    names = before.files.keys() | source.digests.keys()
+    changed = sorted(name for name in names if before.files.get(name) != source.digests.get(name))
     if not changed:
         return
-    old = before["origin"]
+    old, commit = before.origin, before.origin.get("commit")
     if old.get("repo") == source.origin.get("repo") and "repo" in old:
         raise UserError(
             f"{old['repo']} has changed since {data_set.name} was prepared: {', '.join(changed)} differs between "
-            f"commit {old['commit']} and {source.origin['commit']}; pass --update to take the new data, and compare no "
+            f"commit {commit} and {source.origin['commit']}; pass --update to take the new data, and compare no "
             "scores across it."
         )
     raise UserError(
-        f"{data_set.name} was prepared from other files, of {old.get('repo') or old['path']}, than {source.name} has "
-        f"({', '.join(changed)}); pass --update to replace it, and compare no scores across it."
+        f"{data_set.name} was prepared from other files, of {old.get('repo') or old.get('path')}, than {source.name} "
+        f"has ({', '.join(changed)}); pass --update to replace it, and compare no scores across it."
     )
 
 
-def _write(data_set: DataSet, source: Source, folder: Path) -> dict[str, Any]:
+def _write(data_set: DataSet, source: Source, folder: Path) -> Manifest:
     """Everything into a folder beside the old one, which is put in its place once it is whole and on the disk."""
     temporary, old = folder.with_name(f".{folder.name}.tmp"), _old(folder)
     _remove(temporary)
     try:
         temporary.mkdir()
         rows, documents = _convert(data_set, source, temporary)
-        manifest = {
-            "format": FORMAT,
-            "name": data_set.name,
-            "origin": source.origin,
-            "licence": asdict(data_set.licence),
-            "files": source.digests,
-            "rows": rows,
-            "documents": documents,
-            "prepared": _digests({path.name: path for path in prepared_files(temporary)}),
-            "prepared_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        manifest = Manifest(
+            format=FORMAT,
+            name=data_set.name,
+            origin=source.origin,
+            licence=asdict(data_set.licence),
+            files=source.digests,
+            rows=rows,
+            documents=documents,
+            prepared=_digests({path.name: path for path in prepared_files(temporary)}),
+            prepared_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_atomically(temporary / MANIFEST, json.dumps(as_json(manifest), indent=2, ensure_ascii=False) + "\n")
         if folder.exists():
             _remove(old)
             folder.replace(old)
@@ -188,8 +188,8 @@ def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _intact(folder: Path, manifest: dict[str, Any]) -> bool:
-    return bool(manifest["prepared"] == _digests({path.name: path for path in prepared_files(folder)}))
+def _intact(folder: Path, manifest: Manifest) -> bool:
+    return manifest.prepared == _digests({path.name: path for path in prepared_files(folder)})
 
 
 def _own_files(data_set: DataSet, files: dict[str, list[RawFile]]) -> list[RawFile]:
@@ -207,8 +207,8 @@ def _archive(file: RawFile) -> str:
     return file.name if file.member is None else file.name.removesuffix(f"/{file.member}")
 
 
-def _digests(paths: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    return {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in sorted(paths.items())}
+def _digests(paths: dict[str, Path]) -> dict[str, FileFacts]:
+    return {name: FileFacts(sha256=sha256(path), bytes=path.stat().st_size) for name, path in sorted(paths.items())}
 
 
 def _remove(folder: Path) -> None:

@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lcbench.core.fields import Reader, told
+
 FORMAT = 1  # of prepared folders: raised when the same source would be written otherwise than before
 SPLITS = ("train", "validation", "test")
 DOCUMENTS, MANIFEST = "documents.jsonl", "manifest.json"
@@ -59,6 +61,32 @@ class Document:
     def parse(cls, line: bytes) -> Document:
         """Raises: ValueError, KeyError or TypeError for a line that is no document."""
         return cls(**json.loads(line))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """A file, so that another one is told from it."""
+
+    sha256: str = told("Hash of its content.")
+    bytes: int = told("Its size.", unit="bytes", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`manifest.json` of a prepared folder."""
+
+    format: int = told("Version of the folder's layout.")
+    name: str | None = told("The data set, as `scrolls/qasper`.", default=None)
+    origin: dict[str, str] = told("Where it is from: `repo`, `revision` and `commit` of the hub, or a `path`.")
+    licence: dict[str, Any] | None = told("The terms on which its makers publish it.", default=None)
+    files: dict[str, FileFacts] = told("The files that were read, by name.")
+    rows: dict[str, int] = told("How many rows each split has.")
+    documents: int = told("How many documents there are.", unit="documents", least=0, default=0)
+    prepared: dict[str, FileFacts] = told("The files of the folder, by name.")
+    prepared_at: str | None = told("When it was prepared, in ISO 8601.", default=None)
+
+
+read_content = Reader(Manifest)
 
 
 def _line(fields: dict[str, Any]) -> bytes:

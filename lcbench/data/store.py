@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lcbench.core.errors import UserError
-from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Row
+from lcbench.core.fields import FieldError, parse
+from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Manifest, Row, read_content
 
 Item = TypeVar("Item")
+ANEW = "remove the folder, and prepare the data again"
 DOCUMENT_ID = re.compile(rb'\{"document_id": ("(?:[^"\\]|\\.)*"), ')
 
 
@@ -31,7 +33,7 @@ def load_rows(name: str, split: str) -> Sequence[Row]:
 
     Raises: UserError if it is not prepared, or has no such split.
     """
-    splits = prepared(name)["rows"]
+    splits = prepared(name).rows
     if split not in splits:
         raise UserError(
             f"the data `{name}` were prepared without the split {split} (there is {', '.join(splits)}); "
@@ -72,29 +74,30 @@ class Books(Sequence[tuple[str, str]]):
         return document.title, document.text
 
 
-def prepared(name: str) -> dict[str, Any]:
+def prepared(name: str) -> Manifest:
     """The manifest of a prepared data set. Raises: UserError if it is not prepared, or by another lcbench."""
     manifest = read_manifest(data_root() / name)
     advice = f"run `lcbench data prepare {name}`"
     if manifest is None:
         raise UserError(f"there is no data `{name}`; {advice}.")
-    if manifest["format"] != FORMAT:
+    if manifest.format != FORMAT:
         raise UserError(f"the data `{name}` were prepared by another version of lcbench; {advice}.")
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared folder; None where nothing is prepared. Raises: UserError if it is broken."""
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a prepared folder; None where nothing is prepared. Raises: UserError if it is broken, with the
+    field that is wrong."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return read_content(parse(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; remove the folder, and prepare the data again.") from error
-    if not isinstance(manifest, dict) or not {"format", "rows", "files", "prepared", "origin"} <= manifest.keys():
-        raise UserError(f"{path} is no manifest of prepared data; remove the folder, and prepare the data again.")
-    return manifest
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {ANEW}.") from error
+    except FieldError as error:
+        what = f": {error}" if error.name else f" is no manifest of prepared data: it {error}"
+        raise UserError(f"{path}{what}; {ANEW}.") from error
 
 
 class JsonLines(Sequence[Item], Generic[Item]):
@@ -119,7 +122,7 @@ class JsonLines(Sequence[Item], Generic[Item]):
         number = range(len(self))[index]
         try:
             return self._parse(self.bytes[self.starts[number] : self.starts[number + 1]])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.broken(number) from error
 
     def broken(self, number: int) -> UserError:

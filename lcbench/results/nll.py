@@ -84,22 +84,25 @@ class TokenNll:
         """Raises: UserError for a file that is not there, or not one of these."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+                read = cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
+            if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():
+                raise ValueError("`nll` is no list of finite numbers")
+            return read
+        except Exception as error:  # broken archives fail in as many ways as there are
             raise UserError(
                 f"cannot read {path}: {gist_of(error)}; restore it, or run the same command again."
             ) from error
 
 
-def mean_buckets(all_buckets: Sequence[Sequence[Sequence[float]]]) -> list[tuple[int, int, float]]:
+def mean_buckets(all_buckets: Sequence[Sequence[tuple[int, int, float, int]]]) -> list[tuple[int, int, float]]:
     """(first position, last position, mean NLL) over the buckets of several records."""
     sums: dict[tuple[int, int], list[float]] = {}
     for buckets in all_buckets:
         for begin, end, total, count in buckets:
-            entry = sums.setdefault((int(begin), int(end)), [0.0, 0.0])
+            entry = sums.setdefault((begin, end), [0.0, 0.0])
             entry[0] += total
             entry[1] += count
-    return [(*ends, total / count) for ends, (total, count) in sorted(sums.items())]
+    return [(*ends, total / count) for ends, (total, count) in sorted(sums.items()) if count]
 
 
 def _name(id: str) -> str:

@@ -12,20 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lcbench.core.collections import without_collections
 from lcbench.core.errors import UserError
+from lcbench.core.fields import FieldError, parse
 from lcbench.core.files import write_atomically
 from lcbench.core.locks import Claims, locked
+from lcbench.results.schema import Manifest, Record
 
 FORMAT = 1
 MANY = 3  # names in a sentence
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
 JOB_LOGS = "slurm"  # a folder that may be there before the run
 UNFINISHED = f"{MANIFEST}.tmp"  # run.json while it is being written; left behind by a process killed in that moment
-Record = dict[str, Any]
 
 
 class RecordTail:
@@ -38,8 +41,8 @@ class RecordTail:
     def news(self) -> list[Record]:
         """The records that were completed since the last call, all at the first; none as long as there is no file.
 
-        Raises: UserError for a file that cannot be read or a line that is no record; a last line that is still being
-        written is left for the next call.
+        Raises: UserError for a file that cannot be read or a line that is no record, with the field that is wrong; a
+        last line that is still being written is left for the next call.
         """
         try:
             with self._path.open("rb") as file:
@@ -51,16 +54,16 @@ class RecordTail:
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}.") from error
         records = []
-        for line in lines:
-            self._lines += 1
-            try:
-                record = json.loads(line)
-                hash(record["id"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{self._path}, line {self._lines}, is no record; move the file away, or restore it."
-                ) from error
-            records.append(record)
+        with without_collections():
+            for line in lines:
+                self._lines += 1
+                try:
+                    records.append(Record.from_json(parse(line)))
+                except FieldError as error:
+                    what = f": {error}" if error.name else f", is no record: it {error}"
+                    raise UserError(
+                        f"{self._path}, line {self._lines}{what}; move the file away, or restore it."
+                    ) from error
         return records
 
 
@@ -113,7 +116,8 @@ class RunWriter:
 
     def append(self, record: Record) -> None:
         """Add one record for good. Raises: UserError if it cannot be written; what was there stays as it was."""
-        line = (json.dumps({**record, "session": self.session_number}, ensure_ascii=False) + "\n").encode()
+        record = replace(record, session=self.session_number)
+        line = (json.dumps(record.as_json(), ensure_ascii=False) + "\n").encode()
         with self._turn():
             try:
                 if self._shared:
@@ -124,16 +128,16 @@ class RunWriter:
                     f"cannot write to {self.folder / RECORDS}: {error.strerror}; what was written is intact, run the "
                     "same command again once there is room."
                 ) from error
-        if record.get("error") is None:
-            self.done.add(record["id"])
+        if record.error is None:
+            self.done.add(record.identity.id)
 
     def news(self) -> list[Record]:
         """The records that other processes wrote since the last call; from now on they count as done."""
         return self._read() if self._shared else []
 
     def _read(self) -> list[Record]:
-        found = [record for record in self._tail.news() if record.get("session") != self.session_number]
-        self.done |= {record["id"] for record in found if record.get("error") is None}
+        found = [record for record in self._tail.news() if record.session != self.session_number]
+        self.done |= {record.identity.id for record in found if record.error is None}
         return found
 
     def claim(self, part: str) -> bool:
@@ -160,10 +164,11 @@ class RunWriter:
             raise
 
     def _start(self) -> None:
-        manifest = _read_manifest(self.folder)
-        if manifest is None:
+        found = _read_manifest(self.folder)
+        if found is None:
             require_ours(self.folder, begun=False)
-            manifest = {"format": FORMAT, "identity": self._identity, "sessions": []}
+            found = Manifest.from_json({"format": FORMAT, "identity": self._identity, "sessions": []})
+        manifest = found.content
         differing = _differences(manifest["identity"], self._identity)
         if differing:
             beside = ", and `lcbench table A B` shows several runs together" if "jobs" in differing else ""
@@ -189,8 +194,9 @@ def require_ours(folder: Path, *, begun: bool = True) -> None:
         raise UserError(f"{folder} holds something else than results; pass another --output.")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """run.json of a results folder. Raises: UserError if the folder holds no run, or one of another version."""
+def read_manifest(folder: Path) -> Manifest:
+    """run.json of a results folder. Raises: UserError if the folder holds no run, one of another version, or a run.json
+    with a field that is wrong."""
     manifest = _read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} holds no run: it has no {MANIFEST}.")
@@ -205,23 +211,27 @@ def read_records(folder: Path) -> list[Record]:
     written is left out.
     """
     manifest = _read_manifest(folder)
-    records = {record["id"]: record for record in RecordTail(folder).news()}
+    records = {record.identity.id: record for record in RecordTail(folder).news()}
     if not records:
         raise UserError(f"{folder} has no records yet.")
-    jobs = manifest["identity"].get("jobs", []) if manifest else []
+    jobs = manifest.identity.jobs if manifest else []
     order = {"/".join(map(str, job)): number for number, job in enumerate(jobs)}
 
     def place(record: Record) -> tuple[int, int]:
-        job, _, sample = str(record["id"]).rpartition("/")
-        return (order[job], int(sample)) if job in order and sample.isdecimal() else (len(order), 0)
+        job, _, _ = record.identity.id.rpartition("/")
+        return (order[job], record.identity.sample) if job in order else (len(order), 0)
 
     return sorted(records.values(), key=place)
 
 
 def find_runs(results: Path) -> list[Path]:
     """Folders of runs with records in a results folder, oldest first by their last record."""
-    files = [path for path in results.glob(f"*/{RECORDS}") if path.with_name(MANIFEST).exists() and path.stat().st_size]
-    return [path.parent for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+    found = []
+    for path in results.glob(f"*/{RECORDS}"):
+        with contextlib.suppress(OSError):  # a link that leads nowhere, or a folder that went away meanwhile
+            if path.with_name(MANIFEST).exists() and path.stat().st_size:
+                found.append((path.stat().st_mtime_ns, path.parent))
+    return [folder for _, folder in sorted(found)]
 
 
 def newest_run(results: Path) -> Path:
@@ -232,27 +242,25 @@ def newest_run(results: Path) -> Path:
     return runs[-1]
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> Manifest | None:
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = parse(path.read_bytes())
+        version = content.get("format")
+        if type(version) is int and version != FORMAT:
+            raise UserError(
+                f"{folder} was written by another version of lcbench; read it with that one, or run it anew."
+            )
+        return Manifest.from_json(content)
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise UserError(f"{folder} is a file; name the folder of a run.") from error
     except OSError as error:
-        raise UserError(f"cannot read {folder / MANIFEST}: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"cannot read {folder / MANIFEST}: {error}.") from error
-    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
-        raise UserError(f"{folder} was written by another version of lcbench; read it with that one, or run it anew.")
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or not isinstance(manifest.get("identity"), dict)
-        or not isinstance(manifest.get("sessions"), list)
-    ):
-        raise UserError(f"{folder / MANIFEST} is not the run.json of lcbench.")
-    return manifest
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except FieldError as error:
+        what = f": {error}" if error.name else f" is not the run.json of lcbench: it {error}"
+        raise UserError(f"{path}{what}; restore it, or move the folder away.") from error
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:

@@ -9,15 +9,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lcbench.core.errors import UserError
+from lcbench.core.fields import as_json, parse
 from lcbench.core.files import write_atomically
 from lcbench.core.locks import locked
 from lcbench.results.nll import TokenNll
-from lcbench.results.records import LOCK, RECORDS, Record, read_manifest, read_records
+from lcbench.results.records import LOCK, RECORDS, read_manifest, read_records
+from lcbench.results.schema import BEFORE, Record, Scores
 from lcbench.tasks import Example, Task, load_task
-
-BEFORE = "scores_before_rescoring"
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,17 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
 
 def _rescore(folder: Path, task_files: dict[str, str]) -> Rescored:
     tasks: dict[str, Task] = {}
-    changed: dict[str, Record] = {}
+    changed: dict[str, dict[str, Any]] = {}
     scores: dict[str, tuple[float | None, float | None]] = {}
-    answered = [record for record in read_records(folder) if record["error"] is None and "prediction" in record]
+    answered = [record for record in read_records(folder) if record.result]
     for record in answered:
-        name = record["task"]
+        name, id, before = record.identity.task, record.identity.id, record.measured.scores
         task = tasks.get(name) or tasks.setdefault(name, _load(name, task_files))
-        now: Record = {"scores": _scores(folder, task, record), "metric": task.metric}
-        before: Record = {"scores": record["scores"], "metric": record["metric"]}
+        now = Scores(scores=_scores(folder, task, record), metric=task.metric)
         if now != before:
-            changed[record["id"]] = record | now | {BEFORE: [*record.get(BEFORE, []), before]}
-            scores[record["id"]] = before["scores"].get(before["metric"]), now["scores"].get(task.metric)
+            known = [as_json(one) for one in (*(record.scores_before_rescoring or ()), before)]
+            changed[id] = as_json(now) | {BEFORE: known}
+            scores[id] = before.scores.get(before.metric), now.scores.get(now.metric)
     if changed:
         _replace(folder, changed)
     return Rescored(len(answered), scores)
@@ -79,43 +80,43 @@ def _load(name: str, task_files: dict[str, str]) -> Task:
 
 def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
     """From the prediction, or from the likelihoods of tokens that the run kept beside its records."""
-    if task.measure != "likelihood":
-        return task.score(_example(record), record["prediction"])
+    done = record.measured
+    if task.measure == "likelihood":
+        if done.nll is None:
+            raise UserError(f"record {record.identity.id} has no `nll`; was it written by another program?")
+        return TokenNll.read(folder / done.nll.file).scores(done.nll.bytes, done.nll.words)
     try:
-        kept = record["nll"]
-        return TokenNll.read(folder / kept["file"]).scores(kept["bytes"], kept["words"])
-    except KeyError as error:
-        raise _foreign(record, error) from error
+        return task.score(_example(record), done.answer.prediction)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever a task does with details that it did not write
+        gist = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"cannot score record {record.identity.id} ({gist}); was it written by another program?"
+        ) from error
 
 
 def _example(record: Record) -> Example:
     """What a score may depend on: all of an example but its prompt, of which a record keeps the hash alone."""
-    try:
-        return Example(
-            head=[],
-            context=[],
-            tail=[],
-            references=tuple(record["references"]),
-            max_new_tokens=record["max_new_tokens"],
-            seed=record["seed"],
-            depth=record["depth"],
-            details=record.get("details", {}),
-        )
-    except KeyError as error:
-        raise _foreign(record, error) from error
+    return Example(
+        head=[],
+        context=[],
+        tail=[],
+        references=tuple(record.prompt.references),
+        max_new_tokens=record.prompt.max_new_tokens,
+        seed=record.identity.seed,
+        depth=record.identity.depth,
+        details=record.prompt.details or {},
+    )
 
 
-def _foreign(record: Record, error: KeyError) -> UserError:
-    return UserError(f"record {record['id']} lacks {error}; was it written by another program?")
-
-
-def _replace(folder: Path, changed: dict[str, Record]) -> None:
-    """Put new records in the place of the last lines with their ids; a process killed here leaves the old file."""
+def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
+    """Change fields in the last lines with these ids; a process killed here leaves the old file."""
     path = folder / RECORDS
     lines = path.read_bytes().split(b"\n")[:-1]  # a torn last line is the record that was in flight: none
-    last = {json.loads(line)["id"]: number for number, line in enumerate(lines)}
-    for id, record in changed.items():
-        lines[last[id]] = json.dumps(record, ensure_ascii=False).encode()
+    last = {parse(line)["id"]: number for number, line in enumerate(lines)}
+    for id, fields in changed.items():
+        lines[last[id]] = json.dumps(parse(lines[last[id]]) | fields, ensure_ascii=False).encode()
     try:
         write_atomically(path, b"".join(line + b"\n" for line in lines))
     except OSError as error:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 from lcbench.run.plan import Job, Plan
 
 
@@ -40,14 +40,15 @@ class TerminalProgress:
         self._bar.start()
 
     def sample(self, job: Job, record: Record, left: int) -> None:
-        if record["error"]:
+        if record.error:
             self._bar.console.print(
-                f"failed: {describe(job)}: {record['error']}", style="red", markup=False, highlight=False
+                f"failed: {describe(job)}: {record.error}", style="red", markup=False, highlight=False
             )
             self._bar.advance(self._task, 1 + left)
             return
-        self._tokens += record["prompt_tokens"] - record["cost"]["reused_tokens"]
-        self._seconds += record["cost"]["prefill_seconds"]
+        cost = record.measured.cost
+        self._tokens += record.prompt.prompt_tokens - cost.reused_tokens
+        self._seconds += cost.prefill_seconds
         rate = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tok/s"
         self._bar.update(self._task, advance=1, description=describe(job), rate=rate)
 
@@ -72,16 +73,17 @@ class PlainProgress:
         self._say(f"{plan.size}{again}")
 
     def sample(self, job: Job, record: Record, left: int) -> None:
-        if record["error"]:
-            self._say(f"failed: {describe(job)}: {record['error']}")
+        if record.error:
+            self._say(f"failed: {describe(job)}: {record.error}")
             return
         scores = self._scores[job.record_id(0)]
-        scores.append(record["scores"][record["metric"]])
+        metric = record.measured.scores.metric
+        scores.append(record.measured.scores.scores[metric])
         self._seconds[job.record_id(0)] += time.monotonic() - self._since
         self._since = time.monotonic()
         if not left:
             mean, seconds = sum(scores) / len(scores), self._seconds[job.record_id(0)]
-            self._say(f"{describe(job)}  {record['metric']} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
+            self._say(f"{describe(job)}  {metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         self._say(text)

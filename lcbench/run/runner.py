@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import itertools
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,14 +20,15 @@ from lcbench.core import provenance
 from lcbench.core.errors import UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
 from lcbench.methods import Method
-from lcbench.results.records import Record, RunWriter
+from lcbench.results.records import RunWriter
+from lcbench.results.schema import Result
+from lcbench.run import assemble
 from lcbench.run.batches import Batch, Group, grouped
 from lcbench.run.measures import MEASURES, Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.run.progress import describe
 from lcbench.run.tally import Progress, Tally
 from lcbench.run.tensor_parallel import NullWriter, lead, null_writer, process_group
-from lcbench.tasks import Example
 
 OUT_OF_MEMORY = "out of memory"
 POLL_SECONDS = 0.5  # between two looks at what other processes have done
@@ -130,13 +129,10 @@ class _Run:
             measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
             for batch, asked in self._built(itertools.chain([first], claimed)):
                 for portion in measure.portions(asked.result()):
-                    for (job, sample, example), found in self._measured(measure, portion):
-                        if not self._tally.is_missing(job, sample):
+                    for one, found in self._measured(measure, portion):
+                        if not self._tally.is_missing(one.job, one.sample):
                             continue
-                        record = _identity(self._plan, job, sample, example) | found
-                        record["layers_steered"] = steering.layers_steered
-                        if "cost" in record:  # what computed it: two runs may differ in it and agree in all else
-                            record["cost"]["attention"] = steering.backends
+                        record = assemble.record(self._plan, one, found, steering.layers_steered, steering.backends)
                         self._writer.append(record)
                         self._tally.note([record])
                 self._writer.release(batch.name)
@@ -177,8 +173,10 @@ class _Run:
             found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
         return found
 
-    def _measured(self, measure: Measure, portion: Sequence[SampleRequest]) -> Iterator[tuple[SampleRequest, Record]]:
-        """The fields that a measure adds to each, or the error. Where several fail, half as many are tried at once;
+    def _measured(
+        self, measure: Measure, portion: Sequence[SampleRequest]
+    ) -> Iterator[tuple[SampleRequest, Result | str]]:
+        """The result of each, or why it failed. Where several fail, half as many are tried at once;
         where memory runs out for one, fewer tokens a call."""
         waiting = [portion]
         while waiting:
@@ -188,15 +186,14 @@ class _Run:
             these, *rest = measure.portions(asked)  # fewer than it was, perhaps, since memory ran out
             waiting += reversed(rest)
             try:
-                found = measure(these)
+                measured = measure(these)
+                found = [assemble.result(*each, measure.chunk_size(each[0].job)) for each in zip(these, measured)]
             except UserError:
                 raise
             except Exception as error:
                 reason = _reason(error)
             else:
-                for one, fields in zip(these, found):
-                    fields["cost"]["prefill_chunk"] = measure.chunk_size(one.job)
-                    yield one, fields
+                yield from zip(these, found)
                 continue
             # Behind the handler: with the error goes what the failed call held.
             gc.collect()
@@ -210,7 +207,7 @@ class _Run:
             elif less:
                 waiting.append(these)
             else:
-                yield these[0], {"error": reason}
+                yield these[0], reason
 
 
 def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -> Steering:
@@ -226,27 +223,6 @@ def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:
         with steering:
             follows = any(layer.rope.depends_on_length for layer in steering.layers.values())
     return follows
-
-
-def _identity(plan: Plan, job: Job, sample: int, example: Example) -> Record:
-    prompt = example.prompt
-    return {
-        "id": job.record_id(sample),
-        "task": job.task.name,
-        "method": str(job.method),
-        "method_options": job.resolved.options(),
-        "model": plan.source.name,
-        "seq_len": job.cell.seq_len,
-        "cell_depth": job.cell.depth,
-        "depth": example.depth,
-        "sample": sample,
-        "seed": example.seed,
-        "prompt_sha256": hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
-        "prompt_tokens": len(prompt),
-        "max_new_tokens": example.max_new_tokens,
-        "references": list(example.references),
-        **({"details": example.details} if example.details else {}),
-    }
 
 
 def _reason(error: Exception) -> str:

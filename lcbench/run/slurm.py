@@ -68,7 +68,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
     """
     executor = _executor(folder, array)
     tail = RecordTail(folder)
-    done = {record["id"] for record in tail.news() if record["error"] is None}
+    done = {record.identity.id for record in tail.news() if record.error is None}
     tally = Tally(plan, done, progress)
     if tally.complete:
         progress.finish()
@@ -86,7 +86,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
             if not ended:
                 time.sleep(POLL_SECONDS)
             news = tail.news()
-            done |= {record["id"] for record in news if record["error"] is None}
+            done |= {record.identity.id for record in news if record.error is None}
             tally.note(news)
     except KeyboardInterrupt:
         for job in jobs:

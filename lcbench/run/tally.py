@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 from lcbench.run.plan import Job, Plan
 
 
@@ -47,11 +47,11 @@ class Tally:
     def note(self, records: Iterable[Record]) -> None:
         """Count records that were written, the job's first failure only: several processes may find it."""
         for record in records:
-            id = f"{record['id'].rpartition('/')[0]}/0"
+            id = f"{record.identity.id.rpartition('/')[0]}/0"
             job = self._jobs.get(id)
-            if job is None or self.gave_up(job) or record["sample"] >= job.samples:
+            if job is None or self.gave_up(job) or record.identity.sample >= job.samples:
                 continue
             self._left[id] -= 1
-            if record["error"]:
-                self.failed[id] = job, str(record["error"])
+            if record.error:
+                self.failed[id] = job, record.error
             self._progress.sample(job, record, self._left[id])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lcbench.core.processes import Processes
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 
 
 class NullWriter:
@@ -26,8 +26,8 @@ class NullWriter:
         self.done, self.folder = done, folder
 
     def append(self, record: Record) -> None:
-        if record.get("error") is None:
-            self.done.add(record["id"])
+        if record.error is None:
+            self.done.add(record.identity.id)
 
     def news(self) -> list[Record]:
         return []

@@ -17,9 +17,9 @@ import torch
 
 import lcbench
 from lcbench.methods import all_methods
-from lcbench.results.records import RECORDS, read_manifest, read_records
+from lcbench.results.records import RECORDS, read_manifest
 from lcbench.tasks import task_files
-from tests.helpers import cli, command, lines_of, process, records_of
+from tests.helpers import cli, command, fields_of, lines_of, process, records_of
 
 SMALL = ["run", "passkey", "--seq-len", "150", "--samples", "2"]
 COMMANDS = [
@@ -151,7 +151,7 @@ def test_show_shortens_long_prompts_unless_told_not_to() -> None:
 
 def test_show_is_what_run_asks() -> None:
     cli("run", "passkey", "--seq-len", "150", "--samples", "3")
-    for record in read_records(the_run()):
+    for record in fields_of(the_run()):
         shown = cli("show", "passkey", "--seq-len", "150", "--sample", str(record["sample"]))
         assert f"answer '{record['references'][0]}', seed {record['seed']}" in shown.err
 
@@ -180,7 +180,7 @@ def test_run_writes_what_it_says(tmp_path: Path) -> None:
         assert record["scores"] == {"exact_match": float(record["prediction"].strip() == record["references"][0])}
         assert record["cost"]["prefill_seconds"] > 0 and record["cost"]["peak_memory_bytes"] > 2**20
     assert records[2]["method_options"]["mscale"] == 0.1 and records[2]["method_options"]["chunk_size"] == 192
-    session = read_manifest(folder)["sessions"][0]
+    session = read_manifest(folder).content["sessions"][0]
     assert session["command"] == [
         "lcbench",
         *SMALL,
@@ -226,15 +226,15 @@ def test_more_samples_extend_a_run_and_fewer_show_a_part_of_it() -> None:
     cli(*SMALL, "-o", "run")
     longer = cli("run", "passkey", "--seq-len", "150", "--samples", "4", "-o", "run")
     assert longer.code == 0 and "4 samples, 2 of them recorded already" in longer.err
-    assert len(read_records(Path("run"))) == 4
+    assert len(fields_of(Path("run"))) == 4
     again = cli(*SMALL, "-o", "run")
     assert "exact match, 2 samples a score" in again.out
-    assert len(read_records(Path("run"))) == 4
+    assert len(fields_of(Path("run"))) == 4
 
 
 def test_depths() -> None:
     assert cli(*SMALL, "--depths", "0,0.5,1").code == 0
-    records = read_records(the_run())
+    records = fields_of(the_run())
     assert sorted(record["cell_depth"] for record in records) == [0, 0, 0.5, 0.5, 1, 1]
     assert all(abs(record["depth"] - record["cell_depth"]) < 0.35 for record in records)
     assert [record["depth"] for record in records if record["cell_depth"] == 1] == [1.0, 1.0]
@@ -335,7 +335,7 @@ def test_a_haystack_goes_to_the_tasks_of_a_suite_that_take_one(tmp_path: Path) -
         "  - {task: 'needle:protocol=codes', seq_len: 512, depths: [1], samples: 1}\n"
     )
     assert cli("run", "mine.yaml", "--haystack", "essay.txt", "-o", "run").code == 0
-    names = {record["task"] for record in read_records(Path("run"))}
+    names = {record["task"] for record in fields_of(Path("run"))}
     assert names == {"passkey", "needle:haystack=essay.txt,protocol=codes"}
     refused = cli("run", "passkey", "--haystack", "essay.txt")
     assert refused.code == 2 and "passkey takes no --haystack; tasks that take one: needle, ruler/niah" in refused.error

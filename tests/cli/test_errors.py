@@ -253,7 +253,7 @@ def test_results_folders() -> None:
     for arguments in (["table", "mine"], [*small, "mine"]):
         assert_refused(cli(*arguments), "mine/records.jsonl, line 2, is no record")
     Path("mine/records.jsonl").write_text('{"id": "a", "error": null}\n')
-    assert_refused(cli("table", "mine"), "these records lack 'task'")
+    assert_refused(cli("table", "mine"), "mine/records.jsonl, line 1: field `task` is missing")
 
 
 def test_an_output_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

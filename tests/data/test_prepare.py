@@ -16,6 +16,7 @@ from lcbench.core.locks import locked
 from lcbench.data import hub, load_document, load_rows
 from lcbench.data.hub import Snapshot
 from lcbench.data.raw import sha256
+from lcbench.data.schema import FileFacts
 from lcbench.data.store import read_manifest
 from lcbench.data.write import Writer
 from tests.data.sources import BOOK, scrolls_row, write_jsonl, write_parquet, write_zip
@@ -37,10 +38,10 @@ def test_the_manifest_says_where_it_is_from(tmp_path: Path, root: Path) -> None:
     path = books(tmp_path / "books.jsonl")
     cli("data", "prepare", "pg19", "--from", path)
     manifest = read_manifest(root / "pg19")
-    assert manifest and manifest["origin"] == {"path": str(path.resolve())} and manifest["rows"] == {"test": 3}
-    assert manifest["files"] == {"books.jsonl": {"sha256": sha256(path), "bytes": path.stat().st_size}}
-    assert manifest["licence"]["name"] == "Apache-2.0" and manifest["documents"] == 3
-    written = {name: entry["sha256"] for name, entry in manifest["prepared"].items()}
+    assert manifest and manifest.origin == {"path": str(path.resolve())} and manifest.rows == {"test": 3}
+    assert manifest.files == {"books.jsonl": FileFacts(sha256=sha256(path), bytes=path.stat().st_size)}
+    assert manifest.licence and manifest.licence["name"] == "Apache-2.0" and manifest.documents == 3
+    written = {name: entry.sha256 for name, entry in manifest.prepared.items()}
     assert written == {name: sha256(root / "pg19" / name) for name in ("documents.jsonl", "test.jsonl")}
 
 

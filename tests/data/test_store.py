@@ -62,7 +62,7 @@ def test_what_is_not_there(tmp_path: Path, root: Path) -> None:
         load_document("pg19", "77")
     assert "prepared already" not in cli("data", "prepare", "pg19", "--from", tmp_path / "books.jsonl").out
     manifest.write_text("{}")
-    with pytest.raises(UserError, match="is no manifest of prepared data"):
+    with pytest.raises(UserError, match=r"manifest.json: field `format` is missing; remove the folder"):
         load_rows("pg19", "test")
     manifest.write_text("{")
     assert "remove the folder" in cli("data", "list").error

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lcbench.engine.generate import generate
 from lcbench.engine.models import ModelSource
 from lcbench.engine.prefix_cache import PrefixCache, shared_length
-from lcbench.results.records import Record, read_records
+from lcbench.results.schema import Record
 from lcbench.run import runner
 from lcbench.run.batches import AT_ONCE
 from lcbench.run.measures import answer
@@ -27,6 +27,7 @@ from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.base import FAMILIES
 from tests.attention import zoo
+from tests.helpers import Fields, fields_of
 
 BUDGET = 4
 
@@ -40,19 +41,19 @@ class Silent:
     def finish(self) -> None: ...
 
 
-def records_of(folder: Path, *requests: Request, source: ModelSource | None = None) -> dict[str, Record]:
+def records_of(folder: Path, *requests: Request, source: ModelSource | None = None) -> dict[str, Fields]:
     outcome = runner.run(make_plan(source or ModelSource(), list(requests)), folder, Silent())
     assert not outcome.failed
-    return {record["id"]: record for record in read_records(folder)}
+    return {record["id"]: record for record in fields_of(folder)}
 
 
-def without_reuse(monkeypatch: pytest.MonkeyPatch, run: Callable[[], dict[str, Record]]) -> dict[str, Record]:
+def without_reuse(monkeypatch: pytest.MonkeyPatch, run: Callable[[], dict[str, Fields]]) -> dict[str, Fields]:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "grouped", lambda jobs, by_length: [runner.Group([job], False) for job in jobs])
         return run()
 
 
-def reused(records: dict[str, Record]) -> int:
+def reused(records: dict[str, Fields]) -> int:
     return sum(record["cost"]["reused_tokens"] for record in records.values())
 
 

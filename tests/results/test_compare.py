@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
-from lcbench.results.compare import CellResult, Limits, compare_records
-from lcbench.results.records import Record
+from lcbench.results.compare import CellResult, Limits
+from lcbench.results.compare import compare_records as compare_typed
 from tests.compared import RIGHT, WRONG, cell, failed, record
+from tests.helpers import Fields
+from tests.results.report.samples import typed
 
 
-def only(base: Sequence[Record], new: Sequence[Record], **options: Any) -> CellResult:
+def compare_records(base: Sequence[Fields], new: Sequence[Fields], **options: Any) -> list[CellResult]:
+    return compare_typed(typed(base), typed(new), **options)
+
+
+def only(base: Sequence[Fields], new: Sequence[Fields], **options: Any) -> CellResult:
     (found,) = compare_records(base, new, **options)
     return found
 
@@ -35,7 +41,7 @@ def only(base: Sequence[Record], new: Sequence[Record], **options: Any) -> CellR
         (cell([0.5, 0.7] * 10), cell([0.5, 0.7] * 9 + [0.1, 0.6]), "no evidence"),
     ],
 )
-def test_verdict_on_scores(base: list[Record], new: list[Record], verdict: str) -> None:
+def test_verdict_on_scores(base: list[Fields], new: list[Fields], verdict: str) -> None:
     assert only(base, new).verdict == verdict
 
 
@@ -58,7 +64,7 @@ def test_graded_scores_that_never_differ_are_no_certainty(scores: list[float]) -
 
 
 def test_lower_is_better_for_negative_log_likelihoods() -> None:
-    def nll(values: Sequence[float]) -> list[Record]:
+    def nll(values: Sequence[float]) -> list[Fields]:
         return [record(n, metric="nll", scores={"nll": value}) for n, value in enumerate(values)]
 
     before = [3 + 0.1 * math.sin(k) for k in range(20)]
@@ -172,17 +178,18 @@ def test_one_slow_sample_decides_nothing() -> None:
 
 
 def test_unmeasured_cost_is_unknown() -> None:
-    found = only(RIGHT, [each | {"cost": {}} for each in RIGHT], limits=Limits(1.2, 1.2))
+    nothing = {"prefill_seconds": 0, "decode_seconds": 0.0, "peak_memory_bytes": 0}
+    found = only([each | {"cost": nothing} for each in RIGHT], RIGHT, limits=Limits(1.2, 1.2))
     assert found.verdict == "no evidence" and found.ratios.prefill is found.ratios.memory is None
 
 
 # How often it is wrong, and how often blind
 
-Pair = tuple[list[Record], list[Record]]
+Pair = tuple[list[Fields], list[Fields]]
 
 
 @cache
-def blank(count: int, seq_len: int) -> list[Record]:
+def blank(count: int, seq_len: int) -> list[Fields]:
     return cell([0.0] * count, seq_len=seq_len)
 
 

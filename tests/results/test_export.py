@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 import lcbench
-from lcbench.results import export as exporting
-from lcbench.results.export import load_run
-from lcbench.results.records import read_records
+from lcbench.results.export import ORDER, load_run
 from tests.compared import cell, failed, save
-from tests.helpers import cli
+from tests.helpers import REPOSITORY, cli, fields_of
 
 FULL: dict[str, Any] = {"model": "m", "method_options": {"a": 1}, "depth": 0.25, "prediction": "12345"}
 
 
 def fields(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**FULL, **record} if record["error"] is None else record for record in records]
+    return [{**record, **FULL} if record["error"] is None else record for record in records]
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_row_a_sample(run: Path) -> None:
     frame = lcbench.load_run(run)
-    assert list(frame["id"]) == [record["id"] for record in read_records(run)]
+    assert list(frame["id"]) == [record["id"] for record in fields_of(run)]
     assert list(frame["run"].unique()) == ["run"]
     assert list(frame["scores.exact_match"][:3]) == [1.0, 0.0, 0.5]
     assert frame["scores.exact_match"].mean() == 0.5  # what failed is left out, not zero
@@ -39,10 +37,11 @@ def test_a_row_a_sample(run: Path) -> None:
     assert frame["prediction"].isna()[3] and frame["output_tokens"].isna()[3]
 
 
-def test_columns_are_the_documented_ones_in_their_order(run: Path) -> None:
-    documented = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", exporting.__doc__ or "", re.M)))
-    columns = [re.sub(r"^scores\..*", "scores.*", name) for name in load_run(run).columns]
-    assert columns == [*documented, "session"]
+def test_columns_are_in_their_order_and_documented(run: Path) -> None:
+    columns = [re.sub(r"^scores\..*", "scores.", name) for name in load_run(run).columns]
+    assert columns == [*ORDER, "session"]
+    documented = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "records.md").read_text(), re.M))
+    assert {name.rpartition(".")[2] for name in columns} - {"", "run"} <= documented
 
 
 def test_types_hold_even_where_nothing_was_answered(tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_types_hold_even_where_nothing_was_answered(tmp_path: Path) -> None:
 def test_what_a_task_adds_is_kept_flat(tmp_path: Path) -> None:
     more = {"details": {"needle": "x", "places": [1, 2], "deep": {"a": [{}]}}, "flag": True}
     frame = load_run(save(tmp_path / "run", fields([{**cell([1.0])[0], **more}])))
-    assert list(frame.columns[-5:]) == ["details.needle", "details.places", "details.deep", "flag", "session"]
+    assert list(frame.columns[-5:]) == ["details.needle", "details.places", "details.deep", "session", "flag"]
     assert frame["details.places"][0] == [1, 2] and frame["details.deep"][0] == '{"a": [{}]}' and frame["flag"][0]
 
 
@@ -74,7 +73,7 @@ def test_parquet_reads_back(run: Path, tmp_path: Path) -> None:
     assert str(schema.field("references").type) in ("list<element: string>", "list<item: string>")
     assert cli("export", run, "--out", tmp_path / "x.parquet").code == 0
     assert (tmp_path / "x.parquet").read_bytes()[:4] == b"PAR1"
-    assert len(read_records(run)) == 4 and len(list(run.glob("*.tmp"))) == 0
+    assert len(fields_of(run)) == 4 and len(list(run.glob("*.tmp"))) == 0
 
 
 def test_a_run_with_an_export_goes_on(run: Path) -> None:

@@ -34,8 +34,9 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from lcbench.results.records import RunWriter
+from tests.recorded import record
 with RunWriter(Path(sys.argv[1]), {"model": "m"}, {}) as run:
-    run.append({"id": "r0", "error": None})
+    run.append(record(0))
     print("held", flush=True)
     time.sleep(600)
 """
@@ -110,7 +111,7 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
     workers = [forked(work) for _ in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
     assert sorted(line["id"] for line in lines_of(tmp_path)) == sorted(f"r{number}" for number in range(60))
-    assert len(read_manifest(tmp_path)["sessions"]) == 4
+    assert len(read_manifest(tmp_path).content["sessions"]) == 4
     write(tmp_path, record(60))  # and one process alone goes on with it
     assert len(ids(tmp_path)) == 61
 
@@ -141,10 +142,10 @@ def test_what_another_process_wrote_is_news_once(tmp_path: Path) -> None:
             assert other.done == {"r0"} and other.news() == []
             other.append(record(1))
             other.append(record(2, error="out of memory"))
-            assert [each["id"] for each in one.news()] == ["r1", "r2"] and one.news() == []
+            assert [each.identity.id for each in one.news()] == ["r1", "r2"] and one.news() == []
             assert one.done == {"r0", "r1"}
             one.append(record(3))
-            assert [each["id"] for each in other.news()] == ["r3"]
+            assert [each.identity.id for each in other.news()] == ["r3"]
 
 
 def test_the_torn_line_of_a_neighbour_is_cut_off(tmp_path: Path) -> None:

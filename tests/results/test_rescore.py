@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lcbench.core.errors import UserError
-from lcbench.results.records import MANIFEST, RECORDS, read_manifest, read_records
+from lcbench.results.records import MANIFEST, RECORDS, read_manifest
 from lcbench.results.rescore import BEFORE, rescore
 from lcbench.tasks import Example, task_files
 from lcbench.tasks.passkey import Passkey
 from tests.compared import failed, record, save
-from tests.helpers import cli, lines_of
+from tests.helpers import cli, fields_of, lines_of
 
 
 def answered(sample: int, score: float, prediction: str, **fields: Any) -> dict[str, Any]:
@@ -49,22 +49,22 @@ def test_the_same_metric_changes_nothing(run: Path) -> None:
 @pytest.mark.usefixtures("lenient")
 def test_another_metric_changes_what_it_must_and_keeps_the_old_score(run: Path) -> None:
     before = (run / RECORDS).read_bytes().split(b"\n")
-    old = read_records(run)[1]
+    old = fields_of(run)[1]
     shown = cli("rescore", run)
     assert shown.out == f"{old['id']}: 0 -> 1\n1 of 3 scores changed\n"
     after = (run / RECORDS).read_bytes().split(b"\n")
     assert [after[k] == before[k] for k in range(5)] == [True, False, True, True, True]
     kept = [{"scores": {"exact_match": 0.0}, "metric": "exact_match"}]
-    assert read_records(run)[1] == {**old, "scores": {"exact_match": 1.0}, BEFORE: kept}
+    assert fields_of(run)[1] == {**old, "scores": {"exact_match": 1.0}, BEFORE: kept}
     assert cli("rescore", run).out == "0 of 3 scores changed\n"
-    assert len(read_manifest(run)["sessions"]) == 1 and not list(run.glob("*.tmp"))
+    assert len(read_manifest(run).content["sessions"]) == 1 and not list(run.glob("*.tmp"))
 
 
 def test_scores_that_change_twice_are_both_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (0.25, 0.75):
         monkeypatch.setattr(Passkey, "score", lambda *_, value=value: {"exact_match": value})
         assert len(rescore(run).changed) == 3
-    assert [old["scores"]["exact_match"] for old in read_records(run)[0][BEFORE]] == [1.0, 0.25]
+    assert [old["scores"]["exact_match"] for old in fields_of(run)[0][BEFORE]] == [1.0, 0.25]
 
 
 @pytest.mark.usefixtures("lenient")
@@ -72,7 +72,7 @@ def test_of_a_repeated_sample_the_record_that_counts_is_scored(tmp_path: Path) -
     run = save(tmp_path / "run", [failed(0), answered(1, 0.0, "so: 12345"), answered(0, 0.0, "well, 12345")])
     assert len(rescore(run).changed) == 2
     assert [line["error"] for line in lines_of(run)] == ["out of memory", None, None]
-    assert [each["scores"]["exact_match"] for each in read_records(run)] == [1.0, 1.0]
+    assert [each["scores"]["exact_match"] for each in fields_of(run)] == [1.0, 1.0]
 
 
 @pytest.mark.usefixtures("lenient")
@@ -97,7 +97,7 @@ def test_a_torn_last_line_is_dropped_and_a_full_disk_changes_nothing(
 def test_while_a_run_is_written_it_is_left_alone(run: Path) -> None:
     from lcbench.results.records import RunWriter
 
-    with RunWriter(run, read_manifest(run)["identity"], {}):
+    with RunWriter(run, read_manifest(run).content["identity"], {}):
         shown = cli("rescore", run)
     assert shown.code == 2 and "another lcbench is writing" in shown.error
 
@@ -118,8 +118,11 @@ def test_tasks_with_options_and_of_ones_own(tmp_path: Path) -> None:
 
 def test_runs_that_are_none(tmp_path: Path) -> None:
     assert "holds no run" in cli("rescore", tmp_path).error
-    run = save(tmp_path / "run", [{"id": "x", "error": None, "prediction": "", "task": "passkey", "scores": {}}])
-    assert "lacks 'references'" in cli("rescore", run).error
+    run = save(tmp_path / "run", [answered(0, 1.0, "x")])
+    lines = lines_of(run)
+    del lines[0]["references"]
+    (run / RECORDS).write_text(json.dumps(lines[0]) + "\n")
+    assert "line 1: field `references` is missing" in cli("rescore", run).error
     refused = cli("rescore", save(tmp_path / "empty", []))
     assert (refused.code, refused.out, refused.error) == (2, "", f"error: {tmp_path}/empty has no records yet.")
 

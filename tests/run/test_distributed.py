@@ -79,7 +79,7 @@ def test_two_processes_make_the_records_of_one(launcher: str, one_process: Path,
     assert len(lines_of(folder)) == len(records_of(folder))  # none was made twice
     shares = Counter(line["session"] for line in lines_of(folder))
     assert set(shares) == {0, 1} and min(shares.values()) >= 2
-    assert sorted(session["process"] for session in read_manifest(folder)["sessions"]) == [0, 1]
+    assert sorted(session["process"] for session in read_manifest(folder).content["sessions"]) == [0, 1]
     assert done.stdout.count("passkey: exact match") == 1  # one table, of everything
     assert done.stderr.count("8 cells, 24 samples") == 1
     assert len(re.findall(r"^passkey .* samples  ", done.stderr, re.MULTILINE)) <= 8  # one line a cell, by one process
@@ -103,7 +103,7 @@ def wait_for(folder: Path, ranks: set[int], runs: dict[int, subprocess.Popen[str
     deadline = time.monotonic() + 200
     while True:
         lines = lines_of(folder) if (folder / RECORDS).exists() else []
-        sessions = read_manifest(folder)["sessions"] if lines else []
+        sessions = read_manifest(folder).content["sessions"] if lines else []
         if ranks <= {sessions[line["session"]]["process"] for line in lines}:
             return
         assert time.monotonic() < deadline and all(run.poll() is None for run in runs.values())
@@ -157,7 +157,7 @@ def test_tensor_parallel(tmp_path: Path) -> None:
     for id, record in one.items():
         assert two[id]["prediction"] == record["prediction"] and two[id]["prompt_sha256"] == record["prompt_sha256"]
         assert two[id]["scores"] == pytest.approx(record["scores"], rel=1e-4)
-    (session,) = read_manifest(tmp_path / "two")["sessions"]
+    (session,) = read_manifest(tmp_path / "two").content["sessions"]
     assert (session["process"], session["processes"], session["tensor_parallel"]) == (0, 2, True)
 
 
@@ -237,9 +237,9 @@ def test_a_launch_beside_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     arguments = ["run", "passkey", "--seq-len", "150", "--samples", "1", "--output", tmp_path / "run"]
     assert cli(*arguments).code == 0
     shutil.copytree(tmp_path / "run", tmp_path / "other")
-    with RunWriter(tmp_path / "run", read_manifest(tmp_path / "run")["identity"], {}):
+    with RunWriter(tmp_path / "run", read_manifest(tmp_path / "run").content["identity"], {}):
         refused = run_beside(monkeypatch, *arguments)
     assert refused.code == 2 and "another lcbench is writing" in refused.error
-    with RunWriter(tmp_path / "other", read_manifest(tmp_path / "other")["identity"], {}, shared=True):
+    with RunWriter(tmp_path / "other", read_manifest(tmp_path / "other").content["identity"], {}, shared=True):
         refused = cli(*arguments[:-1], tmp_path / "other")  # nor does one process write beside those of a launch
     assert refused.code == 2 and "another lcbench is writing" in refused.error

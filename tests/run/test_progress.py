@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from lcbench.engine.models import ModelSource
+from lcbench.results.schema import Record
 from lcbench.run.plan import Plan, make_plan
 from lcbench.run.progress import PlainProgress, TerminalProgress, describe
 from lcbench.run.requests import Request
+from tests.results.report import samples
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +21,11 @@ def plan() -> Plan:
     return make_plan(ModelSource(), [request])
 
 
-def record(sample: int, score: float = 1.0, error: str | None = None) -> dict[str, Any]:
-    scores = {
-        "scores": {"exact_match": score},
-        "metric": "exact_match",
-        "cost": {"prefill_seconds": 0.5, "reused_tokens": 60},
-    }
-    return {"sample": sample, "prompt_tokens": 100, "error": error} | ({} if error else scores)
+def record(sample: int, score: float = 1.0, error: str | None = None) -> Record:
+    if error:
+        return Record.from_json(samples.failure("vanilla", 150, error, sample))
+    cost = {"prefill_seconds": 0.5, "decode_seconds": 0.0, "peak_memory_bytes": 1, "reused_tokens": 60}
+    return Record.from_json(samples.record("vanilla", 150, sample, score, prompt_tokens=100, cost=cost))
 
 
 def test_describe(plan: Plan) -> None:

@@ -46,7 +46,7 @@ def assert_complete(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
     assert len(lines) == len({line["id"] for line in lines}) == len(expected)
     assert records_of(folder) == expected
     sessions = [line["session"] for line in lines]
-    assert sessions == sorted(sessions) and sessions[-1] < len(read_manifest(folder)["sessions"])
+    assert sessions == sorted(sessions) and sessions[-1] < len(read_manifest(folder).content["sessions"])
 
 
 @pytest.mark.slow
@@ -121,6 +121,6 @@ def test_another_session_beside_a_run_is_refused(tmp_path: Path) -> None:
 
     arguments = ["run", "passkey", "--seq-len", "150", "--samples", "1", "--output", tmp_path / "run"]
     assert cli(*arguments).code == 0
-    with RunWriter(tmp_path / "run", read_manifest(tmp_path / "run")["identity"], {}):
+    with RunWriter(tmp_path / "run", read_manifest(tmp_path / "run").content["identity"], {}):
         refused = cli(*arguments)
     assert refused.code == 2 and "another lcbench is writing" in refused.error

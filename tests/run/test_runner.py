@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import read_records
 from lcbench.run import batches, runner
 from lcbench.run.measures import answer
 from lcbench.run.plan import Plan, make_plan
@@ -21,7 +20,7 @@ from lcbench.run.progress import SilentProgress
 from lcbench.run.requests import Request
 from lcbench.tasks import Example
 from lcbench.tasks.passkey import Passkey
-from tests.helpers import cli, records_of
+from tests.helpers import cli, fields_of, records_of
 
 
 @pytest.fixture
@@ -93,10 +92,10 @@ def test_an_error_of_a_prompt_ends_the_run_at_its_turn(tmp_path: Path, monkeypat
         patch.setattr(Passkey, "example", broken)
         with pytest.raises(UserError, match="row 3 of the data is broken"):
             runner.run(plan, tmp_path / "run", SilentProgress())
-    assert [record["sample"] for record in read_records(tmp_path / "run")] == [0, 1]
+    assert [record["sample"] for record in fields_of(tmp_path / "run")] == [0, 1]
     assert threading.active_count() == 1 or not any("prompts" in thread.name for thread in threading.enumerate())
     runner.run(plan, tmp_path / "run", SilentProgress())
-    assert len(read_records(tmp_path / "run")) == 4
+    assert len(fields_of(tmp_path / "run")) == 4
 
 
 @pytest.mark.parametrize("where", ["disk", "cpu"])

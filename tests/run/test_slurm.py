@@ -73,7 +73,7 @@ def test_jobs_make_the_records_of_one_process(tmp_path: Path) -> None:
     assert done.stderr.count("  6 samples  ") == 4  # a line a cell, as ever
     assert cli(*RUN, "--output", tmp_path / "alone").code == 0
     assert records_of(folder) == records_of(tmp_path / "alone") and len(lines_of(folder)) == 24
-    sessions = read_manifest(folder)["sessions"]
+    sessions = read_manifest(folder).content["sessions"]
     assert {session["process"] for session in sessions} <= {1, 2}
     assert all(session["command"][1:3] == ["run", "passkey"] for session in sessions)
     assert sum(Counter(line["session"] for line in lines_of(folder)).values()) == 24
@@ -89,7 +89,7 @@ def test_jobs_that_end_too_soon_are_told(tmp_path: Path) -> None:
 
     folder = tmp_path / "run"
     assert cli(*RUN[:-1], "1", "--output", folder).code == 0
-    with RunWriter(folder, read_manifest(folder)["identity"], {}):
+    with RunWriter(folder, read_manifest(folder).content["identity"], {}):
         refused = in_jobs(folder, 1)
     assert refused.returncode == 2
     assert "the jobs ended before all samples were done" in refused.stderr

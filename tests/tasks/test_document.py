@@ -13,11 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import read_records
 from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Task, load_task, task_files
 from lcbench.tasks.document import shorten
-from tests.helpers import cli
+from tests.helpers import cli, fields_of
 from tests.tokenizers import STYLES, build
 
 STORY = " ".join(f"The code of Mara is {n}. The sky is blue." for n in range(1000, 1060))
@@ -224,7 +223,7 @@ def run_with(texts: Callable[[int], str], monkeypatch: pytest.MonkeyPatch, *argu
     monkeypatch.setattr(answer, "generate_together", lambda model, prompts, *_: list(map(said, prompts)))
     done = cli("run", *arguments, "--output", "run")
     assert done.code == 0, done.err
-    return sorted(read_records(Path("run")), key=lambda record: int(record["sample"]))
+    return sorted(fields_of(Path("run")), key=lambda record: int(record["sample"]))
 
 
 def test_stop_strings_and_what_is_scored_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +255,7 @@ def test_the_embedded_model_answers_for_real() -> None:
     )
     done = cli("run", "mine.yaml", "--method", "vanilla,dca", "--seq-len", "512", "--output", "run")
     assert done.code == 0, done.err
-    records = read_records(Path("run"))
+    records = fields_of(Path("run"))
     assert len(records) == 6 and all(record["prompt_tokens"] + 8 <= 512 for record in records)
     assert sum(record["cost"]["reused_tokens"] for record in records) > 0
 

@@ -9,10 +9,9 @@ import pytest
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import read_records
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.humaneval import HumanEval
-from tests.helpers import REPOSITORY, cli
+from tests.helpers import REPOSITORY, cli, fields_of
 
 PUBLISHED = REPOSITORY.parent / "shared" / "data" / "humaneval" / "HumanEval.jsonl"
 ROWS = [
@@ -86,7 +85,7 @@ def test_a_run_records_what_it_was_allowed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = cli("run", "humaneval:execute=true,max_new_tokens=4", "--seq-len", "512", "-o", folder)
     assert done.code == 0, done.err
-    records = read_records(folder)
+    records = fields_of(folder)
     assert [record["details"]["row"] for record in records] == ["HumanEval/0", "HumanEval/1"]
     assert all("execute=true" in record["task"] and record["scores"] == {"pass@1": 0.0} for record in records)
     assert cli("rescore", folder).code == 0

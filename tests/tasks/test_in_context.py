@@ -13,11 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_start
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import read_records
 from lcbench.results.report.draws import Spread, spread
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.in_context import InContextTask
-from tests.helpers import REPOSITORY, cli
+from tests.helpers import REPOSITORY, cli, fields_of
 from tests.tokenizers import STYLES, build
 
 KINDS = {"A": "colour", "B": "number", "C": "name"}
@@ -242,7 +241,7 @@ def test_a_set_of_the_users_own_by_yaml_alone(scoring: str) -> None:
     task(f'scoring: {scoring}\nmax_new_tokens: 4\nstop: ["\\n"]\n')
     done = cli("run", "mine.yaml", "--method", "vanilla,dca", "--seq-len", "256,400", "--samples", 6, "--output", "run")
     assert done.code == 0, done.err
-    records = read_records(Path("run"))
+    records = fields_of(Path("run"))
     assert len(records) == 24 and {record["details"]["draw"] for record in records} == {0, 1, 2}
     for record in records:
         assert record["prompt_tokens"] + record["max_new_tokens"] <= record["seq_len"]

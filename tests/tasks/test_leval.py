@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from lcbench.data.scripts import data_sets
 from lcbench.engine.generate import Generation, Prompt
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import read_records
 from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Example, load_task, task_files
-from tests.helpers import cli
+from tests.helpers import cli, fields_of
 
 DOCUMENT = " ".join(f"Fact {n}: the sun is {n} miles away." for n in range(300))
 FACT = "True or False? Answer this question based on the world described in the document."
@@ -215,7 +214,7 @@ def test_science_fiction_is_asked_twice(story: str, fact: str, score: float, mon
         *("run", "leval/sci_fi:protocol=chunkllama", "--seq-len", "2k", "--samples", "1", "--output", "run"),
     )
     assert done.code == 0, done.err
-    (record,) = read_records(Path("run"))
+    (record,) = fields_of(Path("run"))
     assert record["prediction"].replace(" ", "") == f"{story}[fact:{fact}]"
     assert record["scores"]["score"] == score, record["scores"]
     assert seen[0].startswith("[INST]<<SYS>>\nNow you are given a scientific fiction.")
@@ -248,7 +247,7 @@ def test_questions_on_a_document_share_its_prefill(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(answer, "generate_together", in_a_token)
     done = cli("run", "leval/tpo:protocol=chunkllama", "--seq-len", "8k", "--output", "run")
     assert done.code == 0, done.err
-    first, second = sorted(read_records(Path("run")), key=lambda record: record["cost"]["reused_tokens"])
+    first, second = sorted(fields_of(Path("run")), key=lambda record: record["cost"]["reused_tokens"])
     assert first["cost"]["reused_tokens"] == 0 and first["details"]["document"] == second["details"]["document"]
     example = asked("tpo:protocol=chunkllama", ModelSource().tokenizer(), seq_len=8192)
     assert second["cost"]["reused_tokens"] >= len(example.head) + len(example.context)

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from lcbench.core.errors import UserError
 from lcbench.core.stats import holm
 from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Records, compare_cell
 from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Effect, Limits, Ratios, Side
-from lcbench.results.records import Record, read_manifest, read_records
+from lcbench.results.records import read_manifest, read_records
+from lcbench.results.schema import Git, Hardware, Manifest, Record, Session
 
 __all__ = ["VERDICTS", "CellResult", "Comparison", "Effect", "Limits", "Ratios", "Side", "compare", "compare_records"]
 
@@ -28,7 +27,7 @@ NO_LIMITS = Limits()
 def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMITS) -> Comparison:
     """Compare the runs in two folders.
 
-    Raises: UserError for a folder without records, or records that another program wrote.
+    Raises: UserError for a folder without records, or a field that is wrong.
     """
     manifests = [read_manifest(folder) for folder in (base, new)]
     before, after = read_records(base), read_records(new)
@@ -39,20 +38,18 @@ def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMI
 def compare_records(
     base: Sequence[Record], new: Sequence[Record], alpha: float = 0.05, limits: Limits = NO_LIMITS
 ) -> list[CellResult]:
-    """The cells of BASE in its order, then those that only NEW has. Raises: UserError for foreign records."""
-    try:
-        before, after = _by_cell(base), _by_cell(new)
-        keys = list(dict.fromkeys([*before, *after]))
-        cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), alpha / len(keys)) for key in keys]
-    except KeyError as error:
-        raise UserError(f"these records lack {error}; were they written by another program?") from error
+    """The cells of BASE in its order, then those that only NEW has."""
+    before, after = _by_cell(base), _by_cell(new)
+    keys = list(dict.fromkeys([*before, *after]))
+    cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), alpha / len(keys)) for key in keys]
     return [_judge(cell, alpha, limits) for cell in _corrected(cells)]
 
 
 def _by_cell(records: Sequence[Record]) -> dict[Key, Records]:
     cells: dict[Key, Records] = {}
     for record in records:
-        cells.setdefault((record["task"], record["method"], record["seq_len"]), {})[record["id"]] = record
+        one = record.identity
+        cells.setdefault((one.task, one.method, one.seq_len), {})[one.id] = record
     return cells
 
 
@@ -79,20 +76,21 @@ def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
     return replace(cell, verdict="improved", why="better scores") if changed else cell
 
 
-def _side(folder: Path, manifest: dict[str, Any]) -> Side:
-    identity, session = manifest["identity"], (manifest["sessions"] or [{}])[-1]
-    versions, hardware, git = (session.get(key) or {} for key in ("versions", "hardware", "git"))
-    commit = f" ({git['commit'][:9]}{', changed since' if git.get('changed') else ''})" if git.get("commit") else ""
-    machine = [*hardware.get("gpus", []), f"{hardware.get('cpu', '')}, {hardware.get('threads', '?')} threads"]
+def _side(folder: Path, manifest: Manifest) -> Side:
+    identity = manifest.identity
+    session = manifest.sessions[-1] if manifest.sessions else Session()
+    versions, hardware, git = session.versions or {}, session.hardware or Hardware(), session.git or Git()
+    commit = f" ({git.commit[:9]}{', changed since' if git.changed else ''})" if git.commit else ""
+    threads = "?" if hardware.threads is None else hardware.threads
     facts = {
-        "model": str(identity.get("model", "")),
-        "weights": str(identity.get("model_fingerprint", ""))[:12],
-        "dtype": str(identity.get("dtype", "")),
-        "device": str(identity.get("device", "")),
+        "model": identity.model or "",
+        "weights": (identity.model_fingerprint or "")[:12],
+        "dtype": identity.dtype or "",
+        "device": identity.device or "",
         "lcbench": f"{versions.get('lcbench', '')}{commit}",
-        "torch": str(versions.get("torch", "")),
-        "transformers": str(versions.get("transformers", "")),
-        "hardware": "; ".join(machine),
-        "started": str(session.get("started_at", "")),
+        "torch": versions.get("torch", ""),
+        "transformers": versions.get("transformers", ""),
+        "hardware": "; ".join([*hardware.gpus, f"{hardware.cpu or ''}, {threads} threads"]),
+        "started": session.started_at or "",
     }
     return Side(str(folder), facts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
 from lcbench.results.compare.result import CellResult, Effect, Ratios
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
 NAMED = 10  # ids of missing samples spelled out before the rest is counted
@@ -21,19 +20,19 @@ Pairs = Sequence[tuple[Record, Record]]
 
 
 def computed_tokens(record: Record) -> int:
-    """Prompt tokens that were not cached already; records older than prefix reuse do not say so, and computed all."""
-    return int(record["prompt_tokens"] - record["cost"].get("reused_tokens", 0))
+    """Prompt tokens of a sample that did not fail that were not cached already."""
+    return record.prompt.prompt_tokens - record.measured.cost.reused_tokens
 
 
 def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> CellResult:
     """Everything of a cell but the verdict on its scores, which depends on the other cells too.
 
     It is "regressed" already if NEW lost what worked in BASE, and "no evidence" where the scores are still to judge.
-    `smallest_p` is the smallest p-value that a bootstrap must be able to show. Raises: KeyError for foreign records.
+    `smallest_p` is the smallest p-value that a bootstrap must be able to show.
     """
     scored_base, scored_new = _scored(base), _scored(new)
     pairs = [(record, scored_new[id]) for id, record in scored_base.items() if id in scored_new]
-    metric = next((record["metric"] for record in [*scored_base.values(), *scored_new.values()]), "")
+    metric = next((record.measured.scores.metric for record in [*scored_base.values(), *scored_new.values()]), "")
     cell = CellResult(*key, metric, "not comparable", "", len(pairs), gaps=_gaps(key, base, new))
     lost = _lost(scored_base, new)
     if lost:
@@ -48,19 +47,7 @@ def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> Ce
 
 
 def _scored(records: Records) -> Records:
-    return {id: record for id, record in records.items() if _failure(record) is None}
-
-
-def _failure(record: Record) -> str | None:
-    """Why a sample has no score; None if it has one."""
-    if record["error"] is not None:
-        return str(record["error"])
-    score = record["scores"].get(record["metric"])
-    return None if score is not None and math.isfinite(score) else f"no {record['metric']}"
-
-
-def _score(record: Record) -> float:
-    return float(record["scores"][record["metric"]])
+    return {id: record for id, record in records.items() if record.failure is None}
 
 
 def _lost(scored_base: Records, new: Records) -> str:
@@ -69,12 +56,13 @@ def _lost(scored_base: Records, new: Records) -> str:
         return ""
     if not new:
         return "missing in NEW"
-    depths = {record["cell_depth"] for record in new.values()}
-    missing = {record["cell_depth"]: None for record in scored_base.values() if record["cell_depth"] not in depths}
+    depths = {record.identity.cell_depth for record in new.values()}
+    asked = dict.fromkeys(record.identity.cell_depth for record in scored_base.values())
+    missing = [depth for depth in asked if depth not in depths]
     reasons = (
         [f"depth {', '.join('random' if d is None else f'{d:g}' for d in missing)} missing in NEW"] if missing else []
     )
-    failures = (_failure(new[id]) for id in scored_base if id in new)
+    failures = (new[id].failure for id in scored_base if id in new)
     reasons += dict.fromkeys(f"failed in NEW: {reason}" for reason in failures if reason)
     return "; ".join(reasons)
 
@@ -82,7 +70,7 @@ def _lost(scored_base: Records, new: Records) -> str:
 def _without_pairs(cell: CellResult, base: Records, new: Records) -> CellResult:
     """A cell of which no sample is scored on both sides, though NEW lost nothing."""
     reasons = {
-        side: "missing" if not records else next(filter(None, map(_failure, records.values())), "")
+        side: "missing" if not records else next((record.failure for record in records.values() if record.failure), "")
         for side, records in (("BASE", base), ("NEW", new))
     }
     words = {side: f"{'' if reason == 'missing' else 'failed: '}{reason}" for side, reason in reasons.items() if reason}
@@ -102,7 +90,7 @@ def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
         return [f"{len(short)} {plural} {what}: {', '.join(short[:NAMED])}{more}"] if short else []
 
     failed = [
-        line(f"failed in {side}", (f"{id} ({why})" for id, record in records.items() if (why := _failure(record))))
+        line(f"failed in {side}", (f"{id} ({why})" for id, record in records.items() if (why := record.failure)))
         for side, records in (("BASE", base), ("NEW", new))
     ]
     return tuple(
@@ -116,11 +104,11 @@ def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
 def _other_question(pairs: Pairs) -> str:
     """Why the pairs are not the same samples measured in the same way; empty if they are."""
     checks: tuple[tuple[str, Callable[[Record], object]], ...] = (
-        ("the metric differs ({0} and {1})", lambda record: record["metric"]),
-        ("the seeds of {n} differ", lambda record: record["seed"]),
-        ("the generation budgets of {n} differ ({0} and {1} tokens)", lambda record: record["max_new_tokens"]),
-        ("the references of {n} differ", lambda record: record["references"]),
-        ("the prompts of {n} differ: the wording, or the tokenizer", lambda record: record["prompt_sha256"]),
+        ("the metric differs ({0} and {1})", lambda record: record.measured.scores.metric),
+        ("the seeds of {n} differ", lambda record: record.identity.seed),
+        ("the generation budgets of {n} differ ({0} and {1} tokens)", lambda record: record.prompt.max_new_tokens),
+        ("the references of {n} differ", lambda record: record.prompt.references),
+        ("the prompts of {n} differ: the wording, or the tokenizer", lambda record: record.prompt.prompt_sha256),
     )
     for words, field in checks:
         values = [(field(base), field(new)) for base, new in pairs]
@@ -131,7 +119,7 @@ def _other_question(pairs: Pairs) -> str:
 
 
 def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
-    base, new = ([_score(pair[side]) for pair in pairs] for side in (0, 1))
+    base, new = ([score for pair in pairs if (score := pair[side].score) is not None] for side in (0, 1))
     means = sum(base) / len(base), sum(new) / len(new)
     if {*base, *new} <= {0.0, 1.0}:
         both, gained, lost, neither = (
@@ -153,11 +141,11 @@ def _ratios(pairs: Pairs) -> Ratios:
     def ratio(cost: Callable[[Record], float]) -> float | None:
         try:
             return median(cost(new) / cost(base) for base, new in pairs)
-        except (KeyError, TypeError, ZeroDivisionError):  # a task that does not measure it
+        except ZeroDivisionError:  # a task that does not measure it
             return None
 
     return Ratios(
-        ratio(lambda record: record["cost"]["prefill_seconds"] / computed_tokens(record)),
-        ratio(lambda record: record["cost"]["decode_seconds"] / record["output_tokens"]),
-        ratio(lambda record: record["cost"]["peak_memory_bytes"]),
+        ratio(lambda record: record.measured.cost.prefill_seconds / computed_tokens(record)),
+        ratio(lambda record: record.measured.cost.decode_seconds / record.measured.answer.output_tokens),
+        ratio(lambda record: record.measured.cost.peak_memory_bytes),
     )

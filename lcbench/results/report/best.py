@@ -16,7 +16,7 @@ from itertools import combinations
 from lcbench.core.stats import holm
 from lcbench.results.compare.cells import LOWER_IS_BETTER, compare_cell
 from lcbench.results.compare.result import Effect
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 
 ALPHA = 0.05
 RULE = (  # behind the name of the mark
@@ -26,10 +26,7 @@ RULE = (  # behind the name of the mark
 
 
 def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
-    """Keys of the bold members of a column, each with the records behind its score.
-
-    Raises: KeyError for foreign records.
-    """
+    """Keys of the bold members of a column, each with the records behind its score."""
     pairs = list(combinations(column, 2))
     tried = {pair: _effect(column[pair[0]], column[pair[1]], ALPHA / len(pairs)) for pair in pairs}
     effects = {pair: effect for pair, effect in tried.items() if effect}
@@ -44,6 +41,9 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
 
 def _effect(base: list[Record], new: list[Record], smallest_p: float) -> Effect | None:
     """What the samples that both were asked say; None if there are none."""
-    bases, news = ({f"{record['cell_depth']}/{record['sample']}": record for record in side} for side in (base, new))
-    key = (base[0]["task"], f"{base[0]['method']} {new[0]['method']}", base[0]["seq_len"])
+    bases, news = (
+        {f"{record.identity.cell_depth}/{record.identity.sample}": record for record in side} for side in (base, new)
+    )
+    first = base[0].identity
+    key = (first.task, f"{first.method} {new[0].identity.method}", first.seq_len)
     return compare_cell(key, bases, news, smallest_p).effect

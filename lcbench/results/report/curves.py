@@ -20,10 +20,10 @@ from rich.text import Text
 from lcbench.core.errors import unknown
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.nll import mean_buckets
-from lcbench.results.records import Record
 from lcbench.results.report.figure import TRAINED_COLOR, length_label
 from lcbench.results.report.layout import number
 from lcbench.results.report.summary import Run, TableRow, by_task, summarise_runs
+from lcbench.results.schema import Record
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -76,15 +76,16 @@ def curves(run: Run, task: str) -> list[Curves]:
             methods.setdefault(row.method, []).append(row)
         found.append(Curves(name, {m: sorted(own, key=lambda row: row.seq_len) for m, own in methods.items()}))
     if not found:
-        raise unknown("task of this run", task, {record["task"] for record in run.records})
+        raise unknown("task of this run", task, {record.identity.task for record in run.records})
     return [Curves(one.task, one.methods, _positions(run.records, one)) for one in found]
 
 
 def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[int, int, float]]]:
-    buckets: dict[str, list[list[list[float]]]] = {}
+    buckets: dict[str, list[list[tuple[int, int, float, int]]]] = {}
     for record in records:
-        if (record["task"], record["seq_len"]) == (of.task, of.longest) and record["error"] is None and "nll" in record:
-            buckets.setdefault(record["method"], []).append(record["nll"]["buckets"])
+        one, nll = record.identity, record.result and record.result.nll
+        if (one.task, one.seq_len) == (of.task, of.longest) and nll:
+            buckets.setdefault(one.method, []).append(nll.buckets)
     return {method: mean_buckets(each) for method, each in buckets.items()}
 
 

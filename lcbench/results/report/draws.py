@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lcbench.results.records import Record
+from lcbench.results.schema import Record
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ def spread(records: Iterable[Record]) -> Spread | None:
     """Of the records of one (task, method, length); None where none that succeeded says which draw it is of."""
     scores: dict[int, list[float]] = {}
     for record in records:
-        draw = record.get("details", {}).get("draw")
-        if draw is not None and record["error"] is None:
-            scores.setdefault(draw, []).append(float(record["scores"][record["metric"]]))
+        draw = (record.prompt.details or {}).get("draw")
+        if isinstance(draw, int) and record.score is not None:
+            scores.setdefault(draw, []).append(record.score)
     if not scores:
         return None
     means = [statistics.fmean(one) for one in scores.values()]

@@ -15,8 +15,8 @@ from rich.style import Style
 from rich.text import Text
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.results.records import Record
 from lcbench.results.report.figure import TRAINED_COLOR, length_label
+from lcbench.results.schema import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +57,11 @@ def heatmaps(records: Iterable[Record], task: str) -> list[Heatmap]:
     cells: dict[tuple[str, str], dict[tuple[float, int], list[Record]]] = {}
     tasks: dict[str, None] = {}
     for record in records:
-        tasks[record["task"]] = None
-        if task in (record["task"], record["task"].partition(":")[0]) and record["cell_depth"] is not None:
-            grid = cells.setdefault((record["task"], record["method"]), {})
-            grid.setdefault((record["cell_depth"], record["seq_len"]), []).append(record)
+        one = record.identity
+        tasks[one.task] = None
+        if task in (one.task, one.task.partition(":")[0]) and one.cell_depth is not None:
+            grid = cells.setdefault((one.task, one.method), {})
+            grid.setdefault((one.cell_depth, one.seq_len), []).append(record)
     if not any(task in (name, name.partition(":")[0]) for name in tasks):
         raise unknown("task of this run", task, tasks)
     if not cells:
@@ -71,7 +72,7 @@ def heatmaps(records: Iterable[Record], task: str) -> list[Heatmap]:
         Heatmap(
             name,
             method,
-            next((r["metric"] for members in grid.values() for r in members if r["error"] is None), ""),
+            next((r.result.scores.metric for members in grid.values() for r in members if r.result), ""),
             {place: _point(members) for place, members in grid.items()},
         )
         for (name, method), grid in cells.items()
@@ -194,8 +195,8 @@ def _draw_panel(
 
 
 def _point(records: list[Record]) -> Point:
-    scores = [record["scores"][record["metric"]] for record in records if record["error"] is None]
-    failed = next((str(record["error"]) for record in records if record["error"] is not None), None)
+    scores = [record.score for record in records if record.score is not None]
+    failed = next((record.failure for record in records if record.failure), None)
     return Point(sum(scores) / len(scores) if scores else None, len(scores), failed)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from lcbench.core.errors import UserError
 from lcbench.core.stats import mean_interval, ratio_interval, wilson_interval
 from lcbench.results.compare.cells import computed_tokens
-from lcbench.results.records import Record, read_manifest, read_records
+from lcbench.results.records import read_manifest, read_records
 from lcbench.results.report.best import best
 from lcbench.results.report.draws import spread
+from lcbench.results.schema import Record, RunIdentity
 
 TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
@@ -69,17 +70,16 @@ class Run:
     """What a table needs of a run's folder; `protocols` by the name of the task."""
 
     name: str
-    identity: dict[str, Any]
+    identity: RunIdentity
     records: list[Record]
 
     @property
     def protocols(self) -> dict[str, str]:
-        tasks = self.identity.get("tasks", [])
-        return {task["name"]: task["protocol"] for task in tasks if task.get("protocol")}
+        return {task.name: task.protocol for task in self.identity.tasks if task.protocol}
 
     def only(self, ids: Collection[str]) -> Run:
         """This run without its other records."""
-        return replace(self, records=[record for record in self.records if record["id"] in ids])
+        return replace(self, records=[record for record in self.records if record.identity.id in ids])
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
@@ -91,14 +91,14 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     names = [folder.resolve().name for folder in unique]
     runs = []
     for folder, name in zip(unique, names, strict=True):
-        identity, records = read_manifest(folder)["identity"], read_records(folder)
+        identity, records = read_manifest(folder).identity, read_records(folder)
         runs.append(Run(name if names.count(name) == 1 else str(folder), identity, records))
     return runs
 
 
 def trained_length(runs: Iterable[Run]) -> int | None:
     """The length that the models were trained at, if it is the same for all."""
-    lengths = {run.identity.get("pretraining_length") for run in runs}
+    lengths = {run.identity.pretraining_length for run in runs}
     return lengths.pop() if len(lengths) == 1 else None
 
 
@@ -106,12 +106,12 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """In words, what differs between runs that a table does not show."""
     lines = []
     for name in SETTINGS:
-        values = dict.fromkeys(str(run.identity.get(name)) for run in runs)
+        values = dict.fromkeys(str(getattr(run.identity, name)) for run in runs)
         if len(values) > 1:
             lines.append(f"the runs differ in {name}: {', '.join(values)}.")
     weights: dict[str, set[str]] = {}
     for run in runs:
-        weights.setdefault(str(run.identity.get("model")), set()).add(str(run.identity.get("model_fingerprint")))
+        weights.setdefault(str(run.identity.model), set()).add(str(run.identity.model_fingerprint))
     changed = [model for model, fingerprints in weights.items() if len(fingerprints) > 1]
     return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
 
@@ -119,22 +119,20 @@ def differences(runs: Sequence[Run]) -> list[str]:
 def summarise_runs(runs: Iterable[Run]) -> list[TableRow]:
     """Rows in the order in which tasks, methods and lengths first come up.
 
-    Raises: UserError for a record that lacks a field.
+    Raises: UserError for an official score that the records do not have the parts of.
     """
-    groups: dict[TableRow, list[Record]] = {}
-    try:
-        for run in runs:
-            protocols = run.protocols
-            for record in run.records:
-                task = record["task"]
-                key = TableRow(
-                    task, record["method"], record["seq_len"], record["model"], run.name, protocols.get(task, "")
-                )
-                groups.setdefault(key, []).append(record)
-        rows = [_row(key, members) for key, members in groups.items()]
-        bold = _bold(rows, list(groups.values()))
-    except KeyError as error:
-        raise UserError(f"these records lack {error}; were they written by another program?") from error
+    groups: dict[tuple[object, ...], tuple[TableRow, list[Record]]] = {}
+    for run in runs:
+        protocols = run.protocols
+        for record in run.records:
+            one = record.identity
+            key = (one.task, one.method, one.seq_len, one.model, run.name)
+            if key not in groups:
+                protocol = protocols.get(one.task, "")
+                groups[key] = TableRow(one.task, one.method, one.seq_len, one.model, run.name, protocol), []
+            groups[key][1].append(record)
+    rows = [_row(row, members) for row, members in groups.values()]
+    bold = _bold(rows, [members for _, members in groups.values()])
     return [replace(row, best=index in bold) for index, row in enumerate(rows)]
 
 
@@ -156,41 +154,35 @@ def _bold(rows: list[TableRow], records: list[list[Record]]) -> set[int]:
 
 
 def _row(key: TableRow, records: list[Record]) -> TableRow:
-    reasons = [_failure(record) for record in records]
-    failed = next(filter(None, reasons), None)
-    done = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    failed = next((record.failure for record in records if record.failure), None)
+    done = [record for record in records if record.score is not None]
     if not done:
         return replace(key, failed=failed)
-    metric = done[0]["metric"]
-    seconds = sum(record["cost"]["prefill_seconds"] for record in done)
-    prompts, computed = sum(record["prompt_tokens"] for record in done), sum(map(computed_tokens, done))
+    metric = done[0].measured.scores.metric
+    done = [record for record in done if record.measured.scores.metric == metric]
+    costs = [record.measured.cost for record in done]
+    seconds = sum(cost.prefill_seconds for cost in costs)
+    prompts, computed = sum(record.prompt.prompt_tokens for record in done), sum(map(computed_tokens, done))
+    likelihood = metric == "nll" and all(record.measured.nll for record in done)
     seed = int.from_bytes(hashlib.sha256(repr((key.task, key.seq_len, metric)).encode()).digest()[:6])
     return replace(
         key,
-        protocol=done[0].get("protocol", key.protocol),  # with what it worked out for this length
+        protocol=done[0].prompt.protocol or key.protocol,  # with what it worked out for this length
         samples=len(done),
         prompt_tokens=prompts,
         reused_tokens=prompts - computed,
-        at_once=max(record["cost"].get("decoded_together", 1) for record in done),
+        at_once=max(cost.decoded_together or 1 for cost in costs),
         prefill_tokens_per_second=computed / seconds if seconds else None,
-        peak_memory_bytes=max(record["cost"]["peak_memory_bytes"] for record in done),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
         failed=failed,
-        **(_likelihood(done, seed) if metric == "nll" else _mean(done, metric, seed)),
+        **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )
 
 
-def _failure(record: Record) -> str | None:
-    """Why a sample has no score; None if it has one."""
-    if record["error"] is not None:
-        return str(record["error"])
-    score = record["scores"].get(record["metric"])
-    return None if score is not None and math.isfinite(score) else f"no {record['metric']}"
-
-
 def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
-    scores = [float(record["scores"][metric]) for record in records]
+    scores = [score for record in records if (score := record.score) is not None]
     mean = sum(scores) / len(scores)
-    scorer = records[0].get("scorer")
+    scorer = records[0].measured.answer.scorer
     low, high = _interval(scores, metric, seed)
     if scorer and abs((corpus := _corpus(scorer, records)) - mean) > ROUNDING:
         mean, (low, high) = corpus, _jackknife(scorer, records, corpus, seed)
@@ -207,7 +199,8 @@ def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
     another: answers to one question hang together."""
     questions: dict[str, list[float]] = {}
     for record in records:
-        questions.setdefault(record["details"]["row"], []).append(float(record["scores"][metric]))
+        question = str((record.prompt.details or {}).get("row"))
+        questions.setdefault(question, []).append(record.score or 0.0)
     low, high = ratio_interval([sum(one) for one in questions.values()], [len(one) for one in questions.values()], seed)
     return None if low is None else max(low, 0.0), None if high is None else min(high, TOP.get(metric, high))
 
@@ -216,13 +209,23 @@ def _corpus(scorer: str, records: Sequence[Record]) -> float:
     """The official score, which for some metrics is not the mean of the rows' scores."""
     from lcbench.metrics import corpus_score
 
-    return corpus_score(scorer, [record["scores"] for record in sorted(records, key=lambda record: record["sample"])])
+    ordered = sorted(records, key=lambda record: record.identity.sample)
+    try:
+        return corpus_score(scorer, [record.measured.scores.scores for record in ordered])
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        task = ordered[0].identity.task
+        raise UserError(
+            f"the records of {task} lack parts of the scores that {scorer} needs ({error}); were they written by "
+            "another program?"
+        ) from error
 
 
 def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> Interval:
     """The interval of a score that is no mean, from what it is without one group of samples after another; questions
     on one document stay together. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
-    documents = [record.get("details", {}).get("document") or record["sample"] for record in records]
+    documents = [_document(record) for record in records]
     numbers = {document: number for number, document in enumerate(dict.fromkeys(documents))}
     count = min(len(numbers), GROUPS)
     groups = [numbers[document] % count for document in documents]
@@ -232,6 +235,12 @@ def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> 
     shift = (count - 1) * (sum(without) / count - corpus)  # the jackknife's own idea of the score is not the one shown
     low, high = mean_interval([count * corpus - (count - 1) * one + shift for one in without], seed)
     return None if low is None else max(low, 0.0), None if high is None else min(high, TOP["score"])
+
+
+def _document(record: Record) -> str:
+    """What a sample is about; one without a document is about itself."""
+    document = (record.prompt.details or {}).get("document")
+    return document if document and isinstance(document, str) else f"sample {record.identity.sample}"
 
 
 def _interval(scores: list[float], metric: str, seed: int) -> Interval:
@@ -269,13 +278,14 @@ def _pooled(records: list[Record], score: str, unit: str, seed: int) -> tuple[fl
     """A score over all books and its interval; None without a byte or a word."""
     from lcbench.tasks.base import WINDOWS  # with numpy
 
-    if records[0]["nll"]["averaging"] == WINDOWS:
-        totals = [record["scores"][score] for record in records if score in record["scores"]]
+    texts = [(each.scores, each.nll) for record in records if (each := record.measured).nll]
+    if texts[0][1].averaging == WINDOWS:
+        totals = [number for scores, _ in texts if (number := scores.number(score)) is not None]
         sizes = [1] * len(totals)
     else:
         nats = 1.0 if score == "nll" else math.log(2)
-        totals = [record["scores"]["nll"] * record["nll"]["tokens"] / nats for record in records]
-        sizes = [record["nll"][unit] for record in records]
+        totals = [(scores.number("nll") or 0.0) * text.tokens / nats for scores, text in texts]
+        sizes = [getattr(text, unit) for _, text in texts]
     if not sum(sizes):
         return None, (None, None)
     low, high = ratio_interval(totals, sizes, seed)

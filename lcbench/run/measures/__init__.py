@@ -1,13 +1,13 @@
-"""How an example becomes the fields of a record: by the answer that the model generates or chooses, or by the
+"""What is measured of an example: by the answer that the model generates or chooses, or by the
 likelihood that it gives to a text. A task names its measure."""
 
 from __future__ import annotations
 
 from lcbench.run.measures.answer import Answer
-from lcbench.run.measures.base import Measure, SampleRequest
+from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.measures.choice import Choice
 from lcbench.run.measures.likelihood import Likelihood
 
-__all__ = ["MEASURES", "Measure", "SampleRequest"]
+__all__ = ["MEASURES", "Measure", "Measured", "SampleRequest"]
 
 MEASURES: dict[str, type[Measure]] = {"answer": Answer, "choice": Choice, "likelihood": Likelihood}

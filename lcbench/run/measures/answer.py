@@ -10,15 +10,14 @@ from transformers import PreTrainedModel
 from lcbench.engine.generate import Generation, Prompt, generate_together, never, stop_tokens
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache
-from lcbench.results.records import Record
+from lcbench.results.schema import Cost
 from lcbench.run.batches import AT_ONCE
-from lcbench.run.measures.base import Measure, SampleRequest
+from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
 BEFORE = 8  # tokens of a prompt that are decoded with the answer
 TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer context leaves no room for others
-EXCERPT = 48  # tokens of a prompt that a record quotes at its start, at its end, and on both sides of the needle
 
 
 class Answer(Measure):
@@ -29,7 +28,7 @@ class Answer(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
         self._at_once: dict[int, int] = {}  # prompts, by length: where the memory did not suffice for AT_ONCE
 
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
         reset_peak_memory(self.device)
         answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, self._prefixes)]
         again = [n for n, one in enumerate(asked) if one.example.follow_up]
@@ -37,7 +36,7 @@ class Answer(Measure):
         for n, follow_up in zip(again, follow_ups):
             answers[n].append(follow_up)
         peak = peak_memory(self.device)
-        return [self._record(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
+        return [self._measured(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
 
     def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """As many at once as fit into TOKENS_TOGETHER, padding counted."""
@@ -58,28 +57,20 @@ class Answer(Measure):
         half = self._at_once[max(one.job.cell.seq_len for one in asked)] = len(asked) // 2
         return f"{half} prompts at once" if half > 1 else "one prompt at a time"
 
-    def _record(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Record:
+    def _measured(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Measured:
         prompts = [example.prompt, example.follow_up]
         texts = [cut(self._text(one.tokens, prompt), example.stop) for one, prompt in zip(generations, prompts)]
-        prediction = job.task.joined(texts)
-        answer, scorer = job.task.extract(prediction), job.task.corpus_scorer
-        return {
-            "excerpt": [str(self.plan.tokenizer.decode(part)) for part in excerpt(example)],
-            "output_tokens": sum(len(one.tokens) for one in generations),
-            "prediction": prediction,
-            **({"answer": answer} if answer != prediction else {}),
-            **({"scorer": scorer} if scorer else {}),
-            "scores": job.task.score(example, prediction),
-            "metric": job.task.metric,
-            "error": None,
-            "cost": {
-                "prefill_seconds": round(sum(one.prefill_seconds for one in generations), 6),
-                "decode_seconds": round(sum(one.decode_seconds for one in generations), 6),
-                "peak_memory_bytes": peak,
-                "reused_tokens": generations[0].reused,
-                "decoded_together": generations[0].together,
-            },
-        }
+        return Measured(
+            prediction=job.task.joined(texts),
+            output_tokens=sum(len(one.tokens) for one in generations),
+            cost=Cost(
+                prefill_seconds=round(sum(one.prefill_seconds for one in generations), 6),
+                decode_seconds=round(sum(one.decode_seconds for one in generations), 6),
+                peak_memory_bytes=peak,
+                reused_tokens=generations[0].reused,
+                decoded_together=generations[0].together,
+            ),
+        )
 
     def _generate(
         self, prompts: list[list[int]], asked: Sequence[SampleRequest], prefixes: PrefixCache | None = None
@@ -114,17 +105,3 @@ class Answer(Measure):
 def cut(text: str, stops: Sequence[str]) -> str:
     """What stands before the first of the stop strings."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
-
-
-def excerpt(example: Example) -> list[list[int]]:
-    """The parts of a prompt that are worth reading: its start, around the needle, and its end; what overlaps is one."""
-    size = len(example.prompt)
-    spans = [(0, EXCERPT), (size - 2 * EXCERPT, size)]
-    if example.needle_at is not None:
-        spans.append((example.needle_at - EXCERPT, example.needle_at + 2 * EXCERPT))
-    parts: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if parts and start <= parts[-1][1]:
-            start, stop = parts[-1][0], max(parts.pop()[1], stop)
-        parts.append((max(start, 0), min(stop, size)))
-    return [example.prompt[start:stop] for start, stop in parts]

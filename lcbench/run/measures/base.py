@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lcbench.attention.probe import execution_device
 from lcbench.engine import generate as engine
-from lcbench.results.records import Record
+from lcbench.results.schema import Cost, Likelihood
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -23,6 +24,21 @@ class SampleRequest(NamedTuple):
     job: Job
     sample: int
     example: Example
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measure found for a sample: the part of its record that only the model can tell.
+
+    `scores` are those that follow from the likelihood alone; None where the task scores the prediction.
+    """
+
+    cost: Cost
+    prediction: str = ""
+    output_tokens: int = 0
+    choices: dict[str, float] | None = None
+    scores: dict[str, float] | None = None
+    nll: Likelihood | None = None
 
 
 class Measure(ABC):
@@ -38,8 +54,8 @@ class Measure(ABC):
         self._chunks: dict[int, int] = {}  # by length: where the memory did not suffice for the usual one
 
     @abstractmethod
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
-        """The fields that each record has beyond its identity. An exception of the model fails the job."""
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
+        """What is found for each. An exception of the model fails the job."""
 
     def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """What one call after another is to take of these, in their order: one each, unless a measure gains by more."""

@@ -24,9 +24,8 @@ from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
-from lcbench.results.records import Record
-from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import Measure, SampleRequest
+from lcbench.results.schema import Cost
+from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -42,10 +41,10 @@ class Choice(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
 
     @torch.no_grad()
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
-        return [self._record(one.job, one.example) for one in asked]
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
+        return [self._measured(one.job, one.example) for one in asked]
 
-    def _record(self, job: Job, example: Example) -> Record:
+    def _measured(self, job: Job, example: Example) -> Measured:
         device, chunk = self.device, self.chunk_size(job)
         reset_peak_memory(device)
         prompt = example.prompt
@@ -59,22 +58,16 @@ class Choice(Measure):
             self._prefixes.keep(cache, prompt)
         if not all(map(math.isfinite, logs.values())):
             raise FloatingPointError("the likelihood of a choice is no finite number")
-        prediction = max(logs, key=logs.__getitem__)
-        return {
-            "excerpt": [str(self.plan.tokenizer.decode(part)) for part in excerpt(example)],
-            "output_tokens": 0,
-            "prediction": prediction,
-            "choices": {choice: round(log, 4) for choice, log in logs.items()},
-            "scores": job.task.score(example, prediction),
-            "metric": job.task.metric,
-            "error": None,
-            "cost": {
-                "prefill_seconds": round(prefilled - started, 6),
-                "decode_seconds": round(done - prefilled, 6),
-                "peak_memory_bytes": peak_memory(device),
-                "reused_tokens": reused,
-            },
-        }
+        return Measured(
+            prediction=max(logs, key=logs.__getitem__),
+            choices={choice: round(log, 4) for choice, log in logs.items()},
+            cost=Cost(
+                prefill_seconds=round(prefilled - started, 6),
+                decode_seconds=round(done - prefilled, 6),
+                peak_memory_bytes=peak_memory(device),
+                reused_tokens=reused,
+            ),
+        )
 
     def _score(self, choices: Mapping[str, list[int]], first_1V: Tensor, cache: DynamicCache) -> dict[str, float]:
         """ln p of each choice that may be the best, behind the tokens of the cache, after which the model's

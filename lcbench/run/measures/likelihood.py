@@ -16,9 +16,9 @@ from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import trained_length
 from lcbench.results.nll import TokenNll
-from lcbench.results.records import Record
-from lcbench.run.measures.answer import excerpt
-from lcbench.run.measures.base import Measure, SampleRequest
+from lcbench.results.schema import Cost
+from lcbench.results.schema import Likelihood as LikelihoodPart
+from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
@@ -52,10 +52,10 @@ class Likelihood(Measure):
         self._longest: _Pass | None = None
         self._difference: float | None = None  # of a slice from its own pass, in nats a token, once it was tried
 
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Record]:
-        return [self._record(one.job, one.example) for one in asked]
+    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
+        return [self._measured(one.job, one.example) for one in asked]
 
-    def _record(self, job: Job, example: Example) -> Record:
+    def _measured(self, job: Job, example: Example) -> Measured:
         reading, head = example.reading, example.head
         assert reading is not None, f"{job.task.name} gives no text to read"
         passes, reused = [], 0
@@ -81,32 +81,25 @@ class Likelihood(Measure):
         if strange:
             raise FloatingPointError(f"the likelihood of {strange} of {len(result.nll)} tokens is no finite number")
         size, words = (sum(getattr(window, unit) for window in reading.windows) for unit in ("bytes", "words"))
-        return {
-            "document": reading.document,
-            "protocol": reading.protocol,
-            "excerpt": [str(self.plan.tokenizer.decode(part)) for part in excerpt(example)],
-            "output_tokens": 0,
-            "prediction": "",
-            "scores": result.scores(size, words),
-            "metric": job.task.metric,
-            "nll": {
-                "file": result.write(self.folder, f"{job.task.name}/{job.method}/{job.cell.key}/{example.seed}"),
-                "averaging": reading.averaging,
-                "tokens": len(result.nll),
-                "bytes": size,
-                "words": words,
-                "buckets": result.buckets(),
-            },
-            "error": None,
-            "cost": {
-                "prefill_seconds": round(sum(one.seconds for one in passes), 6),
-                "decode_seconds": 0.0,
-                "peak_memory_bytes": max(one.peak_memory for one in passes),
-                "pass": " and ".join(sorted({one.way for one in passes})),
-                "reused_tokens": reused,
-                "reuse_difference": self._difference if reused else None,
-            },
-        }
+        return Measured(
+            scores=result.scores(size, words),
+            nll=LikelihoodPart(
+                file=result.write(self.folder, f"{job.task.name}/{job.method}/{job.cell.key}/{example.seed}"),
+                averaging=reading.averaging,
+                tokens=len(result.nll),
+                bytes=size,
+                words=words,
+                buckets=result.buckets(),
+            ),
+            cost=Cost(
+                prefill_seconds=round(sum(one.seconds for one in passes), 6),
+                decode_seconds=0.0,
+                peak_memory_bytes=max(one.peak_memory for one in passes),
+                way=" and ".join(sorted({one.way for one in passes})),
+                reused_tokens=reused,
+                reuse_difference=self._difference if reused else None,
+            ),
+        )
 
     def _pass(self, job: Job, tokens: list[int], first: int) -> _Pass:
         reset_peak_memory(self.device)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lcbench.results.records import FORMAT, MANIFEST, RECORDS, Record
+from lcbench.results.records import FORMAT, MANIFEST, RECORDS
+from tests.helpers import Fields
 from tests.results.report.samples import likelihood, record
 
 HOSTILE = (
@@ -16,7 +17,7 @@ HOSTILE = (
 )
 
 
-def sample(task: str = "needle", method: str = "vanilla", seq_len: int = 256, number: int = 0, **fields: Any) -> Record:
+def sample(task: str = "needle", method: str = "vanilla", seq_len: int = 256, number: int = 0, **fields: Any) -> Fields:
     """A needle found, with everything that a record can hold."""
     depth = fields.get("cell_depth", 0.5)
     shown = {
@@ -33,22 +34,23 @@ def sample(task: str = "needle", method: str = "vanilla", seq_len: int = 256, nu
     return record(method, seq_len, number, **(shown | fields))
 
 
-def scored(score: float, metric: str = "recall", **fields: Any) -> Record:
+def scored(score: float, metric: str = "recall", **fields: Any) -> Fields:
     return sample(**fields) | {"scores": {metric: score}, "metric": metric}
 
 
-def failure(reason: str = "out of memory", **fields: Any) -> Record:
+def failure(reason: str = "out of memory", **fields: Any) -> Fields:
     whole = sample(**fields) | {"error": reason}
-    return {key: value for key, value in whole.items() if key not in ("prediction", "scores", "metric", "cost")}
+    lost = ("output_tokens", "prediction", "scores", "metric", "cost")
+    return {key: value for key, value in whole.items() if key not in lost}
 
 
-def book(nll: float, seq_len: int = 256, number: int = 0, method: str = "vanilla") -> Record:
+def book(nll: float, seq_len: int = 256, number: int = 0, method: str = "vanilla") -> Fields:
     """Likelihoods of a book: no answer, no depth."""
     named = {"id": f"pg19/{method}/{seq_len}/{number}", "seq_len": seq_len, "document": f"book {number}"}
     return likelihood(method, number, nll) | named | {"prediction": "", "references": [], "depth": None}
 
 
-def write_run(folder: Path, records: Iterable[Record], **identity: Any) -> Path:
+def write_run(folder: Path, records: Iterable[Fields], **identity: Any) -> Path:
     """A results folder with these records."""
     folder.mkdir(parents=True)
     session = {"started_at": "2026-01-02T03:04:05+00:00", "command": ["lcbench", "run", "needle"], "versions": {}}

@@ -6,23 +6,21 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lcbench.results.records import Record
 from lcbench.results.report.summary import Run, TableRow, summarise_runs
+from lcbench.results.schema import Record, RunIdentity
+from tests.helpers import Fields
 
 
-def summarise(records: Iterable[Record]) -> list[TableRow]:
-    """The rows of records that come from one run."""
-    return summarise_runs([Run("", {}, list(records))])
-
-
-def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: float = 1.0, **fields: Any) -> Record:
+def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: float = 1.0, **fields: Any) -> Fields:
     return {
         "id": f"passkey/{method}/{seq_len}/uniform/{sample}",
         "task": "passkey",
         "method": method,
+        "method_options": {},
         "model": "lcbench-tiny",
         "seq_len": seq_len,
         "cell_depth": None,
+        "depth": None,
         "sample": sample,
         "seed": 1000 * seq_len + sample,
         "prompt_sha256": f"{seq_len}-{sample}",
@@ -30,6 +28,7 @@ def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: 
         "max_new_tokens": 6,
         "output_tokens": 6,
         "references": [str(sample)],
+        "prediction": str(sample),
         "scores": {"exact_match": score},
         "metric": "exact_match",
         "error": None,
@@ -38,9 +37,9 @@ def record(method: str = "vanilla", seq_len: int = 256, sample: int = 0, score: 
     }
 
 
-def failure(method: str, seq_len: int, reason: str = "out of memory", sample: int = 0, **fields: Any) -> Record:
+def failure(method: str, seq_len: int, reason: str = "out of memory", sample: int = 0, **fields: Any) -> Fields:
     whole = record(method, seq_len, sample)
-    for key in ("scores", "metric", "cost"):
+    for key in ("output_tokens", "prediction", "scores", "metric", "cost"):
         del whole[key]
     return whole | {"error": reason} | fields
 
@@ -53,7 +52,7 @@ def likelihood(
     bytes: int = 1000,
     words: int = 200,
     averaging: str = "tokens",
-) -> Record:
+) -> Fields:
     """A book's: `nll` nats a token."""
     bits = nll * tokens / math.log(2)
     return record(
@@ -67,5 +66,20 @@ def likelihood(
             "bits_per_byte": bits / bytes,
             "bits_per_word": bits / (words or 1),
         },
-        nll={"tokens": tokens, "bytes": bytes, "words": words, "averaging": averaging},
+        nll={
+            "file": "nll/x.npz",
+            "averaging": averaging,
+            "tokens": tokens,
+            "bytes": bytes,
+            "words": words,
+            "buckets": [],
+        },
     )
+
+
+def typed(records: Iterable[Fields]) -> list[Record]:
+    return [Record.from_json(each) for each in records]
+
+
+def summarise(records: Iterable[Fields]) -> list[TableRow]:
+    return summarise_runs([Run("", RunIdentity(), typed(records))])

@@ -13,8 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from lcbench.core.errors import UserError
-from lcbench.results.compare import compare, compare_records
+from lcbench.results.compare import compare
 from lcbench.results.report.comparison import markdown, print_comparison
 from lcbench.results.report.comparison_html import page
 from lcbench.results.report.comparison_junit import junit
@@ -184,8 +183,9 @@ def test_runs_that_are_none(tmp_path: Path) -> None:
     run, empty = save(tmp_path / "run", RIGHT), save(tmp_path / "empty", [])
     assert "holds no run" in cli("compare", run, tmp_path).error
     assert "has no records yet" in cli("compare", run, empty).error
-    with pytest.raises(UserError, match="lack 'references'"):
-        compare_records([{key: value for key, value in RIGHT[0].items() if key != "references"}], RIGHT)
+    lines = (run / "records.jsonl").read_text().replace('"references"', '"foreign"')
+    (run / "records.jsonl").write_text(lines)
+    assert "records.jsonl, line 1: field `references` is missing; move" in cli("compare", run, run).error
 
 
 def test_the_same_comparison_twice_says_the_same(tmp_path: Path) -> None:

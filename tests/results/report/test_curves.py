@@ -16,18 +16,20 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lcbench.core.errors import UserError
-from lcbench.results.records import Record
 from lcbench.results.report.curves import COLORS, caption, curves, draw, print_curves
 from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import lightness
 from lcbench.results.report.summary import Run, summarise_runs
-from tests.helpers import cli
+from lcbench.results.schema import Manifest
+from tests.helpers import Fields, cli
+from tests.results.report.samples import typed
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 IDENTITY = {"model": "lcbench-tiny", "pretraining_length": 256, "tasks": [{"name": "pg19", "protocol": "prefix"}]}
+RUN = Manifest.from_json({"format": 1, "identity": IDENTITY, "sessions": []}).identity
 
 
-def record(method: str, seq_len: int, nll: float, sample: int = 0, task: str = "pg19", **more: Any) -> Record:
+def record(method: str, seq_len: int, nll: float, sample: int = 0, task: str = "pg19", **more: Any) -> Fields:
     """A book scored at seq_len - 1 tokens, each as dear as the others."""
     tokens = seq_len - 1
     buckets = [[2**k, 2 ** (k + 1) - 1, nll * 2**k, 2**k] for k in range(int(math.log2(seq_len)))]
@@ -35,18 +37,23 @@ def record(method: str, seq_len: int, nll: float, sample: int = 0, task: str = "
         "id": f"{task}/{method}/{seq_len}/uniform/{sample}",
         "task": task,
         "method": method,
+        "method_options": {},
         "model": "lcbench-tiny",
         "seq_len": seq_len,
         "cell_depth": None,
+        "depth": None,
         "sample": sample,
         "seed": sample,
         "prompt_sha256": f"{seq_len} {sample}",
         "prompt_tokens": seq_len,
         "max_new_tokens": 0,
         "references": [],
+        "output_tokens": 0,
+        "prediction": "",
         "metric": "nll",
         "scores": {"nll": nll, "bits_per_byte": nll / 3, "bits_per_word": nll * 2},
         "nll": {
+            "file": "nll/x.npz",
             "tokens": tokens,
             "bytes": 4 * tokens,
             "words": tokens // 2 + 1,
@@ -58,11 +65,11 @@ def record(method: str, seq_len: int, nll: float, sample: int = 0, task: str = "
     } | more
 
 
-def failure(method: str, seq_len: int, **more: Any) -> Record:
+def failure(method: str, seq_len: int, **more: Any) -> Fields:
     return {**record(method, seq_len, 0.0, **more), "error": "out of memory", "scores": {}}
 
 
-def records() -> list[Record]:
+def records() -> list[Fields]:
     """Vanilla goes up and fails at the end, the other goes down; eight books."""
     spread = [0.05 * n for n in range(8)]
     return [
@@ -80,15 +87,15 @@ def records() -> list[Record]:
     ]
 
 
-def run_of(some: list[Record]) -> Run:
-    return Run("run", IDENTITY, some)
+def run_of(some: list[Fields]) -> Run:
+    return Run("run", RUN, typed(some))
 
 
-def figure_of(some: list[Record], task: str = "pg19", trained: int | None = 256) -> Figure:
+def figure_of(some: list[Fields], task: str = "pg19", trained: int | None = 256) -> Figure:
     return draw(curves(run_of(some), task), trained, "lcbench-tiny")
 
 
-def text_of(some: list[Record], task: str = "pg19", width: int = 80, **console: Any) -> str:
+def text_of(some: list[Fields], task: str = "pg19", width: int = 80, **console: Any) -> str:
     output = Console(file=io.StringIO(), width=width, **console)
     print_curves(output, curves(run_of(some), task), 256)
     return output.file.getvalue()  # type: ignore[attr-defined]
@@ -149,7 +156,7 @@ def test_a_log_scale_where_the_values_spread() -> None:
     assert not [label for label in far.axes[0].get_yticklabels(minor=True) if label.get_text()]
 
 
-def passkeys() -> list[Record]:
+def passkeys() -> list[Fields]:
     """Right at 256, wrong at 512."""
     some = [
         record("vanilla", length, 0.0, n, task="passkey", metric="exact_match")

@@ -16,10 +16,11 @@ from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from lcbench.core.errors import UserError
-from lcbench.results.records import Record
+from lcbench.results.report import heatmap
 from lcbench.results.report.figure import save
-from lcbench.results.report.heatmap import caption, color_scale, draw, heatmaps, lightness, print_heatmaps
-from tests.helpers import cli
+from lcbench.results.report.heatmap import Heatmap, caption, color_scale, draw, lightness, print_heatmaps
+from tests.helpers import Fields, cli
+from tests.results.report import samples
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 # Machado, Oliveira and Fernandes 2009, https://doi.org/10.1109/TVCG.2009.113: no red, no green receptors; linear RGB.
@@ -29,24 +30,24 @@ BLIND = {
 }
 
 
-def record(method: str, seq_len: int, depth: float | None, score: float = 1.0, sample: int = 0) -> Record:
-    return {
-        "id": f"needle/{method}/{seq_len}/{depth}/{sample}",
-        "task": "needle",
-        "method": method,
-        "seq_len": seq_len,
-        "cell_depth": depth,
-        "metric": "recall",
-        "scores": {"recall": score},
-        "error": None,
-    }
+def record(method: str, seq_len: int, depth: float | None, score: float = 1.0, sample: int = 0) -> Fields:
+    return samples.record(
+        method,
+        seq_len,
+        sample,
+        id=f"needle/{method}/{seq_len}/{depth}/{sample}",
+        task="needle",
+        cell_depth=depth,
+        metric="recall",
+        scores={"recall": score},
+    )
 
 
-def failure(method: str, seq_len: int, depth: float, sample: int = 0) -> Record:
+def failure(method: str, seq_len: int, depth: float, sample: int = 0) -> Fields:
     return {**record(method, seq_len, depth, sample=sample), "error": "out of memory"}
 
 
-def records() -> list[Record]:
+def records() -> list[Fields]:
     """Two methods, two depths, two lengths; one cell failed, one half failed, one is missing."""
     return [
         *[record("vanilla", 256, depth, score, n) for depth in (0.0, 1.0) for n, score in enumerate((1.0, 0.5))],
@@ -59,11 +60,15 @@ def records() -> list[Record]:
     ]
 
 
-def figure_of(some: list[Record], trained: int | None = 256) -> Figure:
+def heatmaps(some: list[Fields], task: str) -> list[Heatmap]:
+    return heatmap.heatmaps(samples.typed(some), task)
+
+
+def figure_of(some: list[Fields], trained: int | None = 256) -> Figure:
     return draw(heatmaps(some, "needle"), trained, "lcbench-tiny")
 
 
-def text_of(some: list[Record], width: int = 80, **console: Any) -> str:
+def text_of(some: list[Fields], width: int = 80, **console: Any) -> str:
     output = Console(file=io.StringIO(), width=width, **console)
     print_heatmaps(output, heatmaps(some, "needle"), 256)
     return output.file.getvalue()  # type: ignore[attr-defined]

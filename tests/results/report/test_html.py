@@ -13,11 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lcbench.results.records import Record
 from lcbench.results.report.heatmap import color_scale
 from lcbench.results.report.html.frame import document
 from lcbench.results.report.html.report import page
-from tests.helpers import cli
+from tests.helpers import Fields, cli
 from tests.results.report.pages import HOSTILE, book, failure, sample, scored, write_run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -55,7 +54,7 @@ def data_of(text: str) -> dict[str, Any]:
     return data
 
 
-def report(folder: Path, *records: Record, **identity: Any) -> str:
+def report(folder: Path, *records: Fields, **identity: Any) -> str:
     return page([write_run(folder / "run", records, **identity)])
 
 
@@ -112,7 +111,7 @@ def test_any_text_can_be_written(tmp_path: Path) -> None:
     outcome = cli("report", folder)
     assert outcome.code == 0, outcome.err
     data = data_of((folder / "report.html").read_text(encoding="utf-8"))
-    assert data["samples"][0]["prediction"] == "\ud800 torn"
+    assert data["samples"][0]["prediction"] == "\ufffd torn"
     assert data["samples"][2]["score"] is None and data["samples"][2]["scores"] == {"recall": "nan"}
 
 

@@ -13,11 +13,13 @@ import pytest
 from lcbench.core.errors import UserError
 from lcbench.core.stats import wilson_interval
 from lcbench.metrics import corpus_score, score_corpus, score_example
-from lcbench.results.records import MANIFEST, RECORDS, Record
+from lcbench.results.records import MANIFEST, RECORDS
 from lcbench.results.report.best import best
 from lcbench.results.report.layout import notes
 from lcbench.results.report.summary import Run, differences, read_runs, summarise_runs, trained_length
-from tests.results.report.samples import failure, likelihood, record, summarise
+from lcbench.results.schema import Record, RunIdentity, TaskFacts
+from tests.helpers import Fields
+from tests.results.report.samples import failure, likelihood, record, summarise, typed
 
 
 def test_one_row() -> None:
@@ -54,11 +56,6 @@ def test_failures() -> None:
     assert (lost.samples, lost.mean, lost.failed) == (0, None, "no nll")
 
 
-def test_a_foreign_record_is_named() -> None:
-    with pytest.raises(UserError, match="lack 'task'"):
-        summarise([{"id": "x"}])
-
-
 def test_reused_tokens_are_not_computed_ones() -> None:
     records = [record(sample=k, cost={**record()["cost"], "reused_tokens": 100 * k}) for k in range(3)]
     (row,) = summarise(records)
@@ -69,7 +66,7 @@ def test_reused_tokens_are_not_computed_ones() -> None:
 # Intervals of graded scores
 
 
-def graded(scores: list[float], metric: str) -> list[Record]:
+def graded(scores: list[float], metric: str) -> list[Fields]:
     return [record(sample=k, metric=metric, scores={metric: score}) for k, score in enumerate(scores)]
 
 
@@ -151,8 +148,9 @@ def test_text_without_words_has_no_bits_a_word() -> None:
 
 def test_the_protocol_is_the_records_own_where_they_tell() -> None:
     """Its stride may follow from the length; a length that failed has what the run says."""
-    run = Run("", {"tasks": [{"name": "pg19", "protocol": "sliding"}]}, [failure("dca", 512, task="pg19")])
-    run.records.extend([likelihood(book=0) | {"protocol": "sliding, stride 128"}, failure("vanilla", 256, task="pg19")])
+    told = likelihood(book=0) | {"protocol": "sliding, stride 128"}
+    records = typed([failure("dca", 512, task="pg19"), told, failure("vanilla", 256, task="pg19")])
+    run = Run("", RunIdentity(tasks=[TaskFacts(name="pg19", protocol="sliding")]), records)
     assert [row.protocol for row in summarise_runs([run])] == ["sliding", "sliding, stride 128"]
 
 
@@ -169,23 +167,27 @@ def test_no_chance_at_all_is_infinite() -> None:
 # What is bold
 
 
-def column(*scores: list[float], **fields: object) -> dict[int, list[Record]]:
+def column(*scores: list[float], **fields: object) -> dict[int, list[Fields]]:
     return {
         place: [record(f"m{place}", sample=k, score=score, **fields) for k, score in enumerate(member)]
         for place, member in enumerate(scores)
     }
 
 
+def typed_column(*scores: list[float]) -> dict[int, list[Record]]:
+    return {place: typed(each) for place, each in column(*scores).items()}
+
+
 def test_the_best_and_all_that_cannot_be_told_from_it() -> None:
-    assert best(column([1.0] * 20, [1.0] * 19 + [0.0], [0.0] * 20), "exact_match") == {0, 1}
-    assert best(column([0.0] * 20, [1.0] * 20), "exact_match") == {1}
-    assert best(column([1.0] * 20, [1.0] * 17 + [0.0] * 3), "exact_match") == set()
-    assert best(column([1.0] * 20), "exact_match") == set()
+    assert best(typed_column([1.0] * 20, [1.0] * 19 + [0.0], [0.0] * 20), "exact_match") == {0, 1}
+    assert best(typed_column([0.0] * 20, [1.0] * 20), "exact_match") == {1}
+    assert best(typed_column([1.0] * 20, [1.0] * 17 + [0.0] * 3), "exact_match") == set()
+    assert best(typed_column([1.0] * 20), "exact_match") == set()
 
 
 def test_few_lucky_samples_hide_nothing() -> None:
     """A method with three right answers of three is not worse, but neither does it stop the others from being told."""
-    assert best(column([1.0] * 3, [1.0] * 19 + [0.0], [0.0] * 20), "exact_match") == {0, 1}
+    assert best(typed_column([1.0] * 3, [1.0] * 19 + [0.0], [0.0] * 20), "exact_match") == {0, 1}
 
 
 def test_lower_is_better_for_likelihoods() -> None:
@@ -193,15 +195,16 @@ def test_lower_is_better_for_likelihoods() -> None:
         place: [likelihood(f"m{place}", k, nll=nll + 0.01 * (k * (place + 1) % 7)) for k in range(12)]
         for place, nll in enumerate((3.0, 2.0, 2.001))
     }
-    assert best(books, "perplexity") == {1, 2}
+    assert best({place: typed(each) for place, each in books.items()}, "perplexity") == {1, 2}
 
 
 def test_what_was_asked_something_else_is_not_compared() -> None:
     good, bad = [1.0] * 20, [0.0] * 20
     ours = column(good, bad)
     theirs = {key + 2: members for key, members in column(bad, bad, prompt_sha256="another tokenizer").items()}
-    assert best(ours | theirs, "exact_match") == {0}
-    both = summarise_runs([Run(name, {}, [*chain(*side.values())]) for name, side in (("a", ours), ("b", theirs))])
+    assert best({place: typed(each) for place, each in (ours | theirs).items()}, "exact_match") == {0}
+    sides = (("a", ours), ("b", theirs))
+    both = summarise_runs([Run(name, RunIdentity(), typed(chain(*side.values()))) for name, side in sides])
     assert [row.best for row in both] == [True, False, False, False]
 
 
@@ -210,7 +213,7 @@ def test_nothing_is_bold_by_chance() -> None:
     of them (3 sigma)."""
     rng, columns = random.Random(0), 200
     alarms = sum(
-        bool(best(column(*([float(rng.random() < 0.75) for _ in range(30)] for _ in range(6))), "exact_match"))
+        bool(best(typed_column(*([float(rng.random() < 0.75) for _ in range(30)] for _ in range(6))), "exact_match"))
         for _ in range(columns)
     )
     assert alarms <= columns * 0.05 + 3 * math.sqrt(columns * 0.05 * 0.95)
@@ -219,7 +222,7 @@ def test_nothing_is_bold_by_chance() -> None:
 # Folders
 
 
-def run_folder(folder: Path, records: list[Record], **identity: object) -> Path:
+def run_folder(folder: Path, records: list[Fields], **identity: object) -> Path:
     folder.mkdir(parents=True)
     manifest = {"format": 1, "identity": {"model": "m", "pretraining_length": 256, **identity}, "sessions": []}
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -252,7 +255,7 @@ def test_what_differs_between_runs(tmp_path: Path) -> None:
     assert (trained_length(runs), trained_length(runs[:1])) == (None, 256)
 
 
-def answers(predictions: list[str], references: list[str], scorer: str) -> list[Record]:
+def answers(predictions: list[str], references: list[str], scorer: str) -> list[Fields]:
     return [
         record(
             task=scorer,
@@ -282,7 +285,7 @@ def test_the_jackknife_of_rouge_holds_the_truth() -> None:
     """In 95 of 100 corpora, about; the truth is the score of a corpus of thousands."""
     rng = random.Random(0)
 
-    def draw(n: int) -> list[Record]:
+    def draw(n: int) -> list[Fields]:
         records = []
         for sample in range(n):
             level = rng.random()
@@ -303,7 +306,7 @@ def test_the_jackknife_of_rouge_holds_the_truth() -> None:
 
 
 def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() -> None:
-    def answer(question: int, draw: int, score: float) -> Record:
+    def answer(question: int, draw: int, score: float) -> Fields:
         details = {"row": f"q{question}", "draw": draw}
         return record(sample=3 * question + draw, metric="score", scores={"score": score}, details=details)
 

@@ -11,10 +11,11 @@ import re
 import pytest
 from rich.console import Console
 
-from lcbench.results.records import Record
 from lcbench.results.report.summary import Run, TableRow, summarise_runs
 from lcbench.results.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
-from tests.results.report.samples import failure, likelihood, record, summarise
+from lcbench.results.schema import RunIdentity, TaskFacts
+from tests.helpers import Fields
+from tests.results.report.samples import failure, likelihood, record, summarise, typed
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 
@@ -151,22 +152,26 @@ def test_latex_is_a_table_that_tex_takes() -> None:
 
 def test_models_and_runs_are_told_apart() -> None:
     ours, theirs = [record("dca", model="a|b"), record("dca", 512, model="a|b")], [record("dca", model="c")]
-    apart = markdown(summarise_runs([Run("one", {}, ours), Run("two", {}, theirs)]), 256)
+    apart = markdown(
+        summarise_runs([Run("one", RunIdentity(), typed(ours)), Run("two", RunIdentity(), typed(theirs))]), 256
+    )
     assert "| method | model | 256 (1x) | 512 (2x) |" in apart and "| one |" not in apart
     assert r"| `dca` | a\|b | 1.00 [0.21, 1.00] | 1.00 [0.21, 1.00] |" in apart
     assert "| `dca` | c | 1.00 [0.21, 1.00] |  |" in apart
     assert r"| `x:y=a\|b` | 1.00" in markdown(summarise([record("x:y=a|b")]), 256)
-    twice = summarise_runs([Run("one", {}, ours), Run("two", {}, ours[:1])])
+    twice = summarise_runs([Run("one", RunIdentity(), typed(ours)), Run("two", RunIdentity(), typed(ours[:1]))])
     assert "| `dca` | one | 1.00" in markdown(twice, 256) and "| `dca` | two | 1.00" in markdown(twice, 256)
     shown = text(twice)
     assert "in one" in shown and "in two" in shown and "on a|b" not in shown
-    parts = summarise_runs([Run("one", {}, ours[:1]), Run("two", {}, ours[1:])])  # one method, length by length
+    parts = summarise_runs(
+        [Run("one", RunIdentity(), typed(ours[:1])), Run("two", RunIdentity(), typed(ours[1:]))]
+    )  # one method, length by length
     assert "| `dca` | 1.00 [0.21, 1.00] | 1.00 [0.21, 1.00] |" in markdown(parts, 256)
 
 
 def test_likelihoods_have_three_tables() -> None:
     records = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(4)]
-    rows = summarise_runs([Run("", {"tasks": [{"name": "pg19", "protocol": "prefix"}]}, records)])
+    rows = summarise_runs([Run("", RunIdentity(tasks=[TaskFacts(name="pg19", protocol="prefix")]), typed(records))])
     titles = [line for line in markdown(rows, 256).splitlines() if line.startswith("**pg19")]
     after = "(lower is better), 4 books a score, 95 % intervals over books, protocol prefix**"
     assert titles == [f"**pg19: {what} {after}" for what in ("perplexity", "bits per byte", "bits per word")]
@@ -237,11 +242,11 @@ def test_human_bytes(count: int, words: str) -> None:
 def test_whose_memory_it_is_is_told() -> None:
     """Of the length that the column is of."""
 
-    def batches(method: str, *sizes: tuple[int, int]) -> list[Record]:
+    def batches(method: str, *sizes: tuple[int, int]) -> list[Fields]:
         cost = record()["cost"]
         return [record(method, length, cost={**cost, "decoded_together": size}) for length, size in sizes]
 
-    def told(*records: Record) -> list[str]:
+    def told(*records: Fields) -> list[str]:
         return re.findall("^peak memory: .*", markdown(summarise(records), 256), re.MULTILINE)
 
     eight = batches("vanilla", (256, 16), (512, 8), (512, 4))

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 import lcbench
 from lcbench.engine.models import ModelSource
-from lcbench.results.records import Record, read_records
 from lcbench.run import runner
 from lcbench.run.measures.choice import Choice
 from lcbench.run.plan import make_plan
@@ -20,6 +19,7 @@ from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
 from tests.attention import zoo
 from tests.engine.test_prefix_reuse import Silent
+from tests.helpers import Fields, fields_of
 
 WIDE = ModelSource(dtype="float64")
 LABELS = ("the code", "the sky", "the sky is blue", "sun", "It was late.")
@@ -45,13 +45,13 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(YAML)
 
 
-def run(methods: tuple[str, ...], *seq_lens: int, source: ModelSource = WIDE) -> list[Record]:
+def run(methods: tuple[str, ...], *seq_lens: int, source: ModelSource = WIDE) -> list[Fields]:
     outcome = runner.run(make_plan(source, [Request("mine.yaml", methods, seq_lens)]), Path("run"), Silent())
     assert not outcome.failed
-    return read_records(Path("run"))
+    return fields_of(Path("run"))
 
 
-def truth(model: PreTrainedModel, record: Record) -> dict[str, float]:
+def truth(model: PreTrainedModel, record: Fields) -> dict[str, float]:
     """ln p of every label behind the prompt, each in a pass of its own without cache."""
     example = load_task("mine.yaml").example(Cell(record["seq_len"]), record["sample"], WIDE.tokenizer(), 0)
     logs = {}

@@ -25,14 +25,13 @@ from lcbench.methods import Lengths, Method
 from lcbench.methods.base import REGISTRY
 from lcbench.methods.pieces import Piece
 from lcbench.results.nll import TokenNll
-from lcbench.results.records import Record, read_records
 from lcbench.run import runner
 from lcbench.run.measures import likelihood
 from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
 from tests.engine.test_prefix_reuse import Silent
-from tests.helpers import cli, records_of
+from tests.helpers import Fields, cli, fields_of, records_of
 
 WIDE = ModelSource(dtype="float64")
 METHODS = ("vanilla", "dca", "dca:mscale=0.1", "self_extend:group_size=4", "streaming", "logn", "dynamic_ntk")
@@ -43,7 +42,7 @@ def run(folder: Path, task: str, methods: tuple[str, ...], seq_lens: tuple[int, 
     return runner.run(plan, folder, Silent())
 
 
-def truth(task_name: str, record: Record, lengths: tuple[int, ...]) -> list[list[float]]:
+def truth(task_name: str, record: Fields, lengths: tuple[int, ...]) -> list[list[float]]:
     """The NLL of every scored token, window by window, from full logits in float64, in a block of this length."""
     tokenizer, task = WIDE.tokenizer(), load_task(task_name).for_lengths(list(lengths))
     example = task.example(Cell(record["seq_len"]), record["sample"], tokenizer, 0)
@@ -62,7 +61,7 @@ def truth(task_name: str, record: Record, lengths: tuple[int, ...]) -> list[list
 def test_prefix_as_a_plain_loop(method: str, tmp_path: Path) -> None:
     lengths = (128, 300, 640)
     assert not run(tmp_path / "run", "pg19", (method,), lengths).failed
-    records = read_records(tmp_path / "run")
+    records = fields_of(tmp_path / "run")
     assert len(records) == 6
     for record in records:
         (expected,) = truth("pg19", record, lengths)
@@ -92,7 +91,7 @@ def test_prefix_as_a_plain_loop(method: str, tmp_path: Path) -> None:
 )
 def test_windows_as_a_plain_loop(task: str, tmp_path: Path) -> None:
     run(tmp_path / "run", task, ("vanilla", "dca"), (120,), samples=1)
-    for record in read_records(tmp_path / "run"):
+    for record in fields_of(tmp_path / "run"):
         expected = truth(task, record, (120,))
         np.testing.assert_allclose(
             TokenNll.read(tmp_path / "run" / record["nll"]["file"]).nll,
@@ -121,7 +120,7 @@ def test_what_a_prefix_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     run(tmp_path / "run", "pg19", ("dca",), (128, 256, 512))
     assert read == [512, 128, 512]  # the second is the proof
-    records = {(record["seq_len"], record["sample"]): record for record in read_records(tmp_path / "run")}
+    records = {(record["seq_len"], record["sample"]): record for record in fields_of(tmp_path / "run")}
     for (length, _), record in records.items():
         cost, computed = record["cost"], length == 512
         assert cost["reused_tokens"] == (0 if computed else length)
@@ -138,14 +137,14 @@ def test_what_a_prefix_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_shared_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "grouped", lambda jobs, by_length: [runner.Group(list(jobs), shares=False)])
     run(tmp_path / "run", "pg19", ("vanilla",), (512, 128), samples=1)
-    assert [record["cost"]["reused_tokens"] for record in read_records(tmp_path / "run")] == [0, 0]
+    assert [record["cost"]["reused_tokens"] for record in fields_of(tmp_path / "run")] == [0, 0]
 
 
 def test_long_texts_go_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that takes less memory than a cache: not for a short text, nor where the cache forgets."""
 
     def ways(folder: Path) -> dict[tuple[str, int], str]:
-        return {(record["method"], record["seq_len"]): record["cost"]["pass"] for record in read_records(folder)}
+        return {(record["method"], record["seq_len"]): record["cost"]["pass"] for record in fields_of(folder)}
 
     methods = ("vanilla", "dca", "fot:memory_layers=[1],context_length=16", "dynamic_ntk")
     run(tmp_path / "cached", "pg19", methods, (128, 256))
@@ -162,7 +161,7 @@ def test_long_texts_go_layer_by_layer(tmp_path: Path, monkeypatch: pytest.Monkey
         ("dynamic_ntk", 128): "cached",
         ("dynamic_ntk", 256): "layerwise",
     }
-    for one, other in zip(read_records(tmp_path / "cached"), read_records(tmp_path / "layerwise"), strict=True):
+    for one, other in zip(fields_of(tmp_path / "cached"), fields_of(tmp_path / "layerwise"), strict=True):
         assert one["id"] == other["id"] and one["scores"]["nll"] == pytest.approx(other["scores"]["nll"], abs=1e-6)
     monkeypatch.setattr("lcbench.engine.layerwise._is_stack", lambda *_: False)
     run(tmp_path / "refused", "pg19", ("vanilla",), (256,))
@@ -212,7 +211,7 @@ def test_a_method_that_lies_fails_with_the_reason(
     assert {job.cell.seq_len for job, _ in outcome.failed} == {128, 256}
     for _, reason in outcome.failed:
         assert words in reason and "mend its prefix_stable" in reason
-    done = [record for record in read_records(tmp_path / "run") if record["error"] is None]
+    done = [record for record in fields_of(tmp_path / "run") if record["error"] is None]
     assert {record["seq_len"] for record in done} == {512}
     monkeypatch.setattr(Liar, "prefix_stable", False, raising=False)
     assert not run(tmp_path / "honest", "pg19", (f"liar:way={way}",), (128, 256, 512)).failed
@@ -270,7 +269,7 @@ def test_killed_beside_an_array(moment: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     arrays = tmp_path / "run" / "nll"
-    assert len(list(arrays.iterdir())) > len(read_records(tmp_path / "run")) > 0
+    assert len(list(arrays.iterdir())) > len(fields_of(tmp_path / "run")) > 0
     assert any(path.suffix == ".tmp" for path in arrays.iterdir()) == (moment == "within")
     assert cli(*command).code == 0
     run(tmp_path / "whole", "pg19", ("vanilla",), (128, 256))
@@ -297,7 +296,7 @@ def test_scores_from_the_arrays_again(tmp_path: Path) -> None:
     lines[1]["scores"]["nll"] = 99.0
     (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert cli("rescore", folder).out.endswith("1 of 2 scores changed\n")
-    assert read_records(folder)[1]["scores"]["nll"] == right
+    assert fields_of(folder)[1]["scores"]["nll"] == right
     (folder / lines[0]["nll"]["file"]).unlink()
     shown = cli("rescore", folder)
     assert shown.code == 2 and "cannot read" in shown.error and "restore it" in shown.error

@@ -23,7 +23,7 @@ def heat_section(grid: Grid, runs: Mapping[str, Run], colors: Colors) -> str:
     maps = [(line, each) for line in grid.lines for each in _heatmaps(line, runs)]
     if not maps or any(full_score(each.metric, _scores(each)) != 1 for _, each in maps):
         return ""
-    trained = {runs[_run(line)].identity.get("pretraining_length") for line, _ in maps}
+    trained = {runs[_run(line)].identity.pretraining_length for line, _ in maps}
     said = caption([heatmap for _, heatmap in maps], trained.pop() if len(trained) == 1 else None)
     panels = "".join(_panel(line, each, runs[_run(line)], colors) for line, each in maps)
     return (
@@ -49,7 +49,8 @@ def _heatmaps(line: Line, runs: Mapping[str, Run]) -> Sequence[Heatmap]:
     records = [
         record
         for record in runs[row.run].records
-        if (record["task"], record["method"]) == (row.task, row.method) and record["cell_depth"] is not None
+        if (record.identity.task, record.identity.method) == (row.task, row.method)
+        and record.identity.cell_depth is not None
     ]
     return heatmaps(records, row.task) if records else []
 
@@ -64,7 +65,7 @@ def _run(line: Line) -> str:
 
 def _panel(line: Line, heatmap: Heatmap, run: Run, colors: Colors) -> str:
     lengths = sorted({length for _, length in heatmap.points})
-    trained = run.identity.get("pretraining_length") or 0
+    trained = run.identity.pretraining_length or 0
     last = max((length for length in lengths if length <= trained), default=None)  # the mark stands behind it
 
     def marked(length: int, classes: str = "") -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcbench.results.records import Record, read_manifest
+from lcbench.core.fields import as_json
+from lcbench.results.records import read_manifest
 from lcbench.results.report.html.curves import curves
 from lcbench.results.report.html.frame import asset, document, text
 from lcbench.results.report.html.heat import heat_section, heat_style
@@ -25,6 +26,7 @@ from lcbench.results.report.summary import (
     summarise_runs,
     trained_length,
 )
+from lcbench.results.schema import Record, TaskFacts
 
 KEPT = frozenset(
     {
@@ -56,7 +58,7 @@ def page(folders: Sequence[Path]) -> str:
     runs = read_runs(folders)
     rows = summarise_runs(runs)
     colors, tasks = Colors(rows), by_task(rows)
-    models = dict.fromkeys(str(run.identity.get("model")) for run in runs)
+    models = dict.fromkeys(str(run.identity.model) for run in runs)
     title = f"{', '.join(task for task, _ in tasks)} on {', '.join(models)}"
     links = "".join(f'<li><a href="#task{number}">{text(task)}</a></li>' for number, (task, _) in enumerate(tasks))
     remarks = "".join(f"<li>{text(line)}</li>" for line in [*differences(runs), *notes(rows)])
@@ -81,7 +83,7 @@ def page(folders: Sequence[Path]) -> str:
 def _task(anchor: str, task: str, rows: Sequence[TableRow], runs: Sequence[Run], colors: Colors) -> str:
     first, *views = grids(rows)
     trained = trained_length(runs)
-    lengths = {run.identity["pretraining_length"] for run in runs if run.identity.get("pretraining_length")}
+    lengths = {run.identity.pretraining_length for run in runs if run.identity.pretraining_length}
     return "\n".join(
         [
             f'<section id="{anchor}"><h2>{text(task)}</h2>{_about(task, runs)}',
@@ -97,36 +99,35 @@ def _task(anchor: str, task: str, rows: Sequence[TableRow], runs: Sequence[Run],
 
 def _about(task: str, runs: Sequence[Run]) -> str:
     """What the task asks, and where it comes from."""
-    known = (known for run in runs for known in run.identity.get("tasks", []) if known.get("name") == task)
-    described: dict[str, Any] = next(known, {})
-    parts = [str(described.get("description") or "")]
-    parts += [f"Source: {described['citation']}."] if described.get("citation") else []
+    known = next((known for run in runs for known in run.identity.tasks if known.name == task), TaskFacts(name=task))
+    parts = [known.description or ""]
+    parts += [f"Source: {known.citation}."] if known.citation else []
     return f'<p class="about">{text(" ".join(parts))}</p>'
 
 
 def _made(run: Run, folder: Path) -> str:
     """Model, settings, and each session's command, versions and machine; all of run.json behind a click."""
     identity, manifest = run.identity, read_manifest(folder)
-    failed = sum(record["error"] is not None for record in run.records)
-    trained = identity.get("pretraining_length")
+    failed = sum(record.error is not None for record in run.records)
+    trained = identity.pretraining_length
     facts: list[tuple[str, object]] = [
         ("folder", folder),
         ("samples", f"{len(run.records):,}" + (f", {failed:,} of them failed" if failed else "")),
-        ("model", f"{identity.get('model')} ({identity.get('model_fingerprint', 'no fingerprint')})"),
+        ("model", f"{identity.model} ({identity.model_fingerprint or 'no fingerprint'})"),
         ("trained at", f"{trained:,} tokens" if trained else "unknown"),
-        ("dtype, device, seed", ", ".join(str(identity.get(key)) for key in ("dtype", "device", "seed"))),
+        ("dtype, device, seed", ", ".join(map(str, (identity.dtype, identity.device, identity.seed)))),
     ]
-    for number, session in enumerate(manifest["sessions"], start=1):
-        facts.append((f"session {number}", session.get("started_at")))
-        facts.append(("command", shlex.join(map(str, session.get("command", [])))))
-        facts += [
-            (key, _words(session[key])) for key in ("versions", "hardware", "platform", "git") if session.get(key)
-        ]
-        facts += [("advice", advice) for advice in session.get("advice", [])]
+    for number, session in enumerate(manifest.sessions, start=1):
+        facts.append((f"session {number}", session.started_at))
+        facts.append(("command", shlex.join(session.command)))
+        made = as_json(session)
+        facts += [(key, _words(made[key])) for key in ("versions", "hardware", "platform", "git") if made.get(key)]
+        facts += [("advice", advice) for advice in session.advice]
     rows = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(fact)}</td></tr>\n' for name, fact in facts)
+    whole = json.dumps(manifest.content, indent=2, ensure_ascii=False)
     return (
         f'<h3>{text(run.name)}</h3>\n<table class="facts"><tbody>\n{rows}</tbody></table>\n'
-        f"<details><summary>run.json</summary><pre>{text(json.dumps(manifest, indent=2, ensure_ascii=False))}</pre>"
+        f"<details><summary>run.json</summary><pre>{text(whole)}</pre>"
         "</details>\n"
     )
 
@@ -134,7 +135,7 @@ def _made(run: Run, folder: Path) -> str:
 def _words(value: Any) -> str:
     """A mapping of run.json on one line: `torch 2.13.0, cores 2`; what is empty is left out."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items() if entry not in ([], None))
+        return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items() if entry not in ([], (), None))
     return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
 
 
@@ -146,7 +147,7 @@ def _data(runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         for record in run.records:
             sample = _sample(record) | {"run": run.name}
-            if excerpt := tuple(record.get("excerpt") or ()):
+            if excerpt := tuple(record.prompt.excerpt or ()):
                 sample["excerpt"] = excerpts.setdefault(excerpt, len(excerpts))
             samples.append(sample)
     scores: dict[str, list[float]] = {}
@@ -158,10 +159,8 @@ def _data(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _sample(record: Record) -> dict[str, Any]:
-    score = record["scores"].get(record["metric"]) if record["error"] is None else None
-    finite = score is not None and math.isfinite(score)
-    kept = {key: _finite(value) for key, value in record.items() if key in KEPT and value is not None}
-    return {"score": score if finite else None, **kept}
+    kept = {key: _finite(value) for key, value in record.as_json().items() if key in KEPT and value is not None}
+    return {"score": record.score, **kept}
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,327 @@
+"""A record and a run's manifest: every field with its type, its unit and what it means, here and nowhere else.
+
+In memory a record has parts; on disk it is one flat object a line, of the same names (`Record.as_json`). Fields that
+are unknown here, of another version or of a task of one's own, are kept as they are. `docs/records.md` is made of this
+module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from lcbench.core.fields import FieldError, Reader, as_json, made, told
+
+BEFORE = "scores_before_rescoring"
+_SCORE = {int, float, bool, str}
+TOO_LARGE = 1e150  # for a score: its square would be no number any more
+
+
+def _time(value: Any) -> Any:
+    try:
+        if value is not None:
+            datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise FieldError("must be a time, as 2026-01-31T12:00:00+00:00") from None
+    return value
+
+
+def _scores(value: Any) -> Any:
+    if type(value) is not dict or not _SCORE.issuperset(map(type, value.values())):
+        raise FieldError("must be an object of numbers")
+    for one in value.values():
+        if type(one) is int and not -TOO_LARGE < one < TOO_LARGE:
+            raise FieldError("must be an object of numbers that a float can hold")
+    return value
+
+
+def _reason(value: Any) -> Any:
+    if value is None or (type(value) is str and value):
+        return value
+    raise FieldError("must be null, or a text that says why the sample failed")
+
+
+def _jobs(value: Any) -> Any:
+    for job in value if type(value) is list else [None]:
+        if type(job) is not list or len(job) < 3 or not all(type(one) is str for one in job[:3]) or "/" not in job[2]:
+            raise FieldError("must be a list of [task, method, `length/depth`]")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which sample of which run it is."""
+
+    id: str = told("Task, method, cell and number of the sample: the same in every run that asks it.")
+    task: str = told("The task as typed, with its options.")
+    method: str = told("The method as typed, with its options.")
+    method_options: dict[str, Any] = told("All options of the method, defaults worked out for this length.")
+    model: str = told("The model as typed: a name, a Hugging Face id or a folder.")
+    seq_len: int = told("Length of the cell: prompt and answer together.", unit="tokens", least=1)
+    cell_depth: float | None = told(
+        "Depth of the needle in the cell, from 0 to 1; null: drawn at random.", most=1, least=0
+    )
+    depth: float | None = told("Depth of the needle as it is, from 0 to 1; null without a needle.", most=1, least=0)
+    sample: int = told("Number of the sample in its cell, from 0.", least=0)
+    seed: int = told("What the sample was drawn from; the same for all methods.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the model was given."""
+
+    prompt_sha256: str = told("Hash of the prompt's token ids, each as 8 bytes, little-endian.")
+    prompt_tokens: int = told("Length of the prompt.", unit="tokens", least=0)
+    max_new_tokens: int = told("Most that an answer may have.", unit="tokens", least=0)
+    references: list[str] = told("Right answers; none for a likelihood.")
+    details: dict[str, Any] | None = told(
+        "What a score or a table needs beyond that, by the task: `document`, `row`, `draw`, `classes`.", default=None
+    )
+    document: str | None = told("Title of the text whose likelihood was measured.", default=None)
+    protocol: str | None = told("How its windows were laid, with what follows from the length.", default=None)
+    excerpt: list[str] | None = told("Parts of the prompt: its start, around the needle, its end.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said."""
+
+    output_tokens: int = told("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
+    prediction: str = told("The answer; of several choices the most likely one; empty for a likelihood.")
+    answer: str | None = told("What was scored, where that is a part of the prediction.", default=None)
+    scorer: str | None = told("The official metric, where a corpus's score is not the mean of its rows'.", default=None)
+    choices: dict[str, float] | None = told(
+        "ln p of each choice that had to be scored: the sum over its tokens, in nats.", default=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """The likelihood of a text (`nll`); none for an answer."""
+
+    file: str = told("File in the run's folder with the likelihood of every token (`lcbench.results.nll`).")
+    averaging: str = told("Whether all `tokens` count the same, or all `windows`.")
+    tokens: int = told("Scored tokens.", unit="tokens", least=1)
+    bytes: int = told("Size of the scored text in UTF-8.", unit="bytes", least=0)
+    words: int = told("Words of the scored text, between white space.", unit="words", least=0)
+    buckets: list[tuple[int, int, float, int]] = told(
+        "By position in the window: [first position, last position, summed negative log-likelihood in nats, tokens]."
+    )
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the sample took (`cost`)."""
+
+    prefill_seconds: float = told("Time of the prompt, or of a text whose likelihood it is.", unit="seconds", least=0)
+    decode_seconds: float = told("Time of the answer; of a batch of answers that of all.", unit="seconds", least=0)
+    peak_memory_bytes: int = told(
+        "Most memory that was allocated: on a GPU by torch, else by the process.", unit="bytes", least=0
+    )
+    way: str | None = told("How a likelihood was computed: `cached` or `layerwise`, and why.", key="pass", default=None)
+    reused_tokens: int = told(
+        "Tokens of the prompt that were not computed, as another sample begins with them; records without it computed "
+        "all.",
+        unit="tokens",
+        least=0,
+        default=0,
+    )
+    decoded_together: int | None = told(
+        "Answers in the batch, whose seconds of decoding and peak memory these are.", least=1, default=None
+    )
+    reuse_difference: float | None = told(
+        "By how much the reused part of a likelihood differs from a pass of its own; null if nothing was reused.",
+        unit="nats a token",
+        default=None,
+        along="way",
+    )
+    prefill_chunk: int | None = told("Most tokens of the prompt in a call.", unit="tokens", least=1, default=None)
+    attention: list[str] | None = told("The backends that computed the attention.", default=None)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How good a sample is: what a metric made of it."""
+
+    scores: dict[str, Any] = told(
+        "Scores by name: numbers, and parts of a score that are texts; one that is no finite number counts as none.",
+        check=_scores,
+        wanted="an object of numbers",
+    )
+    metric: str = told("The score that counts: `scores.<metric>`.")
+
+    def number(self, name: str) -> float | None:
+        """A score by its name; None if there is none that is a finite number."""
+        score = self.scores.get(name)
+        return float(score) if isinstance(score, int | float) and abs(score) < TOO_LARGE else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was measured of a sample that did not fail."""
+
+    answer: Answer
+    scores: Scores
+    nll: Likelihood | None = told("The likelihood of a text.", default=None)
+    cost: Cost = told("What the sample took.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One sample of a run: which it is, what the model was given, and the result, or why there is none."""
+
+    identity: Identity
+    prompt: Prompt
+    result: Result | None = None
+    error: str | None = told("Why the sample failed; null if it did not.", check=_reason, wanted="a text or null")
+    layers_steered: int | None = told(
+        "Layers whose attention the method computed.", unit="layers", least=0, default=None
+    )
+    session: int | None = told("Which session of run.json wrote it, from 0.", least=0, default=None)
+    scores_before_rescoring: list[Scores] | None = told(
+        "What `lcbench rescore` replaced, oldest first: objects of `scores` and `metric`.", default=None
+    )
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Record:
+        """Of an object that `as_json` wrote, or an older lcbench. Raises: FieldError."""
+        identity, prompt, own = _IDENTITY(content), _PROMPT(content), _OWN.fields(content)
+        result, known = None, _ALWAYS
+        if own["error"] is None:
+            parts = {"answer": _ANSWER(content), "scores": _SCORES(content)}
+            result, known = made(Result, _RESULT.fields(content) | parts), _KNOWN
+        unknown = {} if content.keys() <= known else {key: content[key] for key in content if key not in known}
+        return made(cls, own | {"identity": identity, "prompt": prompt, "result": result, "extra": unknown})
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object, in the order in which a run writes it."""
+        own, done = as_json(self), {}
+        if self.result is not None:
+            done = as_json(self.result.answer) | as_json(self.result.scores) | as_json(self.result)
+        cost = {"cost": done.pop("cost")} if done else {}
+        error = {"error": own.pop("error")}
+        return {**as_json(self.identity), **as_json(self.prompt), **done, **error, **cost, **own}
+
+    @cached_property
+    def measured(self) -> Result:
+        """The result of a sample that did not fail."""
+        if self.result is None:
+            raise ValueError(f"{self.identity.id} failed: {self.error}")
+        return self.result
+
+    @cached_property
+    def score(self) -> float | None:
+        """The score that counts; None for a sample that failed, or has no finite number there."""
+        if self.result is None:
+            return None
+        return self.result.scores.number(self.result.scores.metric)
+
+    @cached_property
+    def failure(self) -> str | None:
+        """Why the sample has no score; None if it has one."""
+        if self.result is None:
+            return self.error
+        return f"no {self.result.scores.metric}" if self.score is None else None
+
+
+_IDENTITY, _PROMPT, _ANSWER, _SCORES = Reader(Identity), Reader(Prompt), Reader(Answer), Reader(Scores)
+_RESULT, _OWN = Reader(Result), Reader(Record)
+_ALWAYS = _IDENTITY.known | _PROMPT.known | _OWN.known
+_KNOWN = _ALWAYS | _ANSWER.known | _SCORES.known | _RESULT.known
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """A task of a run, with everything that decides its prompts."""
+
+    name: str = told("As typed, with options.")
+    description: str | None = told("What it asks, in a sentence.", default=None)
+    citation: str | None = told("Where it comes from.", default=None)
+    protocol: str | None = told("The protocol that was chosen.", default=None)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """What decides the records of a run (`identity`): the same identity, the same records."""
+
+    tasks: list[TaskFacts] = told("The tasks.", default=())
+    jobs: list[list[Any]] = told(
+        "The cells of the plan, in order: [task, method, `length/depth`].",
+        default=(),
+        check=_jobs,
+        wanted="a list of lists",
+    )
+    model: str | None = told("The model as typed.", default=None)
+    model_fingerprint: str | None = told("Hash of the model's weights and config.", default=None)
+    pretraining_length: int | None = told("Length that the model was trained at.", unit="tokens", least=1, default=None)
+    dtype: str | None = told("Type of the weights, as `bfloat16`.", default=None)
+    device: str | None = told("`cpu` or `cuda`.", default=None)
+    attention: str | None = told("The backend that was chosen; null: by the machine.", default=None)
+    kv_dtype: str | None = told("Type of the cached keys and values, where it is not the model's.", default=None)
+    kv_offload: bool | None = told("Whether cached keys and values are kept in RAM.", default=None)
+    seed: int | None = told("What the seeds of all samples are made of.", default=None)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The machine of a session (`hardware`)."""
+
+    cpu: str | None = told("The processor's name.", default=None)
+    cores: int | None = told("Its cores.", unit="cores", least=1, default=None)
+    threads: int | None = told("Threads that torch computes with.", unit="threads", least=1, default=None)
+    gpus: list[str] = told("Names of the GPUs.", default=())
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Git:
+    """The state of a checkout of lcbench (`git`)."""
+
+    commit: str | None = told("The commit.", default=None)
+    changed: bool | None = told("Whether files differed from it.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How one process made records (`sessions`)."""
+
+    started_at: str | None = told(
+        "When it started, in ISO 8601.", default=None, check=_time, wanted="a time in ISO 8601"
+    )
+    command: list[str] = told("What was typed.", default=())
+    versions: dict[str, str] | None = told("Versions of Python and of packages, by name.", default=None)
+    hardware: Hardware | None = told("The machine.", default=None)
+    platform: str | None = told("The operating system.", default=None)
+    git: Git | None = told("The checkout that lcbench ran from; null if it was installed.", default=None)
+    advice: list[str] = told("What the methods' authors would say of the options.", default=())
+    process: int | None = told("Number of the process among several.", least=0, default=None)
+    processes: int | None = told("How many shared the run.", unit="processes", least=1, default=None)
+    tensor_parallel: bool | None = told("Whether they held one model together.", default=None)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`run.json`; `content` is all of it as it stands on disk."""
+
+    format: int = told("Version of the folder's layout: 1.")
+    identity: RunIdentity = told("What decides the records.")
+    sessions: list[Session] = told("The processes that wrote records, in order.")
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Manifest:
+        """Raises: FieldError."""
+        manifest = _MANIFEST(content)
+        manifest.__dict__.update(content=content)
+        return manifest
+
+
+_MANIFEST = Reader(Manifest)

@@ -1,0 +1,74 @@
+"""docs/records.md, made of the types:
+
+python -m lcbench.results.schema_docs > docs/records.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lcbench.core.fields import Spec, describe, specs
+from lcbench.data.schema import FileFacts
+from lcbench.data.schema import Manifest as DataManifest
+from lcbench.results import schema
+
+TOP = """# Records
+
+A run is a folder with `run.json`, which says how it was made, and `records.jsonl`, which has one line a sample: a JSON
+object with the fields below. Written by `python -m lcbench.results.schema_docs > docs/records.md` from the types in
+`lcbench/results/schema.py`; a test holds this file to them.
+
+A field marked *optional* may be missing: it does not apply to the sample, or the lcbench that wrote it did not have it
+yet. Fields that are not listed here are kept as they are, and exported. When a file is read every field is checked, and
+the first that is wrong is named with its file and line; numbers are finite and whole numbers fit into 64 bits.
+
+`lcbench export RUN` and `lcbench.load_run(RUN)` give a table with one row a record: `run` (the folder's name), then the
+fields by the names below, those of `scores`, `cost`, `nll` and `details` with the outer name and a dot before them, as
+`cost.prefill_seconds`. Columns of numbers are Int64 or float64 and texts `string`; lists of scalars stay lists;
+`method_options`, what is nested deeper and columns whose values are of several kinds are JSON. A record that has no
+value, as one that failed has no prediction, has none in the table.
+"""
+RECORD = (
+    ("Identity", schema.Identity, "of every record"),
+    ("Prompt", schema.Prompt, "of every record; `document`, `protocol` and `excerpt` of samples that did not fail"),
+    ("Answer", schema.Answer, "of samples that did not fail"),
+    ("Scores", schema.Scores, "of samples that did not fail"),
+    ("Likelihood: `nll`", schema.Likelihood, "an object, of a perplexity's samples"),
+    ("Error and session", schema.Record, "of every record"),
+    ("Cost: `cost`", schema.Cost, "an object, of samples that did not fail"),
+)
+RUN = (
+    ("`run.json`", schema.Manifest, "an object"),
+    ("`identity`", schema.RunIdentity, "an object; folders are resumed if all of it is the same"),
+    ("An entry of `identity.tasks`", schema.TaskFacts, "with all options of the task beside these fields"),
+    ("An entry of `sessions`", schema.Session, "an object"),
+    ("`hardware` of a session", schema.Hardware, "an object"),
+    ("`git` of a session", schema.Git, "an object"),
+)
+DATA = (
+    ("`manifest.json` of prepared data", DataManifest, "an object, in each folder that `lcbench data prepare` writes"),
+    ("An entry of `files` and `prepared`", FileFacts, "an object"),
+)
+
+
+def page() -> str:
+    """The whole file."""
+    parts = [TOP, *_sections(RECORD), "# Runs\n", *_sections(RUN), "# Prepared data\n", *_sections(DATA)]
+    return "\n".join(parts)
+
+
+def _sections(classes: tuple[tuple[str, type, str], ...]) -> Iterator[str]:
+    for title, cls, about in classes:
+        summary = (cls.__doc__ or "").strip()
+        rows = "".join(_row(spec) for spec in specs(cls))
+        yield f"## {title}\n\n{summary} ({about})\n\n| field | type | meaning |\n| --- | --- | --- |\n{rows}"
+
+
+def _row(spec: Spec) -> str:
+    kind = spec.wanted or describe(spec.kind, spec.unit, spec.bounds)
+    optional = "" if spec.required else " *optional*"
+    return f"| `{spec.key}` | {kind}{optional} | {spec.sentence} |\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,91 @@
+"""From a sample and what was measured to its record; nowhere else is one assembled."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lcbench.results.schema import Answer, Identity, Prompt, Record, Result, Scores
+from lcbench.run.measures import Measured, SampleRequest
+from lcbench.run.plan import Plan
+from lcbench.tasks import Example
+
+EXCERPT = 48  # tokens of a prompt that a record quotes at its start, at its end, and on both sides of the needle
+
+
+def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result:
+    """What was measured, scored by the task; `prefill_chunk` is the most tokens that a call took."""
+    task, prediction = one.job.task, measured.prediction
+    answer = scorer = None
+    if task.measure == "answer":
+        scored = task.extract(prediction)
+        answer, scorer = scored if scored != prediction else None, task.corpus_scorer
+    scores = task.score(one.example, prediction) if measured.scores is None else measured.scores
+    return Result(
+        answer=Answer(
+            output_tokens=measured.output_tokens,
+            prediction=prediction,
+            answer=answer,
+            scorer=scorer or None,
+            choices=measured.choices,
+        ),
+        scores=Scores(scores=scores, metric=task.metric),
+        nll=measured.nll,
+        cost=replace(measured.cost, prefill_chunk=prefill_chunk),
+    )
+
+
+def record(plan: Plan, one: SampleRequest, found: Result | str, layers_steered: int, backends: Sequence[str]) -> Record:
+    """The record of a sample that has a result, or failed for the reason that `found` is. `backends` computed it: two
+    runs may differ in them and agree in all else."""
+    job, example = one.job, one.example
+    done = None if isinstance(found, str) else replace(found, cost=replace(found.cost, attention=list(backends)))
+    return Record(
+        identity=Identity(
+            id=job.record_id(one.sample),
+            task=job.task.name,
+            method=str(job.method),
+            method_options=job.resolved.options(),
+            model=plan.source.name,
+            seq_len=job.cell.seq_len,
+            cell_depth=job.cell.depth,
+            depth=example.depth,
+            sample=one.sample,
+            seed=example.seed,
+        ),
+        prompt=_prompt(plan, example, measured=done is not None),
+        result=done,
+        error=found if isinstance(found, str) else None,
+        layers_steered=layers_steered,
+    )
+
+
+def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:
+    """Of a sample that failed without what was read."""
+    prompt, reading = example.prompt, example.reading if measured else None
+    return Prompt(
+        prompt_sha256=hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
+        prompt_tokens=len(prompt),
+        max_new_tokens=example.max_new_tokens,
+        references=list(example.references),
+        details=example.details or None,
+        document=reading.document if reading else None,
+        protocol=reading.protocol if reading else None,
+        excerpt=[str(plan.tokenizer.decode(part)) for part in excerpt(example)] if measured else None,
+    )
+
+
+def excerpt(example: Example) -> list[list[int]]:
+    """The parts of a prompt that are worth reading: its start, around the needle, and its end; what overlaps is one."""
+    size = len(example.prompt)
+    spans = [(0, EXCERPT), (size - 2 * EXCERPT, size)]
+    if example.needle_at is not None:
+        spans.append((example.needle_at - EXCERPT, example.needle_at + 2 * EXCERPT))
+    parts: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if parts and start <= parts[-1][1]:
+            start, stop = parts[-1][0], max(parts.pop()[1], stop)
+        parts.append((max(start, 0), min(stop, size)))
+    return [example.prompt[start:stop] for start, stop in parts]
