@@ -102,7 +102,9 @@ def _kind(value: Any) -> object:
 
 def _plain(value: Any) -> Any:
     """Scalars and lists of scalars as they are, the rest as JSON."""
-    nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value))
+    nested = isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(v, dict | list | tuple) for v in value)
+    )
     return json.dumps(value, ensure_ascii=False) if nested else value
 
 

@@ -119,7 +119,7 @@ def test_list_of_runs_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"passkey-lcbench-tiny-{digit * 8}" for digit in "ba"]
     for name in names:
         cli(*SMALL, "-o", f"results/{name}")
-    started = read_manifest(Path("results") / names[0])["sessions"][0]["started_at"]
+    started = read_manifest(Path("results") / names[0]).content["sessions"][0]["started_at"]
     rows = [line.split() for line in cli("list", "runs").out.splitlines() if "results/" in line]
     assert rows[1] == [f"results/{names[0]}", "lcbench-tiny", "2", *started[:16].split("T")]
     assert [row[0] for row in rows] == [f"results/{name}" for name in reversed(names)]
@@ -211,7 +211,7 @@ def test_the_same_command_in_two_folders_gives_the_same_records() -> None:
     for folder in ("one", "other"):
         assert cli(*arguments, "-o", folder).code == 0
     assert records_of(Path("one")) == records_of(Path("other"))
-    identities = [read_manifest(Path(folder))["identity"] for folder in ("one", "other")]
+    identities = [read_manifest(Path(folder)).content["identity"] for folder in ("one", "other")]
     assert identities[0] == identities[1]
 
 
@@ -251,14 +251,14 @@ def test_a_suite_and_what_the_command_line_changes_of_it() -> None:
         *(f"passkey/{m}/{n}/uniform/0" for n in (150, 160) for m in ("vanilla", "dca:chunk_size=100")),
         *(f"passkey:protocol=longlm/vanilla/150/{d}/{s}" for d in ("0.0", "1.0") for s in (0, 1)),
     }
-    assert read_manifest(Path("whole"))["identity"]["seed"] == 3
+    assert read_manifest(Path("whole")).content["identity"]["seed"] == 3
     changes = ["--method", "pi", "--seq-len", "152", "--samples", "1", "--seed", "4", "--depths", "0.5"]
     assert cli("run", "mine.yaml", *changes, "-o", "changed").code == 0
     assert list(records_of(Path("changed"))) == [
         "passkey/pi/152/0.5/0",
         "passkey:protocol=longlm/pi/152/0.5/0",
     ]
-    assert read_manifest(Path("changed"))["identity"]["seed"] == 4
+    assert read_manifest(Path("changed")).content["identity"]["seed"] == 4
 
 
 def test_a_task_file_of_ones_own() -> None:

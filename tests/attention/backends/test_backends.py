@@ -166,7 +166,10 @@ def test_the_option_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert used == {"reference": [["reference"]] * 2, "matmul": [["matmul"]] * 2, "auto": [["matmul", "tiled"]] * 2}
     assert found["reference"] == found["matmul"] == found["auto"]
     # The name that it had before stands in every folder, and goes on in it.
-    assert [read_manifest(Path(name))["identity"]["attention"] for name in ("matmul", "auto")] == ["joint", None]
+    assert [read_manifest(Path(name)).content["identity"]["attention"] for name in ("matmul", "auto")] == [
+        "joint",
+        None,
+    ]
     again = cli(*asked, "--attention", "joint", "-o", "matmul")
     assert again.code == 0 and len(lines_of(Path("matmul"))) == 2
     other = cli(*asked, "--attention", "matmul", "-o", "auto")
