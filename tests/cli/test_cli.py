@@ -331,7 +331,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
             "-c",
             'set -o pipefail; "$@" | head -n 1',
             "bash",
-            *command("show", "passkey", "--seq-len", "64k", "--full"),
+            *command("show", "passkey", "--seq-len", "32k", "--full"),
         ],
         cwd=tmp_path,
         capture_output=True,
