@@ -315,6 +315,7 @@ def test_what_run_prints_is_the_table() -> None:
     assert cli(*SMALL).out.startswith(cli("table").out)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     done = process(*SMALL, "--method", "vanilla,dca", cwd=tmp_path, TERM="xterm-256color")
     assert done.returncode == 0
@@ -324,6 +325,7 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_nobody_reads_on(tmp_path: Path) -> None:
     reader = subprocess.run(
         [
