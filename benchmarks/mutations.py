@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist")
 PASSED, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
-TIMEOUT = 1200  # seconds for the tests of one fault, which may be an endless loop
+TIMEOUT = 600  # seconds for the tests of one fault, which may be an endless loop
 
 
 @dataclass(frozen=True)

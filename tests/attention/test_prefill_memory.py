@@ -191,9 +191,9 @@ def test_the_gate(spec: str, backend: str) -> None:
     """At most 2 GiB at any length; it is 0.9 to 1.4, most of it the MLP's and the queries' of a chunk."""
     if backend == "triton":
         pytest.importorskip("triton")
-    peaks = [peak_beside(spec, backend, n * TOKENS) for n in (1, 2)]
+    peaks = [peak_beside(spec, backend, n * TOKENS) for n in (1, 4)]
     assert max(peaks) < 1.4 * GIB < GATE
-    assert peaks[1] < peaks[0] + 0.03 * GIB  # 31 bytes a token
+    assert peaks[1] < peaks[0] + 0.1 * GIB
 
 
 @pytest.mark.parametrize("backend", KERNELS)
