@@ -4,15 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+TESTS := $(BIN)/pytest -n auto --dist worksteal
+
+.PHONY: help demo test test-all lint clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
 
 demo: $(INSTALLED)  ## install, then passkey on the embedded model: a table in about two minutes
 	$(BIN)/lcbench run demo
 
-test: $(INSTALLED) lint  ## install, then linters, types and all tests
-	$(BIN)/pytest -n auto --dist worksteal
+test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the slow ones
+	$(TESTS) -m 'not slow'
 
-lint: $(INSTALLED)
+test-all: $(INSTALLED) lint  ## what CI runs: linters, types and all tests
+	$(TESTS)
+
+lint: $(INSTALLED)  ## linters, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,8 +28,8 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+clean:  ## remove the virtual environment and all caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -99,8 +99,8 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_targets_exist(document: str) -> None:
-    targets = re.findall(r"^(\w+):", read("Makefile"), re.MULTILINE)
-    named = re.findall(r"^make (\w+)|`make (\w+)`", read(document), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
+    named = re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", read(document), re.MULTILINE)
     assert {first or second for first, second in named} <= set(targets)
 
 

@@ -192,6 +192,9 @@ def test_keys_that_begin_later(attention: Attention, first_key: int, queries: in
 
 
 @given(strategies.borders(), st.sampled_from([(1, 1), (4, 2), (7, 5), (512, 128)]))
+@example(
+    (torch.zeros(5, dtype=torch.long), torch.tensor([2, 2, 4, 5, 6])), (7, 5)
+)  # as far as a causal edge, with a jump
 def test_tiles_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor], sizes: tuple[int, int]) -> None:
     start, stop = borders
     assume(bool((stop > start).any()))

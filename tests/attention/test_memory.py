@@ -152,6 +152,10 @@ def test_a_store_grows_ahead_and_takes_in_what_it_lacks() -> None:
     assert len(rooms) == 2 and store.length == 100
 
 
+KNN, ROUNDED = ",memory=knn,top_k=5", ",mem_dtype=bfloat16,mem_attention_grouping=[2,9]"
+FAST = {("gemma2", KNN), ("gemma3", ""), ("gpt-oss", ROUNDED), ("qwen2-sliding", "")}  # each once
+
+
 class TestSameResult:
     def test_methods_differ(self) -> None:
         """Otherwise equal ids would prove little. Rounding need not change a token; it has its own tests."""
@@ -300,8 +304,13 @@ class TestSameResult:
             calls = [model(ids[:, a:b], past_key_values=fresh).logits for a, b in ((0, 70), (70, 90))]
             assert_close(torch.cat(calls, dim=1), expected)
 
-    @pytest.mark.parametrize("arch", ["gemma2", "gemma3", "gpt-oss", "qwen2-sliding"])
-    @pytest.mark.parametrize("more", ["", ",memory=knn,top_k=5", ",mem_dtype=bfloat16,mem_attention_grouping=[2,9]"])
+    @pytest.mark.parametrize(
+        ("arch", "more"),
+        [
+            pytest.param(arch, more, marks=() if (arch, more) in FAST else pytest.mark.slow)
+            for arch, more in product(("gemma2", "gemma3", "gpt-oss", "qwen2-sliding"), ("", KNN, ROUNDED))
+        ],
+    )
     def test_beside_sliding_windows(self, arch: str, more: str) -> None:
         """Soft caps, sinks, and layers whose cache forgets in its own way."""
         model = zoo.build(zoo.ARCHITECTURES[arch]())

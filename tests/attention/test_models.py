@@ -57,7 +57,7 @@ def test_left_padding_is_native(arch: str) -> None:
 
 
 @every_architecture
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("cache", ["dynamic", pytest.param("static", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_greedy_generation_is_native(arch: str, cache: str) -> None:
     model = model_of(arch)

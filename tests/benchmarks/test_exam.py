@@ -239,6 +239,7 @@ def test_every_point_of_the_grids_fits(
     assert benchmark.fot_points(256, "1")[0].method == "fot:memory_layers=[1],context_length=256,variant=streaming"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(
     benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

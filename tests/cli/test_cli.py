@@ -299,6 +299,7 @@ def test_what_run_prints_is_the_table() -> None:
     assert cli(*SMALL).out.startswith(cli("table").out)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     done = process(*SMALL, "--method", "vanilla,dca", cwd=tmp_path, TERM="xterm-256color")
     assert done.returncode == 0
@@ -308,6 +309,7 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_nobody_reads_on(tmp_path: Path) -> None:
     reader = subprocess.run(
         [
@@ -315,7 +317,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
             "-c",
             'set -o pipefail; "$@" | head -n 1',
             "bash",
-            *command("show", "passkey", "--seq-len", "64k", "--full"),
+            *command("show", "passkey", "--seq-len", "32k", "--full"),
         ],
         cwd=tmp_path,
         capture_output=True,

@@ -63,6 +63,13 @@ def test_graded_scores_that_never_differ_are_no_certainty(scores: list[float]) -
     assert effect.low is None and effect.high is None
 
 
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_finite_number_is_none(score: float) -> None:
+    broken = [*RIGHT[:-1], record(len(RIGHT) - 1, scores={"exact_match": score})]
+    found = only(RIGHT, broken)
+    assert (found.verdict, found.why, found.pairs) == ("regressed", "failed in NEW: no exact_match", len(RIGHT) - 1)
+
+
 def test_lower_is_better_for_negative_log_likelihoods() -> None:
     def nll(values: Sequence[float]) -> list[Fields]:
         return [record(n, metric="nll", scores={"nll": value}) for n, value in enumerate(values)]

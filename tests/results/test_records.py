@@ -96,6 +96,8 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"holds another run \(it differs in model, seed\)"):
         writer(tmp_path, seed=1, model="n").__enter__()
+    with pytest.raises(UserError, match=r"\(it differs in kv_dtype\)"):
+        writer(tmp_path, kv_dtype="bfloat16").__enter__()  # an option that the run there was made without
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     write(tmp_path, record(1))
 

@@ -127,6 +127,7 @@ def test_a_chat_template_is_used(tmp_path: Path) -> None:
     assert text == "<|endoftext|>user: Document is as follows. A {text}.\n\nWhy {so}?\nassistant:"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_answer_and_then_the_conversation(document: Path) -> None:
     process = subprocess.Popen(
         command("ask", document, "--method", "dca:mscale=0.1", "--max-new-tokens", "4000"),

@@ -63,7 +63,10 @@ def truth(model: PreTrainedModel, record: Fields) -> dict[str, float]:
     return logs
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [method if method in ("vanilla", "dca") else pytest.param(method, marks=pytest.mark.slow) for method in METHODS],
+)
 def test_as_a_plain_forward_pass(method: str) -> None:
     records = run((method,), 300, 500)
     assert len(records) == 16

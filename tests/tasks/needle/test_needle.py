@@ -94,7 +94,13 @@ def test_a_prompt_is_exact_and_whole(style: str, protocol: str, extra: int, dept
     assert not any(key in question for key, _ in stated if key not in keys)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style",
+    [
+        style if style in ("lcbench-tiny", "llama-2") else pytest.param(style, marks=pytest.mark.slow)
+        for style in STYLES
+    ],
+)
 def test_too_short_tells_what_fits(style: str) -> None:
     tokenizer = build(style)
     for protocol in PROTOCOLS:
