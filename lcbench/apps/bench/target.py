@@ -29,7 +29,9 @@ class Target:
     def __post_init__(self) -> None:
         """Raises: UserError for a model that PyTorch's SDPA does not run exactly, or that cannot be checked."""
         name = type(self.model).__name__
-        if self.config._attn_implementation != "sdpa":
+        # transformers 5.17 gives Gemma 2 to SDPA, which leaves out its soft caps without a word.
+        capped = getattr(self.config, "attn_logit_softcapping", None) is not None
+        if capped or self.config._attn_implementation != "sdpa":
             raise UserError(f"{name} does not run by SDPA: there is no vanilla baseline to measure against.")
         if all(self.slides(index) for index in range(len(self.layers))):
             raise UserError(f"{name} attends within sliding windows only: no length makes its attention longer.")

@@ -98,6 +98,13 @@ class Buffer:
         return self._buffer is not None and x is not None and x.data_ptr() == self._buffer.data_ptr()
 
 
+def drop_keys(layer: DynamicLayer) -> None:
+    """Make a cache layer empty, which `DynamicLayer.reset` does in newer releases of transformers only: 5.17 sets the
+    keys to zero and keeps them, and later queries would attend to them."""
+    layer.keys = layer.values = None
+    layer.is_initialized = False
+
+
 def _frozen(x: Tensor) -> bool:
     """What was made in inference mode cannot be written to outside it."""
     return x.is_inference() and not torch.is_inference_mode_enabled()
@@ -207,6 +214,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self._rotated_keys.setdefault((rows.start, rows.stop, pad), RotatedKeyCache())
 
     def reset(self) -> None:
+        drop_keys(self)
         super().reset()
         self.leave_buffers()
 

@@ -120,8 +120,10 @@ class CacheWatch:
         size = getattr(cache, "expected_length", 0)
         no_more_than_keys = DynamicLayer, WindowLayer, GrowingLayer
         for module in self.layers:
-            if type(cache.layers[layer_index(module)]) in no_more_than_keys:
-                cache.layers[layer_index(module)] = (
+            index = layer_index(module)
+            # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
+            if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
+                cache.layers[index] = (
                     WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.held)
                 )
 

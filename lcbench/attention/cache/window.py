@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from lcbench.attention.cache.growing import Buffer, GrowingLayer
+from lcbench.attention.cache.growing import Buffer, GrowingLayer, drop_keys
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
@@ -143,6 +143,7 @@ class WindowLayer(DynamicLayer):  # type: ignore[misc]
             self.store.truncate(self.get_seq_length())
 
     def reset(self) -> None:
+        drop_keys(self)
         super().reset()
         self.first = 0
         self.store = None if self.store is None else MemoryStore(self.store.memory, self.store.size)

@@ -158,8 +158,7 @@ def test_what_cannot_win_is_not_scored(counted: Counted) -> None:
 
 
 def test_what_is_no_number_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Choice, "_logs", lambda self, tokens, cache, keep, chunk=None: torch.full((keep, 20_000), torch.nan)
-    )
+    logs = Choice._logs
+    monkeypatch.setattr(Choice, "_logs", lambda *args, **options: logs(*args, **options) * torch.nan)
     outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
     assert len(outcome.failed) == 1 and "no finite number" in outcome.failed[0][1]
