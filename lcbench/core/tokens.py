@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -11,16 +12,24 @@ if TYPE_CHECKING:
 # Characters after which a tokenizer starts afresh before a space or a line break; tried in turn.
 ANCHORS = ("a", "1", ".")
 SHORT = 4096  # characters of a text that is worth remembering with its tokens
+# Unicode noncharacters, which no text has: what stands between them is the number of a control token, spelled out.
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+MARKED = re.compile(f"{OPEN}([0-9]+){CLOSE}")
+
+
+def tokenizer_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself puts before every text: BOS, `[gMASK]<sop>` of GLM, or nothing. No EOS."""
+    plain, full = _encode(tokenizer, "a"), list(tokenizer("a").input_ids)
+    starts = [n for n in range(len(full)) if full[n : n + len(plain)] == plain]
+    return full[: starts[0]] if starts else []
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of text at the start of a prompt, with what the tokenizer itself puts there (BOS; `[gMASK]<sop>` of GLM).
+    """Tokens of text at the start of a prompt, with what the tokenizer itself puts there.
 
-    A tokenizer that has a BOS but adds none gets one all the same: exactly one everywhere. No EOS.
+    A tokenizer that has a BOS but adds none gets one all the same: exactly one everywhere.
     """
-    plain, full = _encode(tokenizer, "a"), list(tokenizer("a").input_ids)
-    starts = [n for n in range(len(full)) if full[n : n + len(plain)] == plain]
-    prefix = full[: starts[0]] if starts else []
+    prefix = tokenizer_prefix(tokenizer)
     if not prefix and tokenizer.bos_token_id is not None:
         prefix = [tokenizer.bos_token_id]
     return prefix + _encode(tokenizer, text)
@@ -44,6 +53,41 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(_encode(tokenizer, text))
 
 
+def as_text(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
+    """Data for a prompt: a control token that a document or question spells out stays text when it is encoded.
+
+    `value` is a text, or lists and mappings with texts in them. Control tokens are the tokenizer's special tokens, and
+    the added ones that its chat template writes, such as `<think>`; in the result they are marked, and `encode_*` make
+    tokens of their characters. Without any the value is as it was.
+    """
+    pattern, _ = _control_tokens(tokenizer)
+    if pattern is None:
+        return value
+    if isinstance(value, str):
+        return pattern.sub(lambda found: f"{OPEN}{_control_tokens(tokenizer)[1][found[0]]}{CLOSE}", value)
+    if isinstance(value, dict):
+        return {key: as_text(tokenizer, item) for key, item in value.items()}
+    return type(value)(as_text(tokenizer, item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def spelled_out(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as it was before `as_text`."""
+    spellings = list(_control_tokens(tokenizer)[1])
+    return MARKED.sub(lambda found: spellings[int(found[1])], text) if OPEN in text else text
+
+
+@lru_cache(maxsize=64)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, dict[str, int]]:
+    """What finds control tokens in a text, and their numbers here."""
+    templates = tokenizer.chat_template or ""
+    written = "".join(templates.values()) if isinstance(templates, dict) else templates
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = [token.content for token in added if token.content.strip() and (token.special or token.content in written)]
+    tokens.sort(key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+    return pattern, {token: number for number, token in enumerate(tokens)}
+
+
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _encode_short(tokenizer, text) if len(text) <= SHORT else _encode_anew(tokenizer, text)
 
@@ -54,5 +98,20 @@ def _encode_short(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _encode_anew(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    if OPEN not in text:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
+    spellings = list(_control_tokens(tokenizer)[1])
+    ids = []
+    for place, part in enumerate(MARKED.split(text)):  # text and number by turns
+        if place % 2:
+            ids += _encode_characters(tokenizer, spellings[int(part)])
+        elif part:
+            ids += encode_inside(tokenizer, part) if place else _encode(tokenizer, part)
     return ids
+
+
+def _encode_characters(tokenizer: PreTrainedTokenizerBase, token: str) -> list[int]:
+    """Tokens of the characters of a control token."""
+    # No tokenizer knows a control token by its parts.
+    return [*encode_inside(tokenizer, token[:1]), *encode_inside(tokenizer, token[1:])]

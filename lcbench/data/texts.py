@@ -10,6 +10,7 @@ from lcbench.core.errors import UserError, gist_of
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import RawRow, parse_row
+from lcbench.data.values import clean
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
@@ -56,7 +57,7 @@ def read_rows(source: str) -> Sequence[RawRow]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return clean(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is no text in UTF-8 (byte {error.start} is none); save it as UTF-8, or give another file."
@@ -96,4 +97,4 @@ class _Texts(Sequence[str]):
         text = self._rows[index].get("text")
         if not isinstance(text, str):
             raise UserError(f"row {index + 1} of {self._source} has no column `text` with a text in it.")
-        return text
+        return clean(text)

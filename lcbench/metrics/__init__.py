@@ -14,10 +14,12 @@
 | ruler/* | NVIDIA/RULER@1c45e5c6 | four decimals, not two |
 | gsm8k | rule of the LongLLaMA paper (last number) | no published code |
 | trec, webqs | accuracy and any alias, on the first line | no published code |
-| f1, exact_match, rouge | those of SCROLLS, for tasks of one's own | |
+| f1, exact_match, rouge | those of SCROLLS, for tasks of one's own | texts of articles alone; words of any script |
 
 `score` is always the official one. Where an official rule is plainly wrong, `score_corrected` stands beside it, and
-the modules say how: lcbench.metrics.leval and lcbench.metrics.longbench.
+the modules say how: `leval`, `longbench`, `overlap` and `arithmetic` of lcbench.metrics.
+
+Reasoning is no part of an answer, and no official scorer knows it: all metrics score what stands after `</think>`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any
 
 from lcbench.core.errors import UserError, unknown
 from lcbench.metrics.arithmetic import GSM8K
-from lcbench.metrics.base import Metric, Scored, as_it_is
+from lcbench.metrics.base import Metric, Scored, as_it_is, without_reasoning
 from lcbench.metrics.in_context import TREC, WEBQS
 from lcbench.metrics.leval import LEVAL
 from lcbench.metrics.longbench import LONGBENCH
@@ -125,6 +127,7 @@ def _row(name: str, metric: Metric, prediction: str, references: References, cla
     for text in (prediction, *expected):
         if not isinstance(text, str):
             raise UserError(f"{name}: {text!r} is no text; predictions and references are strings.")
+    prediction = without_reasoning(prediction)
     if not metric.needs_classes:
         return metric.row(prediction, expected)
     if not classes:

@@ -10,7 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+THINK = ("<think>", "</think>")
 DECIMALS = 4  # of every score, as the SCROLLS and L-Eval scorers round
+
+
+def without_reasoning(prediction: str) -> str:
+    """The answer behind the reasoning of a thinking model; empty where the reasoning did not come to its end.
+
+    The opening mark is missing where a chat template has written it at the end of the prompt.
+    """
+    if THINK[1] in prediction:
+        return prediction.rpartition(THINK[1])[2].lstrip()
+    return "" if prediction.lstrip().startswith(THINK[0]) else prediction
 
 
 @dataclass(frozen=True)

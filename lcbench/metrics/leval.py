@@ -31,7 +31,7 @@ from lcbench.core.errors import UserError
 from lcbench.metrics.arithmetic import same_number
 from lcbench.metrics.base import DECIMALS, Metric, Scored, TurnMetric
 from lcbench.metrics.choices import chosen, expected_letters, meant
-from lcbench.metrics.overlap import F1, ROUGE, normalize_cased
+from lcbench.metrics.overlap import OFFICIAL_F1, OFFICIAL_ROUGE, normalize_cased
 
 NOTHING = "<error>"
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
@@ -167,7 +167,8 @@ LEVAL = {
     "topic_retrieval_longchat": TurnMetric(_topic, turns=3),
     "codeU": Metric(_code_output),
     **dict.fromkeys(
-        ("financial_qa", "legal_contract_qa", "multidoc_qa", "narrative_qa", "natural_question", "scientific_qa"), F1
+        ("financial_qa", "legal_contract_qa", "multidoc_qa", "narrative_qa", "natural_question", "scientific_qa"),
+        OFFICIAL_F1,
     ),
     **dict.fromkeys(
         (
@@ -179,6 +180,6 @@ LEVAL = {
             "review_summ",
             "tv_show_summ",
         ),
-        ROUGE,
+        OFFICIAL_ROUGE,
     ),
 }

@@ -2,6 +2,11 @@
 
 Reference: the metrics of the `tau/scrolls` repository of the Hugging Face hub, as copied in HKUNLP/ChunkLlama@2add4d7c
 few-shot/scrolls_metrics (f1.py and exact_match.py are SQuAD's of 2016; rouge.py calls Google's `rouge_score`).
+
+Two of its rules are plainly wrong for some texts. It takes the answer "A" for an article, so that an empty answer
+equals it: `score_corrected` keeps what a text consists of. And ROUGE sees the letters a to z alone, so that Russian or
+Chinese has none: `has_words` tells. The metrics for tasks of one's own (`exact_match`, `f1`, `rouge`) follow the
+corrected rules.
 """
 
 from __future__ import annotations
@@ -9,12 +14,16 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from lcbench.metrics.base import Metric, Scored, headed_by
 
 ROUGE_PARTS = ("rouge1", "rouge2", "rougeL")
+# A run of letters and digits with their marks, or one character of a script that puts no spaces between words.
+_IDEOGRAPH = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W_{_IDEOGRAPH}]+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -28,14 +37,39 @@ def normalize_cased(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.translate(_WITHOUT_PUNCTUATION)).split())
 
 
+def normalize_something(text: str) -> str:
+    """As `normalize`, but of a text that consists of articles or punctuation alone, that is what is left."""
+    return normalize(text) or " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split()) or text.strip()
+
+
 def exact_match(prediction: str, reference: str) -> Scored:
-    """Whether the normalised texts are equal; two empty ones are."""
-    return Scored({"exact_match": float(normalize(prediction) == normalize(reference))})
+    """Whether the normalised texts are equal."""
+    return Scored({"exact_match": _equal(prediction, reference, normalize_something)})
 
 
 def token_f1(prediction: str, reference: str) -> Scored:
     """F1 of the words as multisets; 0 where none is shared, so also for two empty texts."""
-    return Scored({"f1": shared_f1(normalize(prediction).split(), normalize(reference).split())})
+    return Scored({"f1": _words_f1(prediction, reference, normalize_something)})
+
+
+def official_exact_match(prediction: str, reference: str) -> Scored:
+    """SCROLLS'; two texts of which nothing is left are equal."""
+    corrected = _equal(prediction, reference, normalize_something)
+    return Scored({"exact_match": _equal(prediction, reference, normalize), "score_corrected": corrected})
+
+
+def official_f1(prediction: str, reference: str) -> Scored:
+    """SCROLLS'."""
+    corrected = _words_f1(prediction, reference, normalize_something)
+    return Scored({"f1": _words_f1(prediction, reference, normalize), "score_corrected": corrected})
+
+
+def _equal(prediction: str, reference: str, normal: Callable[[str], str]) -> float:
+    return float(normal(prediction) == normal(reference))
+
+
+def _words_f1(prediction: str, reference: str, normal: Callable[[str], str]) -> float:
+    return shared_f1(normal(prediction).split(), normal(reference).split())
 
 
 def shared_f1(predicted: list[str], expected: list[str]) -> float:
@@ -47,20 +81,41 @@ def shared_f1(predicted: list[str], expected: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def rouge(prediction: str, reference: str) -> Scored:
+def official_rouge(prediction: str, reference: str) -> Scored:
     """F-measures of ROUGE-1, -2 and -L without stemming; words are runs of a-z and 0-9.
 
     The official scorers split sentences first, which only ROUGE-Lsum sees, and that enters no score.
     """
-    scores = _rouge_scorer().score(reference, prediction)
+    return _rouge(prediction, reference, any_script=False)
+
+
+def rouge(prediction: str, reference: str) -> Scored:
+    """The same in any script: words are runs of letters and digits; of Chinese and Japanese, each character is one."""
+    return _rouge(prediction, reference, any_script=True)
+
+
+def has_words(text: str) -> bool:
+    """Whether the official ROUGE sees anything of a text."""
+    return re.search(r"[a-z0-9]", text.lower()) is not None
+
+
+class _Words:
+    """A tokenizer in the interface of `rouge_score`."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower())
+
+
+def _rouge(prediction: str, reference: str, *, any_script: bool) -> Scored:
+    scores = _rouge_scorer(any_script).score(reference, prediction)
     return Scored({part: scores[part].fmeasure for part in ROUGE_PARTS})
 
 
 @cache
-def _rouge_scorer() -> Any:
+def _rouge_scorer(any_script: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk: over a second
 
-    return RougeScorer(list(ROUGE_PARTS), use_stemmer=False)
+    return RougeScorer(list(ROUGE_PARTS), use_stemmer=False, tokenizer=_Words() if any_script else None)
 
 
 def geometric_mean(parts: dict[str, float]) -> dict[str, float]:
@@ -75,10 +130,13 @@ def geometric_mean(parts: dict[str, float]) -> dict[str, float]:
 EXACT_MATCH = Metric(exact_match, summarize=headed_by("exact_match"))
 F1 = Metric(token_f1, summarize=headed_by("f1"))
 ROUGE = Metric(rouge, summarize=geometric_mean)
+OFFICIAL_EXACT_MATCH = Metric(official_exact_match, summarize=headed_by("exact_match"))
+OFFICIAL_F1 = Metric(official_f1, summarize=headed_by("f1"))
+OFFICIAL_ROUGE = Metric(official_rouge, summarize=geometric_mean)
 
 # SCROLLS (Shaham et al. 2022, https://arxiv.org/abs/2201.03533)
 SCROLLS = {
-    **dict.fromkeys(("qasper", "narrative_qa"), F1),
-    **dict.fromkeys(("quality", "quality_hard", "contract_nli"), EXACT_MATCH),
-    **dict.fromkeys(("qmsum", "gov_report", "summ_screen_fd"), ROUGE),
+    **dict.fromkeys(("qasper", "narrative_qa"), OFFICIAL_F1),
+    **dict.fromkeys(("quality", "quality_hard", "contract_nli"), OFFICIAL_EXACT_MATCH),
+    **dict.fromkeys(("qmsum", "gov_report", "summ_screen_fd"), OFFICIAL_ROUGE),
 }

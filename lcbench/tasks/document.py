@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import regex
+
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.specs import convert_options
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import score_example
@@ -21,6 +22,7 @@ from lcbench.tasks.template import Segments, render, segments
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SECONDS = 2.0  # that the regular expression `answer` may take for one prediction
 ALL = 10**9  # samples: as many as the data have
 IN_PROTOCOLS = (
     "chat",
@@ -158,7 +160,13 @@ class DocumentTask(Task):
     def extract(self, prediction: str) -> str:
         if self._pattern is None:
             return prediction
-        found = self._pattern.search(prediction)
+        try:
+            found = self._pattern.search(prediction, timeout=SECONDS)
+        except TimeoutError as error:
+            raise UserError(
+                f"{self.name}: `answer` takes more than {SECONDS:g} seconds to search {len(prediction):,} characters; "
+                "write it without nested repetitions."
+            ) from error
         return "" if found is None else found[self._pattern.groups and 1] or ""
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
@@ -171,10 +179,10 @@ class DocumentTask(Task):
         return self.scorer
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str] | None:
+    def _pattern(self) -> regex.Pattern[str] | None:
         try:
-            return re.compile(self.asked.answer) if self.asked.answer else None
-        except re.error as error:
+            return regex.compile(self.asked.answer) if self.asked.answer else None
+        except (regex.error, RecursionError, OverflowError) as error:
             raise UserError(f"{self.name}: `answer` is no regular expression: {error}.") from error
 
     @property
@@ -206,7 +214,7 @@ class DocumentTask(Task):
     def _segments(
         self, template: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str
     ) -> Segments:
-        text = render(self.name, template, fields)
+        text = render(self.name, template, as_text(tokenizer, fields))
         return segments(self.name, tokenizer, text, chat=self.asked.chat, system=system, instead=self._without_chat())
 
     def _without_chat(self) -> list[str]:
@@ -242,6 +250,7 @@ def _shot(row: Row) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, at_start: bool) -> tuple[int, ...]:
     """A document is tokenised once for all its questions, and for all methods."""
+    text = as_text(tokenizer, text)
     if not at_start:
         return tuple(encode_inside(tokenizer, text))
     return tuple(encode_start(tokenizer, text)[len(encode_start(tokenizer, "")) :])

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_start
+from lcbench.core.tokens import as_text, encode_start
 from lcbench.data import Row
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.code_execution import MEMORY, TIMEOUT, failure
@@ -76,7 +76,7 @@ class HumanEval(Task):
         return Example(
             head=[],
             context=[],
-            tail=encode_start(tokenizer, row.question),
+            tail=encode_start(tokenizer, as_text(tokenizer, row.question)),
             references=row.references,
             max_new_tokens=self.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
@@ -120,4 +120,6 @@ class HumanEval(Task):
 @lru_cache(maxsize=8)
 def _longest_prompt(tokenizer: PreTrainedTokenizerBase, rows: Questions) -> int:
     """Tokens of the longest prompt, start included: every problem is to fit, not only those that come first."""
-    return max(len(encode_start(tokenizer, rows.row(number).question)) for number in range(len(rows)))
+    return max(
+        len(encode_start(tokenizer, as_text(tokenizer, rows.row(number).question))) for number in range(len(rows))
+    )

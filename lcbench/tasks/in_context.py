@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import score_example
@@ -153,7 +153,7 @@ class InContextTask(Task):
         return Example(
             head=[],
             context=list(context),
-            tail=encode_inside(tokenizer, self._pool.behind + shot.question),
+            tail=encode_inside(tokenizer, as_text(tokenizer, self._pool.behind + shot.question)),
             references=shot.references,
             max_new_tokens=budget,
             seed=draw_seed,
@@ -198,7 +198,7 @@ class InContextTask(Task):
         labels = sorted(set(self._label_words.values()) or {*pool.labels, *self._asked.labels})
         begun = any(longer.startswith(label) for label, longer in pairwise(labels))
         end = pool.behind if begun else ""
-        return {label: encode_inside(tokenizer, pool.lead + label + end) for label in labels}
+        return {label: encode_inside(tokenizer, as_text(tokenizer, pool.lead + label + end)) for label in labels}
 
     def _read(self, data: str, split: str) -> Shots:
         rows, source = questions(data, split, self.columns), data if _is_file(data) else f"{data} ({split})"
@@ -255,7 +255,8 @@ def _fill(
     order = pool.order(random.Random(seed), balance)
     for count, number in enumerate(order):
         shot = pool.shots[number]
-        more = encode_inside(tokenizer, shot.behind + shot.text) if count else encode_start(tokenizer, shot.text)
+        text = as_text(tokenizer, shot.behind + shot.text if count else shot.text)
+        more = encode_inside(tokenizer, text) if count else encode_start(tokenizer, text)
         if len(tokens) + len(more) > room:
             return tuple(tokens), count
         tokens += more
@@ -265,7 +266,8 @@ def _fill(
 @lru_cache(maxsize=8)
 def _longest_question(asked: Shots, behind: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest question, with what parts it from the last demonstration."""
-    return max(len(encode_inside(tokenizer, behind + shot.question)) for shot in asked.shots)
+    questions = (as_text(tokenizer, behind + shot.question) for shot in asked.shots)
+    return max(len(encode_inside(tokenizer, question)) for question in questions)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import expand, read_rows, require_whole_characters
 from lcbench.data.scripts import script_files
+from lcbench.data.values import document_of, spelled_out, text_of, texts_of
 
 COLUMNS = ("document", "question", "references", "choices", "id")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -97,37 +97,36 @@ class _Own(Questions):
 
     def row(self, number: int) -> Row:
         fields = self._rows[number]
-        given = {name: self._value(fields, number, name) for name in COLUMNS}
-        document = given["document"] or ""
-        document_id = hashlib.sha256(str(document).encode()).hexdigest()[:16] if document else None
+        document = document_of(*self._value(number, "document"))
+        document_id = hashlib.sha256(document.encode()).hexdigest()[:16] if document else None
         if document_id:
             self._documents.setdefault(document_id, number)
         return Row(
-            id=str(number if given["id"] is None else given["id"]),
+            id=text_of(*self._value(number, "id")) or str(number),
             document_id=document_id,
-            question=str(given["question"] or ""),
-            references=_texts(given["references"]),
-            choices=_texts(given["choices"]),
+            question=text_of(*self._value(number, "question")),
+            references=texts_of(*self._several(number, "references")),
+            choices=texts_of(*self._several(number, "choices")),
             meta=dict(fields),
         )
 
     def document(self, row: Row) -> str:
         if row.document_id is None:
             return ""
-        return str(self._value(self._rows[self._documents[row.document_id]], 0, "document"))
+        return document_of(*self._value(self._documents[row.document_id], "document"))
 
-    def _value(self, fields: Mapping[str, Any], number: int, name: str) -> Any:
-        """What a row has under a name; what was not named explicitly may be missing."""
-        column = self._columns.get(name, name)
+    def _value(self, number: int, name: str) -> tuple[Any, str]:
+        """What a row has under a name, and where that is; what was not named explicitly may be missing."""
+        fields, column = self._rows[number], self._columns.get(name, name)
         if name in self._columns and column not in fields:
             raise unknown(f"column in row {number + 1} of {self._source}:", column, fields)
-        return fields.get(column)
+        return fields.get(column), f"`{column}` in row {number + 1} of {self._source}"
 
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+    def _several(self, number: int, name: str) -> tuple[Any, str]:
+        """The same, where a text of a CSV may spell out a mapping."""
+        value, where = self._value(number, name)
+        from_csv = isinstance(value, str) and self._source.lower().endswith(".csv")
+        return (spelled_out(value, where, "[{") if from_csv else value), where
 
 
 def _file_rows(data: str) -> Sequence[Mapping[str, Any]]:
@@ -139,22 +138,15 @@ def _file_rows(data: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """A cell that holds a JSON list is that list: CSV has no other way to say several references."""
+    """A cell that spells out a list is that list: CSV has no other way to say several references."""
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file), start=1):
-                listed = {name: _listed(value) for name, value in row.items() if name is not None}
-                require_whole_characters(listed, f"{path}, row {number},")
+                where = f"{path}, row {number},"
+                cells = {name: value for name, value in row.items() if name is not None}
+                listed = {name: value and spelled_out(value, f"{where} `{name}`") for name, value in cells.items()}
+                require_whole_characters(listed, where)
                 yield listed
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path} as CSV in UTF-8: {error}.") from error
-
-
-def _listed(value: str | None) -> Any:
-    if value is None or not value.startswith("["):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value

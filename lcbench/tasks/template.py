@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_inside, encode_plain, encode_start
+from lcbench.tasks.chat import chat_prefix, render_chat
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from transformers import PreTrainedTokenizerBase
 
 MARKER = "thedocumentstandshere"  # in place of the document while a prompt is put together
@@ -31,15 +30,13 @@ class Segments:
 def render(owner: str, template: str, fields: dict[str, Any]) -> str:
     """A template with these fields filled in; `document`, where the template has it, as a marker.
 
-    Templates come from YAML files: they run in Jinja's sandbox. Raises: UserError for one that is broken, or names
-    what no row has.
+    What the fields spell out of control tokens is to be marked as text (`lcbench.core.tokens.as_text`); a template may
+    write them. Raises: UserError for one that is broken, takes too much, prints what is no text, or names what no row
+    has.
     """
-    from jinja2 import TemplateError
+    from lcbench.tasks.jinja import render_bounded
 
-    try:
-        return _compiled(template).render(fields | {"document": MARKER})
-    except TemplateError as error:
-        raise UserError(f"{owner}: {error.message}; known are document, {', '.join(fields)}.") from error
+    return render_bounded(owner, template, fields | {"document": MARKER})
 
 
 def segments(
@@ -59,10 +56,15 @@ def segments(
     if text.count(MARKER) > 1:
         raise UserError(f"{owner}: the template has its document {text.count(MARKER)} times; name it once.")
     if chat:
-        text = _in_chat(owner, tokenizer, text, system, instead)
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"{owner} asks in the chat template of the tokenizer, and this tokenizer has none: "
+                f"use a chat model{', or ' * bool(instead)}{' or '.join(instead)}."
+            )
+        text = render_chat(owner, tokenizer, text, system)
     before, marker, behind = text.partition(MARKER)
     head = before.rstrip(" ") if marker else before
-    start = encode_plain(tokenizer, head) if chat else encode_start(tokenizer, head)
+    start = chat_prefix(tokenizer, text) + encode_plain(tokenizer, head) if chat else encode_start(tokenizer, head)
     return Segments(
         head=start,
         lead=before[len(head) :],
@@ -70,29 +72,3 @@ def segments(
         has_document=bool(marker),
         at_start=not head,
     )
-
-
-def _in_chat(owner: str, tokenizer: PreTrainedTokenizerBase, text: str, system: str, instead: Sequence[str]) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{owner} asks in the chat template of the tokenizer, and this tokenizer has none: "
-            f"use a chat model{', or ' * bool(instead)}{' or '.join(instead)}."
-        )
-    user = {"role": "user", "content": text}
-    for messages in ([{"role": "system", "content": system}, user], [{**user, "content": f"{system}\n\n{text}"}]):
-        try:
-            chosen = messages if system else [user]
-            return str(tokenizer.apply_chat_template(chosen, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:  # templates without a system role refuse it: Gemma's, Mistral's first
-            refusal = error
-    raise UserError(f"{owner}: the tokenizer's chat template refuses the prompt: {refusal}.")
-
-
-@lru_cache(maxsize=256)
-def _compiled(template: str) -> Template:
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template)

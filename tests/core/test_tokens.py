@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import as_text, encode_inside, encode_plain, encode_start, spelled_out
 from tests.tokenizers import STYLES, build
 
 every_style = pytest.mark.parametrize("style", STYLES)
@@ -70,3 +70,37 @@ def test_the_styles_are_what_they_stand_for(style: str) -> None:
     naive = tokenizer("It is.").input_ids + tokenizer("\nThe sky").input_ids
     assert naive.count(tokenizer.bos_token_id) == 2
     assert tokenizer.decode(naive, skip_special_tokens=True).removeprefix(" ") == "It is. \nThe sky"
+
+
+@every_style
+@pytest.mark.parametrize("around", [("", ""), ("It is. ", " The sky"), ("x", "y"), ("\n", "\n")])
+def test_a_control_token_that_data_spell_out_is_text(style: str, around: tuple[str, str]) -> None:
+    tokenizer = build(style)
+    for token in tokenizer.all_special_tokens:
+        text = token.join(around)
+        marked = as_text(tokenizer, text)
+        assert marked != text and spelled_out(tokenizer, marked) == text
+        ids = encode_inside(tokenizer, marked)
+        assert tokenizer.convert_tokens_to_ids(token) not in ids
+        assert encode_start(tokenizer, marked).count(tokenizer.bos_token_id) == (tokenizer.bos_token_id is not None)
+        if style != "llama-2":  # its vocabulary spells `<` in bytes; decoded with the rest it is the same text
+            assert tokenizer.decode(encode_start(tokenizer, "It is.") + ids).endswith(text.rstrip(" "))
+        assert tokenizer.convert_tokens_to_ids(token) in encode_plain(tokenizer, text), "a template may write it"
+
+
+def test_texts_without_control_tokens_are_as_they_were() -> None:
+    tokenizer = build("llama-3")
+    fields = {"question": "What < is > this?", "shots": [{"answer": "7"}], "n": 7, "none": None, "names": ("a", "b")}
+    assert as_text(tokenizer, fields) == fields
+    assert as_text(tokenizer, {"a": ["x <s> y"]})["a"] == [as_text(tokenizer, "x <s> y")]
+
+
+def test_added_tokens_that_the_chat_template_writes_are_control_tokens() -> None:
+    """Those of thinking models are added, and not special."""
+    tokenizer = copy.deepcopy(build("llama-3"))
+    tokenizer.add_tokens(["<think>", "<b>"])
+    tokenizer.chat_template = "{{ messages[0].content }}<think>"
+    thinks, bold = (tokenizer.convert_tokens_to_ids(token) for token in ("<think>", "<b>"))
+    ids = encode_inside(tokenizer, as_text(tokenizer, "He said <think> in <b>bold</b>."))
+    assert thinks not in ids and bold in ids
+    assert tokenizer.decode(ids) == "He said <think> in <b>bold</b>."

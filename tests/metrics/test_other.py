@@ -54,6 +54,53 @@ def test_gsm8k(prediction: str, reference: str, score: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prediction", "reference", "right"),
+    [
+        ("The result is \u22125", "5", False),
+        ("The result is \u22125", "-5", True),
+        ("It is 48\u202f213", "48213", True),
+        ("It is 48 213", "48213", True),
+        ("It is \uff14\uff18", "48", True),
+        ("It is 5\u00a0%", "5", True),
+        ("about $1,000.00.", "1000", True),
+        ("10-12", "12", True),
+        ("x = -3.5", "-3.5", True),
+        ("1,2,3", "3", True),
+        ("1 2345", "2345", True),
+        ("it is .5", "0.5", True),
+        ("no number", "5", False),
+    ],
+)
+def test_gsm8k_corrected(prediction: str, reference: str, right: bool) -> None:
+    assert score_example("gsm8k", prediction, reference)["score_corrected"] == 100.0 * right
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", ""])  # a chat template may have written it
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("leval/tpo", "D"),
+        ("leval/coursera", "D"),
+        ("longbench/passage_count", "3"),
+        ("longbench/trec", "Y"),
+        ("trec", "NUM:dist"),
+        ("scrolls/qasper", "42"),
+        ("longbench/samsum", "D"),
+        ("gsm8k", "42"),
+        ("exact_match", "A"),
+    ],
+)
+def test_reasoning_is_no_part_of_an_answer(name: str, answer: str, opening: str) -> None:
+    thought = f"{opening}Bob says C. It could be A or B, or 17.\n</think>\n\n"
+    classes = ["X", "Y"]
+    alone = score_example(name, answer, answer, classes=classes)
+    assert score_example(name, thought + answer, answer, classes=classes) == alone
+    assert alone["score"] == 100.0
+    cut_off = score_example(name, f"<think>Is it {answer}", answer, classes=classes)
+    assert cut_off["score"] == score_example(name, "", answer, classes=classes)["score"] == 0.0
+
+
+@pytest.mark.parametrize(
     ("prediction", "score"),
     [(" NUM:date", 100), ("num:DATE \nQuestion: x", 100), ("\n\nNUM:date", 100), ("NUM:date.", 0), ("NUM", 0), ("", 0)],
 )

@@ -350,3 +350,10 @@ def test_every_scrolls_task_loads() -> None:
     assert len(names) == 7
     for name in names:
         assert load_task(name).corpus_scorer == name
+
+
+def test_an_answer_pattern_without_end_is_ended() -> None:
+    endless = task("answer: '(a|aa)+$'\n")
+    assert endless.extract("aaa") == "a"
+    with pytest.raises(UserError, match=r"mine: `answer` takes more than 2 seconds to search 61 characters"):
+        endless.extract("a" * 60 + "b")

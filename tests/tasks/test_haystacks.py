@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.tasks.text.repeated_filler import Haystack
+from lcbench.tasks.text.running_text import split_sentences
 from tests.tokenizers import STYLES, build
 
 SENTENCES = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.")
@@ -91,3 +92,22 @@ def test_cut_sentences_come_only_at_the_start() -> None:
     for n in range(1, 60):
         before, _ = haystack.split(n, haystack.places(n) - 1)
         assert tokenizer.decode(before).endswith("again."[-len(tokenizer.decode(before)) :])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One here. Two! Three? four", [" One here.", " Two!"]),
+        ("Mr. A. B. went. 'Yes!' he said. (No.) End.", [" Mr. A. B. went.", " 'Yes!' he said.", " (No.)", " End."]),
+        (
+            "北京是首都。天气很好！“走吧。”好吗？（好。）再见。",
+            ["北京是首都。", "天气很好！", "“走吧。”", "好吗？", "（好。）", "再见。"],
+        ),
+        ("東京です。 明日は「晴れ。」と言った。", ["東京です。", " 明日は「晴れ。」", "と言った。"]),
+        ("यह एक है। दूसरा।", [" यह एक है।", " दूसरा।"]),
+        ("كم؟ نعم.", [" كم؟", " نعم."]),
+        ("A heading\n\nand a  line.\r\nMore", [" A heading and a line."]),
+    ],
+)
+def test_sentences_of_many_scripts(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences

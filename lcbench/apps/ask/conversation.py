@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lcbench.apps.ask.pages import Pages
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside
+from lcbench.core.tokens import as_text, encode_inside
 from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.methods import Method
@@ -32,13 +32,13 @@ class Prompts:
         """Tokens of the prompt. Raises: UserError for a question that is empty, or that the template cannot hold."""
         if not question.strip():
             raise UserError("the question is empty.")
-        text = PROMPT.format(question=question.strip())
+        text = PROMPT.format(question=as_text(self.tokenizer, question.strip()))
         parts = segments(self._model, self.tokenizer, text, chat=self.chat)
         return parts.head + self._document + parts.tail
 
     @cached_property
     def _document(self) -> list[int]:
-        return encode_inside(self.tokenizer, " " + self._pages.text)
+        return encode_inside(self.tokenizer, as_text(self.tokenizer, " " + self._pages.text))
 
 
 class Conversation:

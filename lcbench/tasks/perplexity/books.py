@@ -15,6 +15,7 @@ from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import RawRow
 from lcbench.data.texts import SUFFIXES, read_rows, read_texts
+from lcbench.data.values import clean
 from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
 from lcbench.tasks.text.running_text import GENERATED
 
@@ -94,7 +95,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> An
             f"{type(tokenizer).__name__} does not tell where its tokens are in a text, so that bits per byte cannot be "
             "had; use a model with a tokenizer.json."
         )
-    return tokenizer(text, add_special_tokens=False, verbose=False, **options)
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
 
 
 def require_books(source: str) -> None:
@@ -135,4 +136,4 @@ class _Rows(Sequence[tuple[str, str]]):
         if not isinstance(text, str):
             raise UserError(f"row {index + 1} of {self._source} has no column `text` with a text in it.")
         titles = (row.get(column) for column in TITLES)
-        return next((title for title in titles if title and isinstance(title, str)), f"row {index + 1}"), text
+        return next((title for title in titles if title and isinstance(title, str)), f"row {index + 1}"), clean(text)

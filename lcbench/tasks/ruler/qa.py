@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_start
+from lcbench.core.tokens import as_text, encode_start
 from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler, encode_line
@@ -63,7 +63,7 @@ class DocumentQuestions(Ruler):
             raise self._too_short(cell, shortest)
         question, rng = self._collection.questions[sample], self.rng(cell, sample, seed)
         before, behind = self._ask(question)
-        head, tail = encode_start(tokenizer, before), encode_line(tokenizer, behind)
+        head, tail = encode_start(tokenizer, as_text(tokenizer, before)), encode_line(tokenizer, behind)
         room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
         documents, left = self._fill(tokenizer, question, room, rng)
         rng.shuffle(documents)
@@ -138,7 +138,7 @@ def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> in
     questions = task._collection.questions
     asked = [task._ask(question) for question in questions]
     tails = encode_all(tokenizer, [behind for _, behind in asked], LINE)
-    head = max(len(encode_start(tokenizer, before)) for before in {before for before, _ in asked})
+    head = max(len(encode_start(tokenizer, as_text(tokenizer, before))) for before in {before for before, _ in asked})
     numbers = sorted({number for question in questions for number in question.answered_by})
     bodies = bodies_of(tokenizer, task._collection).of(numbers)
     sizes = dict(zip(numbers, map(len, bodies), strict=True))

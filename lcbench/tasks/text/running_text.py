@@ -3,7 +3,8 @@
 What a sample reads follows from its number alone, and begins alike at every length and depth, so that the tokens before
 a needle are the same for all prompts that hold it further down. No sentence of a file comes twice in a prompt.
 
-A sentence stands behind a space; a line ends with its line break, so that a tokenizer may join it with the full stop.
+A sentence begins with the space before it, if its script has one; a line ends with its line break, so that a tokenizer
+may join it with the full stop.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import ANCHORS, encode_inside
+from lcbench.core.tokens import ANCHORS, OPEN, as_text, encode_inside
 from lcbench.data.texts import read_texts
 from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
 
@@ -29,9 +30,17 @@ GENERATED = "books"  # the haystack that needs no file, and never ends
 BOOK_SENTENCES = 500  # of one generated book before the next begins
 BATCH = 512  # sentences a call of the tokenizer
 SENTENCE, LINE = ANCHORS[0], "\n"  # what stands before a text that begins with a space, and before one that does not
-# A full stop, with the quotes and brackets behind it, ends a sentence unless it belongs to a title or an initial.
-SENTENCE_END = re.compile(r"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)(?<=[.!?\"'\u201d\u2019)\]]) (?=[^a-z])")
-CLOSED = re.compile(r"[.!?][\"'\u201d\u2019)\]]*$")
+# A full stop, with the quotes and brackets behind it, ends a sentence unless it belongs to a title or an initial; in
+# Chinese and Japanese no space follows it.
+STOPS, WIDE_STOPS = ".!?\u0964\u061f\u06d4", "\u3002\uff01\uff1f\uff61"
+CLOSERS, WIDE_CLOSERS = "\"'\u201d\u2019)\\]", "\u201d\u2019\u300d\u300f\uff09\u300b\u3011"
+SENTENCE_END = re.compile(
+    rf"(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)(?<=[{STOPS}{WIDE_STOPS}{CLOSERS}{WIDE_CLOSERS}])(?= [^a-z])"
+    rf"|(?<=[{WIDE_STOPS}])(?![ {WIDE_STOPS}{WIDE_CLOSERS}])"
+    rf"|(?<=[{WIDE_STOPS}][{WIDE_CLOSERS}])(?![ {WIDE_CLOSERS}])"
+)
+CLOSED = re.compile(rf"[{STOPS}{WIDE_STOPS}][{CLOSERS}{WIDE_CLOSERS}]*$")
+WIDE = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")  # a character with no space before it
 
 
 class RunningText:
@@ -89,19 +98,21 @@ def require_text(source: str) -> None:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each behind one space, line breaks and runs of spaces made one space too.
+    """The sentences of a text, each with the one space before it (none in Chinese and Japanese), line breaks and runs
+    of spaces made one space too.
 
     What has no full stop (a heading, a table of contents) belongs to the sentence after it; a rest without full stop at
     the end of the text is dropped.
     """
-    parts = SENTENCE_END.split(" ".join(text.split()))
+    line = " ".join(text.split())
+    if not WIDE.match(line):
+        line = f" {line}"
     sentences: list[str] = []
-    held = ""
-    for part in parts:
-        held += f" {part}"
-        if CLOSED.search(part):
-            sentences.append(held)
-            held = ""
+    start = 0
+    for stop in [*(found.start() for found in SENTENCE_END.finditer(line)), len(line)]:
+        if CLOSED.search(line, start, stop):
+            sentences.append(line[start:stop])
+            start = stop
     return sentences
 
 
@@ -144,11 +155,13 @@ def too_short(source: str, has: int, needs: int) -> UserError:
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], behind: str) -> list[list[int]]:
-    """Tokens of each text as it stands inside a prompt behind SENTENCE or LINE, in one call of the tokenizer."""
+    """Tokens of each text as it stands inside a prompt behind SENTENCE or LINE, in one call of the tokenizer. The texts
+    are data: control tokens that they spell out are text."""
+    texts = as_text(tokenizer, list(texts))
     before, *ids = tokenizer([behind, *(behind + text for text in texts)], add_special_tokens=False).input_ids
     size = len(before)
     return [
-        encoded[size:] if encoded[:size] == before else encode_inside(tokenizer, text)
+        encoded[size:] if encoded[:size] == before and OPEN not in text else encode_inside(tokenizer, text)
         for encoded, text in zip(ids, texts, strict=True)
     ]
 

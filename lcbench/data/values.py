@@ -1,0 +1,96 @@
+"""What a value in somebody's row means: a text, several texts, or nothing. Never Python's spelling of an object.
+
+    references: "4821", ["4821", "4,821"], 4821, 4821.0, {"text": ["4821"], "answer_start": [20]}
+    document:   a text, or a list of paragraphs
+
+A number is the text a reader would write (`4821.0`, as pandas makes of a column with gaps, is 4821). NaN, null and
+empty texts are missing. A mapping that has a `text` (SQuAD's answers, ARC's choices) stands for it. Anything else is
+refused: which of its parts is meant, nobody knows.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from lcbench.core.errors import UserError
+
+BYTE_ORDER_MARK = "\ufeff"
+PARAGRAPHS = "\n\n"  # between those of a document that is a list of them
+SHOWN = 120  # characters of a value that an error shows
+APART = re.compile(r"(['\"])\s+(['\"])")
+PRINTED = re.compile(r"[\[{]\s*['\"]|\{.*\barray\(", re.DOTALL)
+
+
+def clean(text: str) -> str:
+    """A text without byte order mark, its lines ended by \\n: the same text out of a .txt file, JSON or parquet."""
+    return text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def texts_of(value: Any, where: str) -> tuple[str, ...]:
+    """The texts that a value says, missing ones left out. Raises: UserError, beginning with `where`."""
+    if isinstance(value, Mapping) and "text" in value:
+        value = value["text"]
+    found = [text_of(item, where) for item in (value if isinstance(value, list | tuple) else [value])]
+    return tuple(text for text in found if text)
+
+
+def text_of(value: Any, where: str) -> str:
+    """The one text that a value says; empty if it is missing. Raises: UserError, beginning with `where`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value == int(value) and abs(value) < 2**53 else str(value)
+    kind = {bool: "true or false", dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)
+    raise UserError(
+        f"{where} is {kind} ({shortened(value)}), where a text is needed; write it as text, or name another column."
+    )
+
+
+def document_of(value: Any, where: str) -> str:
+    """A text, or paragraphs with a blank line between two. Raises: UserError, beginning with `where`."""
+    return clean(PARAGRAPHS.join(texts_of(value, where)) if isinstance(value, list | tuple) else text_of(value, where))
+
+
+def spelled_out(cell: str, where: str, opening: str = "[") -> Any:
+    """The list (or mapping) that a cell of a CSV spells out, in JSON or as Python prints it; else the text itself.
+
+    Raises: UserError, beginning with `where`, for what was printed by Python and cannot be read again.
+    """
+    if cell[:1] not in opening or cell.rstrip()[-1:] not in "]}":
+        return cell
+    for read in (json.loads, _python):
+        try:
+            found = read(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list | tuple | dict):
+            return found
+    if PRINTED.match(cell):
+        raise UserError(
+            f"{where} is an object that Python printed ({shortened(cell)}); write the file again with a JSON list."
+        )
+    return cell
+
+
+def _python(cell: str) -> Any:
+    """Raises: ValueError or SyntaxError for what is no literal, and for an array as numpy prints it, without commas:
+    Python would take two texts for one."""
+    if APART.search(cell):
+        raise ValueError
+    return ast.literal_eval(cell)
+
+
+def shortened(value: Any) -> str:
+    """The beginning of a value, for an error."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = SHOWN
+    shown = short.repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
