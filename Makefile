@@ -17,8 +17,8 @@ demo: $(INSTALLED)  ## install, then passkey on the embedded model: a table in a
 test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the slow ones
 	$(TESTS) -m 'not slow'
 
-test-all: $(INSTALLED) lint  ## what CI runs: linters, types and all tests
-	$(TESTS)
+test-all: test  ## what CI runs: `make test`, then the slow tests
+	$(TESTS) -m slow
 
 lint: $(INSTALLED)  ## linters, types, and who may import whom
 	$(BIN)/ruff check .
