@@ -57,7 +57,7 @@ def test_a_broken_method_is_found_and_a_few_flips_are_not(lost: int, code: int, 
 def test_the_baseline_is_small_and_names_no_machine() -> None:
     assert sum(path.stat().st_size for path in BASELINE.iterdir()) < 2**20
     assert {path.name for path in BASELINE.iterdir()} - {".lock"} == {MANIFEST, RECORDS}
-    manifest = read_manifest(BASELINE)
+    manifest = read_manifest(BASELINE).content
     (session,) = manifest["sessions"]
     command = " ".join(session["command"])
     assert command == "lcbench run smoke --device cpu --output results/baselines/smoke"

@@ -78,7 +78,7 @@ def held(request: pytest.FixtureRequest) -> Held:
 
     with pytest.MonkeyPatch.context() as patch, lcbench.extend(model, spec, length=N + 4):
         patch.setattr("lcbench.engine.generate.PREFILL_CHUNK", 2048)
-        patch.setattr("lcbench.engine.generate.DynamicCache", make_cache)
+        patch.setattr("lcbench.engine.new_cache.DynamicCache", make_cache)
         model.register_forward_hook(note)
         engine.generate(model, zoo.tokens(1, N)[0].tolist(), max_new_tokens=4)
     return Held(request.param, counts, lengths, caches[0])
@@ -381,14 +381,14 @@ class TestDtypeOfMemory:
         """No more queries and heads than said ever meet the memory at once; a group of heads that share keys stays."""
         from lcbench.attention import attend
 
-        met, kernel = [], attend._kernel
+        met, compute = [], attend._compute
 
-        def spy(q: Tensor, part: Any, *rest: Any) -> Any:
+        def spy(q: Tensor, part: Any, scoring: Any) -> Any:
             if any(piece.memory is not None for piece in part.pieces):
                 met.append(tuple(q.shape[1:3]))
-            return kernel(q, part, *rest)
+            return compute(q, part, scoring)
 
-        monkeypatch.setattr(attend, "_kernel", spy)
+        monkeypatch.setattr(attend, "_compute", spy)
         heads, rows = grouping
         in_calls(model, f"{STREAMING},mem_attention_grouping=[{heads},{rows}]", zoo.tokens(1, 90), [70, 90])
         assert max(H for H, _ in met) == 2 and max(T for _, T in met) == rows

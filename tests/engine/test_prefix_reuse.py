@@ -19,9 +19,8 @@ from lcbench.engine.generate import generate
 from lcbench.engine.models import ModelSource
 from lcbench.engine.prefix_cache import PrefixCache, shared_length
 from lcbench.results.schema import Record
-from lcbench.run import runner
+from lcbench.run import assemble, runner
 from lcbench.run.batches import AT_ONCE
-from lcbench.run.measures import answer
 from lcbench.run.plan import Job, Plan, make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Example, Task, load_task
@@ -237,9 +236,9 @@ def test_where_the_needle_is(tmp_path: Path) -> None:
 def test_excerpt() -> None:
     def parts(size: int, needle_at: int | None) -> list[list[int]]:
         prompt = list(range(size))
-        return answer.excerpt(Example(prompt[:1], prompt[1:], [], (), 1, 0, needle_at=needle_at))
+        return assemble.excerpt(Example(prompt[:1], prompt[1:], [], (), 1, 0, needle_at=needle_at))
 
-    n = answer.EXCERPT
+    n = assemble.EXCERPT
     start, end = list(range(n)), list(range(1000 - 2 * n, 1000))
     assert parts(1000, None) == [start, end]
     assert parts(1000, 500) == [start, list(range(500 - n, 500 + 2 * n)), end]

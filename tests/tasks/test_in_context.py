@@ -14,9 +14,11 @@ from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_start
 from lcbench.engine.models import ModelSource
 from lcbench.results.report.draws import Spread, spread
+from lcbench.results.schema import Record
 from lcbench.tasks import Cell, load_task
 from lcbench.tasks.in_context import InContextTask
 from tests.helpers import REPOSITORY, cli, fields_of
+from tests.results.report import samples
 from tests.tokenizers import STYLES, build
 
 KINDS = {"A": "colour", "B": "number", "C": "name"}
@@ -254,9 +256,10 @@ def test_a_set_of_the_users_own_by_yaml_alone(scoring: str) -> None:
 
 
 def test_spread() -> None:
-    def record(draw: int | None, score: float, error: str | None = None) -> dict[str, Any]:
+    def record(draw: int | None, score: float, error: str | None = None) -> Record:
         details = {} if draw is None else {"details": {"draw": draw}}
-        return {**details, "error": error, "metric": "score", **({} if error else {"scores": {"score": score}})}
+        fields = samples.failure("vanilla", 256, error) if error else samples.record(scores={"score": score})
+        return Record.from_json({**fields, **details, **({} if error else {"metric": "score"})})
 
     assert spread([record(None, 1)]) is None and spread([]) is None and spread([record(0, 0, "out of memory")]) is None
     assert spread([record(0, 100), record(0, 0)]) == Spread(1, 50.0, None)
