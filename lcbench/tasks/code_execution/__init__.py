@@ -1,0 +1,131 @@
+"""Programs that a model wrote, run apart from the harness.
+
+On Linux a program runs in namespaces of its own (no privilege is needed where the system lets users make them): it sees
+and can signal no process but its own, has no network, and can write only to its folder, an empty file system in memory.
+Elsewhere, and in most containers, limits are all there is; a warning says so once. In both, time, memory, disk and
+number of processes are limited, and no process outlives the verdict.
+
+What is not stopped: a program may read whatever the user may read, but not send it anywhere. It may use sockets in the
+file system outside of /run. Without namespaces it may also write where the user may write, use the network, and signal
+and inspect the user's processes. "Passed" is the word of an honest program: one that writes to its own memory (ctypes)
+can say it early, and one whose answers equal everything passes any test. A machine that matters wants a container
+around all of it.
+
+`sandbox` has the processes started for each program; this module talks to them. Needs POSIX resource limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from typing import Any
+
+TIMEOUT = 3.0  # seconds, as in OpenAI's human-eval
+MEMORY = 2**30  # bytes of address space
+PATIENCE = 4  # wall-clock seconds for one of the processor: a busy machine is no wrong answer, waiting for ever is
+GRACE = 10.0  # seconds for the supervisor to start, and to end what the program has started
+START = (
+    f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); "
+    "from sandbox.supervisor import main; del sys.path[0]; main()"
+)
+
+logger = logging.getLogger("lcbench")
+
+_isolated = sys.platform == "linux"  # until this system refuses namespaces
+
+
+def failure(program: str, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> str | None:
+    """Run a Python program to its end: None if it gets there, else why not, in a few words.
+
+    `timeout` is in seconds of processor time (rounded up), four times as much by the clock; `memory` in bytes. A
+    program that exits by itself has not got to its end, whatever its exit code. Its output goes nowhere.
+    Raises: RuntimeError where this system cannot set the limits.
+    """
+    global _isolated
+    request = {"program": program, "timeout": timeout, "patience": PATIENCE * timeout, "memory": memory}
+    token = secrets.token_hex(16)
+    report = _supervise(request | {"isolated": _isolated}, token)
+    if "refused" in report:
+        _isolated = False
+        _note(logging.WARNING, f"programs run without namespaces, within limits only: {report['refused']}")
+        report = _supervise(request | {"isolated": False}, token)
+    elif _isolated:
+        _note(logging.INFO, "programs run in namespaces of their own")
+    if "unlimited" in report:
+        raise RuntimeError(f"programs cannot be run here: their limits cannot be set ({report['unlimited']}).")
+    if "ended" in report:
+        return str(report["ended"])
+    said, code = report.get("said", ""), report.get("code")
+    if code == 0 and secrets.compare_digest(said.encode(), token.encode()):
+        return None
+    if code is None:
+        return "ended early, and what watched it"
+    return said if code == 1 and said else f"ended early, exit code {code}"
+
+
+def _supervise(request: dict[str, Any], token: str) -> dict[str, Any]:
+    """The supervisor's report on one program; an empty one where the program has ended its supervisor."""
+    folder = tempfile.mkdtemp(prefix="lcbench-")
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-s", "-P", "-c", START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={"HOME": folder, "TMPDIR": folder, "PATH": os.defpath, "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+            start_new_session=True,
+        ) as process:
+            try:
+                report = _converse(process, json.dumps(request).encode(), token.encode(), request["patience"] + GRACE)
+            finally:
+                _end(process)
+    finally:
+        _remove(folder)
+    try:
+        return dict(json.loads(report))
+    except ValueError:
+        return {}
+
+
+def _converse(process: subprocess.Popen[bytes], request: bytes, token: bytes, timeout: float) -> bytes:
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(len(request).to_bytes(8, "big") + request + token)
+        process.stdin.flush()  # and not closed: that tells the supervisor to end
+    answer = select.poll()
+    answer.register(process.stdout, select.POLLIN)
+    return process.stdout.read() if answer.poll(min(timeout * 1000, 2**31 - 1)) else b""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let the supervisor end what the program has started, on Ctrl-C too; then make sure of the supervisor."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _remove(folder: str) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # a program can nest folders deeper than Python recurses
+        subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+@lru_cache(maxsize=2)
+def _note(level: int, sentence: str) -> None:
+    """Say it once."""
+    logger.log(level, sentence)
