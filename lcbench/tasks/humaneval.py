@@ -112,8 +112,9 @@ class HumanEval(Task):
     def _require_execution(self) -> None:
         if not self.execute:
             raise UserError(
-                f"{self.name} runs code that the model writes on this machine, within limits of time and memory but "
-                f"in no sandbox; to allow that, add execute=true to the task's name, as in humaneval:execute=true."
+                f"{self.name} runs code that the model writes on this machine, in namespaces where Linux allows them, "
+                f"else within limits but in no sandbox; to allow that, add execute=true to the task's name, as in "
+                f"humaneval:execute=true."
             )
 
 

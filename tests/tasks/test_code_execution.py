@@ -200,6 +200,14 @@ def test_the_way_is_said_once(way: str, caplog: pytest.LogCaptureFixture) -> Non
     assert (record.levelname == "WARNING") == (way == "limits")
 
 
+def test_a_machine_that_cannot_run_programs_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="limits cannot be set"):
+        failure("", timeout=float("inf"))
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        failure("")
+
+
 def test_nothing_to_forge_a_pass_with_is_found(way: str) -> None:
     found = failure(FORGERY)
     assert found == "ended early, exit code 0"

@@ -5,11 +5,10 @@ and can signal no process but its own, has no network, and can write only to its
 Elsewhere, and in most containers, limits are all there is; a warning says so once. In both, time, memory, disk and
 number of processes are limited, and no process outlives the verdict.
 
-What is not stopped: a program may read whatever the user may read, but not send it anywhere. It may use sockets in the
-file system outside of /run. Without namespaces it may also write where the user may write, use the network, and signal
-and inspect the user's processes. "Passed" is the word of an honest program: one that writes to its own memory (ctypes)
-can say it early, and one whose answers equal everything passes any test. A machine that matters wants a container
-around all of it.
+What is not stopped: a program may read what the user may read (but has no network to send it over), and use sockets in
+the file system outside of /run. Without namespaces it may also write where the user may write, use the network, and
+signal the user's processes, these included. One that reads the memory of its process (ctypes) can claim to have passed,
+and one whose answers equal everything passes any test. A machine that matters wants a container around all of it.
 
 `sandbox` has the processes started for each program; this module talks to them. Needs POSIX resource limits.
 """
@@ -26,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +48,7 @@ def failure(program: str, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> 
 
     `timeout` is in seconds of processor time (rounded up), four times as much by the clock; `memory` in bytes. A
     program that exits by itself has not got to its end, whatever its exit code. Its output goes nowhere.
-    Raises: RuntimeError where this system cannot set the limits.
+    Raises: RuntimeError where this system cannot set the limits, or start a process.
     """
     global _isolated
     request = {"program": program, "timeout": timeout, "patience": PATIENCE * timeout, "memory": memory}
@@ -73,7 +73,10 @@ def failure(program: str, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> 
 
 
 def _supervise(request: dict[str, Any], token: str) -> dict[str, Any]:
-    """The supervisor's report on one program; an empty one where the program has ended its supervisor."""
+    """The supervisor's report on one program; an empty one where the program has ended its supervisor.
+
+    Raises: RuntimeError where the supervisor has not come to start the program.
+    """
     folder = tempfile.mkdtemp(prefix="lcbench-")
     try:
         with subprocess.Popen(
@@ -91,10 +94,9 @@ def _supervise(request: dict[str, Any], token: str) -> dict[str, Any]:
                 _end(process)
     finally:
         _remove(folder)
-    try:
-        return dict(json.loads(report))
-    except ValueError:
-        return {}
+    if not report:
+        raise RuntimeError(f"programs cannot be run here: what watches them ended with exit code {process.returncode}.")
+    return dict(json.loads(report)) if report.strip() else {}
 
 
 def _converse(process: subprocess.Popen[bytes], request: bytes, token: bytes, timeout: float) -> bytes:
@@ -102,9 +104,15 @@ def _converse(process: subprocess.Popen[bytes], request: bytes, token: bytes, ti
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(len(request).to_bytes(8, "big") + request + token)
         process.stdin.flush()  # and not closed: that tells the supervisor to end
-    answer = select.poll()
+    answer, received = select.poll(), b""
     answer.register(process.stdout, select.POLLIN)
-    return process.stdout.read() if answer.poll(min(timeout * 1000, 2**31 - 1)) else b""
+    deadline = time.monotonic() + timeout
+    while answer.poll(max(0, min((deadline - time.monotonic()) * 1000, 2**31 - 1))):
+        part = os.read(process.stdout.fileno(), 2**16)
+        if not part:
+            break
+        received += part
+    return received
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -62,14 +62,14 @@ def _program_process(request: dict[str, Any], page: mmap.mmap, token: int, tells
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         system.end_with_parent()
-        _limit(request["timeout"], request["memory"])
-    except (ImportError, ValueError, OverflowError, OSError) as error:
-        os.write(tells_status, f"unlimited {error}".encode())
-        os._exit(1)
-    try:
         system.drop_privileges(request["isolated"])
     except OSError as error:
         os.write(tells_status, f"refused {error}".encode())
+        os._exit(1)
+    try:
+        _limit(request["timeout"], request["memory"])
+    except (ImportError, ValueError, OverflowError, OSError) as error:
+        os.write(tells_status, f"unlimited {error}".encode())
         os._exit(1)
     os.write(tells_status, f"ready {os.getpid()}".encode())
     os.close(tells_status)

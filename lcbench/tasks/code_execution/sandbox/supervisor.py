@@ -2,7 +2,8 @@
 
 The request and a token come on stdin, which stays open as long as an answer is wanted; the report goes to stdout as
 JSON. Either `code` and `said` (the exit code of the program's process, the token or why the program failed), or
-`ended` (the limit that was passed), `refused` (no namespaces here) or `unlimited` (no limits here), each with why.
+`ended` (the limit that was passed), `refused` (no namespaces here) or `unlimited` (no limits here), each with why. An
+empty line before it says that the program has started.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import select
 import signal
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from . import program, system
 
@@ -24,7 +24,7 @@ PROCESSES = 64
 TICK = 0.05  # seconds between two looks at what the program uses
 
 
-def main() -> None:
+def main() -> NoReturn:
     request = json.loads(_receive(int.from_bytes(_receive(8), "big")))
     try:
         system.set_apart(request["isolated"])
@@ -33,6 +33,7 @@ def main() -> None:
     else:
         report = _Supervisor(request).run()
     os.write(1, json.dumps(report).encode())
+    os._exit(0)  # quicker
 
 
 def _receive(size: int) -> bytes:
@@ -82,8 +83,9 @@ class _Supervisor:
         """Start the program when its process is ready, and wait for its end or its limits."""
         kind, _, rest = os.read(status, program.PAGE).decode().partition(" ")
         if kind != "ready":
-            return {kind: rest}
+            return {kind: rest} if rest else {"unlimited": "the process of the program has not come to its start"}
         self.group = int(rest)
+        os.write(1, b"\n")  # from here on, an end without a report is the program's work
         # Read only now: no process that runs the program has a copy of this one's memory with the token in it.
         os.write(hands_token, _receive(program.TOKEN))
         os.close(hands_token)
@@ -153,8 +155,7 @@ class _Supervisor:
                     os.kill(process, signal.SIGKILL)
 
 
-@dataclass
-class _Process:
+class _Process(NamedTuple):
     parent: int
     resident: int  # bytes
 

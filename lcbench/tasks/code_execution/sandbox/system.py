@@ -17,7 +17,7 @@ CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_PRIVATE = 0x1, 0x2, 0x4, 0x1000, 0x40000
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
-CAPABILITY_VERSION_3 = 0x20080522
+CAPABILITY_VERSION_3, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 0x20080522, 1 << 1, 1 << 2
 
 LINUX = sys.platform == "linux"
 
@@ -25,8 +25,8 @@ LINUX = sys.platform == "linux"
 def set_apart(isolated: bool) -> None:
     """New namespaces (users, network, IPC; of processes for the children), or else adopt all orphans of children.
 
-    The user stays the same in them. This process and its forks no longer show their memory and descriptors in /proc,
-    unless the user is root.
+    The user stays the same in them. This process and its forks no longer show their memory and descriptors in /proc to
+    processes without the privilege to trace.
     """
     if not LINUX:
         return
@@ -69,19 +69,23 @@ def mount(folder: str) -> None:
 
 
 def drop_privileges(isolated: bool) -> None:
-    """No privileges are gained by executing a file any more; those within namespaces are gone.
+    """No privileges are gained by executing a file any more; those within namespaces are gone, as are root's.
 
-    Raises: OSError, too, where Python itself could be read only with root's privileges.
+    Without namespaces root keeps its rights to files, which Python may need to read itself. Raises: OSError, too, where
+    it does so within namespaces, in which these rights are none.
     """
     if not LINUX:
         return
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if isolated:
-        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-        _call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
-        for folder in sys.path:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.listdir(folder)
+    header, sets = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    _call("capget", ctypes.byref(header), ctypes.byref(sets))
+    kept = 0 if isolated else CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH
+    for number in range(6):  # effective, permitted and inheritable: the lower halves, then the upper ones
+        sets[number] &= kept if number < 2 else 0
+    _call("capset", ctypes.byref(header), ctypes.byref(sets))
+    for folder in sys.path if isolated else ():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.listdir(folder)
 
 
 def _call(name: str, *arguments: object) -> None:
