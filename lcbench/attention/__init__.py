@@ -1,1 +1,1 @@
-"""The attention engine: any list of pieces on any rotary model."""
+"""The attention engine: computes any list of pieces on any model with rotary position embedding."""

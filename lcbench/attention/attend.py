@@ -1,4 +1,4 @@
-"""One softmax over keys that lie in several places: live ones, and those that a memory holds in a way of its own."""
+"""One softmax over keys that are stored differently: those of the KV cache, and those of a method's memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory, Piece
 
-ROTATED_AT_ONCE = 2**28  # bytes of keys that a call rotates for itself: 128k tokens of Llama 3 8B in bfloat16
+ROTATED_AT_ONCE = 2**28  # bytes of keys rotated per backend call: 128k tokens of Llama 3 8B in bfloat16
 
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """What all parts of one softmax have in common: how the layer rotates, scales and bounds its scores, and who
-    computes them.
+    """What all parts of one softmax share: rotation, scale and soft cap of the layer's scores, and the backend.
 
     `softcap` as in `Call`. `sinks_H` are logits that take part in the softmax and add nothing to the output (GPT-OSS).
-    `selector` takes a backend for each call, the fastest by default; a search of memory is none of theirs.
+    `selector` chooses a backend for each call, the fastest by default; memory search uses Faiss instead.
     """
 
     rope: Rope
@@ -41,7 +40,7 @@ class Scoring:
 
 class Part(NamedTuple):
     """Consecutive keys that are stored in the same way, the first at position `first` of the row, the pieces of them,
-    and those of them that are cached rotated."""
+    and the cache of their rotated copies."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
@@ -52,41 +51,41 @@ class Part(NamedTuple):
 
 
 def attend(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
-    """Softmax attention of un-rotated queries of `rows`, which have `pad` tokens of padding, over the keys that the
-    pieces show them -> [B, H, T, Dv] in the queries' dtype."""
+    """Softmax attention of un-rotated queries of the batch rows `rows`, which have `pad` tokens of left padding, over
+    the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype."""
     rope, tables, found = scoring.rope, scoring.tables, []
     for piece in filter(_searched, pieces):
-        # Keys in memory are searched un-rotated, at position 0: the factor that a RoPE may put on cos and sin there
-        # (YaRN's) goes on the queries once more.
+        # Keys in memory are searched un-rotated, which is position 0 except for a factor on cos and sin (YaRN's): the
+        # queries take it a second time, for the keys.
         q = tables.rotate(tables.rotate(q_BHTD, piece.q_pos, rope), torch.zeros_like(piece.q_pos), rope)
         found.append(search_attention(q, keys, piece, rows, pad, scoring.scale, scoring.softcap))
     return attend_parts(q_BHTD, _parts(q_BHTD, keys, pieces, rows, pad), scoring, found)
 
 
 def attend_parts(q_BHTD: Tensor, parts: Iterable[Part], scoring: Scoring, found: Sequence[Output] = ()) -> Tensor:
-    """One softmax over several parts, and over further keys whose outputs with log-sum-exp are `found` already."""
+    """One softmax over several parts, and over further keys whose outputs and log-sum-exp are given as `found`."""
     outputs = chain((_attend_part(q_BHTD, part, scoring) for part in parts), found)
     out, lse = next(outputs)
     for more, more_lse in outputs:
-        share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: neither side saw anything
+        share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: no key visible on either side
         out, lse = out.to(lse.dtype).lerp(more.to(lse.dtype), share[..., None]), torch.logaddexp(lse, more_lse)
-        del more  # before there is another one
+        del more  # free it before the next output is computed
     return (out if scoring.sinks_H is None else with_sinks(out, lse, scoring.sinks_H)).to(q_BHTD.dtype)
 
 
 def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
-    """The output once logits that add nothing to it have taken their share of the softmax."""
+    """The output rescaled for sink logits, which take a share of the softmax and have no values."""
     return out_BHTD * torch.sigmoid(lse_BHT - sinks_H.to(lse_BHT.dtype)[:, None])[..., None]
 
 
 def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> Iterator[Part]:
-    """What the pieces see, live keys first. Pieces whose keys are stored in the same way share a part: what is in the
-    model's own dtype and place stays one softmax, as far as its keys are rotated at once."""
-    held, rotated_keys = keys.held(q_BHTD), None
+    """The parts of all pieces, keys of the KV cache first. Pieces whose keys are stored in the same way share a part:
+    keys in the model's own dtype and on its device are one backend call, up to ROTATED_AT_ONCE bytes of keys."""
+    storage, rotated_keys = keys.storage(q_BHTD), None
     if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
         rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, pad)
     for k_all, v_all, first, live in _stored(keys, rows, pad):
-        # Keys that are cached rotated take no memory for their rotation, however many they are.
+        # Cached rotated keys need no further buffer, whatever their number.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
         for begin in range(0, k_all.shape[2], at_once):
             k, v = (x[:, :, begin : begin + at_once] for x in (k_all, v_all))
@@ -99,14 +98,14 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
                 if piece.memory is None and not live:
                     raise UserError(GONE)
                 if not _searched(piece):
-                    memory = piece.memory or held
+                    memory = piece.memory or storage
                     groups.setdefault(None if _plain(memory, q_BHTD) else memory, []).append(visible)
             yield from (Part(k, v, start, group, memory, rotated_keys) for memory, group in groups.items())
 
 
 def _stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
-    """Keys and values of the rows without their padding, the position of the first of them counted without padding,
-    and whether they are live: the live ones, then those that a memory took in."""
+    """Keys and values [B, K, n, D] of the rows without padding, the position of the first (padding not counted), and
+    whether they are in the KV cache itself: first these, then those that were moved to the layer's memory."""
     places = [(keys.k_BKSD, keys.v_BKSD, keys.first, True)]
     if keys.store is not None and keys.first > 0:
         places.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0, False))
@@ -116,8 +115,8 @@ def _stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor,
 
 
 def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
-    """How many keys a part may have, so that a million of them rotated take no more memory than a few: all of them
-    where gradients keep everything anyway."""
+    """The number of keys per part, which bounds the buffer of rotated keys; all keys with gradients, where autograd
+    keeps every buffer anyway."""
     B, K, S, D = k_BKSD.shape
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, k_BKSD, v_BKSD)):
         return max(1, S)
@@ -129,7 +128,7 @@ def _searched(piece: Piece) -> bool:
 
 
 def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
-    """Whether keys are held as the model's own are: in the dtype and place of its queries, without bounds."""
+    """Whether keys are stored in the dtype and on the device of the queries, without bounds on heads or queries."""
     return memory is None or (
         memory.dtype in (None, q_BHTD.dtype)
         and memory.device in (None, q_BHTD.device)
@@ -139,7 +138,7 @@ def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
 
 
 def _attend_part(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
-    """Output and log-sum-exp over one part, a few heads and queries at a time if its memory bounds them."""
+    """Output and log-sum-exp over one part, split by heads and queries if its memory bounds them."""
     if part.memory is None:
         return _compute(q_BHTD, part, scoring)
     H, T = q_BHTD.shape[1:3]
@@ -151,7 +150,7 @@ def _attend_part(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
     for first_head in range(0, K, heads):
         of_head = slice(first_head, first_head + heads)
         q = q_BHTD[:, first_head * groups : (first_head + heads) * groups]
-        k, v = (_as_held(x[:, of_head], part.memory, q) for x in (part.k_BKSD, part.v_BKSD))
+        k, v = (_as_stored(x[:, of_head], part.memory, q) for x in (part.k_BKSD, part.v_BKSD))
         blocks = []
         for a in range(0, T, rows):
             of_rows = slice(a, a + rows)
@@ -162,10 +161,10 @@ def _attend_part(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
     return out, lse
 
 
-def _as_held(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
-    """Keys or values rounded as the memory holds them, in the queries' dtype and place."""
+def _as_stored(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
+    """Keys or values rounded to the memory's dtype, returned in the dtype and on the device of the queries."""
     moved = rounded(x_BKSD, memory.dtype).to(q_BHTD.device, non_blocking=q_BHTD.is_cuda)
-    return moved.to(q_BHTD.dtype)  # only now: it may be wider
+    return moved.to(q_BHTD.dtype)  # after the transfer: this dtype may be wider
 
 
 def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:

@@ -1,4 +1,4 @@
-"""The mask as a few integers: where this call's queries and keys lie, instead of an n x n tensor."""
+"""The attention mask as a few integers (offset, length, padding, window) instead of an n x n tensor."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lcbench.core.errors import UserError
 
 @dataclass(eq=False)
 class Span:
-    """What one forward call attends to, as `transformers` hands it to every layer of one type.
+    """The mask of one forward call, as `transformers` passes it to every layer of one type.
 
-    Queries are the positions q_offset <= t < q_offset + q_length of the sequence, padding included; `pads` is how many
-    positions at the left of each row are padding; `window` is the model's own sliding window, or None.
+    Queries are the positions q_offset <= t < q_offset + q_length of the sequence, padding included; `pads` is the
+    number of padding positions at the left of each row; `window` is the model's own sliding window, or None.
     """
 
     q_offset: int
     q_length: int
     pads: tuple[int, ...]
     window: int | None
-    block: object = field(default=None)  # whose block it was made in, once a layer has asked
+    block: object = field(default=None)  # the steered block that it belongs to, set by the first layer
 
     @cached_property
     def rows(self) -> list[tuple[slice, int]]:
-        """Neighbouring rows with as much padding each, and how much."""
+        """Slices of neighbouring rows with equal padding, and their padding."""
         ends = [n for n in range(1, len(self.pads)) if self.pads[n] != self.pads[n - 1]]
         return [(slice(a, b), self.pads[a]) for a, b in pairwise([0, *ends, len(self.pads)])]
 
@@ -42,7 +42,8 @@ class Span:
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
-        """Native attention got it: a checkpoint is recomputed after its block, or the model has ways of its own."""
+        """Raised if native attention gets this mask: a checkpoint is recomputed after its block, or the model bypasses
+        the attention interface."""
         raise UserError(
             "this attention mask was made for lcbench and is used outside its block; call backward() inside the block."
         )
@@ -61,8 +62,8 @@ def span_mask(
 ) -> Span:
     """The mask function that is registered with `transformers` beside the attention function.
 
-    `mask_function` None is causal attention. A window of 0 tokens is a mask that no layer uses: Qwen2-MoE without
-    sliding layers has it made all the same.
+    `mask_function` None is causal attention. A mask with a window of 0 tokens is used by no layer, and is made by
+    Qwen2-MoE without sliding layers.
 
     Raises: UserError for anything but causal attention, with or without a sliding window, over left-padded rows.
     """
@@ -97,10 +98,10 @@ def _check_is_sliding_window(
     window: int | None,
     device: torch.device | str,
 ) -> None:
-    """Ask the mask at the edges of the window, for every query of the call.
+    """Evaluate the mask at the edges of the window, for every query of the call.
 
-    That tells a causal sliding window from everything else that comes here: packed sequences (the first query of a
-    document does not see the token before it), chunked attention, blocks that look ahead.
+    That distinguishes a causal sliding window from the other masks of transformers: packed sequences (the first query
+    of a document does not see the token before it), chunked attention, bidirectional blocks.
     """
     b = torch.arange(batch_size, device=device)[:, None]
     head = torch.zeros((), dtype=torch.long, device=device)

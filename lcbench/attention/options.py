@@ -1,4 +1,4 @@
-"""What is said of attention itself, apart from the model: who computes it, and how its KV cache is stored."""
+"""Options of attention itself: the backend that computes it, and the storage of the KV cache."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lcbench.core.errors import unknown
 AUTO = "auto"
 BACKEND_NAMES = ("reference", "matmul", "tiled", "flash", "triton")
 KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
-ALIASES = {"joint": "matmul"}  # names that backends had before, and that commands may still give
-RECORDED = {"matmul": "joint"}  # in the identity of a run, so that folders of before go on under either name
+ALIASES = {"joint": "matmul"}  # former names of backends, which commands may still use
+RECORDED = {"matmul": "joint"}  # in the identity of a run, so that old run folders can be continued
 
 
 def backend_name(name: str) -> str:
-    """The name of a backend that is meant by a name or one of its aliases; any other name as it is."""
+    """The current name of a backend, given its name or an alias; any other name unchanged."""
     return ALIASES.get(name, name)
 
 
@@ -34,8 +34,8 @@ def check_kv_dtype(name: str) -> None:
 @dataclass(frozen=True)
 class AttentionOptions:
     """`backend` is `auto` (the fastest that can compute a call) or one of `lcbench.attention.backends.dispatch`;
-    `kv_dtype` (`auto`: the model's) and `kv_offload` (to the RAM of the CPU) say how a KV cache stores its keys and
-    values (`lcbench.attention.cache.growing.held_keys`)."""
+    `kv_dtype` (`auto`: the model's) and `kv_offload` (to RAM) are the dtype and place of the keys and values in a KV
+    cache (`lcbench.attention.cache.growing.key_storage`)."""
 
     backend: str = AUTO
     kv_dtype: str = "auto"
@@ -45,12 +45,12 @@ class AttentionOptions:
         object.__setattr__(self, "backend", backend_name(self.backend))
 
     def check_names(self) -> None:
-        """Raises: UserError for a backend or dtype that there is not, on whatever machine; imports no PyTorch."""
+        """Raises: UserError for an unknown backend or dtype; does not import PyTorch."""
         check_backend_name(self.backend)
         check_kv_dtype(self.kv_dtype)
 
     def identity(self) -> dict[str, Any]:
-        """Their part in the identity of a run. `auto` is None there: it goes by the machine."""
+        """Their entries in the identity of a run. `auto` is None there, as it depends on the machine."""
         backend = None if self.backend == AUTO else RECORDED.get(self.backend, self.backend)
         identity: dict[str, Any] = {"attention": backend}
         if self.kv_dtype != "auto":

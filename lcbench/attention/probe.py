@@ -1,8 +1,8 @@
-"""Find out how a model rotates its queries and keys, by looking.
+"""Find out by experiment how a model rotates its queries and keys.
 
-No config is read and no architecture is known by name. A few tokens run through the model twice, with its rotation and
-without, and every layer's queries and keys are compared: which rotary module, which pairing of channels, or none. What
-no known rotation explains is refused by name, never run wrongly.
+No config is read and no architecture is special-cased. A few tokens run through the model twice, with its rotation and
+without, and every layer's queries and keys are compared: which rotary module, which pairing of channels, or none. A
+layer that no known rotation explains is refused by name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 PROBE = "lcbench-probe"
 PROBE_TOKENS = 12
-TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # of a relative error; true rotations round at a third of it
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative error; the true rotation stays below a third of it
 
 
 @dataclass(frozen=True)
 class ProbedLayer:
-    """What the probe learnt of one attention layer: its rotation, and its own sliding window or None."""
+    """The rotation of one attention layer, and its own sliding window in tokens or None."""
 
     rope: Rope
     window: int | None
@@ -49,7 +49,7 @@ class _Call:
     span: Span
 
 
-# The spy finds its notebook by module, so that models may be probed from several threads.
+# Calls are recorded by module, so that several models can be probed at once from several threads.
 _notes: weakref.WeakKeyDictionary[nn.Module, list[_Call]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
@@ -60,13 +60,13 @@ def _spy(
     if not isinstance(attention_mask, Span):
         raise UnsupportedModelError("its attention does not take the mask that transformers' mask interface made")
     _notes[module].append(_Call(query, key, attention_mask))
-    # Zeros, so that the two runs differ in their rotation and in nothing that follows from it.
+    # Zeros, so that the inputs of later layers do not depend on the rotation of earlier ones.
     B, H, T = query.shape[:3]
     return query.new_zeros(B, T, H, value.shape[-1]), None
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that answer (cos, sin); by the naming that all of `transformers` keeps."""
+    """The modules that return (cos, sin), found by the naming convention of `transformers`: `*rotary_emb`."""
     return [module for name, module in model.named_modules() if name.split(".")[-1].endswith("rotary_emb")]
 
 
@@ -90,7 +90,7 @@ def attention_set_to(model: PreTrainedModel, name: str) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before[0][1])
-        for config, implementation in before:  # parts of a composite model may have had their own
+        for config, implementation in before:  # parts of a composite model may have different ones
             config._attn_implementation_internal = implementation
 
 
@@ -120,7 +120,7 @@ def unrotated(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rotary_state_kept(model: nn.Module) -> Iterator[None]:
-    """Undo what the rotary modules change in themselves inside: dynamic NTK and longrope follow the longest input."""
+    """Restore the state of the rotary modules afterwards: dynamic NTK and longrope keep the longest input length."""
     kept = [
         (
             rotary,
@@ -178,8 +178,11 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
 
 
 def _run_twice(model: PreTrainedModel) -> list[Rope]:
-    """Run the probe's tokens with and without rotation; how the rotary modules were called, without repeats."""
-    from transformers import AttentionInterface, AttentionMaskInterface  # modelling code, which the model has imported
+    """Run the probe's tokens with and without rotation; returns the distinct calls of rotary modules."""
+    from transformers import (
+        AttentionInterface,
+        AttentionMaskInterface,
+    )  # imports modelling code, which a loaded model has done already
 
     AttentionInterface.register(PROBE, _spy)
     AttentionMaskInterface.register(PROBE, span_mask)
@@ -207,7 +210,8 @@ def _run_twice(model: PreTrainedModel) -> list[Rope]:
 
 
 def execution_device(model: PreTrainedModel) -> torch.device:
-    """Where the model's inputs go. Weights that accelerate keeps offloaded are on meta; its hooks know better."""
+    """The device for the model's inputs. Weights that accelerate has offloaded are on meta; its hooks know the
+    device."""
     embedding = model.get_input_embeddings()
     for module in (model, embedding):
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
@@ -226,7 +230,7 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[
     if window == 0:
         raise UnsupportedModelError(f"layer {layer} of {model_name} attends within a window of 0 tokens.")
     tolerance = TOLERANCE.get(plain.q_BHTD.dtype, 1e-4)
-    # Two modules may answer equal tables (equal bases): prefer the one made for this layer's type.
+    # Two modules may return equal tables (equal bases): prefer the one for this layer's type.
     types = getattr(getattr(module, "config", None), "layer_types", None)
     own = types[layer] if types and isinstance(layer, int) and layer < len(types) else None
     ropes = sorted(ropes, key=lambda rope: rope.kwargs.get("layer_type") != own)
@@ -241,7 +245,7 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[
                 _distance(tables.rotate(plain.q_BHTD, positions, candidate), rotated.q_BHTD),
                 _distance(tables.rotate(plain.k_BKSD, positions, candidate), rotated.k_BKSD),
             )
-        except (RuntimeError, IndexError):  # tables wider than the head, or of another rank: not this one
+        except (RuntimeError, IndexError):  # tables wider than the head, or of another rank
             continue
         if error < best_error:
             best_error, best = error, candidate

@@ -19,17 +19,17 @@ from lcbench.methods.base import Lengths, Method
 
 Pairing = Literal["half", "interleaved"]
 TableLayout = Literal["halves", "repeated", "compact"]
-ROWS_AT_ONCE = 2**16  # positions that are rotated, or whose tables are made, in one step: bounds what is made beside
-LARGEST_TABLE = 2**20  # positions; beyond it, rows are made when they are asked for, and not kept
+ROWS_AT_ONCE = 2**16  # positions per step of rotation and of table building: bounds temporary tensors
+LARGEST_TABLE = 2**20  # positions; rows beyond are computed on demand and not cached
 
 
 @dataclass(frozen=True, eq=False)
 class Rope:
     """How one attention layer rotates queries and keys.
 
-    `rotary` is the module that answers (cos, sin), called with `kwargs`; None for a layer without positions (NoPE).
-    `pairing` says which two channels turn together: m and m + M, or 2m and 2m + 1. `layout` says where the module's
-    tables keep the M values: twice side by side, each repeated, or once.
+    `rotary` is the module that returns (cos, sin), called with `kwargs`; None for a layer without positions (NoPE).
+    `pairing`: which two channels are rotated together, m and m + M ("half"), or 2m and 2m + 1 ("interleaved").
+    `layout`: the last dimension of the module's tables, the M values twice ("halves"), each repeated, or once.
     """
 
     rotary: nn.Module | None
@@ -39,7 +39,7 @@ class Rope:
 
     @property
     def prefix(self) -> str:
-        """What the module puts before the names of its buffers, one set a layer type."""
+        """The prefix of the module's buffer names, where it has one set of buffers per layer type."""
         layer_type = self.kwargs.get("layer_type")
         return f"{layer_type}_" if layer_type else ""
 
@@ -51,12 +51,12 @@ class Rope:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the module's frequencies change with the largest position it is asked for."""
+        """Whether the module's frequencies change with the largest position in its input."""
         return "dynamic" in self.kind or self.kind == "longrope"
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
-    """Turn the first 2M channels of x [..., P, D] by cos, sin [P, M]; the rest passes through. Same dtype as x."""
+    """Rotate the first 2M channels of x [..., P, D] by cos, sin [P, M]; the rest is copied. Same dtype as x."""
     m = cos.shape[-1]
     a, b = _sides(x, m, pairing)
     turned = a * cos - b * sin, b * cos + a * sin
@@ -65,13 +65,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
 
 
 def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> None:
-    """The same into `out`, in four passes instead of seven and without copies beside it; no gradients."""
+    """`rotate` into `out`, in four passes over memory instead of seven and without temporaries; no gradients."""
     m = cos.shape[-1]
     (a, b), (out_a, out_b) = _sides(x, m, pairing), _sides(out, m, pairing)
     if x.dtype == cos.dtype:
         torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
         torch.mul(b, cos, out=out_b).addcmul_(a, sin)
-    else:  # rounded once, at the end
+    else:  # in the tables' dtype, rounded once at the end
         out_a.copy_(a * cos - b * sin)
         out_b.copy_(b * cos + a * sin)
     if x.shape[-1] > 2 * m:
@@ -79,18 +79,18 @@ def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairi
 
 
 def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
-    """The channels that turn together, the first and the second of each pair."""
+    """The first and the second channel of each rotated pair, [..., M] each."""
     if pairing == "half":
         return x[..., :m], x[..., m : 2 * m]
     return x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2]
 
 
 class RopeTables:
-    """cos and sin of one steered model: rows by position, frequencies as the method wants them.
+    """Tables of cos and sin by position for one steered model, with the method's frequencies.
 
-    Rows come from a copy of the model's rotary module, so its own attention scaling, precision and rope type hold and
-    the module itself is never touched. A module whose frequencies follow the length (dynamic NTK, longrope) is asked
-    for one table at the length of the run: all pieces, prefill and decode then agree.
+    They are computed by a copy of the model's rotary module, which keeps its own attention scaling, precision and rope
+    type; the module itself is never changed. If its frequencies depend on the length (dynamic NTK, longrope), there is
+    one table for the length of the run, so that all pieces, prefill and decode agree.
     """
 
     def __init__(self, method: Method, lengths: Lengths) -> None:
@@ -99,7 +99,7 @@ class RopeTables:
         self._tables: dict[tuple[nn.Module, str, str, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def rotate(self, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
-        """Rotate x to the positions (int64, CPU), as the layer described by `rope` would."""
+        """x [B, H, P, D] rotated to the positions [P] (int64, CPU), as in the layer described by `rope`."""
         if rope.rotary is None or not len(positions_P):
             return x_BHPD
         if torch.is_grad_enabled() and x_BHPD.requires_grad:
@@ -109,7 +109,7 @@ class RopeTables:
         return out
 
     def rotate_into(self, out_BHPD: Tensor, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> None:
-        """The same into a buffer that is there already, without gradients."""
+        """`rotate` into an existing buffer, without gradients."""
         if rope.rotary is None or not len(positions_P):
             out_BHPD.copy_(x_BHPD)
         elif len(positions_P) > ROWS_AT_ONCE:
@@ -127,14 +127,14 @@ class RopeTables:
             return self._made(rope, positions, self._length(rope, need), like)
         key = (rope.rotary, rope.prefix, rope.layout, like.dtype, like.device)
         if key not in self._tables or len(self._tables[key][0]) < need:
-            self._tables.pop(key, None)  # before its successor takes as much again
+            self._tables.pop(key, None)  # free it before the larger one is allocated
             self._tables[key] = self._build(rope, self._length(rope, need), like)
         cos, sin = self._tables[key]
         return cos[positions], sin[positions]
 
     def _length(self, rope: Rope, need: int) -> int:
-        """How many positions a table is made for that has to have some: more, so that a text may grow, but none beyond
-        the run. Frequencies that follow the length follow that of the run."""
+        """The number of positions of a table that needs at least `need`: the next power of two, so that it is rarely
+        rebuilt, but not beyond the length of the run; exactly the run's length if frequencies depend on it."""
         if rope.depends_on_length:
             return self._run_length(rope, need)
         ahead = 1 << max(8, (need - 1).bit_length())
@@ -162,13 +162,13 @@ class RopeTables:
 
     @torch.no_grad()
     def _made(self, rope: Rope, positions_P: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [P, M] as the rotary module makes them for a text of this length."""
+        """cos and sin [P, M] as the rotary module computes them for an input of `length` tokens."""
         module = self._module(rope).to(like.device)
-        # The class's forward: past the hooks of the instance, the one that hides rotation from the model included.
+        # The class's forward bypasses the hooks of the instance, among them the one that hides rotation from the model.
         forward = partial(type(module).forward, module, like)
-        if rope.depends_on_length:  # forget the longest input so far
+        if rope.depends_on_length:  # reset the longest input so far
             forward(torch.zeros_like(positions_P[None, :1]), **rope.kwargs)
-        # The last position goes along: it tells the length.
+        # The last position is appended, since the module takes the length from the largest position.
         positions = torch.cat([positions_P, positions_P.new_tensor([length - 1])])
         tables = forward(positions[None], **rope.kwargs)
         m = tables[0].shape[-1] if rope.layout == "compact" else tables[0].shape[-1] // 2
@@ -177,11 +177,11 @@ class RopeTables:
         return cos, sin
 
     def _module(self, rope: Rope) -> nn.Module:
-        """A copy of the rotary module with the method's frequencies in it."""
+        """A copy of the rotary module with the method's frequencies."""
         assert rope.rotary is not None
         key = (rope.rotary, rope.prefix)
         if key not in self._modules:
-            # A shallow copy with buffers of its own: hooks may hold on to anything and cannot be copied deeply.
+            # A shallow copy with its own buffers: hooks may reference anything and cannot be copied deeply.
             module = copy.copy(rope.rotary)
             module._buffers = {name: None if b is None else b.clone() for name, b in rope.rotary._buffers.items()}
             if scales(self.method, rope):

@@ -1,9 +1,9 @@
-"""Steer a model: its attention runs as a method says, and nothing of the model is changed.
+"""Steer a model: its attention is computed as a method says; weights and code of the model stay unchanged.
 
-Inside the block, a hook hides the rotation from the model, so that queries, keys and the cache stay un-rotated, and
-the model calls `steered_attention`, which rotates both sides to the positions that the method's pieces name.
+Inside the block, a hook hides the rotation from the model, so that queries, keys and the KV cache stay un-rotated, and
+the model calls `steered_attention`, which rotates queries and keys to the positions in the method's pieces.
 
-Not seen from here, so do not do it: run the same model in another thread meanwhile, as if it were not steered.
+Do not use the same model in another thread meanwhile: it would be steered there too, which cannot be detected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lcbench.attention.attend import Scoring, attend
 from lcbench.attention.backends.dispatch import BackendSelector
-from lcbench.attention.cache.growing import held_keys
+from lcbench.attention.cache.growing import key_storage
 from lcbench.attention.cache.watch import CacheWatch, layer_index
 from lcbench.attention.cache.window import GONE, Keys
 from lcbench.attention.mask import Span, span_mask
@@ -62,16 +62,17 @@ def extend(
         with lcbench.extend(model, "dca", chunk_size=48) as model:
             model.generate(...)
 
-    `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are options of
-    it. `length` is the whole length of the run in tokens, prompt and generation: needed by the options that follow
-    from it, such as `factor`, and not to be exceeded. `attention` is the backend that computes: `auto` (the fastest
-    that can do a call) or one of `lcbench.attention.backends`. `kv_dtype` and `kv_offload` say how a KV cache holds
-    its keys and values (`lcbench.attention.cache.growing`). One thread, one block at a time a model. A KV cache that is
-    filled in a block holds un-rotated keys: use it in blocks only. The result tells `layers_steered`, the resolved
-    `method`, and the `backends` that computed so far.
+    `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are its
+    options. `length` is the whole length of the run in tokens, prompt and generation: required by options whose default
+    follows from it, such as `factor`, and an upper bound on what the block may process. `attention` is the backend:
+    `auto` (the fastest that supports a call) or one of `lcbench.attention.backends`. `kv_dtype` and `kv_offload` are
+    the dtype and place of the keys and values in a KV cache (`lcbench.attention.cache.growing`). One thread and one
+    block at a time per model. A KV cache that is filled in a block contains un-rotated keys and can be used in blocks
+    only. The returned object has
+    `layers_steered`, the resolved `method`, and the `backends` used so far.
 
-    Raises: UserError for options that make no sense, for a model that is steered already, for a method that changes no
-    layer of this model, and for a backend that does not run here or, in the block, cannot do a call;
+    Raises: UserError for invalid options, for a model that is steered already, for a method that changes no layer of
+    this model, and for a backend that does not run on this machine or, in the block, does not support a call;
     UnsupportedModelError for a model that cannot be steered.
     """
     chosen = AttentionOptions(attention, kv_dtype, kv_offload)
@@ -93,7 +94,7 @@ class Steering:
     ) -> None:
         require_rotary(model)
         attention = attention or AttentionOptions()
-        self._held = held_keys(attention.kv_dtype, attention.kv_offload, model)
+        self._storage = key_storage(attention.kv_dtype, attention.kv_offload, model)
         self._selector = BackendSelector(attention.backend)
         self._selector.check(model.device)
         self.model = model
@@ -104,11 +105,11 @@ class Steering:
         self.position_ids: Tensor | None = None
         self._outgrown = False
         self._undo = contextlib.ExitStack()
-        self._pieces = lru_cache(maxsize=None)(self._make_pieces)  # emptied once a forward pass
+        self._pieces = lru_cache(maxsize=None)(self._make_pieces)  # cleared once per forward pass
 
     @property
     def backends(self) -> list[str]:
-        """The backends that computed attention in this block so far, as `flash (FA2)`, `matmul`."""
+        """The backends used in this block so far, such as `flash (FA2)` or `matmul`."""
         return self._selector.used
 
     def __enter__(self) -> PreTrainedModel:
@@ -119,7 +120,7 @@ class Steering:
         self._require_layers_to_steer()
         self.tables = RopeTables(self.method, self.lengths)
         full = [module for module, layer in self.layers.items() if not self._slides(layer.window)]
-        self.caches = CacheWatch(self.method, full, self.model.config.get_text_config(), self._held)
+        self.caches = CacheWatch(self.method, full, self.model.config.get_text_config(), self._storage)
         self._require_memory_in(full)
         with contextlib.ExitStack() as stack:
             stack.enter_context(rotary_state_kept(self.model))
@@ -138,8 +139,8 @@ class Steering:
         return self.model
 
     def _require_layers_to_steer(self) -> None:
-        """Raises: UserError if the method changes no layer; UnsupportedModelError if it scales frequencies that follow
-        the length by themselves."""
+        """Raises: UserError if the method changes no layer; UnsupportedModelError if it scales frequencies that
+        already depend on the length."""
         if not self.layers_steered:
             raise UserError(self._why_nothing_is_steered())
         for layer in self.layers.values():
@@ -150,7 +151,7 @@ class Steering:
                 )
 
     def _require_memory_in(self, full: list[nn.Module]) -> None:
-        """Raises: UserError if the method has memory in other layers than those with full attention."""
+        """Raises: UserError if the method has memory in a layer without full attention."""
         for module in self.layers.keys() - set(full):
             if self.method.forgets and self.caches.memory(module):
                 raise UserError(
@@ -164,14 +165,14 @@ class Steering:
         self._undo.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        """The model's hooks lead here: a copy of it would be half steered."""
+        """Refused: the hooks of the model refer to this object, and a copy of the model would be steered in part."""
         raise UserError(f"a steered {type(self.model).__name__} cannot be copied; copy it outside the block.")
 
     def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
-        """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; padded queries answer zero.
+        """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; the output of padded queries is 0.
 
-        The keys end with this call's queries, whatever the cache let go of before them; a static cache may be
-        longer than they are.
+        `k` and `v` end with this call's tokens (a static cache may have unused rows after them); earlier tokens may
+        have been dropped by the cache.
         """
         total = span.q_offset + span.q_length
         store, growing = self.caches.store(module, k.shape[1]), self.caches.growing(module)
@@ -192,14 +193,14 @@ class Steering:
         return out.transpose(1, 2).contiguous()
 
     def check(self, span: Span) -> None:
-        """Raises: UserError if the call was begun in another block (a checkpoint that is recomputed too late), or if
-        its position_ids are not those of one row after another.
+        """Raises: UserError if the forward pass began in another block (a checkpoint that is recomputed too late), or
+        if its position_ids are not 0, 1, 2, ... after the padding.
 
-        Positions follow from the cache and the padding here; anything else that a caller says with `position_ids`
-        (packed sequences, shifted positions) would be lost without a word.
+        Positions are computed from the cache and the padding; other `position_ids` (packed sequences, shifted
+        positions) would be ignored.
         """
         if span.block is self:
-            return  # once a forward pass is enough
+            return  # checked once per forward pass
         if span.block is not None:
             raise UserError(
                 "this forward pass began in another block; call backward() inside the block of its forward."
@@ -225,14 +226,15 @@ class Steering:
     def _make_pieces(
         self, i0: int, i1: int, first_key: int, window: int | None, layer: int, prompt: int | None
     ) -> tuple[list[Piece], Tensor | None]:
-        """What the queries i0 <= i < i1 see, and the factor on their scores. Sliding-window layers stay as trained.
+        """The pieces of the queries i0 <= i < i1, and the factor [T] on their scores or None. Sliding-window layers
+        stay as trained.
 
-        Raises: UserError if they see a key before `first_key`, the first that the cache still has, or if the run
-        outgrows a window that was taken for full attention.
+        Raises: UserError if they see a key before `first_key`, the first that is still in the cache, or if the run
+        exceeds a window that was treated as full attention.
         """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
         if self.lengths.run is not None and i1 > self.lengths.run and not self._outgrown:
-            self._outgrown = True  # said once, and no error: speculative decoding drafts a few tokens beyond the end
+            self._outgrown = True  # warned once, no error: speculative decoding drafts a few tokens beyond the end
             logger.warning("this run has %d tokens, but was said to have %d; mend length=...", i1, self.lengths.run)
         if not self._slides(window):
             if window is not None and i1 > window:
@@ -252,15 +254,15 @@ class Steering:
         return pieces, factor
 
     def _slides(self, window: int | None) -> bool:
-        """Whether a layer was trained with a window that hides keys; one as long as the pretraining length (Phi-3's
-        262144, say) never did, and is full attention here."""
+        """Whether a layer was trained with a window that hides keys; a window of at least the pretraining length
+        (Phi-3: 262144) hid none in training, and is treated as full attention."""
         return window is not None and window < self.lengths.pretraining
 
     def _steers(self, layer: ProbedLayer) -> bool:
-        """Whether the method can change what this layer computes; vanilla counts every layer that it runs.
+        """Whether the method can change the output of this layer; for vanilla, every layer counts.
 
-        A layer that attends within its own sliding window keeps its positions; one without rotation (NoPE) has none
-        to change, so a plan counts there only if it hides keys.
+        A layer with a sliding window keeps its positions; a layer without rotation (NoPE) has none, so that a position
+        plan matters there only if it hides keys.
         """
         hooks = self.method.hooks
         if not hooks or scales(self.method, layer.rope):
@@ -270,7 +272,7 @@ class Steering:
         return "score_scale" in hooks or ("pieces" in hooks and (layer.rope.rotary is not None or self._hides_keys()))
 
     def _hides_keys(self) -> bool:
-        """Whether some query of the run does not see all keys before it."""
+        """Whether some query of the run does not see all earlier keys."""
         i = torch.arange(self.lengths.run or 4 * self.lengths.pretraining)
         seen = sum(piece.stop - piece.start for piece in self.method.for_prompt(len(i)).pieces(i, i, 0))
         return not torch.equal(torch.as_tensor(seen), i + 1)
@@ -306,7 +308,11 @@ def steered_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that is registered with `transformers`; signature and shapes are theirs."""
+    """The attention function registered with `transformers`: query [B, H, T, D], key and value [B, K, S, D] ->
+    output [B, T, H, D] and None for the weights.
+
+    Raises: UserError for a mask that is not a `Span`, dropout, or a layer that is not steered.
+    """
     steering = _steered.get(module)
     if steering is None:
         raise UserError(
@@ -329,8 +335,8 @@ def steered_attention(
 
 @cache
 def _register() -> None:
-    """Make both functions known to `transformers`; by the first block, since its modelling code and PyTorch's compiler
-    take longer to import than all else here, and a model that is there has imported them already."""
+    """Register both functions with `transformers`, when the first block is entered: importing its modelling code and
+    PyTorch's compiler takes seconds, and a loaded model has imported them already."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, torch.compiler.disable(steered_attention))  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""Foundations that every room may use: errors, specs, files, locks, statistics, tokens, processes."""
+"""Foundations that every other package may import: errors, specs, files, locks, statistics, tokens, processes."""

@@ -17,7 +17,7 @@ class UnsupportedModelError(UserError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in `known`, with the nearest name that is; of many in folders, the folders."""
+    """The error for a name that is not in `known`, with the closest match; a long list is shortened to its folders."""
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if len(names) > MANY:
@@ -27,12 +27,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def gist_of(error: BaseException) -> str:
-    """The first sentence of an error of a library, whose messages may fill a screen; without a full stop."""
+    """The first sentence of a library's error message, without its full stop."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in RAM: libraries tell it in several ways."""
+    """Whether an error means that memory ran out, on a GPU or in RAM; libraries report it in several ways."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()

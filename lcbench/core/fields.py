@@ -1,7 +1,7 @@
-"""Frozen dataclasses that are read from JSON: every field says its type, its unit and what it means, in one place.
+"""Frozen dataclasses that are read from JSON: every field states its type, its unit and its meaning in one place.
 
-A class lists its fields with `told`; `Reader(cls)` makes one of what `json.loads` returned, or says which field is not
-as it should be. pydantic would do as much; its import and the building of its models take longer than a whole table.
+A class declares its fields with `told`; `Reader(cls)` builds an instance from the result of `json.loads`, or names the
+field that is wrong. pydantic would do as well, but importing it and building its models takes longer than a table.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from functools import cache
 from typing import Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-Check = Callable[[Any], Any]  # of a value of JSON: what the field holds; raises FieldError
+Check = Callable[[Any], Any]  # JSON value -> value of the field; raises FieldError
 
-DEEPEST = 64  # levels of lists and objects in one another
-FEW_BRACKETS = 500  # with fewer nothing is deep enough to matter
+DEEPEST = 64  # levels of nested lists and objects
+FEW_BRACKETS = 500  # fewer cannot nest deeply enough to matter
 SHOWN = 40  # characters of a wrong value
 INT64 = 2**63
 FINITE = sys.float_info.max
 
 
 class FieldError(ValueError):
-    """A field of JSON that is not as it should be; the message is a clause, with the field's name from the top."""
+    """A field of JSON with a wrong value; the message is a clause with the full path of the field."""
 
     def __init__(self, wrong: str, name: str = "") -> None:
         super().__init__(f"field `{name}` {wrong}" if name else wrong)
         self.wrong, self.name = wrong, name
 
     def within(self, outer: str) -> FieldError:
-        """The same, said from one level above."""
+        """The same error, with the path seen from one level above."""
         inner = self.name if not self.name or self.name[0] == "[" else f".{self.name}"
         return FieldError(self.wrong, f"{outer}{inner}")
 
@@ -53,7 +53,7 @@ def told(
 
     `key` is its name in JSON if it is no name of Python; `unit` completes "a number of"; `least` and `most` bound a
     number; `check` stands for the check of its type, and `wanted` for the words of its type in the documentation. A
-    None is written nevertheless if the field `along` is no None.
+    None is written only if the field `along` is given and not None.
     """
     about = {"sentence": sentence, "unit": unit, "key": key, "bounds": (least, most), "check": check, "along": along}
     about["wanted"] = wanted
@@ -62,8 +62,8 @@ def told(
 
 @dataclass(frozen=True)
 class Spec:
-    """One field: its name in Python and in JSON, how a value is checked, its default (MISSING if it must be there), and
-    what the documentation says."""
+    """One field: its name in Python and in JSON, the check of its value, its default (MISSING if required), and its
+    documentation."""
 
     name: str
     key: str
@@ -86,7 +86,7 @@ class Spec:
 
 
 class Reader(Generic[T]):
-    """Makes a dataclass of JSON. Unknown keys go into its field `extra`, if it has one."""
+    """Builds a dataclass from parsed JSON. Unknown keys go into its field `extra`, if it has one."""
 
     def __init__(self, cls: type[T]) -> None:
         self._cls = cls
@@ -102,7 +102,7 @@ class Reader(Generic[T]):
         return made(self._cls, read)
 
     def fields(self, content: Any) -> dict[str, Any]:
-        """The fields that are told, by name. Raises: FieldError."""
+        """The declared fields, by name. Raises: FieldError."""
         if type(content) is not dict:
             raise FieldError(f"must be an object, not {_shown(content)}")
         read = {}
@@ -120,7 +120,7 @@ class Reader(Generic[T]):
 
 
 def made(cls: type[T], read: dict[str, Any]) -> T:
-    """A frozen dataclass that takes over these fields: what its `__init__` would do, in a fraction of the time."""
+    """A frozen dataclass with these fields, without the cost of its `__init__`."""
     instance = object.__new__(cls)
     object.__setattr__(instance, "__dict__", read)
     return instance
@@ -128,13 +128,13 @@ def made(cls: type[T], read: dict[str, Any]) -> T:
 
 @cache
 def specs(cls: Any) -> tuple[Spec, ...]:
-    """The fields of a class that are `told`, in order."""
+    """The fields of a class that are declared with `told`, in order."""
     hints = get_type_hints(cls)
     return tuple(_spec(each.name, hints[each.name], each) for each in fields(cls) if "sentence" in each.metadata)
 
 
 def as_json(part: Any) -> dict[str, Any]:
-    """What a reader of its class reads as an equal one."""
+    """The JSON object from which a `Reader` of its class builds an equal instance."""
     written = {}
     for name, key, along in _written(cast(Any, type(part))):
         value = getattr(part, name)
@@ -154,13 +154,15 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _written(cls: Any) -> tuple[tuple[str, str, str | None], ...]:
-    """(name, key, the field whose value a None follows; "" if it is never written, None if always)."""
+    """(name, key, the field that decides whether a None is written; "" for never, None for always)."""
     return tuple((spec.name, spec.key, (spec.along or "") if spec.optional else None) for spec in specs(cast(Any, cls)))
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """An object of JSON in UTF-8; half of a surrogate pair, which JSON can name and no file and no terminal can hold,
-    becomes U+FFFD. Raises: FieldError for anything else, or what is nested too deeply."""
+    """An object of JSON in UTF-8; a lone surrogate, which JSON can express and UTF-8 cannot, becomes U+FFFD.
+
+    Raises: FieldError for anything but an object, or for one that is nested too deeply.
+    """
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -267,7 +269,7 @@ def _of_type(kind: type, wanted: str) -> Check:
 
 
 def _number(kind: type, wanted: str, least: float | None, most: float | None) -> Check:
-    """Within bounds, of 64 bits, and finite; a whole number is a number, too."""
+    """A finite number within bounds and 64 bits; an int is accepted as a float."""
     lowest, highest = (-INT64, INT64 - 1) if kind is int else (-FINITE, FINITE)
     low: float = lowest if least is None else least
     high: float = highest if most is None else most
@@ -297,7 +299,7 @@ def _object(check: Check, wanted: str) -> Check:
 
 
 def _texts(wanted: str) -> Check:
-    """The usual list, without a call an entry."""
+    """A list of texts, the most frequent list, checked without a call per entry."""
     entries = _list(_of_type(str, describe(str)), wanted)
     texts = {str}
 
@@ -351,7 +353,7 @@ def _shown(value: Any) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     try:
         words = "null" if value is None else json.dumps(value) if isinstance(value, bool) else repr(value)
-    except ValueError:  # of more digits than Python writes
+    except ValueError:  # more digits than Python prints
         return "a number beyond all use"
     return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
 
@@ -362,7 +364,7 @@ def _deep(value: Any, left: int) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    """The same without halves of surrogate pairs."""
+    """The same value with lone surrogates replaced."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file as `replaced` does; what is no regular file, such as /dev/stdout, is written as it is.
+    """Write a file as `replaced` does; anything but a regular file (/dev/stdout, a pipe) is written
+    to directly.
 
     Raises: OSError.
     """
@@ -23,9 +24,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, ending in `.tmp`, that takes its place after the block, once it is on the disk:
-    the name never stands for half a file. If the block fails, `path` stays as it was. Raises: OSError."""
-    path = path.resolve()  # of a link, what it leads to
+    """A temporary file beside `path`, ending in `.tmp`, that replaces it after the block, once it is synced to
+    disk: readers never see half a file. If the block fails, `path` stays as it was. Raises: OSError."""
+    path = path.resolve()  # replace the target of a symbolic link, not the link
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
@@ -40,7 +41,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name is on the disk as well; not all file systems can."""
+    """Sync the folder, so that the rename survives a crash; not all file systems can."""
     with contextlib.suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:

@@ -6,14 +6,14 @@ from lcbench.core.errors import gist_of
 
 
 def silence_hub() -> None:
-    """Keep the hub client from logging each of its retries: what came of them is told once, by the error."""
+    """Keep the hub client from logging each of its retries: the outcome is reported once, by the error."""
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def explain(error: Exception) -> str:
-    """The first sentence of an error of the hub client or of transformers, and the way out, where there is one."""
+    """The first sentence of an error of the hub client or of transformers, followed by a way out if one is known."""
     gist = f"{gist_of(error)}."
     if isinstance(error, KeyError):
         gist = f"its files lack {gist}"
@@ -26,8 +26,8 @@ def explain(error: Exception) -> str:
 
 
 def _is_unreachable(error: Exception) -> bool:
-    """Whether files are not here, and the hub cannot be asked for them."""
+    """Whether files are not cached locally and the hub cannot be reached."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    causes = (error, error.__cause__)  # transformers wraps what the hub client raises
+    causes = (error, error.__cause__)  # transformers wraps the errors of the hub client
     return any(isinstance(cause, LocalEntryNotFoundError | ConnectionError) for cause in causes)

@@ -1,8 +1,8 @@
-"""PyTorch and its compiler, imported by their first use: each takes longer than all else that `lcbench list` does.
+"""PyTorch and its compiler, imported on first use: either import takes longer than the rest of `lcbench list`.
 
     from lcbench.core.lazy import torch
 
-stands for `import torch` in modules that are read for names and options alone, such as those of the methods.
+replaces `import torch` in modules that are often imported for their names and options only, such as the methods.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
 
     class _LazyModule:
-        """A module by its name; looking up any of its attributes imports it."""
+        """A proxy of a module, which is imported when an attribute is first looked up."""
 
         def __init__(self, name: str) -> None:
             self._name = name
@@ -34,7 +34,7 @@ else:
 
 
 def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`torch.compiler.disable` as a decorator, which imports the compiler when the function is called first."""
+    """`torch.compiler.disable` as a decorator; the compiler is imported by the first call of the function."""
     disabled: Callable[P, R] | None = None
 
     @wraps(function)

@@ -1,6 +1,6 @@
-"""Locks on files by which processes of one run, and runs of one folder, keep out of each other's way.
+"""File locks that keep processes of one run, and runs that write to one folder, from interfering.
 
-They are the system's, which frees those of a process that dies.
+The operating system releases the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def locked(path: Path, *, shared: bool = False, wait: bool = False) -> int:
-    """An open file whose lock is held until it is closed, by this process alone or with others that share it.
+    """Open and lock a file (flock), exclusively or shared; closing the returned descriptor releases the lock.
 
-    Raises: BlockingIOError if others have it, unless this is to `wait` for them; other OSErrors.
+    Raises: BlockingIOError if another process has the lock and `wait` is False; other OSErrors.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -28,19 +28,19 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> int:
 
 
 class Claims:
-    """Parts of a run that one of several processes has taken, each a lock on one byte of a file.
+    """Parts of a run that one of several processes has claimed, each by a lock on one byte of a file (lockf).
 
-    The locks are those of the process: two objects of one process do not see each other's.
+    These locks belong to the process: two objects in one process do not exclude each other.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def take(self, part: str) -> bool:
-        """Whether the part was free, and is this process's now."""
+        """Claim a part if no other process has it; whether that succeeded."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(part))
-        except (BlockingIOError, PermissionError):  # which of them depends on the system
+        except (BlockingIOError, PermissionError):  # which of the two depends on the operating system
             return False
         return True
 
@@ -61,5 +61,5 @@ class Claims:
 
 
 def _byte(part: str) -> int:
-    """Where the lock of a part is: the file need not be that long; 0 is the turn's."""
+    """The offset of the lock of a part (locks may lie beyond the end of the file); byte 0 is the lock of `turn`."""
     return 1 + int.from_bytes(hashlib.sha256(part.encode()).digest()[:7], "big")

@@ -1,6 +1,6 @@
-"""Modules at the addresses they had up to version 0.1, for packages and notebooks that import them from there.
+"""Old module names, up to version 0.1, kept importable for packages and notebooks that use them.
 
-`import lcbench.training.books` gives `lcbench.tasks.text.books`, with a DeprecationWarning that names the new address.
+`import lcbench.training.books` gives `lcbench.tasks.text.books`, with a DeprecationWarning that names the new module.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ PACKAGE = "lcbench."
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED`, and those in packages of it.
+    """Finds the modules in `MOVED`, and submodules of packages in it.
 
-    The first finder: another one would find `lcbench.training.fot` in the folder of `lcbench.apps.train`, and load it
-    a second time.
+    It must be the first finder: another one would find `lcbench.training.fot` in the folder of `lcbench.apps.train` and
+    load it a second time.
     """
 
     def find_spec(
@@ -79,11 +79,11 @@ class MovedFinder(MetaPathFinder, Loader):
         old = module.__name__
         new = PACKAGE + _new_address(old)
         warnings.warn(f"{old} is now {new}.", DeprecationWarning, stacklevel=2)
-        sys.modules[old] = importlib.import_module(new)  # the import system returns what stands there
+        sys.modules[old] = importlib.import_module(new)  # the import system returns the module found in sys.modules
 
 
 def _new_address(fullname: str) -> str:
-    """Where a module is now, without the package's name; empty if it has not moved."""
+    """The new name of a module without the prefix `lcbench.`; empty if it has not moved."""
     name = fullname.removeprefix(PACKAGE)
     if name == fullname:
         return ""

@@ -10,7 +10,7 @@ from lcbench.core.errors import UserError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that were launched together; `local_rank` counts on its machine."""
+    """The rank of this process, the world size `count`, and its rank on its own machine."""
 
     rank: int = 0
     count: int = 1
@@ -18,14 +18,14 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether it is the one that talks to the user, and that stays until all is done."""
+        """Whether this is rank 0, which prints for the user and exits last."""
         return self.rank == 0
 
 
 def launched() -> Processes:
-    """What the launcher's environment says; one process where there is none.
+    """Read from RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them; a single process if they are not set.
 
-    Raises: UserError for an environment that makes no sense.
+    Raises: UserError for inconsistent values.
     """
     try:
         rank, count, local = (

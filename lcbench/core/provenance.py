@@ -13,7 +13,7 @@ from typing import Any
 
 
 def session() -> dict[str, Any]:
-    """What run.json says of this process."""
+    """The entry of this process in run.json: command, versions, hardware, git state."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""What people type: lengths, lists, and `name:option=value,option=value`."""
+"""Parsers of command-line values: lengths, lists, and `name:option=value,option=value`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How sure a number is, and how sure it is that two runs differ.
+"""Confidence intervals of scores, and significance tests of the difference between two runs.
 
-Written out here because each is a few lines: scipy, 100 MB of which two functions would be called, is no dependency.
+Each is a few lines; scipy, 100 MB for two functions, is no dependency.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-RESAMPLES = 2_000  # drawn at least, for the interval
+RESAMPLES = 2_000  # at least, for the interval
 ENOUGH = 100  # resamples beyond the observed effect after which its p-value is settled
-BATCH = 1 << 20  # values drawn at a time
+BATCH = 1 << 20  # values per draw
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
@@ -30,10 +30,10 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p-value of "as many samples turned right as turned wrong", from those that turned.
+    """Exact two-sided p-value of "as many samples became right as became wrong", from the discordant pairs.
 
-    The samples that stayed right or wrong do not enter. McNemar 1947, https://doi.org/10.1007/BF02295996, with the
-    binomial distribution in place of chi-squared.
+    Samples whose result is the same in both runs do not enter. McNemar 1947, https://doi.org/10.1007/BF02295996, with
+    the binomial distribution in place of chi-squared.
     """
     if gained < 0 or lost < 0:
         raise ValueError(f"{gained} gained and {lost} lost samples cannot be")
@@ -117,19 +117,19 @@ def paired_bootstrap(
 
 
 def mean_interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of any real numbers, by the bootstrap of `paired_bootstrap`; None and None where the
-    values that differ are too few to know it. Raises: ValueError without values, or where one is not finite."""
+    """95 % interval of the mean of any real numbers, by the bootstrap of `paired_bootstrap`; None and None if too
+    few values differ. Raises: ValueError without values, or where one is not finite."""
     _, low, high = paired_bootstrap(values, seed, smallest_p=2 / RESAMPLES)
     return low, high
 
 
 def ratio_interval(totals: Sequence[float], sizes: Sequence[float], seed: int) -> tuple[float | None, float | None]:
-    """95 % interval of sum(totals) / sum(sizes) where each total and its size come from one cluster, such as a book:
-    what is within a cluster hangs together, so that clusters are what is drawn, however many values each holds.
+    """95 % interval of sum(totals) / sum(sizes), where each total and its size belong to one cluster, such as a book:
+    values within a cluster are correlated, so that clusters are resampled, however many values each has.
 
     Linearised: of R = sum(totals) / sum(sizes) the mean of R + (total - R size) / mean(size), whose standard error is
     that of the ratio estimator (Cochran, Sampling Techniques (1977), chapter 6), studentised as in `mean_interval`.
-    None and None for one cluster. Raises: ValueError where nothing has a size, or a number is not finite.
+    None and None for one cluster. Raises: ValueError if all sizes are 0, or a number is not finite.
     """
     size = sum(sizes) / len(sizes) if sizes else 0.0
     if not size > 0:
@@ -152,6 +152,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _standard_error(values: Any) -> Any:
-    """Of the mean over the last axis; 0 of a single value."""
+    """Standard error of the mean over the last axis; 0 for a single value."""
     count = values.shape[-1]
     return values.std(axis=-1, ddof=1) / math.sqrt(count) if count > 1 else values[..., 0] * 0.0

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Characters after which a tokenizer starts afresh before a space or a line break; tried in turn.
+# Characters that no tokenizer merges with a following space or line break; tried in turn.
 ANCHORS = ("a", "1", ".")
-SHORT = 4096  # characters of a text that is worth remembering with its tokens
-# Unicode noncharacters, which no text has: what stands between them is the number of a control token, spelled out.
+SHORT = 4096  # characters, up to which the tokens of a text are cached
+# Unicode noncharacters, which no text contains: they enclose the number of a control token that is spelled out.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 MARKED = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
 
 def tokenizer_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before every text: BOS, `[gMASK]<sop>` of GLM, or nothing. No EOS."""
+    """Token ids that the tokenizer itself prepends to every text: BOS, `[gMASK]<sop>` (GLM), or none. Never EOS."""
     plain, full = _encode(tokenizer, "a"), list(tokenizer("a").input_ids)
     starts = [n for n in range(len(full)) if full[n : n + len(plain)] == plain]
     return full[: starts[0]] if starts else []
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of text at the start of a prompt, with what the tokenizer itself puts there.
+    """Token ids of a text at the start of a prompt, with the prefix of `tokenizer_prefix`.
 
-    A tokenizer that has a BOS but adds none gets one all the same: exactly one everywhere.
+    A BOS token that exists but is not added by the tokenizer is added here: every prompt has exactly one.
     """
     prefix = tokenizer_prefix(tokenizer)
     if not prefix and tokenizer.bos_token_id is not None:
@@ -36,9 +36,9 @@ def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of text as it stands inside a prompt, where it starts with a space or a line break (or is a new word).
+    """Token ids of a text inside a prompt, where it starts with a space or a line break (or is a new word).
 
-    Tokenizers of the SentencePiece family put a space before whatever they are given; that space belongs to the start
+    Tokenizers of the SentencePiece family prepend a space to every text they encode; that space belongs to the start
     of a prompt only.
     """
     for anchor in ANCHORS:
@@ -49,7 +49,7 @@ def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text as it is, special tokens that it spells out among them, and none added."""
+    """Token ids of a text, special tokens that it spells out included, none added."""
     return list(_encode(tokenizer, text))
 
 
@@ -57,8 +57,8 @@ def as_text(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
     """Data for a prompt: a control token that a document or question spells out stays text when it is encoded.
 
     `value` is a text, or lists and mappings with texts in them. Control tokens are the tokenizer's special tokens, and
-    the added ones that its chat template writes, such as `<think>`; in the result they are marked, and `encode_*` make
-    tokens of their characters. Without any the value is as it was.
+    the added ones that its chat template writes, such as `<think>`; in the result they are marked, and `encode_*`
+    encode their characters. A value without any is returned unchanged.
     """
     pattern, _ = _control_tokens(tokenizer)
     if pattern is None:
@@ -71,14 +71,14 @@ def as_text(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
 
 
 def spelled_out(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A text as it was before `as_text`."""
+    """The inverse of `as_text`."""
     spellings = list(_control_tokens(tokenizer)[1])
     return MARKED.sub(lambda found: spellings[int(found[1])], text) if OPEN in text else text
 
 
 @lru_cache(maxsize=64)
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, dict[str, int]]:
-    """What finds control tokens in a text, and their numbers here."""
+    """A pattern that matches control tokens in a text (None without any), and the number of each."""
     templates = tokenizer.chat_template or ""
     written = "".join(templates.values()) if isinstance(templates, dict) else templates
     added = tokenizer.added_tokens_decoder.values()
@@ -103,7 +103,7 @@ def _encode_anew(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         return ids
     spellings = list(_control_tokens(tokenizer)[1])
     ids = []
-    for place, part in enumerate(MARKED.split(text)):  # text and number by turns
+    for place, part in enumerate(MARKED.split(text)):  # text and number alternate
         if place % 2:
             ids += _encode_characters(tokenizer, spellings[int(part)])
         elif part:
@@ -113,5 +113,5 @@ def _encode_anew(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _encode_characters(tokenizer: PreTrainedTokenizerBase, token: str) -> list[int]:
     """Tokens of the characters of a control token."""
-    # No tokenizer knows a control token by its parts.
+    # Split in two, since no tokenizer recognises a control token from its parts.
     return [*encode_inside(tokenizer, token[:1]), *encode_inside(tokenizer, token[1:])]

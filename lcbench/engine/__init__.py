@@ -1,1 +1,1 @@
-"""Tokens in, tokens out: prefill, decode, and what they cost."""
+"""Models, prefill and decode, likelihoods, and their cost."""

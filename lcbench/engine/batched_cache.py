@@ -1,7 +1,7 @@
 """The KV caches of several prompts as one, so that their answers are decoded as one batch.
 
-A decode step reads all weights for one token a row: many rows cost little more than one. Prefill gains nothing from a
-batch, and prompts that begin alike share it only one after another.
+A decode step reads all weights for one token per row: many rows cost little more than one. Prefill gains nothing from
+a batch, and prompts with a common prefix share its prefill only if they are processed one after another.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.engine.new_cache import with_lengths
 
-WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that padding can go before them
-WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # stand at one place of the sequence, the same for all rows
+WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that rows can be padded at the left
+WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # one position in the sequence for all rows
 
 
 def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
-    """Which prompts, by number, can have one cache of this kind, given their lengths: all of them, those of equal
-    length, or, where layers hold other states than keys and values, each by itself."""
+    """Split prompts, given by their lengths, into batches (lists of indices) that can share one cache of this type: all
+    of them, those of equal length, or, for layers with other states than keys and values, one prompt per batch."""
     types = {type(layer) for layer in cache.layers}
     if types.issubset(WHOLE):
         return [list(range(len(lengths)))]
@@ -34,7 +34,7 @@ def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def snapshot(cache: DynamicCache) -> DynamicCache:
-    """What a cache that keeps every key holds now, whatever becomes of it."""
+    """A copy of a cache, which must keep every key, that later updates of the original leave unchanged."""
     kept = copy.copy(cache)
     kept.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in kept.layers:
@@ -46,8 +46,8 @@ def snapshot(cache: DynamicCache) -> DynamicCache:
 
 
 def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
-    """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; padding stands at the
-    left. Several caches are emptied on the way, layer by layer, so that nothing is held twice."""
+    """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; rows are padded
+    at the left. The caches are emptied layer by layer meanwhile, so that at most one layer is in memory twice."""
     if len(caches) == 1:
         return caches[0]
     size = max(cache.expected_length for cache in caches)
@@ -61,11 +61,11 @@ def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> Dynam
 
 def _join_layers(layers: list[Any], pads: Sequence[int], size: int) -> Any:
     first = layers[0]
-    if not first.is_initialized:  # it shares the keys of another layer
+    if not first.is_initialized:  # this layer uses the keys of another one
         return first
     keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
     if isinstance(first, GrowingLayer):
-        growing = GrowingLayer(size, first.held)
+        growing = GrowingLayer(size, first.storage)
         growing.update(keys, values)
         return growing
     layer = copy.copy(first)
@@ -76,5 +76,5 @@ def _join_layers(layers: list[Any], pads: Sequence[int], size: int) -> Any:
 
 
 def _stacked(rows: Sequence[Tensor], pads: Sequence[int]) -> Tensor:
-    """[1, K, n, D] each, with so much padding before them -> [B, K, S, D]."""
+    """Rows [1, K, n, D], each with its number of padding positions -> [B, K, S, D], left-padded."""
     return cat([nn.functional.pad(row, (0, 0, pad, 0)) for row, pad in zip(rows, pads)])

@@ -1,7 +1,7 @@
-"""Copy a checkpoint whose weights are pickles (`pytorch_model*.bin`) into safetensors, the one format that is run.
+"""Copy a checkpoint whose weights are pickles (`pytorch_model*.bin`) into safetensors, the only format that is loaded.
 
-Older models, all LongLLaMA checkpoints among them, exist as pickles only. They are read by PyTorch's restricted
-unpickler, which makes tensors and runs no code.
+Older models, among them all LongLLaMA checkpoints, exist as pickles only. They are read by PyTorch's restricted
+unpickler (`weights_only=True`), which builds tensors and runs no code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 
 
 def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> list[Path]:
-    """Write folder `out` from the folder or Hugging Face id `name`; the files of weights that were written.
+    """Convert the folder or Hugging Face id `name` into the folder `out`; returns the weight files written.
 
-    One shard is in memory at a time. Raises: UserError if there is no such model, nothing to convert, or `out` is in
-    use.
+    One shard is in memory at a time. Raises: UserError if there is no such model or nothing to convert, or if `out` is
+    not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out.")
@@ -50,7 +50,7 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
                 f"{shard.name} of {name} holds more than tensors, or is damaged; it was not run."
             ) from error
         target = out / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
-        # Clones: tied tensors share memory, which the format has no room for.
+        # Clones: tied tensors share memory, which the format does not allow.
         save_file({key: x.clone().contiguous() for key, x in tensors.items()}, target, metadata={"format": "pt"})
         written |= dict.fromkeys(tensors, target.name)
         size += sum(x.nbytes for x in tensors.values())

@@ -15,26 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a run needs, from the config alone: nothing is loaded."""
+    """Bytes of memory that a run needs, computed from the config; no weights are loaded.
+
+    `kv_per_key`: keys and values of one token in one layer; `hidden_per_token`: the hidden state of one token.
+    """
 
     weights: int
-    kv_per_key: int  # of one layer
+    kv_per_key: int
     layers: int
     hidden_per_token: int
 
     def kv_cache(self, method: Method, length: int) -> int:
-        """The KV cache after `length` tokens under a resolved method, memory counted in the dtype of the run."""
+        """Bytes of the KV cache after `length` tokens under a resolved method; a method's memory is counted in the
+        dtype of the run."""
         return self.kv_per_key * sum(method.keys_kept(layer, length) for layer in range(self.layers))
 
     def layerwise(self, method: Method, length: int) -> int:
-        """What a likelihood that goes layer by layer keeps of `length` tokens: the hidden states, and the keys and
-        values of the layer that keeps most."""
+        """Bytes that a layer-by-layer likelihood of `length` tokens keeps: the hidden states, and the keys and values
+        of the layer that keeps most."""
         keys = max(method.keys_kept(layer, length) for layer in range(self.layers))
         return self.kv_per_key * keys + self.hidden_per_token * length
 
 
 def footprint(skeleton: PreTrainedModel, dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> Footprint:
-    """Weights and KV cache of a model in the dtypes of the run; sliding-window layers counted as if they kept all."""
+    """Weights and KV cache of a model in the dtypes of the run; sliding-window layers count with full length."""
     text = skeleton.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -1,4 +1,4 @@
-"""Greedy generation: prefill in chunks, then token by token from the KV cache, several answers at once."""
+"""Greedy generation: prefill in chunks, then batched decode from the KV cache."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lcbench.attention.probe import execution_device
 from lcbench.engine.batched_cache import batches, join_caches, snapshot
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
-PREFILL_CHUNK = 8192  # tokens a forward call: bounds the activations, changes no result
-SMALLEST_CHUNK = 1024  # below it, activations are not what fills the memory
+PREFILL_CHUNK = 8192  # tokens per forward call: bounds the activations, changes no result
+SMALLEST_CHUNK = 1024  # with fewer tokens, activations do not dominate the memory
 
 
 def never(tokens: list[int]) -> bool:
-    """A watch that only the budget and the stop tokens end."""
+    """The `watch` that never ends an output."""
     return False
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to continue by at most `max_new_tokens`; `watch` is told those so far after each new one, and ends the
-    answer by True. `chunk_size` is how many tokens of the prompt one forward call takes, by default PREFILL_CHUNK."""
+    """Tokens to continue by at most `max_new_tokens`; `watch` is called with the output so far after every new token
+    and ends it by returning True. `chunk_size`: tokens per forward call of prefill, by default PREFILL_CHUNK."""
 
     tokens: Sequence[int]
     max_new_tokens: int
@@ -37,8 +37,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Generation:
-    """New tokens, an end-of-text token left out; how many tokens of the prompt were in the cache already; the seconds
-    that both phases took, an equal share where `together` answers were decoded in one batch."""
+    """The new tokens, without the end token; how many tokens of the prompt were reused from the cache; the seconds of
+    both phases, decode divided evenly among the `together` outputs of one batch."""
 
     tokens: list[int]
     reused: int
@@ -49,7 +49,7 @@ class Generation:
 
 @dataclass
 class _Prefilled:
-    """A prompt's KV cache, how many tokens of it were there already, the answer's first token, and the seconds."""
+    """A prompt's KV cache, how many of its tokens were reused, the first token of the output, and the seconds."""
 
     cache: DynamicCache
     reused: int
@@ -78,19 +78,23 @@ def generate_together(
 ) -> list[Generation]:
     """Greedy continuations of prompts, each ended by its budget, its watch or any of `stop_tokens`.
 
-    Prompts are prefilled one after another, with logits for the last position only; what `prefixes` holds of one is
-    not computed again. All answers are decoded as one batch, padded at the left, if KV caches of this kind can be
-    joined; if only those of equal length can, these are prefilled and decoded, then the next; or else each by itself.
+    Prompts are prefilled one after another, with logits for the last position only; a prefix that `prefixes` has in
+    its cache is reused. All outputs are decoded as one batch, left-padded, if KV caches of this type can be joined;
+    caches that need equal lengths are decoded in one batch per length, others one by one.
     """
     lengths = [len(prompt.tokens) for prompt in prompts]
-    begun = {0: _prefill(model, prompts[0], prefixes)}  # only a cache that is there tells which prompts can be joined
+    begun = {
+        0: _prefill(model, prompts[0], prefixes)
+    }  # which prompts can be joined depends on the types of the cache layers
     found: dict[int, Generation] = {}
     for rows in batches(begun[0].cache, lengths):
         for n in rows:
             begun[n] = begun.get(n) or _prefill(model, prompts[n], prefixes)
             if len(rows) > 1 and prefixes and prefixes.keep(begun[n].cache, prompts[n].tokens):
-                begun[n].cache = snapshot(begun[n].cache)  # the next prompt takes the cache over
-        rows = sorted(rows, key=lengths.__getitem__)  # attention takes neighbours of equal length together
+                begun[n].cache = snapshot(begun[n].cache)  # the next prompt continues in the same cache
+        rows = sorted(
+            rows, key=lengths.__getitem__
+        )  # attention processes neighbouring rows of equal length in one call
         found |= _decode_batch(model, rows, prompts, [begun.pop(n) for n in rows], stop_tokens, prefixes)
     return [found[n] for n in range(len(prompts))]
 
@@ -103,7 +107,7 @@ def _decode_batch(
     stop_tokens: Collection[int],
     prefixes: PrefixCache | None,
 ) -> dict[int, Generation]:
-    """The generations of the prompts `rows`, decoded as one batch from their prefilled caches."""
+    """Decode the prompts with the indices `rows` as one batch from their prefilled caches."""
     device = execution_device(model)
     started = _now(device)
     chosen = [prompts[n] for n in rows]
@@ -136,9 +140,11 @@ def _decode(
     tokens: list[int],
     stop_tokens: Collection[int],
 ) -> list[list[int]]:
-    """The outputs that begin with these tokens, after the prompts in this cache. A row whose output has ended goes
-    along until half of them have, since leaving the others copies the cache; but not beyond its budget, as a run may
-    be no longer than was said."""
+    """The outputs [B][n] that begin with `tokens`, after the prompts in this cache.
+
+    A finished row stays in the batch until half of the rows are finished, since removing rows copies the cache; but
+    never beyond its own budget, which bounds the length of the run.
+    """
     device, longest = execution_device(model), max(len(prompt.tokens) for prompt in prompts)
     mask_BS, outputs = _mask(prompts, device), [list[int]() for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt of each row of the batch
@@ -163,7 +169,7 @@ def _decode(
 
 
 def _ends(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection[int]) -> bool:
-    """Take the next token into an output; whether the output ends with it, or before it at a stop token."""
+    """Append the next token to an output; whether the output ends there (before the token if it is a stop token)."""
     if token in stop_tokens:
         return True
     output.append(token)
@@ -171,7 +177,7 @@ def _ends(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection
 
 
 def _mask(prompts: Sequence[Prompt], device: torch.device) -> Tensor | None:
-    """What is no padding of prompts that end together, and of their answers [B, total]; None if nothing is."""
+    """The attention mask [B, total] of left-padded prompts and their outputs; None without padding."""
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
     longest, budget = int(lengths.max()), max(prompt.max_new_tokens for prompt in prompts)
     pads = longest - lengths
@@ -179,12 +185,12 @@ def _mask(prompts: Sequence[Prompt], device: torch.device) -> Tensor | None:
 
 
 def _masked(mask_BS: Tensor) -> dict[str, Tensor]:
-    """What a model wants to know of padding, before a token that is none."""
+    """Arguments of the forward call for one new token per row: the mask and the position without padding."""
     return {"attention_mask": mask_BS, "position_ids": mask_BS.sum(-1, keepdim=True) - 1}
 
 
 def stop_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The model's own end-of-text tokens."""
+    """The end tokens of the model's generation config."""
     eos = getattr(model.generation_config, "eos_token_id", None)
     return frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
 

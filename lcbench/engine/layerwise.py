@@ -1,12 +1,11 @@
 """A forward pass layer by layer: every chunk of a text goes through one layer before any goes through the next.
 
-A likelihood looks back at no key once its layer is done, so one layer's keys and values are all that lives at a time,
-beside one copy of the hidden states. A model of Llama 3 8B's shape needs 12 GiB for a million tokens that way, where
-the cache of all its layers takes 128.
+A likelihood needs the keys and values of one layer at a time, beside one copy of the hidden states. A model of the
+shape of Llama 3 8B needs 12 GiB for a million tokens that way, where the KV cache of all layers takes 128 GiB.
 
-Nothing of a model is written anew here. Its own forward pass runs for every chunk and layer, with all other layers
-idle, so that positions, masks and whatever it does around its layers are its own; embeddings and norms, made more than
-once, cost next to nothing.
+No part of a model is reimplemented. Its own forward pass runs for every chunk and layer with all other layers replaced
+by the identity, so that positions, masks and the code around its layers are its own; embeddings and norms, which are
+computed once per layer, cost next to nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from lcbench.attention.probe import rotary_state_kept
 from lcbench.core.errors import UnsupportedModelError
 
 Result = TypeVar("Result")
-TRIED = 32  # tokens on which a model is tried, in two chunks
+TRIED = 32  # tokens of the test run, in two chunks
 
 
 class StandIn(nn.Module):
-    """Stands in the place of a module, and has all its attributes."""
+    """Replaces a module and forwards attribute look-ups to it."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class StandIn(nn.Module):
 
 
 class LayerStack:
-    """The decoder layers of a model, all but one of which can be made idle."""
+    """The decoder layers of a model, all but one of which can be replaced by the identity."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises: UnsupportedModelError for a model whose decoder is no plain stack of layers."""
@@ -55,8 +54,8 @@ class LayerStack:
 
     @contextmanager
     def only(self, index: int, states_ND: Tensor | None, keep: Callable[[Tensor], None]) -> Iterator[None]:
-        """Inside, one layer alone runs: on these hidden states if it is not the first, and `keep` gets what the next
-        one would have run on."""
+        """Inside, only layer `index` runs, on the hidden states [n, D] unless it is the first; `keep` is called with
+        its output [1, n, D]."""
         own = dict(self.layers._modules)
         for key, layer in own.items():
             number = int(key)
@@ -73,12 +72,12 @@ class LayerStack:
     def run(
         self, chunks: Sequence[Tensor], empty_cache: Callable[[], DynamicCache], call: Callable[..., Result]
     ) -> Iterator[Result]:
-        """What `call(chunk, cache)`, a forward pass of the model, answers for every chunk [n] in its order, as if one
-        cache went through all of the calls."""
+        """The results of `call(chunk, cache)`, a forward pass of the model, for every chunk [n] in order, as if all
+        calls shared one cache. Raises: UnsupportedModelError for a model that cannot run layer by layer."""
         states_TD: Tensor | None = None
         total, last = sum(map(len, chunks)), len(self) - 1
         for index in range(len(self)):
-            answer, cache, begin = None, empty_cache(), 0  # the cache before is free from here on
+            answer, cache, begin = None, empty_cache(), 0  # frees the cache of the layer before
             with rotary_state_kept(self.model):
                 for chunk in chunks:
                     rows = slice(begin, begin + len(chunk))
@@ -98,9 +97,9 @@ class LayerStack:
 
     @torch.no_grad()
     def check(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> None:
-        """Try it on the first tokens: something other than hidden states may go from layer to layer.
+        """Compare with an ordinary forward pass over the first tokens: layers may exchange more than hidden states.
 
-        Raises: UnsupportedModelError unless the logits come out as the model itself has them.
+        Raises: UnsupportedModelError if the logits differ.
         """
         chunks = torch.split(ids_T[:TRIED], max(1, min(TRIED, len(ids_T)) // 2))
 
@@ -125,14 +124,14 @@ def refused(model: PreTrainedModel) -> UnsupportedModelError:
 
 
 class _Active(StandIn):
-    """The one layer that runs, on what its predecessor made of the chunk."""
+    """The one layer that runs, on the output of the layer before for the same chunk."""
 
     def __init__(self, layer: nn.Module, states_ND: Tensor | None, refusal: UnsupportedModelError) -> None:
         super().__init__(layer)
         self.__dict__.update(states_ND=states_ND, refusal=refusal)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Raises: UnsupportedModelError for a layer that answers more than hidden states."""
+        """Raises: UnsupportedModelError for a layer that returns more than hidden states."""
         given = self.__dict__["states_ND"]
         if given is not None:
             given = given[None].to(_hidden(args, kwargs).device)
@@ -144,7 +143,7 @@ class _Active(StandIn):
 
 
 class _Idle(StandIn):
-    """Hands on what it gets."""
+    """Returns its input."""
 
     def __init__(self, layer: nn.Module, keep: Callable[[Tensor], None] | None) -> None:
         super().__init__(layer)
@@ -158,7 +157,7 @@ class _Idle(StandIn):
 
 
 class _Elsewhere(CacheLayerMixin):  # type: ignore[misc]
-    """The cache layer of an idle layer: as long as that of the one that runs, and empty."""
+    """The empty cache layer of an idle layer, which reports the length of the one that runs."""
 
     def __init__(self, layer: CacheLayerMixin, running: CacheLayerMixin, refusal: UnsupportedModelError) -> None:
         self.is_initialized, self.is_sliding = False, layer.is_sliding
@@ -182,9 +181,9 @@ class _Elsewhere(CacheLayerMixin):  # type: ignore[misc]
 
 
 def _alone(model: PreTrainedModel, cache: DynamicCache, index: int, length: int) -> list[CacheLayerMixin]:
-    """The layers of a cache, all but one of them put aside.
+    """The layers of a cache, all but layer `index` replaced by `_Elsewhere`.
 
-    Raises: UnsupportedModelError unless that one alone took in all tokens so far, and in the form of keys and values.
+    Raises: UnsupportedModelError unless that layer alone has stored all `length` tokens, as keys and values.
     """
     layers = cache.layers
     if len(layers) <= index or not all(isinstance(layer, DynamicLayer | _Elsewhere) for layer in layers):
@@ -197,7 +196,7 @@ def _alone(model: PreTrainedModel, cache: DynamicCache, index: int, length: int)
 
 
 def _is_stack(layers: nn.ModuleList, count: int) -> bool:
-    """Whether every one of `count` layers holds modules that know themselves by its number."""
+    """Whether these are `count` layers whose submodules have the number of their layer as `layer_idx`."""
     numbers = [
         {n for module in layer.modules() if isinstance(n := getattr(module, "layer_idx", None), int)}
         for layer in layers

@@ -1,7 +1,7 @@
 """LongLLaMA checkpoints in the stock Llama classes.
 
 `syzymon/long_llama_3b`, `_3b_v1_1`, `_code_7b` and the Instruct models bring modelling code for transformers 4.33.
-Their weights are those of a Llama, under its names; what is special about them is what they attend to: method `fot`.
+Their weights have the names and shapes of a Llama; only their attention differs, which is the method `fot`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ MODEL_TYPE = "longllama"
 
 
 class StockConfig:
-    """`AutoConfig` that reads a LongLLaMA's config.json as that of a Llama; what memory needs stays in attributes."""
+    """`AutoConfig` that reads the config.json of a LongLLaMA as a `LlamaConfig` with its memory options as
+    attributes."""
 
     @staticmethod
     def from_pretrained(location: str, *, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
-        """Without `fot`, the result is a Llama of the original context length. Raises: whatever `AutoConfig` raises."""
+        """The config; used without `fot`, the model is a Llama of the original context length.
+
+        Raises: whatever `AutoConfig` raises.
+        """
         from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
         content: dict[str, Any] = PretrainedConfig.get_config_dict(location, revision=revision)[0]

@@ -11,7 +11,7 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement; where the system cannot (not Linux, no CUDA), the peak is that of the process so far."""
+    """Start a new measurement; without CUDA or Linux's clear_refs the peak remains that of the process so far."""
     if device.type == "cuda":
         for gpu in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(gpu)
@@ -21,8 +21,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes since the reset: allocated by this process on all GPUs together, or resident in RAM for everything
-    else."""
+    """Peak bytes since the reset: allocated by this process, summed over all GPUs; resident in RAM on other devices."""
     if device.type == "cuda":
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
     try:

@@ -26,11 +26,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model, and how it is to be loaded: what the command line says of it.
+    """Which model, and how to load it, as given on the command line.
 
     `name` is an embedded model, a folder, or a Hugging Face id; `dtype` "auto" is the checkpoint's own; `device`
-    "auto" is the first GPU, if there is one, and each process of a launcher has its own. Remote code runs only if
-    `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, and what does not fit over RAM and disk;
+    "auto" is the first GPU, if any, and under a launcher the GPU of the local rank. Remote code runs only if
+    `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, then RAM and disk;
     `tensor_parallel` splits every layer over the processes of torchrun.
     """
 
@@ -44,7 +44,7 @@ class ModelSource:
 
     @property
     def location(self) -> str:
-        """What `from_pretrained` gets."""
+        """The first argument of `from_pretrained`: a folder or a Hugging Face id."""
         embedded = embedded_models()
         return str(embedded[self.name]) if self.name in embedded else os.path.expanduser(self.name)
 
@@ -81,7 +81,7 @@ class ModelSource:
             return torch.device("cpu")
         try:
             device = torch.device(self.device)
-            torch.zeros(1, device=device).tolist()  # meta has no numbers, other devices may not be there
+            torch.zeros(1, device=device).tolist()  # meta has no data, other devices may be missing
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise UserError(f"device {self.device!r} is not available here; use cpu, or leave --device out.") from error
         return device
@@ -93,7 +93,7 @@ class ModelSource:
 
         device = self.torch_device()
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # for kernels that are launched by themselves
+            torch.cuda.set_device(device)  # for kernels that launch on the current device
         config = self.config()
         folder = Path(self.location)
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
@@ -109,7 +109,7 @@ class ModelSource:
             dtype=self.torch_dtype(config),
             use_safetensors=True,
             **self._placement(device),
-            ignore_mismatched_sizes=True,  # told in the report, as what is missing is
+            ignore_mismatched_sizes=True,  # reported like missing tensors
             output_loading_info=True,
         )
         unfit = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
@@ -121,7 +121,7 @@ class ModelSource:
         return loaded.eval()
 
     def check_processes(self, processes: Processes) -> None:
-        """Raises: UserError for a placement that does not go with these processes, or with another one."""
+        """Raises: UserError for placement options that contradict each other or the number of processes."""
         if self.device_map not in (None, "auto"):
             raise UserError(f"--device-map {self.device_map!r} is not known; it is auto, or left out.")
         if self.device_map and self.device != "auto":
@@ -145,7 +145,7 @@ class ModelSource:
             )
 
     def _placement(self, device: torch.device) -> dict[str, Any]:
-        """Where the weights go: straight there, never twice in RAM."""
+        """Arguments of `from_pretrained` that load the weights directly onto their devices."""
         if self.tensor_parallel:
             from transformers.distributed import DistributedConfig
 
@@ -162,12 +162,12 @@ class ModelSource:
                 skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=self.trust_remote_code
                 )
-        except Exception as error:  # as in _load: whatever a broken config leads to
+        except Exception as error:  # as in _load: a broken config fails in many ways
             raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
         return skeleton
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
-        """The dtype asked for; "auto" is the one that the config names, float32 if it names none."""
+        """The requested dtype; "auto" is the one in the config, float32 if it has none. Raises: UserError."""
         import torch
 
         self.check_dtype()
@@ -175,8 +175,8 @@ class ModelSource:
         return named if isinstance(named, torch.dtype) else torch.float32
 
     def fingerprint(self, config: PretrainedConfig) -> str:
-        """Which weights these are: the hub's commit, or a digest of the folder: its configs, and of each file of
-        weights the size and both ends (all of it would take minutes for a large model)."""
+        """An identifier of the weights: the hub's commit, or a digest of the folder: its configs, and the size and both
+        ends of each weight file (hashing a large model as a whole would take minutes)."""
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
         if commit or not folder.is_dir():
@@ -192,7 +192,7 @@ class ModelSource:
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def check(self) -> None:
-        """Tell a mistyped name, path or dtype before PyTorch is imported. Raises: UserError."""
+        """Check name, path and dtype before PyTorch is imported. Raises: UserError."""
         self.check_exists()
         self.check_dtype()
 
@@ -202,7 +202,7 @@ class ModelSource:
             raise unknown("dtype", self.dtype, DTYPES)
 
     def check_exists(self) -> None:
-        """Tell a mistyped name or path at once, instead of asking the hub for it. Raises: UserError."""
+        """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
         folder = Path(self.location)
         if self.name and folder.is_dir():
             if not (folder / "config.json").exists():
@@ -230,7 +230,7 @@ class ModelSource:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
             )
-        except Exception as error:  # a broken folder fails in as many ways as libraries have a hand in reading it
+        except Exception as error:  # a broken folder fails in many ways, depending on the library that reads it
             gist = "out of memory." if out_of_memory(error) else explain(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 

@@ -1,4 +1,4 @@
-"""Empty KV caches that know how long their prompt is, and how much they will hold."""
+"""Empty KV caches with the length of their prompt, and the number of tokens to preallocate."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from transformers import DynamicCache, PreTrainedConfig
 
 
 def new_cache(config: PreTrainedConfig, prompt_length: int, new_tokens: int = 0) -> DynamicCache:
-    """An empty cache for a prompt of so many tokens, and those that are generated after it."""
+    """An empty cache for a prompt of `prompt_length` tokens and `new_tokens` generated after it."""
     return with_lengths(DynamicCache(config=config), prompt_length, prompt_length + new_tokens)
 
 
 def with_lengths(cache: DynamicCache, prompt_length: int, expected_length: int) -> DynamicCache:
-    """The same cache, told the length of its prompt, for methods that count from its end (a chunk of prefill does not
-    tell), and how many tokens its preallocated buffers should have room for."""
+    """Set on a cache, and return it: the length of its prompt, for methods whose pieces depend on it (which a chunk of
+    prefill does not show), and the number of tokens to preallocate buffers for."""
     cache.prompt_length, cache.expected_length = prompt_length, expected_length
     return cache

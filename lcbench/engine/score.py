@@ -1,8 +1,8 @@
 """Negative log-likelihoods of tokens: prefill through the KV cache or layer by layer, logits in tiles.
 
 The logits of a long text are larger than everything else together (128k tokens by a vocabulary of 128k are 34 GB in
-bfloat16), and nobody looks at them: of each row one number is kept. So they are made of the hidden states a tile at a
-time, by the model's own code, which may do more than multiply: Gemma 2 caps its logits, Cohere and Granite scale them.
+bfloat16), and only one number per row is needed. So they are computed from the hidden states one tile at a time, by the
+model's own code, which may do more than multiply: Gemma 2 caps its logits, Cohere and Granite scale them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.layerwise import LayerStack, StandIn
 from lcbench.engine.new_cache import new_cache
 
-TILE_LOGITS = 2**26  # logits that exist at a time: 256 MiB in float32, and as much again while they are summed
+TILE_LOGITS = 2**26  # logits in memory at a time: 256 MiB in float32, and as much again in logsumexp
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """nll [n]: float32 on the CPU, in nats; and the seconds that it took."""
+    """Negative log-likelihoods nll [n] in nats, float32 on the CPU, and the seconds of their computation."""
 
     nll: Tensor
     seconds: float
@@ -43,12 +43,12 @@ def score_tokens(
     layerwise: bool = False,
     chunk_size: int | None = None,
 ) -> TokenScores:
-    """-ln p(token | all tokens before it) of tokens[first:], `first` from 1: nothing stands before the token 0.
+    """-ln p(token | all tokens before it) of tokens[first:]; `first` is at least 1, as token 0 has no context.
 
-    Computed in float32, or in the model's dtype where that is wider. `layerwise` goes layer by layer and keeps one
-    layer's keys and values at a time; the numbers are the same. `chunk_size`: tokens a forward call, by default as many
-    as in generation.
-    Raises: UnsupportedModelError for a model whose logits do not follow from its hidden states alone, or that cannot
+    Computed in float32, or in the model's dtype where that is wider. `layerwise` runs layer by layer with the keys
+    and values of one layer at a time; the results are the same. `chunk_size`: tokens per forward call, by default
+    PREFILL_CHUNK.
+    Raises: UnsupportedModelError for a model whose logits depend on more than its last hidden states, or that cannot
     run layer by layer.
     """
     if not 1 <= first < len(tokens):
@@ -56,7 +56,7 @@ def score_tokens(
     device = execution_device(model)
     started = time.perf_counter()
     ids_T = torch.tensor(tokens, device=device)
-    # Nothing follows the last token that it could predict.
+    # The last token predicts nothing that is scored.
     chunks = torch.split(ids_T[:-1], chunk_size or PREFILL_CHUNK)
 
     def empty_cache() -> DynamicCache:
@@ -72,7 +72,7 @@ def score_tokens(
     else:
         cache = empty_cache()
         passes = (call(chunk_T, cache) for chunk_T in chunks)
-    # One tensor, not many small ones between the tiles, which would tear the heap.
+    # Preallocated: many small tensors between large tiles would fragment the heap.
     nll = torch.empty(len(tokens) - first, dtype=torch.float32, device=device)
     begin = done = 0
     for chunk_T, states in zip(chunks, passes, strict=True):
@@ -84,13 +84,14 @@ def score_tokens(
             nll[done : done + len(targets)] = _nll(states.logits(rows)[0], targets)
             done += len(targets)
         begin += len(chunk_T)
-    nll = nll.cpu()  # waits for the device
+    nll = nll.cpu()  # synchronises with the device
     return TokenScores(nll, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
 class _States:
-    """What the body of a model made of a chunk, and the model's own logits [1, 1, V] of its last position."""
+    """The output of the model's body (without head) for a chunk, and the model's own logits [1, 1, V] of its last
+    position."""
 
     model: PreTrainedModel
     output: Any
@@ -113,11 +114,12 @@ class _States:
 
     @property
     def tile(self) -> int:
-        """Rows of a tile."""
+        """Rows (tokens) of a tile of logits."""
         return max(1, TILE_LOGITS // self.last_11V.shape[-1])
 
     def logits(self, rows: slice) -> Tensor:
-        """Logits [1, rows, V], by the model's code behind its body. Its hooks do not run: nothing is read anew."""
+        """Logits [1, rows, V], computed by the model's own code after its body; the model's forward hooks do not
+        run."""
         part = replace(self.output, last_hidden_state=self.output.last_hidden_state[:, rows])
         with _body_answers(self.model, part):
             ids = torch.zeros(1, rows.stop - rows.start, dtype=torch.long, device=self.last_11V.device)
@@ -125,7 +127,7 @@ class _States:
         return logits
 
     def check(self) -> None:
-        """Raises: UnsupportedModelError unless the last position comes out as the model itself has it."""
+        """Raises: UnsupportedModelError if the recomputed logits of the last position differ from the model's own."""
         size = self.output.last_hidden_state.shape[1]
         found, own = self.logits(slice(size - 1, size)).double(), self.last_11V.double()
         near = torch.finfo(self.last_11V.dtype).eps ** 0.5
@@ -134,7 +136,7 @@ class _States:
 
 
 class _KnownBody(StandIn):
-    """Stands for the body of a model, and answers what is known already."""
+    """Replaces the body of a model and returns a given output."""
 
     def __init__(self, body: nn.Module, output: Any) -> None:
         super().__init__(body)
@@ -146,8 +148,8 @@ class _KnownBody(StandIn):
 
 @contextmanager
 def _body_answers(model: PreTrainedModel, output: Any) -> Iterator[None]:
-    """The body is exchanged as a whole, so that whatever hooks and wrappers it has (of accelerate, say) stay as
-    they are and see nothing."""
+    """The body is replaced as a whole, so that its hooks and wrappers (those of accelerate, say) stay in place and do
+    not run."""
     body = model._modules[model.base_model_prefix]
     assert body is not None
     model._modules[model.base_model_prefix] = _KnownBody(body, output)
@@ -163,7 +165,7 @@ def _tiles(start: int, stop: int, size: int) -> Iterator[slice]:
 
 
 def _nll(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-    """Both on the logits' device, which need not be that of the tokens."""
+    """-ln softmax(logits)[target] [T], computed on the device of the logits, which may not be that of the tokens."""
     wide = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
     targets = targets_T.to(wide.device)[:, None]
     return wide.logsumexp(-1) - wide.gather(-1, targets)[:, 0]

@@ -3,8 +3,8 @@
     parse_method("dca:chunk_size=48,max_position=63")
     parse_method("dca+yarn:factor=4")
 
-Every module of this package is imported, so a new file is a new method. Packages of others add theirs through the
-entry point group `lcbench.methods`, each entry naming a `Method` subclass.
+Every module of this package is imported, so a new file is a new method. Other packages add methods through the entry
+point group `lcbench.methods`, each entry naming a `Method` subclass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_
 
 
 def all_methods() -> dict[str, type[Method]]:
-    """Every known method by name: those of this package, then those that other packages register."""
+    """All methods by name: those of this package, then those that other packages register."""
     import_all(__name__)
     return REGISTRY
 
@@ -39,7 +39,7 @@ def parse_method(spec: str | Method, **options: Any) -> Method:
     for option, value in options.items():
         owners = [index for index, part in enumerate(parts) if option in part.options()]
         if len(owners) > 1:
-            raise UserError(f"{option} belongs to several parts of {spec}; write it behind the one that is meant.")
+            raise UserError(f"{option} belongs to several parts of {spec}; write it after the one that is meant.")
         if not owners:
             known = [name for part in parts for name in part.options()]
             raise unknown(f"option of {spec}", option, known) if known else UserError(f"{spec} has no options.")

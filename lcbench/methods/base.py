@@ -28,10 +28,10 @@ REGISTRY: dict[str, type[Method]] = {}
 
 @dataclass(frozen=True)
 class Lengths:
-    """The two lengths, in tokens, that default options are worked out from.
+    """The two lengths, in tokens, from which default options are computed.
 
-    `pretraining` is what the model was trained for (`max_position_embeddings`); `run` is the whole length of the
-    run, prompt and generation budget together, or None where the caller did not say.
+    `pretraining` is the length the model was trained for (`trained_length`); `run` is the whole length of the run,
+    prompt and generation budget together, or None if the caller did not give it.
     """
 
     pretraining: int
@@ -48,7 +48,7 @@ class Lengths:
         return self.run
 
     def stretch(self, method: str) -> float:
-        """How many times its pretraining length the model has to reach; at least 1."""
+        """Length of the run / pretraining length, at least 1. Raises: UserError if the length of the run is unknown."""
         return max(1.0, self.need_run(method, "factor", "factor=... or ") / self.pretraining)
 
 
@@ -71,18 +71,19 @@ class Method:
             REGISTRY[cls.name] = cls
 
     def for_model(self, config: PretrainedConfig) -> Self:
-        """This method with the defaults that the config of the (text) model itself gives, before `resolve`.
+        """This method with the defaults that the config of the (text) model provides; called before `resolve`.
 
-        Raises: UserError where the options do not fit the model.
+        Raises: UserError if the options do not fit the model.
         """
         return self
 
     def resolve(self, lengths: Lengths) -> Self:
-        """This method with every default worked out. Raises: UserError where an option makes no sense."""
+        """This method with every default filled in. Raises: UserError for an option that makes no sense."""
         return self
 
     def for_prompt(self, length: int | None) -> Self:
-        """This method for a prompt of that many tokens (None: unknown), where `pieces` count from the prompt's end."""
+        """This method for a prompt of `length` tokens (None: unknown), for `pieces` that depend on the prompt's
+        length."""
         return self
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
@@ -90,7 +91,8 @@ class Method:
         return inv_freq, 1.0
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
-        """Query positions i [T] and key positions j [S] (consecutive, int64, CPU) -> what each query sees."""
+        """Query positions i [T] and key positions j [S] (consecutive, int64, CPU) -> the disjoint pieces of the keys
+        that each query sees."""
         return [Piece(q_pos=i, k_pos=j, start=torch.zeros_like(i), stop=i + 1)]
 
     def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
@@ -98,31 +100,32 @@ class Method:
         return None
 
     def advice(self, lengths: Lengths) -> str | None:
-        """What its authors would say of the resolved options, if they would say anything: shown, and recorded."""
+        """Advice of the method's authors on the resolved options, None if there is none; shown and recorded."""
         return None
 
     @property
     def prefix_stable(self) -> bool:
-        """Whether a prefix is computed alike whatever follows it: no hook reads `lengths.run`, once resolved."""
+        """Whether the keys and values of a prefix do not depend on what follows it, so that its KV cache can be reused:
+        once resolved, no hook reads `lengths.run`."""
         return True
 
     @property
     def layerwise(self) -> bool:
-        """Whether `pieces` differ from layer to layer; they are worked out once a forward pass otherwise."""
+        """Whether `pieces` differ from layer to layer; otherwise they are computed once per forward pass."""
         return False
 
     @property
     def forgets(self) -> bool:
-        """Whether the KV cache is to let go of keys that no later query sees, or move them to a piece's memory."""
+        """Whether the KV cache drops keys that no later query sees, or moves them to the memory of a piece."""
         return False
 
     def keys_kept(self, layer: int, length: int) -> int:
-        """How many keys the cache of a layer holds, at most, after `length` tokens."""
+        """Upper bound on the number of keys in the cache of a layer after `length` tokens."""
         return length
 
     @property
     def hooks(self) -> frozenset[str]:
-        """Which hooks this method uses; two methods compose if they share none."""
+        """Names of the hooks that this method overrides; two methods compose if they share none."""
         names = ("frequencies", "pieces", "score_scale")
         return frozenset(name for name in names if getattr(type(self), name) is not getattr(Method, name))
 
@@ -158,14 +161,14 @@ class Scaling(Method):
 
     @property
     def resolved_factor(self) -> float:
-        """The factor, once worked out."""
+        """The factor after `resolve`."""
         assert self.factor is not None
         return self.factor
 
 
 @dataclass(frozen=True)
 class Composition(Method):
-    """Several methods at once, each on hooks of its own."""
+    """Several methods that override disjoint hooks, applied together."""
 
     parts: tuple[Method, ...]
 
@@ -224,7 +227,7 @@ class Composition(Method):
 
 
 def compose(methods: list[Method]) -> Method:
-    """One method out of several. Raises: UserError if two of them use the same hook."""
+    """Several methods as one. Raises: UserError if two of them override the same hook."""
     parts: list[Method] = []
     for method in methods:
         parts += method.parts if isinstance(method, Composition) else [method]
@@ -246,7 +249,7 @@ def at_least(method: str, option: str, value: float, least: float) -> None:
 def rope_theta(inv_freq: Tensor) -> float:
     """The base of the geometric series [M] of inverse frequencies, from its first two terms.
 
-    Those two are the fastest; the scalings that models bring along (linear, llama3, yarn) keep their ratio.
+    Those two rotate fastest; the scalings in the configs of models (linear, llama3, yarn) keep their ratio.
     Raises: UserError for a single frequency, which has no base.
     """
     if len(inv_freq) < 2:
@@ -255,7 +258,7 @@ def rope_theta(inv_freq: Tensor) -> float:
 
 
 def log_length_scale(i: Tensor, base: float) -> Tensor:
-    """max(1, ln(i + 1) / ln(base)): keeps attention from thinning out as more keys come in.
+    """max(1, ln(i + 1) / ln(base)): counteracts the dilution of attention as the number of keys grows.
 
     Chiang and Cholak, https://arxiv.org/abs/2202.12172; Su, https://kexue.fm/archives/8823.
     """

@@ -29,8 +29,8 @@ class DualChunkAttention(Method):
     `mscale` a: scores times max(1, 1 + a ln(n / M))^2 for a run of n tokens, M = P in the paper variant and the
     model's `max_position_embeddings` in the other; 0 = off.
     An et al., https://arxiv.org/abs/2402.17463, code https://github.com/HKUNLP/ChunkLlama (2add4d7c). The released
-    code lets n be the largest length it ever saw, so one long prompt changes all later ones, and keys keep the scale
-    of the step that wrote them; here n is the length of the run, whatever ran before and however it is split.
+    code takes n from the longest input so far, so one long prompt changes all later ones, and keys keep the scale of
+    the step that wrote them; here n is the length of the run, whatever ran before and however prefill is chunked.
     """
 
     name: ClassVar[str] = "dca"

@@ -1,4 +1,4 @@
-"""Focused Transformer (LongLLaMA): a few layers keep everything as memory, the others a local window."""
+"""Focused Transformer (LongLLaMA): a few layers attend to all earlier keys as memory, the others to a local window."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ class FocusedTransformer(Method):
       longllama   b(i) = i - i % L for i < m, and i - (i - m) % L from there: windows of L tokens, a last one that ends
                   with the prompt and grows to L tokens while decoding, then moves to memory as a whole
       streaming   b(i) = max(i - i % (L - l) - l, 0): windows of l to L tokens that follow from the position alone
-    `prompt_length` n: default what the first call brings; prefill in several calls needs it said.
+    `prompt_length` n: default the length of the first call; required for prefill in several calls outside lcbench.
     `mem_positionals=false`: memory layers do not rotate at all. `mem_dtype`: keys and values before the window are
-    rounded to it. `mem_attention_grouping=[heads,queries]`: how many attend to memory at once; changes no result.
+    rounded to it. `mem_attention_grouping=[heads,queries]`: upper bounds on the heads and queries that attend to memory
+    at a time; bounds the memory in use and changes no result.
     `mem_device=cpu` keeps memory in RAM. `memory=knn`: each query and head sees its `top_k` best keys of the memory
     only, found by Faiss: `index=flat` finds them all, `ivf` most of them, faster.
     Options left out come from the config of the model where it has them (`mem_layers`, ...).
 
-    Tworkowski et al., https://arxiv.org/abs/2307.03170, code https://github.com/CStanKonrad/long_llama, which is
-    dense; the paper searches, k = 128. There the windows of a second call with a cache start anew, padding shifts
-    them, and `mem_dtype` is bfloat16 unless said; here they go on, count real tokens, and it is the model's.
+    Tworkowski et al., https://arxiv.org/abs/2307.03170, code https://github.com/CStanKonrad/long_llama, which
+    attends to the whole memory; the paper searches it, k = 128. There the windows restart with a second call on a
+    cache, padding shifts them, and `mem_dtype` defaults to bfloat16; here they continue, padding is not counted, and
+    the default is the dtype of the model.
     """
 
     name: ClassVar[str] = "fot"
@@ -121,14 +123,14 @@ class FocusedTransformer(Method):
         remembers = layer in (self.memory_layers or ())
         if remembers and not self.mem_positionals:
             q_pos, local_q_pos, k_pos = torch.zeros_like(i), torch.zeros_like(i), torch.zeros_like(j)
-        else:  # only differences count: small positions turn more exactly
+        else:  # only differences matter, and small angles are more exact
             q_pos, local_q_pos, k_pos = i - start, i - start[0], (j - start[0]).clamp(min=0)
         local = Piece(local_q_pos, k_pos, start=start, stop=i + 1)
         if not remembers:
             return [local]
-        return [local, Piece(q_pos, torch.zeros_like(j), torch.zeros_like(i), start, memory=self._held())]
+        return [local, Piece(q_pos, torch.zeros_like(j), torch.zeros_like(i), start, memory=self._memory())]
 
-    def _held(self) -> Memory:
+    def _memory(self) -> Memory:
         return Memory(
             dtype=None if self.mem_dtype is None else getattr(torch, self.mem_dtype),
             device=None if self.mem_device is None else torch.device(self.mem_device),

@@ -1,4 +1,4 @@
-"""Llama 3.1's scaling: by wavelength, with a smooth step between kept and stretched channels."""
+"""Llama 3.1's scaling: by wavelength, with a smooth transition between kept and interpolated channels."""
 
 from __future__ import annotations
 

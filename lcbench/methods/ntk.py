@@ -1,4 +1,4 @@
-"""NTK-aware scaling: a larger base, so that fast channels stay and slow ones stretch."""
+"""NTK-aware scaling: a larger base, which keeps fast channels and interpolates slow ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one idea of lcbench: a method is a list of pieces."""
+"""Pieces: which keys each query sees, and the positions to which both are rotated."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memory:
-    """How the keys of a piece are held and looked up, where that differs from the other keys.
+    """How the keys of a piece are stored and searched, if not like the other keys of the cache.
 
     They are rounded to `dtype` and kept on `device`; None is the model's. At most `heads` heads and `queries` queries
-    attend at once, None for no bound. With `top_k`, each query and head sees only its so many best keys: all of them
-    found (`flat`) or most of them (`ivf`).
+    attend at a time, None for no bound. With `top_k`, each query and head attends only to the `top_k` keys with the
+    highest scores, by exact (`flat`) or approximate (`ivf`) search with Faiss.
     """
 
     dtype: torch.dtype | None = None
@@ -31,12 +31,12 @@ class Memory:
 class Piece:
     """Query i sees the keys start[i] <= j < stop[i], with i rotated to q_pos[i] and j to k_pos[j].
 
-    The pieces of one method are disjoint, and one softmax runs over all of them. Two rules make tiles possible:
-    `start` <= `stop` never decrease with i, and every query sees at least itself in one of the pieces.
+    The pieces of one method are disjoint, and one softmax runs over all of them. Two rules let backends
+    compute in tiles: `start` <= `stop` never decrease with i, and every query sees at least itself in some piece.
 
     Shapes (all int64, on the CPU): q_pos, start, stop [T] for the T queries of this call; k_pos [S] for its S keys.
-    `start` and `stop` are absolute positions in the sequence, like i and j themselves. A piece with `memory` is held
-    in a way of its own; rotated to one position, its keys can be searched.
+    `start` and `stop` are absolute positions in the sequence, like i and j themselves. The keys of a
+    piece with `memory` are stored as it says; they can be searched if k_pos is the same for all of them.
     """
 
     q_pos: Tensor
@@ -50,10 +50,10 @@ class Piece:
         return not bool((self.start < self.stop).any())
 
     def of_keys(self, start: int, stop: int, origin: int) -> Piece:
-        """What the queries see of the keys start <= j < stop, where k_pos[0] belongs to the key `origin`."""
+        """This piece restricted to the keys start <= j < stop, where k_pos[0] belongs to the key `origin`."""
         k_pos = self.k_pos[start - origin : stop - origin]
         return replace(self, k_pos=k_pos, start=self.start.clamp(start, stop), stop=self.stop.clamp(start, stop))
 
     def of_queries(self, rows: slice) -> Piece:
-        """What some of the queries see."""
+        """This piece restricted to the queries in `rows`."""
         return replace(self, q_pos=self.q_pos[rows], start=self.start[rows], stop=self.stop[rows])

@@ -18,8 +18,8 @@ class ReRoPE(Method):
     """rel(i, j) = min(i - j, window), over all j <= i.
 
     `window`: default half the pretraining length, as in the author's experiments.
-    Su, https://kexue.fm/archives/9708, code https://github.com/bojone/rerope (its leaky variant is Self-Extend's kin).
-    The author adds log-length scaling: `rerope+logn`.
+    Su, https://kexue.fm/archives/9708, code https://github.com/bojone/rerope (its leaky variant is related to
+    Self-Extend). The author adds log-length scaling: `rerope+logn`.
     """
 
     name: ClassVar[str] = "rerope"

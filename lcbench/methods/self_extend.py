@@ -20,7 +20,7 @@ class SelfExtend(Method):
     """rel(i, j) = i - j if i - j < W, else i//G - j//G + W - W//G, over all j <= i.
 
     `group_size` G: default the smallest one that keeps every position below the pretraining length P. The authors'
-    README adds that W + (n - W) / G should stay within 1/2 to 2/3 of P; a G that exceeds 2/3 is met with advice.
+    README adds that W + (n - W) / G should stay within 1/2 to 2/3 of P; `advice` warns where it exceeds 2/3.
     `neighbor_window` W: default P / 4, the authors' proportion for 4k models.
     `log_scale_base` B: scores of query i times max(1, ln(i + 1) / ln(B)); 0 = off, the default.
     Jin et al., https://arxiv.org/abs/2401.01325, code https://github.com/datamllab/LongLM. Published code for Llama
@@ -49,13 +49,13 @@ class SelfExtend(Method):
         g, w, n = self.group_size, self.neighbor_window, lengths.run
         if g is None or w is None or n is None or n <= lengths.pretraining:
             return None
-        room, need = 2 * lengths.pretraining - 3 * w, 3 * (n - w)  # in thirds of a token: exact
-        if room <= 0 or need <= room * g:
+        budget, need = 2 * lengths.pretraining - 3 * w, 3 * (n - w)  # in thirds of a token: exact
+        if budget <= 0 or need <= budget * g:
             return None
         reach = (w + (n - w) / g) / lengths.pretraining
         return (
             f"self_extend at {n} tokens: group_size={g} reaches {reach:.0%} of the pretraining length; the authors' "
-            f"rule of thumb is 1/2 to 2/3, from group_size={-(-need // room)}."
+            f"rule of thumb is 1/2 to 2/3, from group_size={-(-need // budget)}."
         )
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
@@ -77,14 +77,12 @@ class SelfExtend(Method):
 def smallest_group(run: int, window: int, pretraining: int) -> int:
     """The smallest G whose largest relative position, (run - 1)//G + W - W//G, stays below the pretraining length.
 
-    Raises: UserError if the window leaves no room for any group.
+    Raises: UserError if the window alone reaches the pretraining length.
     """
     if run <= pretraining:
         return 1
     if window >= pretraining:
-        raise UserError(
-            f"self_extend: neighbor_window={window} leaves no room below the pretraining length {pretraining}."
-        )
+        raise UserError(f"self_extend: neighbor_window={window} must be below the pretraining length {pretraining}.")
     group = max(1, math.ceil((run - window) / (pretraining - window)))
     while (run - 1) // group + window - window // group >= pretraining:
         group += 1

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Streaming(Method):
-    """Query i sees the last `window` keys, itself included, and the first `sinks` keys; positions are those within
-    what it sees. With edge = max(i - window + 1, 0), the first key of the window:
+    """Query i sees the last `window` keys, itself included, and the first `sinks` keys; positions are counted
+    among the keys that it sees. With edge = max(i - window + 1, 0), the first key of the window:
 
         rel(i, j) = i - j                               j >= edge
                     min(edge, sinks) + (i - edge) - j   j < min(edge, sinks)
 
-    `sinks`: default 4. `window`: default what is left of the pretraining length. `sinks=0` is a sliding window.
+    `sinks`: default 4. `window`: default pretraining length - sinks. `sinks=0` is a sliding window.
     Xiao et al., https://arxiv.org/abs/2309.17453, code https://github.com/mit-han-lab/streaming-llm.
     """
 

@@ -1,4 +1,4 @@
-"""The model as it is."""
+"""The unmodified model."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class YaRN(Scaling):
         dim, theta = 2 * len(inv_freq), rope_theta(inv_freq)
 
         def channel(turns: float) -> float:
-            """The (fractional) channel that turns so many times within the pretraining length."""
+            """The (fractional) channel that makes `turns` full turns within the pretraining length."""
             return dim * math.log(lengths.pretraining / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
         low = max(math.floor(channel(self.beta_fast)), 0)

@@ -1,1 +1,1 @@
-"""Ways to compute attention over pieces, each held against the float64 reference."""
+"""Backends that compute attention over pieces, each tested against the float64 reference."""

@@ -1,4 +1,4 @@
-"""What kernels that know only full, causal and windowed attention make of pieces: cut them there, merge the answers."""
+"""Split pieces into parts that kernels with only full, causal and windowed attention can compute, and merge outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Stretch(NamedTuple):
-    """Consecutive queries row_start <= t < row_stop, none without a key, whose borders move alike.
+    """Consecutive queries row_start <= t < row_stop, each with at least one key, whose key ranges move uniformly.
 
     The first of them sees the keys key_start <= j < key_stop; from one query to the next, the start moves on by one if
     `start_moves`, the stop if `stop_moves`.
@@ -30,20 +30,20 @@ class Stretch(NamedTuple):
 
     @property
     def last_key_stop(self) -> int:
-        """Where the keys end that the last query sees."""
+        """The key range of the last query ends before this key."""
         return self.key_stop + (self.rows - 1) * self.stop_moves
 
 
 def stretches(start_T: Tensor, stop_T: Tensor) -> Iterator[Stretch]:
-    """Cut what queries see of a piece, start <= j < stop, into stretches as long as they come.
+    """Split the key ranges start <= j < stop of the queries of a piece into stretches of maximal length.
 
-    A query whose borders jump on both sides is a stretch of its own. One that sees nothing is in none.
+    A query between two jumps is a stretch by itself. A query without keys belongs to no stretch.
     """
     last = len(start_T) - 1
     moves = torch.stack([start_T.diff(), stop_T.diff()])
     turns = ((moves[:, 1:] != moves[:, :-1]).any(0).nonzero().flatten() + 1).tolist()
     done = 0
-    for first, end in pairwise([0, *turns, last] if last else []):  # steps first..end - 1 are alike
+    for first, end in pairwise([0, *turns, last] if last else []):  # the steps first..end - 1 are equal
         a = max(first, done)
         start_moves, stop_moves = moves[:, first].tolist()
         if {start_moves, stop_moves} <= {0, 1}:
@@ -58,7 +58,7 @@ def stretches(start_T: Tensor, stop_T: Tensor) -> Iterator[Stretch]:
 
 
 def _seen(stretch: Stretch) -> Iterator[Stretch]:
-    """The stretch without the queries that see nothing: at most its first, or those behind a last one, or all."""
+    """The stretch without queries that have no keys: at most the first one, or all after some query, or all."""
     a, b, start, stop, start_moves, stop_moves = stretch
     if stop == start and stop_moves and not start_moves:
         a, stop = a + 1, stop + 1
@@ -69,7 +69,8 @@ def _seen(stretch: Stretch) -> Iterator[Stretch]:
 
 
 def merge(out_BHTD: Tensor, lse_BHT: Tensor, more_BHTD: Tensor, more_lse_BHT: Tensor) -> None:
-    """Take the answer over more keys into `out` and `lse`, in place; -inf stands for rows that saw nothing yet."""
-    share = torch.sigmoid(more_lse_BHT - lse_BHT).nan_to_num_(0.0)  # nan: neither side saw anything
+    """Merge the output over further keys into `out` and `lse`, in place; lse is -inf for queries without keys so
+    far."""
+    share = torch.sigmoid(more_lse_BHT - lse_BHT).nan_to_num_(0.0)  # nan: no key on either side
     out_BHTD.lerp_(more_BHTD.to(out_BHTD.dtype), share[..., None])
     torch.logaddexp(lse_BHT, more_lse_BHT, out=lse_BHT)

@@ -1,4 +1,4 @@
-"""What every backend is given and answers."""
+"""The argument and the result of every backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Call:
     that the pieces show them.
 
     H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
-    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` are those that earlier calls rotated.
+    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls.
     """
 
     q_BHTD: Tensor
@@ -44,18 +44,18 @@ class Call:
         return self.q_BHTD.shape[-1] == self.v_BKSD.shape[-1]
 
     def borders(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """start, stop [T] of what each query sees of a piece, counted from the first key of the call."""
+        """start, stop [T] of the keys of a piece that each query sees, relative to the first key of the call."""
         return piece.start - self.first_key, piece.stop - self.first_key
 
     def key_range(self, piece: Piece, rows: slice = slice(None)) -> tuple[int, int]:
-        """start <= j < stop, counted from the first key of the call: what some of the queries `rows` see of a piece;
-        empty where stop <= start."""
+        """start, stop of the keys of a piece that any of the queries `rows` sees, relative to the first key of the
+        call; empty if stop <= start."""
         return int(piece.start[rows][0]) - self.first_key, int(piece.stop[rows][-1]) - self.first_key
 
     def rotated_queries(self, piece: Piece) -> Tensor:
-        """All queries [B, H, T, D] at the positions that a piece gives them."""
+        """All queries [B, H, T, D] rotated to their positions in a piece."""
         return self.tables.rotate(self.q_BHTD, piece.q_pos, self.rope)
 
     def rotate_keys(self, piece: Piece, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop [B, K, stop - start, D] at the positions that a piece gives them."""
+        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a piece."""
         return self.tables.rotate(self.k_BKSD[:, :, start:stop], piece.k_pos[start:stop], self.rope)

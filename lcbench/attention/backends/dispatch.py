@@ -1,11 +1,11 @@
-"""The ways to compute attention over pieces, what each of them can do, and which one a call takes.
+"""The backends, which calls each of them supports, and which one computes a call.
 
 | name      | what it is                                                  | where                                  |
 | reference | one dense matrix of scores in float64: the truth            | anywhere; n x n, for short runs        |
 | matmul    | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
 | tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
-| flash     | FlashAttention-2, or 3 if it is installed, a call a stretch | CUDA, bfloat16 and float16             |
-| triton    | a kernel of our own: one pass over all pieces               | CUDA, with the package triton          |
+| flash     | FlashAttention-2, or 3 if installed, over parts of pieces   | CUDA, bfloat16 and float16             |
+| triton    | a Triton kernel, one pass over all pieces                   | CUDA, with the package triton          |
 
 `joint` is another name of `matmul`.
 """
@@ -27,16 +27,16 @@ from lcbench.attention.backends.tiled import tiled_attention
 from lcbench.attention.options import AUTO, backend_name, check_backend_name
 from lcbench.core.errors import UserError
 
-DECODE_QUERIES = 16  # up to so many queries at once, one row of scores is faster than anything else
+DECODE_QUERIES = 16  # up to this many queries, `matmul` is the fastest
 logger = logging.getLogger("lcbench")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute attention.
+    """One implementation of attention over pieces.
 
-    `machine` and `refusal` say why it cannot run on a device, or do a call there: the end of a sentence that begins
-    with its name, or None if it can. `kernel` tells which one is inside, where that is not always the same.
+    `machine` and `refusal` return why it cannot run on a device, or does not support a call: the end of a sentence that
+    begins with its name, or None if it can. `kernel` names the library kernel in use, where there are several.
     """
 
     name: str
@@ -54,30 +54,30 @@ class Backend:
 
 
 class BackendSelector:
-    """Which backend computes each call of a block: the one that was asked for, or the fastest that can do it.
+    """Chooses the backend of each call in a block: the requested one, or the fastest that supports the call.
 
-    `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and whatever else they cannot do. A backend
-    that is named computes every call, decode included.
+    `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and for calls they do not support. A requested
+    backend computes every call, decode included.
     """
 
     def __init__(self, name: str = AUTO) -> None:
-        """Raises: UserError for a name that there is not."""
+        """Raises: UserError for an unknown name."""
         check_backend_name(name)
         self.name = backend_name(name)
         self._used: set[str] = set()
 
     @property
     def used(self) -> list[str]:
-        """The backends that computed something so far, and their kernels."""
+        """Labels of the backends used so far, with their kernels."""
         return sorted(self._used)
 
     def check(self, device: torch.device) -> None:
-        """Raises: UserError if the backend that was asked for does not run on a device."""
+        """Raises: UserError if the requested backend does not run on a device."""
         if self.name != AUTO and (why := BACKENDS[self.name].machine(device)):
             raise self._refused(why, [name for name, backend in BACKENDS.items() if not backend.machine(device)])
 
     def __call__(self, call: Call) -> Output:
-        """Raises: UserError if the backend that was asked for cannot do this call."""
+        """Raises: UserError if the requested backend does not support this call."""
         backend = self._backend(call)
         if backend.label not in self._used:
             self._used.add(backend.label)
@@ -99,7 +99,7 @@ class BackendSelector:
 
 
 def _run_flash(call: Call) -> Output:
-    from lcbench.attention.backends.flash import flash_attention  # only here: it takes a second to import
+    from lcbench.attention.backends.flash import flash_attention  # imported on use: the import takes a second
 
     return flash_attention(call)
 
@@ -111,7 +111,7 @@ def _flash_kernel() -> str:
 
 
 def _run_triton(call: Call) -> Output:
-    from lcbench.attention.backends.triton_fused import triton_fused_attention  # only here: triton is optional
+    from lcbench.attention.backends.triton_fused import triton_fused_attention  # imported on use: triton is optional
 
     return triton_fused_attention(call)
 
@@ -140,7 +140,7 @@ def _triton_machine(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton (pip install triton)"
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
-        return None  # the interpreter of triton, for tests
+        return None  # Triton's interpreter, for tests
     return _flash_machine(device)
 
 
@@ -149,7 +149,7 @@ def _everything(call: Call) -> None:
 
 
 def _plain_scores(call: Call) -> str | None:
-    """What the fused kernels have in common."""
+    """The limits that all fused kernels share."""
     if call.softcap is not None:
         return "knows no soft cap of scores, which this model has"
     if call.needs_gradient:

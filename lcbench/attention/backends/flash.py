@@ -1,8 +1,8 @@
-"""Attention over pieces by PyTorch's flash attention for CUDA, a call a stretch, merged by log-sum-exp in float32.
+"""Attention over pieces by PyTorch's flash attention for CUDA, merged by log-sum-exp in float32.
 
-The public `varlen_attn` knows full, causal and windowed attention, aligned at the last query and the last key, which is
-all that pieces are made of. FlashAttention-2 is inside; FlashAttention-3 where PyTorch was told to use it, which is
-done here if it is installed.
+The public `varlen_attn` supports full, causal and windowed attention, aligned at the last query and the last key;
+pieces can be split into these. It runs FlashAttention-2, or FlashAttention-3 once activated in PyTorch, which is done
+here if it is installed.
 
 Imported only when it is used: `varlen_attn` imports PyTorch's compiler.
 """
@@ -56,8 +56,8 @@ class Band:
 
 
 def flash_attention(call: Call) -> Output:
-    """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in float32; what `refusal` lets pass, without
-    gradients."""
+    """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in float32, without gradients; for calls that
+    `refusal` accepts."""
     _activate_fa3()
     out = torch.zeros(call.q_BHTD.shape, dtype=torch.float32, device=call.q_BHTD.device)
     lse = out.new_full(call.q_BHTD.shape[:3], -math.inf)
@@ -86,14 +86,14 @@ def refusal(call: Call) -> str | None:
 
 
 def kernel_name() -> str:
-    """Which FlashAttention runs: FA2, or what PyTorch was told to use instead."""
+    """The FlashAttention version in use: FA2, or the one activated in PyTorch instead."""
     _activate_fa3()
     return attention.current_flash_attention_impl() or "FA2"
 
 
 def bands(of_piece: Iterable[Stretch]) -> Iterator[Band]:
-    """The calls that a piece takes: stretches that one window describes are joined, and those that lie side by side,
-    queries and keys both, are sequences of one call."""
+    """The kernel calls for a piece: stretches of one sliding window are joined, and stretches that are adjacent in both
+    queries and keys become the sequences of one variable-length call."""
     pending: Band | None = None
     for stretch in _windows(of_piece):
         band = _band(stretch)
@@ -117,7 +117,7 @@ def _adjoin(band: Band, other: Band) -> bool:
 def _windows(of_piece: Iterable[Stretch]) -> Iterator[tuple[Stretch, int]]:
     """Stretches with the number of queries before each that belong to the same window.
 
-    A sliding window begins with queries whose window the first key cuts off; the kernel cuts it off by itself.
+    The first queries of a sliding window have fewer keys than its width, which the kernel handles by itself.
     """
     opening: Stretch | None = None
     for stretch in of_piece:
@@ -135,7 +135,8 @@ def _windows(of_piece: Iterable[Stretch]) -> Iterator[tuple[Stretch, int]]:
 
 
 def _slides_on(opening: Stretch, stretch: Stretch) -> bool:
-    """Whether the start, which stood still in `opening`, moves on by one from its last query, the stop as before."""
+    """Whether `stretch` continues `opening` as a sliding window: the start, constant in `opening`, now advances by one
+    per query, and the stop as before."""
     return (
         stretch.start_moves
         and stretch.stop_moves == opening.stop_moves
@@ -155,22 +156,22 @@ def _band(window: tuple[Stretch, int]) -> Band:
         (before + stretch.rows,),
         (stretch.last_key_stop - key_start,),
         left=stretch.last_key_stop - 1 - last_key_start if stretch.start_moves else UNBOUNDED,
-        right=0 if stretch.stop_moves or before + stretch.rows == 1 else UNBOUNDED,  # of one query, both say the same
+        right=0 if stretch.stop_moves or before + stretch.rows == 1 else UNBOUNDED,  # for one query both mean the same
     )
 
 
 def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: float) -> Output:
     """One call for all rows of the batch: output [B, H, T, D] and log-sum-exp [B, H, T].
 
-    Every query sees a key, so that what a kernel answers for one that sees none (FlashAttention-2: +inf) never comes
-    up. The log-sum-exp comes as [H, queries], whatever its documentation says.
+    Every query of a band has a key, so that the log-sum-exp of kernels for queries without keys (FlashAttention-2:
+    +inf) does not occur. The log-sum-exp is returned as [H, queries], other than documented.
 
-    That queries are grouped, FlashAttention 2 and 3 see by themselves. PyTorch since 2.12 wants to be told so; 2.11
-    knows no such argument, checks no heads, and calls the same operator. Read in its sources, not run on a GPU.
+    FlashAttention 2 and 3 detect grouped queries by themselves. PyTorch from 2.12 on requires `enable_gqa`; 2.11 has no
+    such argument, does not check heads, and calls the same operator (from its sources, not run on a GPU).
     """
     B, H, T = q_BHTD.shape[:3]
-    told = k_BKSD.shape[1] != H and _is_told_of_groups(varlen_attn)
-    grouped: dict[str, Any] = {"enable_gqa": True} if told else {}
+    gqa = k_BKSD.shape[1] != H and _has_enable_gqa(varlen_attn)
+    grouped: dict[str, Any] = {"enable_gqa": True} if gqa else {}
     out, lse = varlen_attn(
         _packed(q_BHTD),
         _packed(k_BKSD),
@@ -197,7 +198,7 @@ def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def _is_told_of_groups(kernel: Callable[..., Any]) -> bool:
+def _has_enable_gqa(kernel: Callable[..., Any]) -> bool:
     return "enable_gqa" in inspect.signature(kernel).parameters
 
 

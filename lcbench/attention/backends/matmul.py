@@ -1,7 +1,7 @@
-"""Attention over pieces in plain matrix products: one row of scores over all pieces, one softmax.
+"""Attention over pieces by plain matrix products: one row of scores over all pieces, one softmax.
 
-Exact on any device and dtype, with gradients, soft caps and sinks; the choice for decode, where it is also fast.
-Scores are made for a few queries at a time, so memory grows with the number of keys, not with its square.
+Exact on any device and dtype, with gradients, soft caps and sinks; used for decode, where it is also fast. Scores are
+computed for a few queries at a time, so that memory is linear in the number of keys.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of fl
 
 
 def matmul_attention(call: Call) -> Output:
-    """The output [B, H, T, Dv] in the dtype of the queries, and the log-sum-exp [B, H, T] of the scores in float32 at
-    least; a query that sees nothing gets 0 and -inf."""
+    """The output [B, H, T, Dv] in the dtype of the queries, and the log-sum-exp [B, H, T] of the scores in at least
+    float32; 0 and -inf for a query without keys."""
     B, H, T = call.q_BHTD.shape[:3]
     S = call.k_BKSD.shape[2]
     parts = []
@@ -42,7 +42,7 @@ def matmul_attention(call: Call) -> Output:
 
 
 class _Part(NamedTuple):
-    """A piece with its rotated queries and keys; the first of these is the key `first` of the call."""
+    """A piece with its rotated queries, and its rotated keys from the key `first` of the call on."""
 
     piece: Piece
     first: int
@@ -51,7 +51,7 @@ class _Part(NamedTuple):
 
 
 def _rotated_keys(call: Call, piece: Piece, start: int, stop: int) -> Tensor:
-    """[B, K, stop - start, D], of which only those are rotated now that no earlier call has."""
+    """Rotated keys [B, K, stop - start, D], from the cache of rotated keys where there is one."""
     if call.rotated_keys is None or call.rope.rotary is None:
         return call.rotate_keys(piece, start, stop)
     rotate = partial(call.tables.rotate, rope=call.rope)
@@ -59,7 +59,7 @@ def _rotated_keys(call: Call, piece: Piece, start: int, stop: int) -> Tensor:
 
 
 def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
-    """The output for the queries `rows`; None if they see nothing."""
+    """The output for the queries `rows`; None if they have no keys."""
     spans = [call.key_range(part.piece, rows) for part in parts]
     shown = [(start, stop) for start, stop in spans if start < stop]
     if not shown:
@@ -67,7 +67,7 @@ def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
     first, end = min(start for start, _ in shown), max(stop for _, stop in shown)
     scores_BKGTS = _scores(call, parts, spans, rows, first, end)
     B, K, G, T, _ = scores_BKGTS.shape
-    # The softmax by hand: it divides the output, not the weights, and its log-sum-exp comes for nothing.
+    # Softmax by hand: the output is divided instead of the weights, and the log-sum-exp needs no further pass.
     tiny = torch.finfo(scores_BKGTS.dtype).tiny
     most = scores_BKGTS.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(scores_BKGTS.dtype).min)
     weights = scores_BKGTS.sub_(most).exp_()
@@ -80,9 +80,9 @@ def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
 
 
 def _scores(call: Call, parts: list[_Part], spans: list[tuple[int, int]], rows: slice, first: int, end: int) -> Tensor:
-    """Scores [B, K, G, rows, end - first] of the queries `rows` over the keys first <= j < end of the call, in float32
-    at least: -inf where no piece shows the key. The queries of a group lie together, so that one product serves all
-    that share a key head."""
+    """Scores [B, K, G, rows, end - first] of the queries `rows` over the keys first <= j < end of the call, in at
+    least float32; -inf for keys in no piece of the query. The queries of a group are contiguous, so that one product
+    computes all heads that share a key head."""
     B, H, _, D = parts[0].q_BHTD.shape
     K, T = call.v_BKSD.shape[1], rows.stop - rows.start
     G = H // K
@@ -98,6 +98,6 @@ def _scores(call: Call, parts: list[_Part], spans: list[tuple[int, int]], rows: 
         j = torch.arange(start, stop) + call.first_key
         seen = (j >= piece.start[rows, None]) & (j < piece.stop[rows, None])
         region = scores[..., start - first : stop - first]
-        # Pieces are disjoint: what another piece filled in stays where this one is not seen.
+        # Pieces are disjoint: keep the scores of other pieces where this one is not visible.
         region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
     return scores

@@ -1,9 +1,8 @@
-"""The truth that everything else is held against, in float64; written to be obviously right and nothing else.
+"""The float64 reference that every backend is tested against, written for clarity only.
 
-`reference_attention` takes an explicit matrix of relative positions and a mask, as they stand in the papers, and knows
-nothing of pieces, tables or tiles; memory grows with n x n x pairs of channels. `dense_attention` is given what every
-backend is given, the model's own tables of cos and sin included, and differs from them by rounding alone; memory grows
-with n x n.
+`reference_attention` takes an explicit matrix of relative positions and a mask, as defined in the papers, and uses no
+pieces, tables or tiles; memory n x n x pairs of channels. `dense_attention` is a backend: it takes a `Call`, with the
+model's own tables of cos and sin, and differs from the others by rounding only; memory n x n.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def reference_attention(
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """softmax over the seen keys j of q_i . R(rel[i, j]) k_j, answered in float64 [B, H, T, Dv].
+    """softmax over the seen keys j of q_i . R(rel[i, j]) k_j, in float64 [B, H, T, Dv].
 
-    R(p) turns channel pair m by p * inv_freq[m]; channels beyond 2M do not turn. `attention_factor` multiplies cos and
-    sin of both sides, so it enters the turning channels' part of the score squared.
+    R(p) rotates channel pair m by p * inv_freq[m]; channels beyond 2M are not rotated. `attention_factor` multiplies
+    cos and sin of queries and keys, so that it enters the score of the rotated channels squared.
     """
     q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
     groups = q.shape[1] // k.shape[1]
@@ -63,10 +62,10 @@ def reference_attention(
 
 
 def dense_attention(call: Call) -> Output:
-    """One matrix of scores, each piece's part of it filled in, one softmax.
+    """One matrix of scores, filled piece by piece, and one softmax.
 
-    Returns the output [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; a query that sees nothing gets
-    0 and -inf.
+    Returns the output [B, H, T, Dv] and the log-sum-exp [B, H, T], both in float64; 0 and -inf for a query
+    without keys.
     """
     q, k, v = call.q_BHTD.double(), call.k_BKSD.double(), call.v_BKSD.double()
     groups = q.shape[1] // k.shape[1]
@@ -81,4 +80,4 @@ def dense_attention(call: Call) -> Output:
             product = torch.tanh(product / call.softcap) * call.softcap
         seen = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
         scores = torch.where(seen.to(scores.device), product, scores)
-    return scores.softmax(-1).nan_to_num(0.0) @ v, scores.logsumexp(-1)  # nan: a query that sees nothing
+    return scores.softmax(-1).nan_to_num(0.0) @ v, scores.logsumexp(-1)  # nan: a query without keys

@@ -1,7 +1,7 @@
 """Attention over pieces in tiles of PyTorch's fused CPU kernel, merged by log-sum-exp in float32.
 
-Each piece is cut into rectangles of queries and keys, as large as they come: full ones, causal ones, and masked ones
-where the edge of the piece is neither. No n x n matrix anywhere; the cost is that of causal attention plus the merges.
+Each piece is split into maximal rectangles of queries and keys: full ones, causal ones, and masked ones where the edge
+of the piece is neither. There is no n x n matrix; the cost is that of causal attention plus the merges.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lcbench.attention.backends.bands import Stretch, merge, stretches
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.cache.growing import RotatedKeyCache
 
-BLOCK = 512  # queries of a masked tile, at most: its edges cost as much as its inside
-SMALL = 128  # queries below which a tile of its own costs more in calls than a mask costs in work
+BLOCK = 512  # queries per masked tile, at most: masked keys cost as much as visible ones
+SMALL = 128  # queries, below which a separate call costs more than a mask
 
 
 class Tile(NamedTuple):
-    """Queries row_start <= t < row_stop and keys key_start <= j < key_stop, both counted within the call.
+    """Queries row_start <= t < row_stop and keys key_start <= j < key_stop, relative to the call.
 
     `mask` False: every query sees every key; True: query n of the tile sees keys 0..n, of equally many; otherwise a
-    boolean [rows, keys] of what is seen.
+    boolean mask [rows, keys] of visible keys.
     """
 
     row_start: int
@@ -37,12 +37,12 @@ class Tile(NamedTuple):
 
 
 def tiled_attention(call: Call) -> Output:
-    """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in float32 at least; CPU only, no gradients."""
+    """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in at least float32; CPU only, no gradients."""
     dtype = torch.promote_types(call.q_BHTD.dtype, torch.float32)
     out = torch.zeros(call.q_BHTD.shape, dtype=dtype)
     lse = torch.full(call.q_BHTD.shape[:3], -math.inf, dtype=dtype)
     shown = [(*call.key_range(piece), piece) for piece in call.pieces]
-    # From the earliest keys on, so that pieces which give their keys the same positions share the rotated ones.
+    # In order of their first key, so that pieces with equal key positions share rotated keys.
     shown = sorted((entry for entry in shown if entry[0] < entry[1]), key=lambda entry: entry[0])
     share = len(shown) > 1 and call.rope.rotary is not None
     rotated_keys = RotatedKeyCache(call.k_BKSD.shape[2]) if share else None
@@ -64,10 +64,10 @@ def tiled_attention(call: Call) -> Output:
 
 
 def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:
-    """Cut what queries see of a piece, start <= j < stop, into disjoint tiles that cover it.
+    """Split the key ranges start <= j < stop of the queries of a piece into disjoint tiles that cover them.
 
-    Stretches of queries with a fixed `start` are tiles of their own, however long. The rest (windows; pieces of short
-    chunks) is cut into blocks with masked edges.
+    Stretches of queries with a constant `start` become tiles, whatever their length. The rest (windows; pieces of short
+    chunks) is split into blocks with masked edges.
     """
     done = int((stop_T > start_T).int().argmax())
     for stretch in stretches(start_T, stop_T):
@@ -79,7 +79,7 @@ def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:
 
 
 def _tiles(stretch: Stretch) -> Iterator[Tile]:
-    """Of a stretch with a fixed start: the keys that all its queries see, and those of which the next sees one more."""
+    """The tiles of a stretch with a constant start: keys that all its queries see, and a causal tile."""
     a, b, start, stop = stretch.row_start, stretch.row_stop, stretch.key_start, stretch.key_stop
     square = stop - 1 if stretch.stop_moves else stop
     if start < square:
@@ -89,16 +89,16 @@ def _tiles(stretch: Stretch) -> Iterator[Tile]:
 
 
 def _blocks(start_T: Tensor, stop_T: Tensor, row_start: int, row_stop: int) -> Iterator[Tile]:
-    """Blocks of rows: the keys that all of them see, and on both sides those that only some see."""
+    """Tiles of blocks of rows: keys that all of them see, and on both sides keys that only some see."""
     if row_start >= row_stop:
         return
     widest = int((stop_T - start_T)[row_start:row_stop].max())
-    size = min(BLOCK, max(SMALL, 1 << (widest - 1).bit_length()))  # a narrow window is not worth a wide mask
+    size = min(BLOCK, max(SMALL, 1 << (widest - 1).bit_length()))  # no wide mask for a narrow window
     for a in range(row_start, row_stop, size):
         b = min(a + size, row_stop)
         start, stop = start_T[a:b], stop_T[a:b]
         left, inner_left, inner_right, right = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])
-        if left >= right:  # nobody sees anything: the kernel must not be asked
+        if left >= right:  # no query has a key, and the kernel would return 0 for lse
             continue
         causal = right - inner_right == b - a - 1 and bool((stop.diff() == 1).all())
         inner_right -= causal
@@ -123,8 +123,8 @@ def _masked(a: int, b: int, key_start: int, key_stop: int, start_T: Tensor, stop
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
     """One tile: output [B, H, T, D] and log-sum-exp [B, H, T] of its scores.
 
-    A private operator of PyTorch, called here and nowhere else: no public function answers a log-sum-exp on the CPU.
-    Its causal mask is aligned at the upper left, and it answers 0, not -inf, for a row that sees nothing.
+    A private operator of PyTorch, called only here: no public function returns a log-sum-exp on the CPU. Its causal
+    mask is aligned at the upper left, and its log-sum-exp is 0, not -inf, for a row without keys.
     """
     bias = None
     if isinstance(mask, Tensor):

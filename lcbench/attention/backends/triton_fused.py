@@ -1,8 +1,8 @@
-"""Attention over all pieces in one pass, a Triton kernel: one softmax a query, no answers to merge.
+"""Attention over all pieces in one pass, a Triton kernel: one online softmax per query, no outputs to merge.
 
-A program takes a tile of queries through the pieces, one after another, with the queries rotated for that piece. Keys
-that all queries of the tile see are taken in without a mask; those at the edges of a piece, which only some see, with
-one. Keys and values are loaded through tensor descriptors, by the copy engine (TMA) of GPUs that have it.
+A program loops over the pieces for one tile of queries, which are rotated for each piece. Blocks of keys that all
+queries of the tile see need no mask; blocks at the edges of a piece are masked. Keys and values are loaded through
+tensor descriptors, by the tensor memory accelerator (TMA) of GPUs that have it.
 
 Imported only when it is used: Triton is optional.
 """
@@ -22,13 +22,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from lcbench.attention.backends.call import Call, Output
 from lcbench.methods.pieces import Piece
 
-PRECISION = tl.constexpr("tf32x3")  # of float32 products: in three parts on tensor cores, as exact as float32
-ROW_BYTES = 16  # descriptors want rows that begin at multiples of so many
+PRECISION = tl.constexpr("tf32x3")  # float32 products as three tf32 products: as exact as float32
+ROW_BYTES = 16  # alignment of rows that tensor descriptors require
 
 
 def triton_fused_attention(call: Call) -> Output:
-    """The output [B, H, T, Dv] in the dtype of the queries and the log-sum-exp [B, H, T] in float32; what `refusal`
-    lets pass, without gradients."""
+    """The output [B, H, T, Dv] in the dtype of the queries and the log-sum-exp [B, H, T] in float32, without gradients;
+    for calls that `refusal` accepts."""
     q_BHTD, v_BKSD = call.q_BHTD, call.v_BKSD
     B, H, T, D = q_BHTD.shape
     Dv = v_BKSD.shape[3]
@@ -97,8 +97,7 @@ def refusal(call: Call) -> str | None:
 
 
 def _sizes(dim: int, q_BHTD: Tensor) -> dict[str, Any]:
-    """Queries and keys of a tile, and how a GPU runs it: the largest for which the compiler needs no memory in the
-    place of registers, or almost none."""
+    """Tile sizes and launch parameters: the largest tiles with no or almost no register spills."""
     if q_BHTD.dtype == torch.float32:
         return {"ROWS": 64, "KEYS": 32, "num_warps": 4, "num_stages": 2}
     if dim > 128:
@@ -111,7 +110,7 @@ def _sizes(dim: int, q_BHTD: Tensor) -> dict[str, Any]:
 def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
     """First query and number of queries of each program [tiles, 2], those with the most keys first.
 
-    Where a piece jumps (to the next chunk, say) a tile ends: its queries would see little of the same keys.
+    A tile ends where the key range of a piece jumps (at a chunk of DCA, say): queries on both sides share few keys.
     """
     jumps = ((start_PT.diff() > rows) | (stop_PT.diff() > rows)).any(0).nonzero().flatten() + 1
     ends = [0, *jumps.tolist(), start_PT.shape[1]]
@@ -122,9 +121,9 @@ def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
 
 
 def _rotated_keys(call: Call, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
-    """The keys as the pieces rotate them, each way once, one after the other [B, K, rows, D]; and for each piece what
-    to add to the number of a key to find its row."""
-    ways: list[tuple[Tensor, int, int]] = []  # positions of the keys, and which of them some piece shows
+    """Rotated keys [B, K, rows, D], concatenated over the distinct key positions of the pieces, and for each piece the
+    shift from the index of a key to its row."""
+    ways: list[tuple[Tensor, int, int]] = []  # positions of the keys, and the range of them in use
     way_of_piece = []
     for piece in pieces:
         start, stop = call.key_range(piece)
@@ -151,7 +150,7 @@ def _take_in(  # type: ignore[no-untyped-def]
     k_desc,
     v_desc,
     q,
-    answer,
+    acc,
     total,
     most,
     n,
@@ -166,7 +165,7 @@ def _take_in(  # type: ignore[no-untyped-def]
     WIDE_V: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """The keys from n on into the answer of a tile, with the running sum and maximum of its queries."""
+    """One step of the online softmax: take the keys n <= j < n + KEYS into the output, sum and maximum of a tile."""
     k = k_desc.load([b, kv_head, n + shift, 0]).reshape(KEYS, WIDE)
     v = v_desc.load([b, kv_head, n, 0]).reshape(KEYS, WIDE_V)
     scores = tl.dot(q, k.T, input_precision=PRECISION)
@@ -174,11 +173,11 @@ def _take_in(  # type: ignore[no-untyped-def]
         j = (n + tl.arange(0, KEYS))[None, :]
         scores = tl.where((j >= row_start[:, None]) & (j < row_stop[:, None]), scores, float("-inf"))
     more = tl.maximum(most, tl.max(scores, 1) * scale)
-    base = tl.where(more == float("-inf"), 0.0, more) if MASKED else more  # a query that saw nothing yet
+    base = tl.where(more == float("-inf"), 0.0, more) if MASKED else more  # a query without keys so far
     weights = tl.math.exp2(scores * scale - base[:, None])
     kept = tl.math.exp2(most - base)
-    answer = tl.dot(weights.to(v.dtype), v, answer * kept[:, None], input_precision=PRECISION)
-    return answer, total * kept + tl.sum(weights, 1), more
+    acc = tl.dot(weights.to(v.dtype), v, acc * kept[:, None], input_precision=PRECISION)
+    return acc, total * kept + tl.sum(weights, 1), more
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -211,7 +210,7 @@ def _fused(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """One tile of queries of one head; `scale` is for powers of two."""
+    """One tile of queries of one head; `scale` includes log2(e), for exp2."""
     b = tl.program_id(1) // H
     h = tl.program_id(1) % H
     first_row = tl.load(TILES + 2 * tl.program_id(0))
@@ -222,10 +221,10 @@ def _fused(  # type: ignore[no-untyped-def]
     rows = first_row + m
     most = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    answer = tl.zeros([ROWS, WIDE_V], tl.float32)
+    acc = tl.zeros([ROWS, WIDE_V], tl.float32)
     q_base = Q + b.to(tl.int64) * q_stride_b + h.to(tl.int64) * q_stride_h
     for piece in tl.static_range(PIECES):
-        # Borders never go back: the first and the last query of the tile have the outermost and the innermost ones.
+        # start and stop never decrease, so that the first and last query of the tile bound those of all others.
         low = tl.load(START + piece * T + first_row)
         inner_low = tl.load(START + piece * T + first_row + count - 1)
         inner_high = tl.load(STOP + piece * T + first_row)
@@ -235,28 +234,28 @@ def _fused(  # type: ignore[no-untyped-def]
         shift = tl.load(SHIFT + piece)
         q_piece = q_base + piece * q_stride_p.to(tl.int64) + rows[:, None].to(tl.int64) * q_stride_t
         q = tl.load(q_piece + channels[None, :], mask=inside[:, None] & (channels < D)[None, :], other=0.0)
-        # Blocks of keys count from `low`, so that no key is in two of them.
+        # Blocks of keys start from `low`, so that they are disjoint.
         head = tl.cdiv(inner_low - low, KEYS)
         body = low + head * KEYS
         tail = body + tl.maximum(inner_high - body, 0) // KEYS * KEYS
         edges = head + tl.cdiv(tl.maximum(high - tail, 0), KEYS)
         for edge in range(edges):
             n = tl.where(edge < head, low + edge * KEYS, tail + (edge - head) * KEYS)
-            answer, total, most = _take_in(
-                k_desc, v_desc, q, answer, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
+            acc, total, most = _take_in(
+                k_desc, v_desc, q, acc, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
                 KEYS, WIDE, WIDE_V, True,
             )  # fmt: skip
         for n in range(body, tail, KEYS):
-            answer, total, most = _take_in(
-                k_desc, v_desc, q, answer, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
+            acc, total, most = _take_in(
+                k_desc, v_desc, q, acc, total, most, n, shift, row_start, row_stop, b, h // GROUPS, scale,
                 KEYS, WIDE, WIDE_V, False,
             )  # fmt: skip
     seen = total > 0
-    answer = answer / tl.where(seen, total, 1.0)[:, None]
+    acc = acc / tl.where(seen, total, 1.0)[:, None]
     lse = tl.where(seen, (most + tl.math.log2(tl.where(seen, total, 1.0))) * 0.6931471805599453, float("-inf"))
     v_channels = tl.arange(0, WIDE_V)
     out_rows = OUT + b.to(tl.int64) * out_stride_b + h.to(tl.int64) * out_stride_h
     out_rows += rows[:, None].to(tl.int64) * out_stride_t
     stored = inside[:, None] & (v_channels < DV)[None, :]
-    tl.store(out_rows + v_channels[None, :], answer.to(OUT.dtype.element_ty), mask=stored)
+    tl.store(out_rows + v_channels[None, :], acc.to(OUT.dtype.element_ty), mask=stored)
     tl.store(LSE + tl.program_id(1).to(tl.int64) * T + rows, lse, mask=inside)

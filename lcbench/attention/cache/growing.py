@@ -1,7 +1,7 @@
-"""KV cache layers that do not copy themselves at every step: preallocated buffers, and keys that stay rotated.
+"""KV cache layers with preallocated buffers and cached rotated keys.
 
-`transformers` concatenates a layer's whole cache with every new token, and keys that are kept un-rotated would have to
-be rotated anew for every query. Here a step writes one row, and rotates the rows that are new.
+`transformers` concatenates a layer's whole cache with every new token, and un-rotated keys would have to be rotated
+again for every query. Here a decode step writes one row and rotates only new rows.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from lcbench.methods.pieces import Memory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-GROWTH = 1.5  # of a buffer that is full
-SPARE = 64  # rows that a new buffer has beyond those that it has to hold
-WAYS = 4  # in which a layer's keys are kept rotated, the last that were asked for
+GROWTH = 1.5  # factor by which a full buffer grows
+SPARE = 64  # rows of a new buffer beyond those that are needed
+WAYS = 4  # sets of key positions per layer whose rotated keys are cached, least recently added out first
 
 
-def held_keys(dtype: str, offload: bool, model: PreTrainedModel) -> Memory | None:
-    """How a KV cache is to hold what a model puts there: in a dtype of `KV_DTYPES`, "auto" being the model's, and in
-    the RAM of the CPU if `offload`; None is as the model has it.
+def key_storage(dtype: str, offload: bool, model: PreTrainedModel) -> Memory | None:
+    """Dtype and device of a KV cache: a dtype of `KV_DTYPES`, "auto" being the model's, in RAM if `offload`; None if
+    both are the model's own.
 
-    There is no scale to float8_e4m3fn: what is beyond 448 becomes 448, as in vLLM's `kv_cache_dtype=fp8` without
-    calibrated scales. There keys are rounded once they are rotated, here before.
-    Raises: UserError for a dtype that is none of these.
+    float8_e4m3fn has no scale: values beyond 448 become 448, as in vLLM's `kv_cache_dtype=fp8` without calibrated
+    scales. vLLM rounds keys after rotation, this cache before.
+    Raises: UserError for an unknown dtype.
     """
     named = kv_torch_dtype(dtype)
     other = None if named == model.dtype else named
@@ -42,14 +42,14 @@ def held_keys(dtype: str, offload: bool, model: PreTrainedModel) -> Memory | Non
 
 
 def kv_torch_dtype(name: str) -> torch.dtype | None:
-    """The dtype of that name in `KV_DTYPES`, None for "auto". Raises: UserError for a name that is none of these."""
+    """The dtype of that name in `KV_DTYPES`, None for "auto". Raises: UserError for an unknown name."""
     check_kv_dtype(name)
     dtype: torch.dtype | None = None if name == "auto" else getattr(torch, name)
     return dtype
 
 
 def rounded(x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Numbers in another dtype; those beyond it become its largest, where a plain conversion has inf or nan."""
+    """x in another dtype; values beyond its range saturate, where a plain conversion gives inf or nan."""
     if dtype is None or dtype == x.dtype:
         return x
     most = torch.finfo(dtype).max
@@ -57,12 +57,12 @@ def rounded(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 class Buffer:
-    """A tensor [B, K, n, D] that grows at its end within a preallocated buffer, in the dtype and place of a memory."""
+    """A tensor [B, K, n, D] that grows in n within a preallocated buffer, with the dtype and device of `storage`."""
 
-    def __init__(self, size: int = 0, held: Memory | None = None) -> None:
-        """`size` is how many rows are expected."""
+    def __init__(self, size: int = 0, storage: Memory | None = None) -> None:
+        """`size` is the expected number of rows."""
         self.length, self._size = 0, size
-        self._held = held or Memory()
+        self._storage = storage or Memory()
         self._buffer: Tensor | None = None
 
     @property
@@ -78,48 +78,48 @@ class Buffer:
             if self._buffer is not None:
                 larger[:, :, : self.length] = self.rows
             self._buffer = larger
-        self._buffer[:, :, self.length : needed] = rounded(new_BKND, self._held.dtype)
+        self._buffer[:, :, self.length : needed] = rounded(new_BKND, self._storage.dtype)
         self.length = needed
 
     def _take(self, new_BKND: Tensor, size: int) -> Tensor:
-        """A buffer of so many rows like these; what a GPU has to fetch is pinned, which is faster by far."""
+        """A new buffer of `size` rows; pinned if it is in RAM and a GPU reads it, for fast transfers."""
         B, K, _, D = new_BKND.shape
-        device = self._held.device or new_BKND.device
-        pinned = self._held.device is not None and device.type == "cpu" and torch.cuda.is_available()
-        return torch.empty(B, K, size, D, dtype=self._held.dtype or new_BKND.dtype, device=device, pin_memory=pinned)
+        device = self._storage.device or new_BKND.device
+        pinned = self._storage.device is not None and device.type == "cpu" and torch.cuda.is_available()
+        return torch.empty(B, K, size, D, dtype=self._storage.dtype or new_BKND.dtype, device=device, pin_memory=pinned)
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order, some perhaps several times."""
+        """Keep these rows of the batch, in this order; a row may occur several times."""
         if self._buffer is not None:
             self._buffer = self.rows.index_select(0, rows.to(self._buffer.device))
 
     def holds(self, x: Tensor | None) -> bool:
-        """Whether a tensor is what is in this buffer, from its first row on."""
+        """Whether a tensor is a view of this buffer from its first row on."""
         return self._buffer is not None and x is not None and x.data_ptr() == self._buffer.data_ptr()
 
 
 def drop_keys(layer: DynamicLayer) -> None:
-    """Make a cache layer empty, which `DynamicLayer.reset` does in newer releases of transformers only: 5.17 sets the
-    keys to zero and keeps them, and later queries would attend to them."""
+    """Empty a cache layer, which `DynamicLayer.reset` does in newer releases of transformers only: 5.17 keeps the keys
+    as zeros, and later queries would attend to them."""
     layer.keys = layer.values = None
     layer.is_initialized = False
 
 
 def _frozen(x: Tensor) -> bool:
-    """What was made in inference mode cannot be written to outside it."""
+    """Whether x was created in inference mode, outside which it cannot be written to."""
     return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 class RotatedKeyCache:
-    """Keys as earlier steps rotated them, for every way in which they were given positions."""
+    """Rotated keys of earlier steps, one buffer per assignment of positions to keys (a "way")."""
 
     def __init__(self, size: int = 0) -> None:
-        """`size` is how many keys are expected."""
+        """`size` is the expected number of keys."""
         self._size = size
         self._ways: list[_Way] = []
 
     def keys(self, k_BKSD: Tensor, k_pos_S: Tensor, start: int, stop: int, rotate: Callable[..., Tensor]) -> Tensor:
-        """The keys start <= j < stop rotated to their positions, `rotate` being asked for those alone that are new."""
+        """The keys start <= j < stop [B, K, stop - start, D] rotated to k_pos; `rotate` is called for new keys only."""
         for way in self._ways:
             if way.fits(k_pos_S, start, stop):
                 break
@@ -131,13 +131,13 @@ class RotatedKeyCache:
         return way.rows(start, stop)
 
     def truncate(self, length: int) -> None:
-        """Forget the keys from `length` on: they were taken back."""
+        """Drop the keys from `length` on, after the cache was cropped."""
         for way in self._ways:
             way.truncate(length)
 
 
 class _Way:
-    """One way of giving positions to the keys first <= j < end."""
+    """One assignment of positions to the keys first <= j < end, and the keys rotated to them."""
 
     def __init__(self, first: int, size: int) -> None:
         self.first, self._rotated, self._positions = first, Buffer(size), Buffer(size)
@@ -147,12 +147,12 @@ class _Way:
         return self.first + self._rotated.length
 
     def fits(self, k_pos_S: Tensor, start: int, stop: int) -> bool:
-        """Whether it begins early enough, goes on without a gap, and its keys have these positions."""
-        held = min(stop, self.end)
-        if not self.first <= start <= held:
+        """Whether it starts at or before `start`, reaches it without a gap, and its keys have these positions."""
+        known = min(stop, self.end)
+        if not self.first <= start <= known:
             return False
-        positions = self._positions.rows[0, 0, start - self.first : held - self.first, 0]
-        return torch.equal(positions, k_pos_S[start:held])
+        positions = self._positions.rows[0, 0, start - self.first : known - self.first, 0]
+        return torch.equal(positions, k_pos_S[start:known])
 
     def append(self, rotated_BKND: Tensor, positions_N: Tensor) -> None:
         self._rotated.append(rotated_BKND)
@@ -167,25 +167,25 @@ class _Way:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """All keys and values of one layer, as `DynamicLayer` keeps them, in preallocated buffers.
+    """All keys and values of one layer, like `DynamicLayer`, in preallocated buffers.
 
-    Whoever puts other tensors in the place of `keys` and `values` (beam search, offloading) is noticed at the next
-    update. With gradients it concatenates, since what is written in place has none. `held` says in which dtype and
-    place, if not in the model's; attention then gets them so, those of its own call too, and converts what it needs.
+    If other tensors were assigned to `keys` and `values` (beam search, offloading), the next update copies them. With
+    gradients it concatenates, as in-place writes have none. `storage` is their dtype and device, if not the model's;
+    `update` then returns them in that form, those of the current call too, and attention converts what it needs.
     """
 
     keys: Tensor | None
     values: Tensor | None
 
-    def __init__(self, size: int = 0, held: Memory | None = None) -> None:
+    def __init__(self, size: int = 0, storage: Memory | None = None) -> None:
         super().__init__()
-        self._size, self.held = size, held
+        self._size, self.storage = size, storage
         self.leave_buffers()
 
     @not_compiled
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
-            if self.held is not None:
+            if self.storage is not None:
                 raise UserError("a KV cache in another dtype or place gives no gradients; use torch.no_grad().")
             self.leave_buffers()
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
@@ -207,9 +207,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def rotated_keys(self, k_BKSD: Tensor, rows: slice, pad: int) -> RotatedKeyCache | None:
-        """What was rotated of these keys, in rows with so much padding; None if they are not this layer's, or are held
-        so as to take less memory."""
-        if self.held is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
+        """The cache of rotated keys of the batch rows `rows` with `pad` padding positions; None if these are not the
+        keys of this layer, or if their storage is meant to save memory."""
+        if self.storage is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
             return None
         return self._rotated_keys.setdefault((rows.start, rows.stop, pad), RotatedKeyCache())
 
@@ -219,6 +219,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.leave_buffers()
 
     def leave_buffers(self) -> None:
-        """Forget the buffers and what was rotated; `keys` and `values` stay, and go into new buffers when they grow."""
-        self._keys, self._values = Buffer(self._size, self.held), Buffer(self._size, self.held)
+        """Drop the buffers and rotated keys; `keys` and `values` stay, and are copied into new buffers when they
+        grow."""
+        self._keys, self._values = Buffer(self._size, self.storage), Buffer(self._size, self.storage)
         self._rotated_keys: dict[tuple[int, int, int], RotatedKeyCache] = {}

@@ -1,7 +1,7 @@
-"""Memory that is searched: each query and head attends to its best keys only, found by Faiss.
+"""Memory search: each query and head attends only to its keys with the highest scores, found by Faiss.
 
-The Focused Transformer's paper looks up k = 128 keys a query; its released code attends to all. All keys of a memory
-stand at one rotary position, so the score is a plain inner product of the rotated query and the key.
+The Focused Transformer's paper looks up k = 128 keys per query; its released code attends to all. All keys of a memory
+have the same rotary position, so that the score is the inner product of the rotated query and the key.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lcbench.attention.cache.window import Keys, MemoryStore
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Piece
 
-SMALL = 1024  # keys that are searched one by one, whatever the index
-GROWTH = 4  # a partition is made anew once the keys are so many times more than it was made for
-PROBED = 8  # one in so many cells of the partition is looked at
+SMALL = 1024  # keys, below which the search is always exact
+GROWTH = 4  # the partition is rebuilt once the number of keys has grown by this factor
+PROBED = 8  # one in this many cells of the partition is searched
 
 
 class KeySearch:
-    """The keys that a row of a batch sees, an index a head: `flat` finds the best, `ivf` looks at the best cells."""
+    """The keys of one row of a batch, one index per head: `flat` is exact, `ivf` searches the nearest cells."""
 
     def __init__(self, kind: str, heads: int, dim: int) -> None:
         import faiss
@@ -34,11 +34,11 @@ class KeySearch:
 
     @property
     def size(self) -> int:
-        """How many keys are here, of each head."""
+        """Number of keys per head."""
         return int(self.indexes[0].ntotal)
 
     def add(self, k_KSD: Tensor) -> None:
-        """Take in those of the keys that are not here yet."""
+        """Add those of the keys [K, S, D] that are not in the index yet."""
         if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
             self.indexes = [_partition(_numpy(keys)) for keys in k_KSD]
             self.made_for = k_KSD.shape[1]
@@ -46,7 +46,7 @@ class KeySearch:
             index.add(_numpy(keys[index.ntotal :]))
 
     def best(self, head: int, queries_ND: Tensor, top_k: int) -> Tensor:
-        """The numbers [N, top_k] of each query's best keys, in the order in which they came; -1 for none."""
+        """Indices [N, top_k] of each query's best keys; -1 where there are fewer."""
         index = self.indexes[head]
         if cells := getattr(index, "nlist", 0):
             index.nprobe = max(1, cells // PROBED)
@@ -72,9 +72,9 @@ def search_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention of the rotated queries of `rows` over their best keys before piece.stop, all keys at position 0.
 
-    The memory takes in what it lacks of the live keys as the windows pass; without one (no cache, or one of another
-    kind) the search starts anew. Returns the answer [B, H, T, Dv] in float32 and the log-sum-exp [B, H, T]; 0 and -inf
-    for a query without memory. Raises: UserError where it would have to be differentiated.
+    Keys that have left the window are added to the memory; without one (no cache, or one of another type) an index is
+    built for this call. Returns the output [B, H, T, Dv] in float32 and the log-sum-exp [B, H, T]; 0 and -inf for a
+    query without memory. Raises: UserError if gradients are required.
     """
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, keys.k_BKSD, keys.v_BKSD)):
         raise UserError("memory=knn has no gradient; train with memory=dense.")
@@ -96,13 +96,13 @@ def search_attention(
 def _attend_best(
     q_HTD: Tensor, store: MemoryStore, row: int, seen: slice, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """One row's queries over their best keys among those of the store that they see: ever more, from the same first."""
+    """Attention of one row's queries [H, T, D] over their best keys among the keys `seen` of the store."""
     H, T, D = q_HTD.shape
     keys_KSD, values_KSD = store.keys[row, :, seen], store.values[row, :, seen]
     K, top_k = len(keys_KSD), store.memory.top_k
     assert top_k is not None
     search = store.searches.get(row)
-    if search is None or search.size > keys_KSD.shape[1]:  # drafts that went further were taken back
+    if search is None or search.size > keys_KSD.shape[1]:  # the cache was cropped
         search = store.searches[row] = KeySearch(store.memory.index, K, D)
     search.add(keys_KSD)
     q_KND = q_HTD.reshape(K, H // K * T, D)
@@ -115,7 +115,7 @@ def _attend_best(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores.masked_fill((found < 0).to(scores.device), -math.inf)
-        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1).nan_to_num(0.0), values_NkD))  # nan: nothing found
+        out.append(torch.einsum("nk,nkd->nd", scores.softmax(-1).nan_to_num(0.0), values_NkD))  # nan: no key found
         lse.append(scores.logsumexp(-1))
     return torch.stack(out).view(H, T, -1), torch.stack(lse).view(H, T)
 

@@ -1,4 +1,4 @@
-"""The KV cache of the forward pass that is under way."""
+"""The KV cache of the current forward pass."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from lcbench.methods.pieces import Memory, Piece
 
 
 class CacheWatch:
-    """What a steered block knows of the KV cache of the forward pass that is under way.
+    """The KV cache of the current forward pass in a steered block.
 
-    A cache tells by attributes, which its copies keep, that its keys are un-rotated and how long its prompt is:
-    `prompt_length` where the caller said so (prefill in several calls), else `first_call`.
+    A cache has attributes, which its copies keep: `unrotated_keys`, and the length of its prompt, `prompt_length` if
+    the caller set it (prefill in several calls), else `first_call`.
     """
 
     def __init__(
-        self, method: Method, layers: list[nn.Module], config: PretrainedConfig, held: Memory | None = None
+        self, method: Method, layers: list[nn.Module], config: PretrainedConfig, storage: Memory | None = None
     ) -> None:
-        """`layers` are those with full attention; a sliding-window layer forgets in its own way, and holds what it
-        keeps as the model does. `held` is how the others hold it.
+        """`layers` are those with full attention; sliding-window layers keep the model's own cache layers. `storage` is
+        the dtype and device of the keys of `layers`, None for the model's.
 
-        Raises: UserError for a method that lets go of keys: it has ways of its own.
+        Raises: UserError for a `storage` with a method that drops keys.
         """
-        if held is not None and method.forgets:
+        if storage is not None and method.forgets:
             raise UserError(
                 f"{method.label} lets go of keys, so that a KV cache in another dtype or place is not for it; its "
                 "memory, if it has one, has options: mem_dtype, mem_device."
             )
-        self.method, self.layers, self.config, self.held = method, layers, config, held
+        self.method, self.layers, self.config, self.storage = method, layers, config, storage
         self.cache: Cache | None = None
         self.span: Span | None = None
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Before a forward pass: let its cache forget, if the method does.
+        """Before a forward pass: drop keys from its cache that no later query sees, if the method `forgets`.
 
-        What no query will see is released only here, so that drafts that were taken back have cost nothing.
-        Raises: UserError for a cache that was filled outside: its keys are rotated already, those of a block are not.
+        They are dropped only here, so that a cache can be cropped (rejected drafts) before they are gone.
+        Raises: UserError for a cache that was filled outside of a block, with rotated keys.
         """
         names = list(inspect.signature(model.forward).parameters) if args else []
         kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -63,7 +63,7 @@ class CacheWatch:
         return (), kwargs
 
     def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """After it: mark the cache. A failed pass has no output."""
+        """After a forward pass: set the attributes of the cache. A failed pass has no output."""
         cache, span = getattr(output, "past_key_values", None), self.span
         if isinstance(cache, Cache) and span is not None:
             cache.unrotated_keys = True
@@ -72,45 +72,46 @@ class CacheWatch:
         self.cache = self.span = None
 
     def store(self, module: nn.Module, heads: int) -> MemoryStore | None:
-        """The memory of a layer, if it has one. Raises: UserError if it took in other heads than attention sees."""
+        """The memory of a layer, if any. Raises: UserError if its number of heads is not that of attention."""
         layer = self._window_layer(self.cache, module) if self.cache is not None else None
         store = None if layer is None else layer.store
         if store is not None and store.length and store.keys.shape[1] != heads:
-            raise UserError("this model changes its keys behind the KV cache; pass past_key_values=StaticCache(...).")
+            raise UserError("this model changes its keys after the KV cache; pass past_key_values=StaticCache(...).")
         return store
 
     def growing(self, module: nn.Module) -> GrowingLayer | None:
-        """The cache layer of a layer, if it is one that keeps rotated keys.
+        """The cache layer of a layer, if it is a `GrowingLayer`.
 
-        Raises: UserError if it holds keys in another dtype or place than this block says.
+        Raises: UserError if it stores keys in another dtype or place than this block.
         """
         index = layer_index(module)
         layer = self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
         growing = layer if isinstance(layer, GrowingLayer) else None
-        if module in self.layers and (growing.held if growing else None) != self.held:
+        if module in self.layers and (growing.storage if growing else None) != self.storage:
             raise UserError(
-                "this KV cache cannot hold keys as this block does, or was filled by one that holds them otherwise; "
+                "this KV cache cannot store keys as this block does, or was filled by one that stores them otherwise; "
                 "pass past_key_values=DynamicCache()."
             )
         return growing
 
     def prompt(self, pad: int) -> int | None:
-        """How many tokens the prompt of a row with so much padding has, None if nobody knows."""
+        """Length in tokens of the prompt of a row with `pad` padding positions, None if unknown."""
         known = getattr(self.cache, "prompt_length", None) or getattr(self.cache, "first_call", None)
         if known is None and self.span is not None and self.span.q_offset == 0:
             known = self.span.q_length
         return None if known is None else max(known - pad, 0)
 
     def memory(self, module: nn.Module) -> Memory | None:
-        """What holds the keys of a layer that leave its window, if anything does."""
+        """The memory for keys of a layer that leave its window, None if there is none."""
         memories = [piece.memory for piece in self._pieces(module, position=0, prompt=1) if piece.memory is not None]
         return memories[0] if memories else None
 
     def _take_over(self, cache: Cache) -> None:
-        """Put layers of our own into an empty `DynamicCache`: those that let go of keys if the method forgets, else
-        those that need no copying. `cache.expected_length`, where somebody said it, is the size of their buffers.
+        """Replace the layers of an empty `DynamicCache`: by `WindowLayer` if the method drops keys, else
+        `GrowingLayer`.
+        `cache.expected_length`, if set, is the size of their buffers.
 
-        A static, quantised or offloaded cache stays as it is, as does one that the model makes for itself; that costs
+        A static, quantised or offloaded cache stays as it is, as does one that the model creates itself; that costs
         time and memory and changes no result.
         """
         if type(cache) is not DynamicCache or cache.offloading or not _is_empty(cache):
@@ -124,11 +125,11 @@ class CacheWatch:
             # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
                 cache.layers[index] = (
-                    WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.held)
+                    WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.storage)
                 )
 
     def _let_forget(self, cache: Cache) -> None:
-        """Release what the queries to come see no more. Raises: UserError for a cache with another memory."""
+        """Drop keys that no later query sees. Raises: UserError for a cache with another memory."""
         for module in self.layers:
             layer = self._window_layer(cache, module)
             if layer is not None and (layer.store and layer.store.memory) != self.memory(module):
@@ -144,12 +145,12 @@ class CacheWatch:
         return layer if isinstance(layer, WindowLayer) else None
 
     def _first_needed(self, module: nn.Module, position: int, pad: int) -> int:
-        """The first key that queries from `position` on see of a row and that no memory takes in, padding counted."""
+        """The first key that queries from `position` on see and that is not in memory; positions include padding."""
         pieces = self._pieces(module, max(position - pad, 0), self.prompt(pad))
         return pad + min(int(piece.start) for piece in pieces if piece.memory is None and not piece.empty)
 
     def _pieces(self, module: nn.Module, position: int, prompt: int | None) -> list[Piece]:
-        """What the query at one position sees."""
+        """The pieces of the query at one position."""
         i = torch.tensor([position])
         return self.method.for_prompt(prompt).pieces(i, i, layer_index(module))
 
@@ -160,7 +161,7 @@ def layer_index(module: nn.Module) -> int:
 
 
 def _is_empty(cache: Cache) -> bool:
-    """Some layers hold other states, or share the keys of another, and count no tokens."""
+    """Whether no layer has tokens; layers with other states, or that share the keys of another, do not count."""
     return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if _counts(layer))
 
 

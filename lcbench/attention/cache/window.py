@@ -1,7 +1,7 @@
-"""KV cache layers for methods that forget: a local window, and a memory beside it.
+"""KV cache layers for methods that drop keys: a local window, and an optional memory.
 
-`transformers` keeps every key of every layer; these let go of what no later query sees. They take the place of the
-layers of an empty `DynamicCache`, so that `generate()` and every other caller gets them without asking.
+`transformers` keeps every key of every layer; these drop keys that no later query sees. They replace the layers of an
+empty `DynamicCache`, so that `generate()` and every other caller uses them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from lcbench.attention.cache.growing import Buffer, GrowingLayer, drop_keys
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
-CONVERTED_AT_ONCE = 2**28  # bytes of keys and values that are held in another dtype, at least those of one head
-GONE = "this KV cache let go of keys that these queries need, it cannot go back so far; start a new one."
+CONVERTED_AT_ONCE = 2**28  # bytes of keys and values converted from another dtype per step, at least those of one head
+GONE = "this KV cache has dropped keys that these queries need, it cannot go back so far; start a new one."
 
 
 class MemoryStore:
-    """Keys and values that left the window: keys, values [B, K, length, D], in the memory's dtype on its device."""
+    """Keys and values [B, K, length, D] that left the window, in the memory's dtype on its device."""
 
     def __init__(self, memory: Memory, size: int = 0) -> None:
-        """`size` is how many keys are expected."""
+        """`size` is the expected number of keys."""
         self.memory, self.size = memory, size
         self._keys, self._values = Buffer(size, memory), Buffer(size, memory)
-        self.searches: dict[int, Any] = {}  # a search index a row of the batch
+        self.searches: dict[int, Any] = {}  # one search index per row of the batch
 
     @property
     def length(self) -> int:
@@ -44,20 +44,20 @@ class MemoryStore:
         return self._values.rows
 
     def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, stop: int) -> None:
-        """Take in what is not here yet before position `stop`; the given keys and values begin at position `first`."""
+        """Append the keys before position `stop` that are not stored yet; the given ones start at position `first`."""
         for buffer, x in ((self._keys, k_BKSD), (self._values, v_BKSD)):
             if stop > buffer.length:
                 buffer.append(x[:, :, buffer.length - first : stop - first])
 
     def truncate(self, length: int) -> None:
-        """Forget what is at position `length` and behind it."""
+        """Drop keys and values from position `length` on."""
         if length < self.length:
             self._keys.length = self._values.length = length
             self.searches.clear()
 
     @classmethod
     def stack(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
-        """One for the rows of several that are of equal length and store keys in the same way."""
+        """One store for the rows of several with equal length and equal memory."""
         whole = cls(stores[0].memory, stores[0].size)
         if stores[0].length:
             whole._keys.append(torch.cat([store.keys for store in stores]))
@@ -66,10 +66,10 @@ class MemoryStore:
         return whole
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order, some perhaps several times."""
+        """Keep these rows of the batch, in this order; a row may occur several times."""
         self._keys.select(rows)
         self._values.select(rows)
-        # An index grows in place: a row that is there twice makes its own anew.
+        # An index grows in place and cannot be shared: rows that occur twice build new ones.
         kept = rows.tolist()
         self.searches = {n: self.searches[row] for n, row in enumerate(kept) if row in self.searches}
         if len(set(kept)) < len(kept):
@@ -78,9 +78,9 @@ class MemoryStore:
 
 @dataclass(frozen=True)
 class Keys:
-    """All keys of a call: live ones k [B, K, S, D] and v [B, K, S, Dv], the first at position `first` of the sequence,
-    padding counted; before them those that the layer's memory took in, if it has one. `layer` is the cache layer that
-    keeps all of them, if it may keep them rotated too."""
+    """All keys of a call: k [B, K, S, D] and v [B, K, S, Dv] of the KV cache, the first at position `first` of the
+    sequence, padding included; before them those in the layer's memory `store`, if any. `layer` is their cache layer,
+    if it can cache rotated keys."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
@@ -88,51 +88,51 @@ class Keys:
     store: MemoryStore | None = None
     layer: GrowingLayer | None = None
 
-    def held(self, q_BHTD: Tensor) -> Memory | None:
-        """How the layer holds its keys, if not as queries are: converted for these a few heads at a time."""
-        held = None if self.layer is None else self.layer.held
-        if held is None:
+    def storage(self, q_BHTD: Tensor) -> Memory | None:
+        """Dtype and device of the layer's keys, if not those of the queries, and the heads to convert at a time."""
+        storage = None if self.layer is None else self.layer.storage
+        if storage is None:
             return None
         K, S = self.k_BKSD.shape[1:3]
         of_a_head = 2 * len(q_BHTD) * S * q_BHTD.shape[-1] * q_BHTD.itemsize
-        # One head of a buffer is contiguous, several are not: only one goes over to the GPU without a copy in RAM.
-        at_once = 1 if held.device is not None else max(1, min(K, CONVERTED_AT_ONCE // of_a_head))
-        return replace(held, heads=at_once * (q_BHTD.shape[1] // K))
+        # One head of a buffer is contiguous, several are not and would be copied in RAM before a transfer to the GPU.
+        at_once = 1 if storage.device is not None else max(1, min(K, CONVERTED_AT_ONCE // of_a_head))
+        return replace(storage, heads=at_once * (q_BHTD.shape[1] // K))
 
     def origin(self, pad: int) -> int:
-        """The first key that a row with so much padding can still see."""
+        """The first key that is available to a row with `pad` padding positions."""
         return max(self.first - pad, 0) if self.store is None else 0
 
 
 class WindowLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys from `first` on, and what went before in `store`, if the layer has a memory."""
+    """The keys of one layer from position `first` on, and earlier ones in `store`, if the layer has a memory."""
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, memory: Memory | None = None, size: int = 0) -> None:
-        """`size` is how many keys are expected."""
+        """`size` is the expected number of keys."""
         super().__init__()
         self.first = 0
         self.store = None if memory is None else MemoryStore(memory, size)
 
     def get_seq_length(self) -> int:
-        """How many tokens came in, kept or not."""
+        """Number of tokens so far, dropped ones included."""
         return self.first + int(super().get_seq_length())
 
     def release(self, first: int) -> None:
-        """Let go of the keys before position `first` of the sequence, padding counted; the store takes them in."""
+        """Drop the keys before position `first` of the sequence (padding included), or move them to the store."""
         if first <= self.first:
             return
         gone = first - self.first
         if self.store is not None:
             self.store.take(self.keys, self.values, self.first, first)
-        # A copy: a view would keep all of it alive.
+        # A copy, since a view would keep the whole tensor alive.
         self.keys, self.values = self.keys[:, :, gone:].clone(), self.values[:, :, gone:].clone()
         self.first = first
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Raises: UserError for tokens that the window let go of already."""
+        """Raises: UserError for tokens that were dropped already."""
         if self.is_initialized and -tokens_to_remove > self.keys.shape[2]:
             raise UserError(
                 f"this KV cache keeps the last {self.keys.shape[2]} tokens of a layer and cannot go back by "

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
 from lcbench.attention.cache import window as cache_module
-from lcbench.attention.cache.growing import GrowingLayer, held_keys, rounded
+from lcbench.attention.cache.growing import GrowingLayer, key_storage, rounded
 from lcbench.core.errors import UserError
 from lcbench.engine.generate import generate
 from lcbench.engine.prefix_cache import PrefixCache
@@ -91,7 +91,7 @@ def test_few_heads_at_a_time(heads: int, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(cache_module, "CONVERTED_AT_ONCE", heads * 2 * N * 16 * 8)
         largest = [0]
         monkeypatch.setattr(
-            "lcbench.attention.attend._as_held",
+            "lcbench.attention.attend._as_stored",
             lambda x, memory, q: largest.append(x.shape[1]) or rounded(x, memory.dtype).to(q.dtype),
         )
         torch.testing.assert_close(in_calls(steered, ids, N), expected)
@@ -145,7 +145,7 @@ def test_layer_by_layer(held: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
 def test_what_cannot_be_held_so() -> None:
     model, ids = zoo.llama(), zoo.tokens(1, 20)
     with pytest.raises(UserError, match="unknown KV dtype 'fp8'"):
-        held_keys("fp8", False, model)
+        key_storage("fp8", False, model)
     forgetful = lcbench.extend(model, "fot:memory_layers=[1]", kv_dtype=FP8)
     with pytest.raises(UserError, match="fot lets go of keys, so that"), forgetful:
         pass
@@ -155,7 +155,7 @@ def test_what_cannot_be_held_so() -> None:
     static = StaticCache(config=model.config, max_cache_len=N)
     with lcbench.extend(model, "vanilla", length=N, kv_dtype=FP8) as steered, torch.no_grad():
         for cache in (filled, static, None):
-            with pytest.raises(UserError, match="cannot hold keys as this block does"):
+            with pytest.raises(UserError, match="cannot store keys as this block does"):
                 steered(ids, past_key_values=cache, use_cache=cache is not None)
         with torch.enable_grad(), pytest.raises(UserError, match="gives no gradients"):
             steered(ids, past_key_values=DynamicCache())
