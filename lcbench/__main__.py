@@ -19,7 +19,7 @@ except KeyboardInterrupt:  # typer, which turns it into an exit code, is not the
 
 def main() -> None:
     """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted."""
-    debug = "--debug" in sys.argv  # before the command or behind it
+    debug = "--debug" in sys.argv  # before the command or after it
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # Before torch starts its threads: by default they spin while they wait, which costs a busy machine a factor of 3.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

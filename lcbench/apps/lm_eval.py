@@ -2,7 +2,7 @@
 
     lcbench lm-eval --model lcbench --model_args pretrained=ID,method=dca --tasks hellaswag,arc_easy
 
-The harness (0.4.13) has no entry points for models: its registry holds what was imported. So `lcbench lm-eval` imports
+The harness (0.4.13) has no entry points for models: its registry has what was imported. So `lcbench lm-eval` imports
 this module and hands over to the command line of the harness, which the command `lm_eval` alone cannot. In Python,
 importing this module is enough: `lm_eval.simple_evaluate(model="lcbench", model_args={...})`.
 """
@@ -46,7 +46,7 @@ logger = logging.getLogger("lcbench")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line of the harness, with the model `lcbench` beside its own."""
+    """The command line of the harness, with the model `lcbench` added to its own."""
     sys.argv = ["lcbench lm-eval", *arguments]
     cli_evaluate()
 
@@ -56,7 +56,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     """The harness's Hugging Face model, loaded as lcbench loads models and steered by a method while the object lives.
 
     `method` is a name as on the command line; its options follow it, as in `method=dca:chunk_size=192,mscale=0.1`: the
-    harness cuts at commas, and what it calls further arguments are options of the method. (Behind the first part of a
+    harness cuts at commas, and what it calls further arguments are options of the method. (After the first part of a
     composition, quotes keep them together: `method="dca:mscale=0.1+yarn:factor=4"`.) `max_length` is the length of the
     run in tokens, prompt and generation, `8192` or `8k`; default: the trained length.
 
@@ -98,7 +98,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         self.steering = extend(self.model, chosen, length=length)
         _check_batches(self.steering.method, batch_size)
         self.steering.__enter__()
-        # The table of steered layers keeps the model alive: without this, an object that is gone would hold it.
+        # The table of steered layers references the model: without this it would outlive an object that is deleted.
         self.close = weakref.finalize(self, self.steering.__exit__, None, None, None)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -114,7 +114,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> list[int]:
-        """Tokens of a text, behind the tokenizer's start unless it spells that out itself, as chat templates do."""
+        """Tokens of a text, after the tokenizer's start tokens unless the text begins with them, as chat templates
+        do."""
         ids = encode_plain(self.tokenizer, string)
         starts = self._starts_texts if add_special_tokens is None else add_special_tokens
         if starts and ids[:1] != self._start[:1]:
@@ -150,13 +151,13 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         scored: list[tuple[float, bool]] = super()._loglikelihood_tokens(fitted, *args, **kwargs)
         return scored
 
-    def _shortened(self, ids: list[int], room: int) -> list[int]:
-        """At most `room` tokens: the start, and the last of the others."""
-        if len(ids) <= room:
+    def _shortened(self, ids: list[int], most: int) -> list[int]:
+        """At most `most` tokens: the start tokens, and the last of the others."""
+        if len(ids) <= most:
             return ids
-        logger.warning("a prompt of %d tokens is cut to its last %d: it exceeds max_length", len(ids), room)
-        start = self._start[:room] if ids[: len(self._start)] == self._start else []
-        return start + ids[len(ids) - (room - len(start)) :]
+        logger.warning("a prompt of %d tokens is cut to its last %d: it exceeds max_length", len(ids), most)
+        start = self._start[:most] if ids[: len(self._start)] == self._start else []
+        return start + ids[len(ids) - (most - len(start)) :]
 
     @contextmanager
     def _texts_without_start(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The command line: one app a room of verbs. Everything heavy is imported by the verb that needs it."""
+"""The command line: one app for each module of verbs. Everything heavy is imported by the verb that needs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Options before the command. `debug` is taken out by lcbench.__main__, and stands here for the help."""
+    """Options before the command. `debug` is removed by lcbench.__main__ and declared here for the help only."""
     if version:
         typer.echo(f"lcbench {__version__}")
         raise typer.Exit

@@ -52,7 +52,7 @@ def bench(
     json: Annotated[Path | None, typer.Option("--json", help="Write everything that was measured.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: PNG, SVG or PDF by the suffix.")] = None,
 ) -> None:
-    """What methods cost beside vanilla attention: correct first, then timed in turns, in one run.
+    """What methods cost compared with vanilla attention: checked first, then timed in turns, in one run.
 
     Exit codes: 0 done, 1 an attention is wrong and nothing was timed, 2 something to mend.
     """

@@ -35,7 +35,7 @@ def prepare(
 ) -> None:
     """Bring data into the local schema, from the Hugging Face hub or a local copy of the source's files.
 
-    The same command again goes on with what was not finished. Exit codes: 0 done, 1 some of them failed, 2 something to
+    The same command again resumes what was not finished. Exit codes: 0 done, 1 some of them failed, 2 something to
     mend.
     """
     from lcbench.data.scripts import data_sets
@@ -58,7 +58,7 @@ def prepare(
 
 @app.command(name="list")
 def list_() -> None:
-    """List the data sets, what is prepared of them, and on which terms their makers publish them."""
+    """List the data sets, how many rows of them are prepared, and under which licence they are published."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -79,7 +79,7 @@ def list_() -> None:
 
 
 def _found_below(path: Path, name: str, wanted: list[DataSet]) -> list[DataSet]:
-    """Those of the data sets of a source that a local copy of it has files of. Raises: UserError if it has none."""
+    """The data sets of a source that have files in a local copy of it. Raises: UserError if it has none."""
     from lcbench.data.prepare import local_files
 
     if name == "all":

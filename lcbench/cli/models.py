@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from lcbench.apps.ask.pages import Pages
     from lcbench.apps.ask.passages import PassageIndex
 
-QUESTION_ROOM = 512  # tokens kept for questions that are still to come
+QUESTION_TOKENS = 512  # reserved for questions that are still to come
 PASSAGES = 3
 WIDTH = 100  # characters of a passage that are shown
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, or worse
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # terminal control characters
 app = typer.Typer()
 
 
@@ -128,8 +128,8 @@ def convert(
 
 
 class _CtrlC:
-    """While an answer is under way, Ctrl-C ends it; before its first word, as while the document is read, it ends
-    everything, as ever."""
+    """While an answer is printed, Ctrl-C ends the answer; before its first word, as during the prefill, it ends the
+    program."""
 
     def __init__(self) -> None:
         self.answering = self.pressed = False
@@ -156,7 +156,7 @@ def _answer(
 
     def show(piece: str) -> bool:
         if ctrl_c is not None:
-            ctrl_c.answering = True  # before anybody can see that it is
+            ctrl_c.answering = True  # before the first character is visible
         typer.echo(CONTROLS.sub("", piece), nl=False)
         sys.stdout.flush()
         return ctrl_c is not None and ctrl_c.pressed
@@ -184,10 +184,10 @@ def _length(prompts: Prompts, question: str | None, seq_len: str | None, max_new
     """The length of the run. Raises: UserError for one that the document does not fit into."""
     from lcbench.core.specs import parse_seq_len
 
-    room = 0 if question is not None else QUESTION_ROOM
+    reserved = 0 if question is not None else QUESTION_TOKENS
     needed = len(prompts("?" if question is None else question)) + max_new_tokens
     if seq_len is None:
-        return needed + room
+        return needed + reserved
     length = parse_seq_len(seq_len)
     if needed > length:
         raise UserError(

@@ -62,13 +62,13 @@ def run(
     ] = "auto",
     kv_offload: Annotated[bool, typer.Option("--kv-offload", help="Keep the KV cache in RAM.")] = False,
     revision: RevisionOption = None,
-    output: Annotated[  # readable=False: a folder that may not be read is told by whoever writes there
+    output: Annotated[  # readable=False: a folder without read permission is reported by the writer
         Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
     ] = None,
     trust_remote_code: RemoteCodeOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
-    """Run a task or a suite; the same command again goes on where it stopped.
+    """Run a task or a suite; the same command again resumes where it stopped.
 
     Exit codes: 0 all cells done, 1 some failed, 2 something to mend.
     """
@@ -105,7 +105,7 @@ def run(
 
     if not processes.main:
         run_plan(plan, folder, SilentProgress(), processes=processes)
-        return  # what failed is told by the main process: a launcher ends all if one of them fails
+        return  # the main process reports failures: a launcher ends all processes if one of them fails
     console, errors = Console(), Console(stderr=True)
     progress = TerminalProgress(errors) if errors.is_terminal else PlainProgress(errors)
     if slurm is None:
@@ -148,7 +148,7 @@ def _override(
     depths: str | None,
     samples: int | None,
 ) -> Request:
-    """What the command line says wins over what a suite says."""
+    """The request with the command line's options, which take precedence over the suite's."""
     from dataclasses import replace
 
     from lcbench.core.specs import parse_depths, parse_lengths, split_list
@@ -189,7 +189,7 @@ def _show_plan(plan: Plan, folder: Path) -> None:
 
 
 def _print_table(console: Console, folder: Path, plan: Plan) -> None:
-    """The table of what a plan asks for: the folder may hold more samples."""
+    """The table of the plan's samples; the folder may have more."""
     from lcbench.results.report.summary import read_runs, summarise_runs, trained_length
     from lcbench.results.report.tables import print_tables
 

@@ -13,7 +13,7 @@ from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train a model; the same command again goes on where it stopped.",
+    help="Train a model; the same command again resumes where it stopped.",
 )
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its recipe, log and loss curve.")]
@@ -46,7 +46,7 @@ TEXT_HELP = "A .txt, .jsonl or .parquet file (column `text`), a folder of them, 
 @app.command()
 def fot(
     out: OutOption,
-    memory_layers: Annotated[str, typer.Option("--memory-layers", help="Layers that hold memory, from 0: `6,12,18`.")],
+    memory_layers: Annotated[str, typer.Option("--memory-layers", help="Layers with memory, from 0: `6,12,18`.")],
     model: ModelOption = DEFAULT_MODEL,
     d: Annotated[
         str, typer.Option("--d", help="How many documents a memory layer sees, over the run: `1,2,4,8,16`, or one.")
@@ -180,7 +180,7 @@ def lm(
 def _source(model: str, method: str | None = None) -> ModelSource:
     """Float32 weights, which training in mixed precision keeps; the loop moves them to its device.
 
-    Raises: UserError for a model or a method that there is not, before anything heavy is imported.
+    Raises: UserError for an unknown model or method, before anything heavy is imported.
     """
     from lcbench.methods import parse_method
 
@@ -218,5 +218,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path} as YAML: {error}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no mapping of `instructions` and `chat`.")
+        raise UserError(f"{path} has no mapping of `instructions` and `chat`.")
     return content

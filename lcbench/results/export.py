@@ -2,7 +2,7 @@
 
 The columns, their types and what they mean: docs/records.md, where a column has the name of its field, with the outer
 one and a dot before it if it is of `scores`, `cost`, `nll` or `details`. Those that every run has come first, in the
-order of ORDER; whatever else the records hold follows in the order of the records: scalars as they are, lists of
+order of ORDER; all other fields follow in the order of the records: scalars as they are, lists of
 scalars as lists, and anything deeper, or of several kinds, as JSON.
 """
 
@@ -58,7 +58,8 @@ def load_run(path: str | Path) -> pd.DataFrame:
 
 
 def export(folder: Path, out: Path) -> int:
-    """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a full disk."""
+    """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a file that cannot
+    be written."""
     frame = load_run(folder)
     try:
         with replaced(out) as temporary:
@@ -80,7 +81,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_uniform(rows: list[dict[str, Any]]) -> None:
-    """Columns without a type of their own, as of a task's details, hold values of one kind, or else JSON."""
+    """Make columns without a declared type, such as a task's details, uniform: values of several kinds become JSON."""
     typed = {*STRINGS, *INTEGERS, *FLOATS}
     for name in dict.fromkeys(name for row in rows for name in row if name not in typed):
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -91,7 +92,7 @@ def _make_uniform(rows: list[dict[str, Any]]) -> None:
 
 
 def _kind(value: Any) -> object:
-    """What a column of a table can hold: the type of a scalar, or of all entries of a list."""
+    """The kind of a column's value: the type of a scalar, or that of all entries of a list."""
     if isinstance(value, list):
         kinds = {_kind(entry) for entry in value}
         return OTHER if len(kinds) > 1 or OTHER in kinds else (list, *kinds)

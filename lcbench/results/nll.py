@@ -1,11 +1,11 @@
-"""What a run keeps of a likelihood: an array file a sample beside the records, and the numbers that follow from it.
+"""Likelihoods of tokens: an array file for each sample, next to the records, and the scores computed from it.
 
-`RUN/nll/<name>.npz` holds, compressed, for a text that was read in `w` windows and scored at `n` tokens
+`RUN/nll/<name>.npz` contains, compressed, for a text that was read in `w` windows and scored at `n` tokens
 
     nll      float32 [n]   -ln p of every scored token, in nats, window by window
     start    int64 [w]     first token of the text in each window
     first    int64 [w]     first token of the text that is scored there
-    stop     int64 [w]     the token behind the last
+    stop     int64 [w]     one past its last token
     head     int64 []      tokens before the text in each window, such as BOS
 """
 
@@ -41,11 +41,12 @@ class TokenNll:
     head: int
 
     def scores(self, size: int, words: int) -> dict[str, float]:
-        """Scores by name; `size` is the UTF-8 bytes, `words` the words of the scored text. One that cannot be had (a
-        perplexity beyond all numbers, no word) is left out.
+        """Scores by name: `nll` in nats a token, `perplexity`, `bits_per_byte`, `bits_per_word`. `size` is the scored
+        text
+        in UTF-8 bytes, `words` its words. A score that is undefined (perplexity overflows, no word) is left out.
 
-        The mean is that of all tokens. Where a protocol averages over windows that is the same within a text, as its
-        windows are of one length; what differs is that each text then counts the same beside others.
+        The mean is over all tokens. A protocol that averages over windows has the same mean within a text, as its
+        windows have one length; it differs in giving every text the same weight.
         """
         nll = float(self.nll.mean(dtype=np.float64))
         bits = nll / math.log(2) * len(self.nll)
@@ -55,7 +56,8 @@ class TokenNll:
         return {name: score for name, score in scores.items() if score is not None}
 
     def buckets(self) -> list[tuple[int, int, float, int]]:
-        """(first position, last position, sum of NLL, tokens) by how many tokens of the window stand before a token:
+        """(first position, last position, sum of NLL in nats, tokens), by the number of tokens before a token in its
+        window:
         1, 2 to 3, 4 to 7, and so on."""
         begin = self.head + self.first - self.start
         positions = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, self.stop - self.first, strict=True)])
@@ -65,8 +67,9 @@ class TokenNll:
         return [(2**k, 2 ** (k + 1) - 1, float(sums[k]), int(n)) for k, n in enumerate(counts.tolist()) if n]
 
     def write(self, folder: Path, id: str) -> str:
-        """Write it for the record with this id, all or nothing; the file's name in the run's folder. The same numbers
-        give the same bytes. Raises: UserError if it cannot be written."""
+        """Write the file of the record with this id, atomically, and return its path relative to the run's folder. The
+        same
+        numbers give the same bytes. Raises: UserError if it cannot be written."""
         path = folder / FOLDER / _name(id)
         arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
         try:
@@ -75,20 +78,20 @@ class TokenNll:
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; what was written is intact, run the same command again once "
-                "there is room."
+                "there is space."
             ) from error
         return f"{FOLDER}/{path.name}"
 
     @classmethod
     def read(cls, path: Path) -> TokenNll:
-        """Raises: UserError for a file that is not there, or not one of these."""
+        """Raises: UserError for a file that is missing or damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 read = cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
             if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():
                 raise ValueError("`nll` is no list of finite numbers")
             return read
-        except Exception as error:  # broken archives fail in as many ways as there are
+        except Exception as error:  # numpy and zipfile raise many types of errors for broken archives
             raise UserError(
                 f"cannot read {path}: {gist_of(error)}; restore it, or run the same command again."
             ) from error
@@ -106,13 +109,13 @@ def mean_buckets(all_buckets: Sequence[Sequence[tuple[int, int, float, int]]]) -
 
 
 def _name(id: str) -> str:
-    """A readable name, and one that no other record has."""
+    """A file name that is readable and unique to the record."""
     readable = re.sub(r"[^\w.-]+", "_", id)[:80]
     return f"{readable}-{hashlib.sha256(id.encode()).hexdigest()[:12]}.npz"
 
 
 def _archive(arrays: dict[str, Any]) -> bytes:
-    """As numpy's savez_compressed, without the time in it."""
+    """As numpy's savez_compressed, without timestamps: the same arrays give the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, values in arrays.items():

@@ -1,10 +1,10 @@
-"""What a run leaves behind: a folder with `run.json` (how it was made) and `records.jsonl` (one line a sample).
+"""The folder of a run: `run.json` (how it was made) and `records.jsonl` (one line a sample).
 
 A record is appended, flushed and synced as soon as its sample is done, so that a process killed at any moment loses at
-most the sample in flight, or those that were asked together. One writer a folder, by a lock; any number of readers.
-Processes that were launched together write side by side: each claims a part of the work, and they append by turns. All
-of it are locks of the system, which frees those of a process that dies; on a file system of several machines it must
-support them (NFS does).
+most the sample in flight, or the batch in flight. A folder has one writer, by a lock, and any number of readers.
+Processes that were launched together share a folder: each claims a part of the work, and they append in turns. All
+locks are the operating system's, which releases those of a process that dies; a network file system must support them
+(NFS does).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from lcbench.results.schema import Manifest, Record
 FORMAT = 1
 MANY = 3  # names in a sentence
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
-JOB_LOGS = "slurm"  # a folder that may be there before the run
-UNFINISHED = f"{MANIFEST}.tmp"  # run.json while it is being written; left behind by a process killed in that moment
+JOB_LOGS = "slurm"  # a folder that may exist before the run starts
+UNFINISHED = f"{MANIFEST}.tmp"  # run.json while it is being written; stays if the process is killed meanwhile
 
 
 class RecordTail:
-    """The records of a folder as they are appended, by whatever process."""
+    """Reads the records of a folder as they are appended, by any process."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / RECORDS
         self._offset = self._lines = 0
 
     def news(self) -> list[Record]:
-        """The records that were completed since the last call, all at the first; none as long as there is no file.
+        """The records that were appended since the last call; all of them at the first call, none if there is no file.
 
         Raises: UserError for a file that cannot be read or a line that is no record, with the field that is wrong; a
         last line that is still being written is left for the next call.
@@ -49,7 +49,7 @@ class RecordTail:
                 file.seek(self._offset)
                 *lines, torn = file.read().split(b"\n")
                 self._offset = file.tell() - len(torn)
-        except FileNotFoundError:  # of a process killed before its first record, or of a folder that was tidied up
+        except FileNotFoundError:  # the process was killed before its first record, or the folder was removed
             return []
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}.") from error
@@ -68,12 +68,11 @@ class RecordTail:
 
 
 class RunWriter:
-    """The one writer of a results folder, or one of several that are `shared`; resumes what is there if it is the same
-    run.
+    """The only writer of a run's folder, or one of several if `shared`; resumes the folder if it is of the same run.
 
     `identity` is everything that decides what the records will be; `session` how this process makes them (command,
-    versions, hardware), added to the list in run.json. `done` are the ids of what is recorded, of other processes as
-    of the last `news`.
+    versions, hardware), added to the list in run.json. `done` are the ids of recorded samples, those of other processes
+    as of the last `news`.
 
     Raises on entry: UserError for a folder of another run, one that is being written, or one that cannot be written.
     """
@@ -115,7 +114,8 @@ class RunWriter:
         self._exit.close()
 
     def append(self, record: Record) -> None:
-        """Add one record for good. Raises: UserError if it cannot be written; what was there stays as it was."""
+        """Append one record and sync it to the disk. Raises: UserError if it cannot be written; what was there stays as
+        it was."""
         record = replace(record, session=self.session_number)
         line = (json.dumps(record.as_json(), ensure_ascii=False) + "\n").encode()
         with self._turn():
@@ -126,13 +126,13 @@ class RunWriter:
             except OSError as error:
                 raise UserError(
                     f"cannot write to {self.folder / RECORDS}: {error.strerror}; what was written is intact, run the "
-                    "same command again once there is room."
+                    "same command again once there is space."
                 ) from error
         if record.error is None:
             self.done.add(record.identity.id)
 
     def news(self) -> list[Record]:
-        """The records that other processes wrote since the last call; from now on they count as done."""
+        """The records that other processes appended since the last call; they are added to `done`."""
         return self._read() if self._shared else []
 
     def _read(self) -> list[Record]:
@@ -159,7 +159,7 @@ class RunWriter:
                 written += os.write(self._file, line[written:])
             os.fsync(self._file)
         except OSError:
-            with contextlib.suppress(OSError):  # else a torn last line stays, and is cut off on resuming
+            with contextlib.suppress(OSError):  # otherwise an incomplete last line stays, and is cut off on resuming
                 os.ftruncate(self._file, size)
             raise
 
@@ -187,7 +187,8 @@ class RunWriter:
 
 
 def require_ours(folder: Path, *, begun: bool = True) -> None:
-    """Raises: UserError for a folder that has files, and none of a run; a run that is not `begun` has locks at most."""
+    """Raises: UserError for a folder with files that are not of a run. A run that has not `begun` has lock files at
+    most."""
     ours = {LOCK, UNFINISHED, CLAIMS, JOB_LOGS}
     names = {path.name for path in folder.iterdir()}
     if not (begun and {LOCK, MANIFEST} & names) and names - ours:
@@ -195,8 +196,8 @@ def require_ours(folder: Path, *, begun: bool = True) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """run.json of a results folder. Raises: UserError if the folder holds no run, one of another version, or a run.json
-    with a field that is wrong."""
+    """run.json of a run's folder. Raises: UserError if there is none, it is of another version, or one of its fields is
+    wrong."""
     manifest = _read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} holds no run: it has no {MANIFEST}.")
@@ -204,8 +205,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of a results folder, one a sample: of a sample that failed and was repeated, the last. In the order
-    of the plan, whatever the order in which processes wrote them.
+    """The records of a run's folder, one a sample: the last one of a sample that failed and was repeated. In the order
+    of the plan, independent of the order in which processes wrote them.
 
     Raises: UserError for a folder without records or a line that is no record; a last line that is still being
     written is left out.
@@ -228,7 +229,7 @@ def find_runs(results: Path) -> list[Path]:
     """Folders of runs with records in a results folder, oldest first by their last record."""
     found = []
     for path in results.glob(f"*/{RECORDS}"):
-        with contextlib.suppress(OSError):  # a link that leads nowhere, or a folder that went away meanwhile
+        with contextlib.suppress(OSError):  # a dangling link, or a folder that was removed meanwhile
             if path.with_name(MANIFEST).exists() and path.stat().st_size:
                 found.append((path.stat().st_mtime_ns, path.parent))
     return [folder for _, folder in sorted(found)]
@@ -264,7 +265,8 @@ def _read_manifest(folder: Path) -> Manifest | None:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
-    """Which parts of its identity a run has otherwise, and how to say it: of its jobs, by what is typed."""
+    """The parts in which two identities differ, by key, each with its name in an error message; jobs are named by what
+    the user typed."""
     found = {key: key for key in here if there.get(key) != here[key]}
     if "jobs" not in found:
         return found
@@ -276,19 +278,19 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
             words.append(f"the {kind}{'s' * (len(only) > 1)} {', '.join(only[:MANY])}{more}")
     texts = [{task["name"]: task for task in identity.get("tasks", [])} for identity in (there, here)]
     if all(texts[0][name] == texts[1][name] for name in texts[0].keys() & texts[1].keys()):
-        found.pop("tasks", None)  # what differs is which there are, and the jobs tell that
+        found.pop("tasks", None)  # common tasks are equal; which tasks there are is said of the jobs
     found["jobs"] = ", ".join(words) or "the order of its cells, or what goes with what"
     return found
 
 
 def _typed(identity: dict[str, Any]) -> list[list[str]]:
-    """The tasks, methods, lengths and depths of a run's jobs, each once; a cell is named `length/depth`."""
+    """The tasks, methods, lengths and depths of a run's jobs, each once; cells are named `length/depth`."""
     jobs = [(task, method, *cell.split("/", 1)) for task, method, cell, *_ in identity.get("jobs", [])]
     return [list(dict.fromkeys(job[place] for job in jobs)) for place in range(4)]
 
 
 def _cut_torn_line(file: int) -> None:
-    """Cut off a last line without end: the record that was in flight when its process was killed."""
+    """Cut off an incomplete last line: the record that was being written when its process was killed."""
     size = os.fstat(file).st_size
     keep = size
     while keep and os.pread(file, 1, keep - 1) != b"\n":

@@ -1,6 +1,6 @@
-"""New metric, old predictions: the scores of a run worked out again from what it recorded, without a model.
+"""New metric, old predictions: the scores of a run computed again from its records, without a model.
 
-What it recorded is an answer, or for perplexity the likelihood of every token."""
+Scores come from the recorded answer, or for perplexity from the recorded likelihood of every token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lcbench.tasks import Example, Task, load_task
 
 @dataclass(frozen=True)
 class Rescored:
-    """How many samples have a score, and which of them have another score now, by id: (before, now)."""
+    """The number of samples with a score, and those whose score changed, by id: (before, now)."""
 
     samples: int
     changed: dict[str, tuple[float | None, float | None]]
@@ -79,7 +79,7 @@ def _load(name: str, task_files: dict[str, str]) -> Task:
 
 
 def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
-    """From the prediction, or from the likelihoods of tokens that the run kept beside its records."""
+    """Scores from the prediction, or from the likelihoods in the run's `nll` folder."""
     done = record.measured
     if task.measure == "likelihood":
         if done.nll is None:
@@ -89,7 +89,7 @@ def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
         return task.score(_example(record), done.answer.prediction)
     except UserError:
         raise
-    except Exception as error:  # of whatever a task does with details that it did not write
+    except Exception as error:  # a task's scorer may fail in any way on details that it did not write
         gist = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"cannot score record {record.identity.id} ({gist}); was it written by another program?"
@@ -97,7 +97,7 @@ def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
 
 
 def _example(record: Record) -> Example:
-    """What a score may depend on: all of an example but its prompt, of which a record keeps the hash alone."""
+    """The example of a record without its prompt, of which a record has only the hash: no score depends on it."""
     return Example(
         head=[],
         context=[],
@@ -113,7 +113,7 @@ def _example(record: Record) -> Example:
 def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
     """Change fields in the last lines with these ids; a process killed here leaves the old file."""
     path = folder / RECORDS
-    lines = path.read_bytes().split(b"\n")[:-1]  # a torn last line is the record that was in flight: none
+    lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is no record
     last = {parse(line)["id"]: number for number, line in enumerate(lines)}
     for id, fields in changed.items():
         lines[last[id]] = json.dumps(parse(lines[last[id]]) | fields, ensure_ascii=False).encode()
@@ -122,5 +122,5 @@ def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; the old scores are intact, run the same command again once there "
-            "is room."
+            "is space."
         ) from error

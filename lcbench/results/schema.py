@@ -1,8 +1,8 @@
 """A record and a run's manifest: every field with its type, its unit and what it means, here and nowhere else.
 
 In memory a record has parts; on disk it is one flat object a line, of the same names (`Record.as_json`). Fields that
-are unknown here, of another version or of a task of one's own, are kept as they are. `docs/records.md` is made of this
-module.
+are unknown here, of another version or of a task of one's own, are kept as they are. `docs/records.md` is generated
+from this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lcbench.core.fields import FieldError, Reader, as_json, made, told
 
 BEFORE = "scores_before_rescoring"
 _SCORE = {int, float, bool, str}
-TOO_LARGE = 1e150  # for a score: its square would be no number any more
+TOO_LARGE = 1e150  # for a score: its square would overflow
 
 
 def _time(value: Any) -> Any:
@@ -54,7 +54,7 @@ def _jobs(value: Any) -> Any:
 class Identity:
     """Which sample of which run it is."""
 
-    id: str = told("Task, method, cell and number of the sample: the same in every run that asks it.")
+    id: str = told("Task, method, cell and number of the sample: the same in every run that has it.")
     task: str = told("The task as typed, with its options.")
     method: str = told("The method as typed, with its options.")
     method_options: dict[str, Any] = told("All options of the method, defaults worked out for this length.")
@@ -145,7 +145,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How good a sample is: what a metric made of it."""
+    """How good a sample is: the numbers that the metric gave it."""
 
     scores: dict[str, Any] = told(
         "Scores by name: numbers, and parts of a score that are texts; one that is no finite number counts as none.",
@@ -155,14 +155,14 @@ class Scores:
     metric: str = told("The score that counts: `scores.<metric>`.")
 
     def number(self, name: str) -> float | None:
-        """A score by its name; None if there is none that is a finite number."""
+        """The score of this name; None if it is missing or not a finite number."""
         score = self.scores.get(name)
         return float(score) if isinstance(score, int | float) and abs(score) < TOO_LARGE else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was measured of a sample that did not fail."""
+    """The measurement of a sample that did not fail."""
 
     answer: Answer
     scores: Scores
@@ -172,7 +172,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One sample of a run: which it is, what the model was given, and the result, or why there is none."""
+    """One sample of a run: which it is, what the model was given, and the result, or why it failed."""
 
     identity: Identity
     prompt: Prompt
@@ -189,7 +189,7 @@ class Record:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Record:
-        """Of an object that `as_json` wrote, or an older lcbench. Raises: FieldError."""
+        """The record of an object that `as_json` of this or an older lcbench wrote. Raises: FieldError."""
         identity, prompt, own = _IDENTITY(content), _PROMPT(content), _OWN.fields(content)
         result, known = None, _ALWAYS
         if own["error"] is None:
@@ -303,7 +303,7 @@ class Session:
     advice: list[str] = told("What the methods' authors would say of the options.", default=())
     process: int | None = told("Number of the process among several.", least=0, default=None)
     processes: int | None = told("How many shared the run.", unit="processes", least=1, default=None)
-    tensor_parallel: bool | None = told("Whether they held one model together.", default=None)
+    tensor_parallel: bool | None = told("Whether each had a shard of one model.", default=None)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

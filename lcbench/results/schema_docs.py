@@ -1,4 +1,4 @@
-"""docs/records.md, made of the types:
+"""docs/records.md, generated from the types:
 
 python -m lcbench.results.schema_docs > docs/records.md
 """

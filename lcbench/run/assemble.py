@@ -1,4 +1,4 @@
-"""From a sample and what was measured to its record; nowhere else is one assembled."""
+"""From a sample and its measurement to its record; records are assembled here and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lcbench.run.measures import Measured, SampleRequest
 from lcbench.run.plan import Plan
 from lcbench.tasks import Example
 
-EXCERPT = 48  # tokens of a prompt that a record quotes at its start, at its end, and on both sides of the needle
+EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
 
 
 def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result:
-    """What was measured, scored by the task; `prefill_chunk` is the most tokens that a call took."""
+    """A measurement, scored by the task; `prefill_chunk` is the largest number of prompt tokens in a forward call."""
     task, prediction = one.job.task, measured.prediction
     answer = scorer = None
     if task.measure == "answer":
@@ -38,8 +38,8 @@ def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result
 
 
 def record(plan: Plan, one: SampleRequest, found: Result | str, layers_steered: int, backends: Sequence[str]) -> Record:
-    """The record of a sample that has a result, or failed for the reason that `found` is. `backends` computed it: two
-    runs may differ in them and agree in all else."""
+    """The record of a sample: `found` is its result, or the reason why it failed. `backends` computed the attention;
+    they stand with the cost, since two runs may differ in them and agree in all else."""
     job, example = one.job, one.example
     done = None if isinstance(found, str) else replace(found, cost=replace(found.cost, attention=list(backends)))
     return Record(
@@ -63,7 +63,7 @@ def record(plan: Plan, one: SampleRequest, found: Result | str, layers_steered: 
 
 
 def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:
-    """Of a sample that failed without what was read."""
+    """Prompt fields of a record; document, protocol and excerpt only if the sample was `measured`."""
     prompt, reading = example.prompt, example.reading if measured else None
     return Prompt(
         prompt_sha256=hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
@@ -78,7 +78,8 @@ def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:
 
 
 def excerpt(example: Example) -> list[list[int]]:
-    """The parts of a prompt that are worth reading: its start, around the needle, and its end; what overlaps is one."""
+    """The token ids of a prompt's start, of the surroundings of the needle, and of its end; overlapping parts are
+    merged."""
     size = len(example.prompt)
     spans = [(0, EXCERPT), (size - 2 * EXCERPT, size)]
     if example.needle_at is not None:

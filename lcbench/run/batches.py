@@ -1,6 +1,6 @@
-"""In which order a plan is worked through: which jobs one steered block serves, and which samples follow one another.
+"""The order of a plan's work: which jobs share one steered model, and which samples share a prefix of the KV cache.
 
-What is longest comes first, so that memory which does not suffice shows in the first minutes.
+The longest prompts come first, so that running out of memory shows in the first minutes.
 """
 
 from __future__ import annotations
@@ -11,47 +11,49 @@ from dataclasses import dataclass
 
 from lcbench.run.plan import Job
 
-AT_ONCE = 16  # samples that are kept together though they do not begin alike, for a measure that takes several at once
-TOKENS_AT_ONCE = 131_072  # of all their lengths: where a sample takes long, none should wait for others to be built
+AT_ONCE = 16  # samples without a common prefix in one batch, for measures that take several at once
+TOKENS_AT_ONCE = 131_072  # summed lengths of such a batch: a long sample should not wait until others are built
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples which one process works through, those together in `alike` that begin alike; its name is the same in all
-    processes, whatever is done already."""
+    """Samples that one process claims and works through, as (job, sample number), in lists of samples with a common
+    prefix. Its name is the same in all processes, however much of the run is done, so that it can serve as the key of
+    a lock."""
 
     name: str
-    alike: list[list[tuple[Job, int]]]
+    prefix_groups: list[list[tuple[Job, int]]]
 
     @property
     def samples(self) -> list[tuple[Job, int]]:
-        return [sample for samples in self.alike for sample in samples]
+        return [sample for samples in self.prefix_groups for sample in samples]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs of one task and method that one steered block serves; their samples may share prefixes if `shares`."""
+    """Jobs of one task and method that run in one steered block; samples may share a prefix of the KV cache if
+    `shares`."""
 
     jobs: list[Job]
     shares: bool
     name: str = ""
 
     def batches(self, processes: int = 1) -> list[Batch]:
-        """All samples, those together that begin alike, and as many beside them as may be measured at once; but for
-        several processes so small that each gets two at least: to work at once is worth more than a prefix that is
-        shared."""
-        alike: dict[Hashable, list[tuple[Job, int]]] = {}
+        """All samples in batches: samples with a common prefix stay together, and others join them up to AT_ONCE. With
+        several processes the batches are so small that each process gets at least two: parallel work saves more time
+        than a shared prefix."""
+        by_prefix: dict[Hashable, list[tuple[Job, int]]] = {}
         for job in sorted(self.jobs, key=lambda job: -job.cell.seq_len):
             for sample in range(job.samples):
                 key = job.task.shares(job.cell, sample) if self.shares else job.record_id(sample)
-                alike.setdefault(key, []).append((job, sample))
-        total = sum(map(len, alike.values()))
+                by_prefix.setdefault(key, []).append((job, sample))
+        total = sum(map(len, by_prefix.values()))
         most = total if processes == 1 else math.ceil(total / (2 * processes))
         few = AT_ONCE if processes == 1 else min(AT_ONCE, math.ceil(total / (8 * processes)))
         batches: list[Batch] = []
-        for key, samples in alike.items():
+        for key, samples in by_prefix.items():
             if batches:
-                together = Batch(batches[-1].name, [*batches[-1].alike, samples])
+                together = Batch(batches[-1].name, [*batches[-1].prefix_groups, samples])
                 length = sum(job.cell.seq_len for job, _ in together.samples)
                 if len(together.samples) <= few and length <= TOKENS_AT_ONCE:
                     batches[-1] = together
@@ -62,9 +64,11 @@ class Group:
 
 
 def grouped(jobs: Iterable[Job], *, by_length: bool) -> list[Group]:
-    """Jobs together whose method treats a prefix alike, whatever follows it: all lengths at which the options of a
-    `prefix_stable` method come out the same, unless the model's own rotation changes with the length (`by_length`). A
-    cache that forgets cannot go back to a prefix. The longest first, else in order."""
+    """Jobs grouped so that within a group the keys of a prefix do not depend on what follows it: all lengths at which
+    the
+    options of a `prefix_stable` method resolve to the same values. Each length is a group of its own if the model's
+    own RoPE changes with the length (`by_length`), and each cell if the method is not prefix-stable or its KV cache
+    drops keys and so cannot be cropped to a prefix. The longest group comes first, else in the order of the plan."""
     groups: dict[str, Group] = {}
     for job in sorted(jobs, key=lambda job: -job.cell.seq_len):
         shares = job.resolved.prefix_stable and not job.resolved.forgets

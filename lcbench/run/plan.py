@@ -1,6 +1,6 @@
-"""From what the user typed to a list of jobs, everything checked that can be before a model is loaded.
+"""From requests to a list of jobs; everything that can be checked before the model is loaded is checked here.
 
-What takes seconds to import comes after the names are checked that need none of it: a slip is told at once.
+Names are checked before anything that takes seconds to import, so that a typo is reported at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do; made by `make_plan`."""
+    """All jobs of a run, with the model's config, tokenizer and memory footprint; made by `make_plan`."""
 
     source: ModelSource
     seed: int
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def advice(self) -> list[str]:
-        """What the methods' authors would say of the resolved options, of each method at its longest."""
+        """What the methods' authors advise about the resolved options, for each method at its longest length."""
         trained = trained_length(self.config)
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
@@ -79,8 +79,8 @@ class Plan:
         return sum(job.samples * job.cell.seq_len for job in self.jobs)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the records: the same identity, the same records. How many samples is no part of it, so that
-        a run can be extended."""
+        """Everything that decides the records: the same identity, the same records. The number of samples is not part
+        of it, so that a run can be extended."""
         tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
         return {
             "tasks": list(tasks.values()),
@@ -95,7 +95,7 @@ class Plan:
         }
 
     def default_output(self, results: Path) -> Path:
-        """A folder that follows from the run alone, so that the same command finds it again."""
+        """A folder named after the run's identity, so that the same command finds it again."""
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         tasks = list(dict.fromkeys(job.task.name.partition(":")[0] for job in self.jobs))
         named = [*tasks[:NAMED], *([f"{len(tasks) - NAMED}_more"] if tasks[NAMED:] else [])]
@@ -108,7 +108,7 @@ def make_plan(
     seed: int = 0,
     attention: AttentionOptions | None = None,
 ) -> Plan:
-    """Work out the jobs of a run, each (task, cell, method) once.
+    """The jobs of a run, each (task, cell, method) once.
 
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
     """
@@ -138,7 +138,7 @@ def make_plan(
         task = loaded.for_lengths(seq_lens)
         samples = _samples(request, task, tokenizer)
         for cell in task.cells(seq_lens, _depths(request)):
-            task.example(cell, 0, tokenizer, seed)
+            task.example(cell, 0, tokenizer, seed)  # raises UserError now for what cannot be built, not within the run
             for method in methods:
                 resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
                 job = Job(task, method, resolved, cell, samples)
@@ -152,7 +152,7 @@ def _depths(request: Request) -> list[float] | None:
 
 
 def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Samples a cell: as asked for, else the task's own number as far as there are so many."""
+    """Samples of a cell: the requested number, else the task's default, or as many as its data have if that is less."""
     available = task.available(tokenizer)
     if available is None:
         return request.samples or task.samples

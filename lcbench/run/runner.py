@@ -31,12 +31,12 @@ from lcbench.run.tally import Progress, Tally
 from lcbench.run.tensor_parallel import NullWriter, lead, null_writer, process_group
 
 OUT_OF_MEMORY = "out of memory"
-POLL_SECONDS = 0.5  # between two looks at what other processes have done
+POLL_SECONDS = 0.5  # between two reads of what other processes have recorded
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its folder, and the jobs that failed with their reasons."""
+    """The result of a run: its folder, and the jobs that failed, each with the reason."""
 
     folder: Path
     failed: list[tuple[Job, str]]
@@ -49,12 +49,12 @@ def run(
     load: Callable[[], PreTrainedModel] | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
-    """Make the records that the folder lacks. Interrupt it at any time; the same call goes on.
+    """Make the records that the folder lacks. A call that was interrupted is resumed by the same call.
 
     A job whose model call fails (out of memory, say) is recorded as failed with the reason, and the others go on.
     Several `processes` (by default those that a launcher started) share the work, each with a model of its own; the
-    main one stays until all is done, and takes over what a process that died has left. If the model is
-    `tensor_parallel`, they all hold a part of it, and the main one writes.
+    main one stays until everything is done and takes over the work of processes that died. If the model is
+    `tensor_parallel`, each process has a shard of it, and only the main one writes.
 
     Raises: UserError for what the user can mend: the folder, the model, a method that this model cannot take.
     """
@@ -70,7 +70,7 @@ def run(
 
 @contextlib.contextmanager
 def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWriter | NullWriter]:
-    """Who takes the records of this process."""
+    """The writer of this process's records; one that discards them in all ranks but 0 of a tensor-parallel model."""
     together = plan.source.tensor_parallel
     session = provenance.session() | {"advice": plan.advice}
     if processes.count > 1:
@@ -89,7 +89,7 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
 
 
 class _Run:
-    """What is left of a plan, and the work on it in this process."""
+    """The work of this process on a plan."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Run:
         self._processes, self._builder = processes, builder
 
     def finish_all(self, load: Callable[[], PreTrainedModel]) -> None:
-        """Work until nothing is missing, or nothing that nobody works on."""
+        """Work until every sample is recorded or claimed by another process; the main process waits for the others."""
         if self._tally.complete:
             return
         model, jobs = load(), self._plan.jobs
@@ -118,7 +118,7 @@ class _Run:
             self._tally.note(self._writer.news())
 
     def _work_on(self, group: Group, model: PreTrainedModel) -> None:
-        """All samples of a group that are missing and that no other process has taken."""
+        """Measure all samples of a group that are missing and that no other process has claimed."""
         claimed = self._claimed(group)
         first = next(claimed, None)
         if first is None:
@@ -127,8 +127,8 @@ class _Run:
         steering = _steering(self._plan, model, job.resolved, max(job.cell.seq_len for job in group.jobs))
         with steering as steered:
             measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
-            for batch, asked in self._built(itertools.chain([first], claimed)):
-                for portion in measure.portions(asked.result()):
+            for batch, requests in self._built(itertools.chain([first], claimed)):
+                for portion in measure.portions(requests.result()):
                     for one, found in self._measured(measure, portion):
                         if not self._tally.is_missing(one.job, one.sample):
                             continue
@@ -138,8 +138,9 @@ class _Run:
                 self._writer.release(batch.name)
 
     def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
-        """The batches that are this process's now, and whether it may claim the next already before it works on them:
-        not where few are left, which others might begin at once."""
+        """The batches that this process has claimed, each with whether it may claim the next one before it has worked
+        on
+        this one: not where few batches are left, which idle processes could start at once."""
         batches = group.batches(1 if self._plan.source.tensor_parallel else self._processes.count)
         for left, batch in zip(reversed(range(len(batches))), batches):
             if not self._is_missing(batch.samples) or not self._writer.claim(batch.name):
@@ -147,15 +148,15 @@ class _Run:
             self._tally.note(self._writer.news())
             if self._is_missing(batch.samples):
                 yield batch, self._processes.count == 1 or left > 2 * self._processes.count
-            else:  # of another process until now, perhaps
+            else:  # another process may have finished it before this one claimed it
                 self._writer.release(batch.name)
 
     def _is_missing(self, samples: Iterable[tuple[Job, int]]) -> bool:
-        """Whether any of these is."""
+        """Whether any of these samples is missing."""
         return any(self._tally.is_missing(job, sample) for job, sample in samples)
 
     def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[SampleRequest]]]]:
-        """The batches with their examples, which are built while the model works on the batch before."""
+        """The batches with their examples, which a thread builds while the model works on the previous batch."""
         waiting: deque[tuple[Batch, Future[list[SampleRequest]]]] = deque()
         for batch, ahead in claimed:
             waiting.append((batch, self._builder.submit(self._examples, batch)))
@@ -164,26 +165,28 @@ class _Run:
         yield from waiting
 
     def _examples(self, batch: Batch) -> list[SampleRequest]:
-        """All of them, those that are recorded too: portions are the same whatever is done already."""
+        """The requests of a batch, recorded ones included: so a resumed run splits it into the same portions, and
+        floating-point results are the same. In a prefix group the longest common prefixes are neighbours."""
         plan, found = self._plan, []
-        for alike in batch.alike:
-            asked = [
-                SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in alike
+        for samples in batch.prefix_groups:
+            requests = [
+                SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in samples
             ]
-            found += sorted(asked, key=lambda one: one.example.prompt, reverse=True)
+            found += sorted(requests, key=lambda one: one.example.prompt, reverse=True)
         return found
 
     def _measured(
         self, measure: Measure, portion: Sequence[SampleRequest]
     ) -> Iterator[tuple[SampleRequest, Result | str]]:
-        """The result of each, or why it failed. Where several fail, half as many are tried at once;
-        where memory runs out for one, fewer tokens a call."""
+        """The result of each request, or why it failed. A batch that fails is halved and tried again; a single request
+        that
+        runs out of memory is tried again with a smaller prefill chunk."""
         waiting = [portion]
         while waiting:
-            asked = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
-            if not self._is_missing((one.job, one.sample) for one in asked):
+            left = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
+            if not self._is_missing((one.job, one.sample) for one in left):
                 continue
-            these, *rest = measure.portions(asked)  # fewer than it was, perhaps, since memory ran out
+            these, *rest = measure.portions(left)  # smaller than before, if memory ran out meanwhile
             waiting += reversed(rest)
             try:
                 measured = measure(these)
@@ -195,7 +198,7 @@ class _Run:
             else:
                 yield from zip(these, found)
                 continue
-            # Behind the handler: with the error goes what the failed call held.
+            # After the handler: only now is the traceback gone, and with it the tensors of the failed call.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -215,8 +218,9 @@ def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -
 
 
 def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:
-    """Whether the model's own frequencies depend on the length of the run; every method is tried on the way, so that
-    what this model cannot take is refused before hours are spent. Raises: UserError."""
+    """Whether the model's own RoPE frequencies depend on the length of the run. Every method is applied once on the
+    way,
+    so that a method that does not fit this model is refused before anything runs. Raises: UserError."""
     follows = False
     for job in {str(job.method): job for job in plan.jobs}.values():
         steering = _steering(plan, model, job.method, job.cell.seq_len)

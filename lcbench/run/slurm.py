@@ -1,6 +1,7 @@
-"""A run as an array of SLURM jobs, by submitit: each takes cells of the one run, and this process shows how far it is.
+"""A run as an array of SLURM jobs, by submitit: each job claims batches of the run, and this process shows the
+progress.
 
-Needs the extra `lcbench[slurm]`. Jobs may start late, die or be preempted: the others take over what they left.
+Needs the extra `lcbench[slurm]`. Jobs may start late, die or be preempted: the others take over their work.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
 
 POLL_SECONDS = 2.0
-# What submitit knows on every cluster; all else is of sbatch.
+# Parameters that submitit has on every cluster; all others are passed to sbatch.
 SUBMITIT = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 
 
 @dataclass(frozen=True)
 class Array:
-    """How many jobs, and what is asked of SLURM for each, in the words of submitit (`gpus_per_node`, `timeout_min`,
-    `mem_gb`, ...) or of sbatch (`partition`, `account`, ...). The cluster `local` runs them on this machine."""
+    """Number of jobs, and the resources requested for each, named as in submitit (`gpus_per_node`, `timeout_min`,
+    `mem_gb`, ...) or in sbatch (`partition`, `account`, ...). The cluster `local` runs them on this machine."""
 
     jobs: int
     parameters: dict[str, Any]
@@ -62,9 +63,9 @@ def parse_array(text: str) -> Array:
 
 
 def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: Progress, array: Array) -> Outcome:
-    """Submit the jobs, and wait for them; interrupted, they are cancelled.
+    """Submit the jobs and wait for them; Ctrl-C cancels them.
 
-    Raises: UserError for what cannot be submitted, and if jobs ended before everything was done.
+    Raises: UserError if jobs cannot be submitted, or ended before everything was done.
     """
     executor = _executor(folder, array)
     tail = RecordTail(folder)
@@ -82,7 +83,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
         progress.note(f"submitted {array.jobs} jobs; what they say is in {folder / JOB_LOGS}")
         ended = False
         while not ended:
-            ended = all(job.done() for job in jobs)  # before the look at the records: they may write until then
+            ended = all(job.done() for job in jobs)  # before the records are read: jobs may write until they end
             if not ended:
                 time.sleep(POLL_SECONDS)
             news = tail.news()
@@ -138,7 +139,7 @@ def _work(
 
 
 def _reason(jobs: Sequence[Job[None]]) -> str:
-    """What the first job that failed ended with: its error, or the state that SLURM tells."""
+    """Why the first failed job ended: its error, or the state that SLURM reports."""
     for job in jobs:
         error = job.exception()
         if error is not None:

@@ -1,4 +1,4 @@
-"""How far a run is: what is missing, and what failed, whichever process has done it."""
+"""Progress of a run: which samples are missing and which jobs failed, over all processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from lcbench.run.plan import Job, Plan
 
 
 class Progress(Protocol):
-    """Who is told how far a run is."""
+    """Receives the progress of a run."""
 
     def start(self, plan: Plan, done: int) -> None: ...
-    def sample(self, job: Job, record: Record, left: int) -> None: ...  # left: how many more its job has
+    def sample(self, job: Job, record: Record, left: int) -> None: ...  # left: samples of its job that are missing
     def note(self, text: str) -> None: ...
     def finish(self) -> None: ...
 
 
 class Tally:
-    """Keeps count of a plan's samples, and tells the progress of each. `done` are the ids of what is recorded; whoever
-    adds to it calls `note`, too."""
+    """Counts a plan's samples and reports each to `progress`. `done` are the ids of recorded samples, kept up to date
+    by
+    the writer; the caller passes every new record to `note` as well."""
 
     def __init__(self, plan: Plan, done: set[str], progress: Progress) -> None:
         self.failed: dict[str, tuple[Job, str]] = {}
@@ -35,7 +36,7 @@ class Tally:
         return not any(map(self.missing, self._plan.jobs))
 
     def missing(self, job: Job) -> list[int]:
-        """The samples of a job that are to be done: none that is recorded, none of a job that failed."""
+        """The samples of a job that are not recorded yet; none if the job failed."""
         return [sample for sample in range(job.samples) if self.is_missing(job, sample)]
 
     def is_missing(self, job: Job, sample: int) -> bool:
@@ -45,7 +46,8 @@ class Tally:
         return job.record_id(0) in self.failed
 
     def note(self, records: Iterable[Record]) -> None:
-        """Count records that were written, the job's first failure only: several processes may find it."""
+        """Count records that were written; of a job's failures the first only, since several processes may record
+        one."""
         for record in records:
             id = f"{record.identity.id.rpartition('/')[0]}/0"
             job = self._jobs.get(id)

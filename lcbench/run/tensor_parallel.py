@@ -1,8 +1,8 @@
-"""The processes of one run: which of them this is, and what those of a tensor-parallel model agree on.
+"""The process group of a tensor-parallel model, and what its ranks must agree on.
 
-Cells need nothing of each other, so that processes which share them do not talk: each learns its number from the
-launcher's environment (`torchrun`, `accelerate launch`), and takes what nobody has taken in the folder of the run. Only
-the ranks that hold one model together are joined by torch.distributed.
+Processes that share a run with a model each need no communication: a process learns its rank from the launcher's
+environment (`torchrun`, `accelerate launch`) and claims batches by locks in the run's folder. Only the ranks of one
+tensor-parallel model are joined by torch.distributed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lcbench.results.schema import Record
 
 
 class NullWriter:
-    """Stands for the writer of a run in the ranks that compute with another one and write nothing.
+    """Takes the place of `RunWriter` in all ranks but 0 of a tensor-parallel model: it writes nothing.
 
-    `folder` takes the files that a measure leaves, and goes with the process.
+    `folder` is a temporary one for the files that a measure writes; it is removed with the process.
     """
 
     def __init__(self, done: set[str], folder: Path) -> None:
@@ -55,7 +55,7 @@ def process_group(processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def null_writer() -> Iterator[NullWriter]:
-    """In a rank other than 0: knows what is done from rank 0, which calls `lead`."""
+    """The writer of a rank other than 0, with the ids that are done, received from rank 0, which calls `lead`."""
     import torch
 
     told: list[set[str] | None] = [None]
@@ -65,7 +65,7 @@ def null_writer() -> Iterator[NullWriter]:
 
 
 def lead(done: set[str]) -> None:
-    """In rank 0: tell the other ranks what is recorded already, so that all of them do the same."""
+    """In rank 0: broadcast the ids that are recorded already, so that all ranks do the same work."""
     import torch
 
     torch.distributed.broadcast_object_list([done], src=0)

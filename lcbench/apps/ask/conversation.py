@@ -17,7 +17,7 @@ from lcbench.tasks.template import MARKER, segments
 
 # ChunkLlama's words (test_zero_shot.py, https://github.com/HKUNLP/ChunkLlama), without its call for short answers.
 PROMPT = f"Document is as follows. {MARKER}\n\n{{question}}"
-BEFORE = 8  # tokens of a prompt that an answer is decoded behind: alone, it would lose or gain a space at its start
+BEFORE = 8  # tokens of the prompt that are decoded with the answer: alone, it would lose or gain a space at its start
 
 
 class Prompts:
@@ -29,7 +29,7 @@ class Prompts:
         self.chat = bool(tokenizer.chat_template)
 
     def __call__(self, question: str) -> list[int]:
-        """Tokens of the prompt. Raises: UserError for a question that is empty, or that the template cannot hold."""
+        """Tokens of the prompt. Raises: UserError for a question that is empty, or that the template drops."""
         if not question.strip():
             raise UserError("the question is empty.")
         text = PROMPT.format(question=as_text(self.tokenizer, question.strip()))
@@ -42,7 +42,7 @@ class Prompts:
 
 
 class Conversation:
-    """Questions to a steered model, one after another; `length` is the steered block's."""
+    """Questions to a steered model, one after another; `length` is that of the steered block, in tokens."""
 
     def __init__(
         self, model: PreTrainedModel, method: Method, prompts: Prompts, length: int, max_new_tokens: int
@@ -55,11 +55,11 @@ class Conversation:
         self.reused = 0
 
     def ask(self, question: str, show: Callable[[str], bool]) -> str:
-        """The answer. `show` is told each piece of it as it comes, and ends the answer by True. `reused` is then how
-        many tokens of the prompt were known from the question before.
+        """The answer. `show` is called with each piece of text as it is generated, and ends the answer by returning
+        True. Afterwards `reused` is the number of prompt tokens whose keys and values came from the last question.
 
-        A model without chat template has no end of an answer: the first line is taken.
-        Raises: UserError for a question that leaves no room for its answer.
+        A model without chat template does not end its answers: the first line is taken.
+        Raises: UserError for a question that leaves no tokens for its answer.
         """
         prompt = self._prompts(question)
         if len(prompt) + self._budget > self._length:
@@ -84,8 +84,9 @@ class Conversation:
         return rest
 
     def _answer(self, prompt: Sequence[int], tokens: list[int], *, complete: bool = False) -> tuple[str, bool]:
-        """The text of the tokens so far, and whether it has ended. Half a character waits for its other half, and
-        white space at the end for what follows."""
+        """The text of the tokens so far, and whether it has ended. An incomplete UTF-8 character at the end is held
+        back
+        until it is complete, trailing white space until more text follows."""
         before = list(prompt[-BEFORE:])
         text = self._decode(before + tokens)[len(self._decode(before)) :].lstrip()
         if not self._prompts.chat and "\n" in text:

@@ -22,7 +22,7 @@ class Pages:
 
     @property
     def text(self) -> str:
-        """All of it as the model reads it: each page behind its number, where there are pages."""
+        """The whole text as the model reads it: each page after its number, where there are pages."""
         if not self.numbered:
             return self.texts[0].strip()
         return "\n\n".join(f"[page {number}]\n{text.strip()}" for number, text in enumerate(self.texts, start=1))
@@ -32,7 +32,7 @@ def read_pages(source: str) -> Pages:
     """A PDF, a text whose pages are parted by form feeds (as `pdftotext` writes it), or a text without pages; `-` reads
     standard input.
 
-    Raises: UserError for what is not there, holds no text, is encrypted, or is neither PDF nor text in UTF-8.
+    Raises: UserError for a file that is missing, has no text, is encrypted, or is neither PDF nor text in UTF-8.
     """
     name = "standard input" if source == STDIN else source
     content = _read(source)
@@ -70,7 +70,7 @@ def _pdf(content: bytes, name: str) -> tuple[str, ...]:
         from pypdf.errors import DependencyError, PyPdfError
     except ImportError as error:
         raise UserError("reading a PDF needs pypdf; pip install 'lcbench[pdf]'.") from error
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of every oddity that it can cope with
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # pypdf warns of every flaw that it can cope with
     try:
         reader = PdfReader(io.BytesIO(content))
         if reader.is_encrypted and not reader.decrypt(""):  # locked against printing, say: readable by anybody

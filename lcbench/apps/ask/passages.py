@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from lcbench.apps.ask.pages import Pages
 
-K1, B = 1.2, 0.75  # how soon a repeated word stops to count, and how much long passages are held back
+K1, B = 1.2, 0.75  # BM25: saturation of repeated words, penalty of long passages
 LONGEST = 60  # words of a passage; a table has no sentence ends
-# A sentence end, with the quotes and brackets behind it, or a blank line.
+# A sentence end, with the quotes and brackets after it, or a blank line.
 PASSAGE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\n\s*\n")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A sentence of a document, white space made plain, and its page and line, both from 1; lines count by page."""
+    """A sentence of a document, white space normalised, and its page and line, both from 1; lines count by page."""
 
     text: str
     page: int
@@ -62,7 +62,7 @@ class PassageIndex:
 
 
 def words(text: str) -> list[str]:
-    """What stands between everything that is neither letter nor digit, in lower case."""
+    """Runs of letters and digits, in lower case."""
     return re.findall(r"\w+", text.lower())
 
 

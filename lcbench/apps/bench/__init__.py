@@ -1,1 +1,1 @@
-"""`lcbench bench`: what a method costs beside vanilla attention, measured in one run on one machine."""
+"""`lcbench bench`: what a method costs compared with vanilla attention, measured in one run on one machine."""

@@ -21,7 +21,7 @@ TOLERANCE_A_POSITION = 2**-26
 
 
 class WrongAttentionError(Exception):
-    """A way of attending differs from the reference: nothing that it does is worth timing."""
+    """A way of attending differs from the reference, so that its timings would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Check:
 
 @torch.no_grad()
 def check(target: Target, subject: Subject, length: int) -> Check:
-    """Hold a subject's attention against the reference: random rows, and the first and the last.
+    """Compare a subject's attention with the float64 reference: random rows, and the first and the last.
 
-    Relative positions and what is seen are read from the method's pieces, which have tests of their own; rotation,
+    Relative positions and visible keys are read from the method's pieces, which have tests of their own; rotation,
     kernels and merges are what is checked. Raises: WrongAttentionError.
     """
     index = target.longest_layer(subject.method, length)
@@ -62,7 +62,8 @@ def check(target: Target, subject: Subject, length: int) -> Check:
 
 
 def _tolerance(target: Target, subject: Subject, index: int, rows: Tensor) -> float:
-    """Keys that a method holds in another dtype are rounded to it."""
+    """The largest allowed relative error of a row, for keys that a method stores in another dtype, which rounds
+    them."""
     length = int(rows[-1]) + 1
     pieces = subject.method.for_prompt(length).pieces(rows, torch.arange(length), index)
     dtypes = {target.dtype, *(piece.memory.dtype for piece in pieces if piece.memory and piece.memory.dtype)}
@@ -73,7 +74,7 @@ def _tolerance(target: Target, subject: Subject, index: int, rows: Tensor) -> fl
 def _reference(
     target: Target, subject: Subject, index: int, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, rows_R: Tensor
 ) -> Tensor:
-    """What some rows should be, [R, H, D] in float64, a few rows and one key head at a time."""
+    """The reference output of some rows, [R, H, D] in float64, computed a few rows and one key head at a time."""
     rope = target.layers[index][1].rope
     length, device = q_BHTD.shape[2], q_BHTD.device
     inv_freq, factor = torch.zeros(0, device=device), 1.0
@@ -110,7 +111,7 @@ def _reference(
 
 
 def _plan(target: Target, subject: Subject, index: int, rows_R: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Relative positions [R, length] of some rows, and what they see."""
+    """Relative positions [R, length] of some rows, and which keys they see."""
     j = torch.arange(length)
     rel = torch.zeros(len(rows_R), length, dtype=torch.long)
     seen = torch.zeros(len(rows_R), length, dtype=torch.bool)

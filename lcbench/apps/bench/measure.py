@@ -18,13 +18,13 @@ from lcbench.apps.bench.timing import Clock, Spread, interleaved, ratios
 from lcbench.core.errors import out_of_memory
 from lcbench.results.report.layout import human_bytes
 
-WHOLE = ("prefill", "decode", "memory")  # what one pass through the whole model tells
+WHOLE = ("prefill", "decode", "memory")  # parts measured in one pass through the whole model
 
 Notes = Callable[[str], None]
 
 
 class Bench:
-    """One bench of one model; `note` is told what is under way."""
+    """One bench of one model; `note` is called with what is being measured."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Bench:
         return found
 
     def _fitting(self, what: str, parts: list[str], length: int) -> list[Subject]:
-        """The subjects that memory is there for."""
+        """The subjects that fit into memory."""
         free = free_memory(self.target.device) if self.target.device.type == "cpu" else None
         fitting = []
         for subject in self.subjects[length]:
@@ -169,7 +169,7 @@ class Bench:
         return self.target.longest_layer(subject.method, length)
 
     def _skip(self, error: Exception, parts: list[str], length: int, subject: Subject) -> bool:
-        """Take note of a subject that this machine cannot run: memory ran out, or a kernel of others is not there."""
+        """Record a subject that this machine cannot run: memory ran out, or a kernel of another library is missing."""
         if out_of_memory(error):
             why = "out of memory."
         elif subject.baseline and subject.name != NATIVE and isinstance(error, RuntimeError):

@@ -27,7 +27,7 @@ NEW_TOKENS = WARM_STEPS + STEPS
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn of one subject told: seconds of a call or of a token by part, and peak bytes."""
+    """The measurements of one turn of one subject: seconds of a call or of a token by part, and peak bytes."""
 
     seconds: dict[str, float]
     peak_bytes: int = 0
@@ -35,7 +35,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Passes:
-    """The turns of one model by one clock. `decode`: whether a whole pass goes on to decode."""
+    """The turns of one model by one clock. `decode`: whether a whole pass decodes after the prefill."""
 
     target: Target
     clock: Clock
@@ -128,5 +128,5 @@ def _call_of(target: Target, block: nn.Module, length: int) -> tuple[tuple[Any, 
     finally:
         handle.remove()
     ((args, kwargs),) = found
-    # What a steered block knows of a forward pass has ended with it; a fresh mask begins another.
+    # The steered block's state of a forward pass ended with that pass; a new mask starts another.
     return args, {name: replace(x, block=None) if isinstance(x, Span) else x for name, x in kwargs.items()}

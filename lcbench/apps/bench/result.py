@@ -1,4 +1,4 @@
-"""What a bench found, as it is shown, drawn, and kept as JSON."""
+"""The results of a bench, as they are shown, drawn and written as JSON."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Result:
-    """A whole bench: `about` says what was measured, on what and how; `checks` are what held before it."""
+    """A whole bench: `about` says what was measured, on what and how; `checks` are the comparisons with the reference
+    that preceded it."""
 
     about: dict[str, Any]
     checks: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Whether a length fits: a process that takes all RAM is killed without a word, so it is asked before."""
+"""Whether a length fits into memory; checked first, since a process that takes all RAM is killed without a message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcbench.methods import Method
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has free; None where the system does not tell."""
+    """Free memory of a device in bytes; None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -23,8 +23,9 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def need(target: Target, what: str, method: Method, length: int) -> int:
-    """Bytes that a measurement takes beside the weights, roughly: all tensors of a layer live, each as often as some
-    implementation is known to hold it."""
+    """A rough estimate of the bytes that a measurement needs in addition to the weights: all tensors of a layer at
+    once,
+    times the largest number of copies that any implementation keeps."""
     size = max(target.dtype.itemsize, 4)  # answers are put together in float32
     attention = length * target.head_dim * (6 * target.heads + 4 * target.kv_heads) * size
     if what == "attention":
@@ -34,7 +35,7 @@ def need(target: Target, what: str, method: Method, length: int) -> int:
 
 
 def give_back_freed_memory() -> None:
-    """Let the system have the memory that is free in this process: the peak of what comes next is then its own."""
+    """Return this process's free memory to the system, so that the next measurement's peak is its own."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)

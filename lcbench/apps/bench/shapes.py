@@ -25,7 +25,7 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 
 def shape_fields(name: str, layers: int | None = None) -> dict[str, Any]:
-    """What the config of a shape holds, with so many layers instead of its own. Raises: UserError."""
+    """The config fields of a shape, with `layers` instead of its own number of layers. Raises: UserError."""
     if name not in shapes():
         raise unknown("shape", name, shapes())
     fields = dict(shapes()[name])
@@ -37,7 +37,7 @@ def shape_fields(name: str, layers: int | None = None) -> dict[str, Any]:
 
 
 def shape_config(name: str, layers: int | None = None) -> PretrainedConfig:
-    """The config of a shape, with so many layers instead of its own. Raises: UserError."""
+    """The config of a shape, with `layers` instead of its own number of layers. Raises: UserError."""
     fields = shape_fields(name, layers)
 
     from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""What is measured side by side: vanilla attention by the kernels of others, and methods by lcbench's."""
+"""The subjects of a bench: vanilla attention by other libraries' kernels, and methods by lcbench's backends."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Steered(Subject):
         self.target, self.name = target, f"{spec} ({backend})" if named else spec
         self.steering = lcbench.extend(target.model, spec, length=length, attention=backend)
         self.method, self.lengths = self.steering.method, self.steering.lengths
-        with self.steering:  # what it cannot steer, it refuses here and not after an hour
+        with self.steering:  # a model that cannot be steered is refused here and not after an hour
             pass
 
     def running(self) -> contextlib.AbstractContextManager[object]:
@@ -123,7 +123,7 @@ def baselines(target: Target) -> list[Subject]:
 
 
 def require_dense(method: Method) -> None:
-    """Raises: UserError for a method that looks keys up: which keys it sees is not known beforehand."""
+    """Raises: UserError for a method that searches keys: which keys it sees is not known beforehand."""
     one = torch.arange(1)
     memories = [piece.memory for piece in method.for_prompt(1).pieces(one, one, 0)]
     options = method.options()

@@ -1,4 +1,4 @@
-"""The model that is measured: its layers, its sizes, and the arithmetic that a method asks of it."""
+"""The model that is measured: its layers, its sizes, and the number of operations of a method on it."""
 
 from __future__ import annotations
 

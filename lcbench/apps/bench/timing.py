@@ -86,7 +86,7 @@ class Clock:
 def interleaved(
     turns: dict[str, Callable[[], T]], rounds: int, failed: Callable[[str, Exception], bool]
 ) -> dict[str, list[T]]:
-    """What each turn answered in each round, every round beginning with the next one; a round before them warms up.
+    """What each turn returned in each round, every round beginning with the next one; a round before them warms up.
 
     A turn that raises an error which `failed` (name, error) answers True to is left out from then on.
     """

@@ -1,4 +1,4 @@
-"""What a training run leaves behind while it runs: a checkpoint that is whole at any moment, a log, a loss curve."""
+"""Files of a training run: a checkpoint that is complete at any moment, a log, a loss curve."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> Reached:
-    """Put the last checkpoint into model and optimizer; step 0, and both left alone, where there is none.
+    """Load the last checkpoint into model and optimizer; without one, step 0 and both unchanged.
 
     Raises: UserError for a file that is no checkpoint of this model.
     """
@@ -76,7 +76,7 @@ def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -84,7 +84,8 @@ class Log:
     """`log.jsonl`: a line a step, with `step` (from 1), `loss`, `learning_rate` and `seconds` since the run began."""
 
     def __init__(self, folder: Path, reached: Reached) -> None:
-        """Go on behind the step that was reached: steps after the checkpoint will be done, and logged, again."""
+        """Continue after the step that was reached: lines of later steps are dropped, since those will be done
+        again."""
         self._path = folder / LOG
         self._lines: list[dict[str, float]] = []
         if self._path.exists():

@@ -105,7 +105,8 @@ class CrossBatch:
             )
 
     def _contexts_of(self, x_BKLD: Tensor) -> Tensor:
-        """First windows, one a document -> those that each document sees, one behind the other [B, K, d * L, D]."""
+        """First windows, one a document [B, K, L, D] -> those that each document sees, concatenated [B, K, d * L,
+        D]."""
         B, K, _, D = x_BKLD.shape
         if self.contexts == 1:
             return x_BKLD
@@ -122,7 +123,7 @@ class CrossBatch:
             window = by_index[index].window
             if window is not None and window < self.context_length:
                 raise UserError(
-                    f"layer {index} of {name} attends within {window} tokens only and can hold no memory; "
+                    f"layer {index} of {name} attends within {window} tokens only and cannot have memory; "
                     "choose another layer."
                 )
 

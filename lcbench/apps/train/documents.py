@@ -1,8 +1,7 @@
-"""Documents made of text: excerpts of books, and facts hidden in filler and asked for.
+"""Documents of text: excerpts of books, and facts hidden in filler with questions about them.
 
-A document is token ids and the weight that each of them has in the loss; 0 where nothing in the document tells it. Its
-length is that of the window plus 1, since the last token is only predicted.
-"""
+A document is token ids and the weight that each of them has in the loss; 0 where it cannot be predicted from the
+document. Its length is that of the window plus 1, since the last token is only predicted. """
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ class Draft:
 
 
 class Library:
-    """Everything documents are made of, as tokens: sentences are encoded once, books when they are first opened.
+    """The parts of documents, as tokens: sentences are encoded once, books when they are first opened.
 
     `seeds` are those of the books: TRAINING_SEEDS for training, a slice of HELD_OUT_SEEDS to measure.
     """
@@ -104,14 +103,15 @@ def book_excerpt(rng: random.Random, length: int, library: Library) -> Document:
 
 
 def draw_filler_kind(rng: random.Random) -> FillerKind:
-    """The filler of two documents in five is grass, of nearly half a book."""
+    """The kind of filler: repeated filler ("The grass is green ...") in two documents of five, else mostly sentences of
+    a book."""
     if rng.random() < 0.4:
         return "grass"
     return "book" if rng.random() < 0.8 else "generic"
 
 
 def filler(rng: random.Random, count: int, library: Library, kind: FillerKind) -> list[Tokens]:
-    """Sentences that make exactly `count` tokens, the first of them cut at its front where needed."""
+    """Sentences of exactly `count` tokens together; the first is cut at its start where needed."""
     if kind == "book":
         book = library.any_book(rng)
         first = int(rng.random() * (len(book) - 1))
@@ -138,27 +138,27 @@ def filler(rng: random.Random, count: int, library: Library, kind: FillerKind) -
 def retrieval_document(
     rng: random.Random, length: int, library: Library, kinds: list[FactKind], filler_kind: FillerKind | None = None
 ) -> Document:
-    """Facts at random depths of filler, then asked for, all of them, in random order.
+    """Facts at random depths of filler, then questions about all of them, in random order.
 
     Of facts that do not fit into `length` the last are left out. Half of the documents begin with the instruction of
-    the passkey task where there is room. Answers weigh 1; the filler does too unless it is grass, which is skimmed as
+    the passkey task if it fits. Answers weigh 1; the filler does too unless it is grass, which is skimmed as
     statements and questions are.
 
     Raises: ValueError if not even one fact fits.
     """
     instruction = library.encode(INSTRUCTION) if rng.random() < 0.5 else []
     facts = draw_facts(rng, kinds)
-    room = length - len(instruction) - sum(_tokens_of(fact, library) for fact in facts)
-    while room < 0:
+    left = length - len(instruction) - sum(_tokens_of(fact, library) for fact in facts)
+    while left < 0:
         if instruction:
-            room, instruction = room + len(instruction), []
+            left, instruction = left + len(instruction), []
         elif len(facts) > 1:
-            room += _tokens_of(facts.pop(), library)
+            left += _tokens_of(facts.pop(), library)
         else:
             raise ValueError(f"no fact of kind {kinds[0]} fits into {length} tokens")
 
     filler_kind = filler_kind or draw_filler_kind(rng)
-    sentences = filler(rng, room, library, filler_kind)
+    sentences = filler(rng, left, library, filler_kind)
     places = sorted(int(rng.random() * (len(sentences) + 1)) for _ in facts)
     draft = Draft().add([library.start])
     draft.add_skimmed(rng, instruction)
@@ -184,7 +184,7 @@ def _tokens_of(fact: Fact, library: Library) -> int:
 
 
 def dense_statements(rng: random.Random, length: int, library: Library) -> Document:
-    """A few facts stated or asked again and again between light filler: every answer but the first of each counts."""
+    """A few facts, stated or asked for repeatedly between light filler: every answer but the first of each counts."""
     kinds: list[FactKind] = [
         pick(rng, ("pass_key", "code", "code", "code_with_profession", "best_thing"))
         for _ in range(1 + int(rng.random() * max(2, length / 20)))

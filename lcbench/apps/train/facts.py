@@ -13,9 +13,9 @@ FactKind = Literal["pass_key", "code", "code_with_profession", "best_thing"]
 
 @dataclass(frozen=True)
 class Fact:
-    """What is stated, as `lead + answer + tail`, and asked, as `question + answer`; all begin with a space.
+    """A statement, `lead + answer + tail`, and its question, `question + answer`; each part begins with a space.
 
-    `key` is what tells it from other facts of a document: the name of a person or a city.
+    `key` distinguishes it from other facts of a document: the name of a person or a city.
     """
 
     key: str
@@ -59,8 +59,8 @@ def draw_fact(rng: random.Random, kind: FactKind) -> Fact:
 
 
 def draw_facts(rng: random.Random, kinds: list[FactKind]) -> list[Fact]:
-    """A fact for every kind asked for, no two with the same key: there is one pass key, and another that is asked for
-    becomes the code of a person with profession.
+    """A fact of every requested kind, no two with the same key: there is one pass key, and a second one that is
+    requested becomes the code of a person with profession.
 
     Raises: ValueError for more cities or names than there are (50 and 85).
     """

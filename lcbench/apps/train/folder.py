@@ -1,4 +1,4 @@
-"""The folder of a training run: one writer, one run, nothing else in it."""
+"""The folder of a training run: it has one writer and the files of one run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _refuse_foreign_files(out: Path) -> None:
 
 
 def open_folder(out: Path, options: dict[str, Any]) -> None:
-    """Begin or go on with the run of these options. Raises: UserError for a folder of another run."""
+    """Begin or resume the run with these options. Raises: UserError for a folder of another run."""
     path = out / RECIPE
     if not path.exists():
         write_json(path, {"options": options, "finished": None})

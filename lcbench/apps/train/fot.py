@@ -1,8 +1,8 @@
 """Tune a model for memory with cross-batch training (`lcbench train fot`).
 
 The generated documents state facts in their first window and ask for them in the second, in text of books. No two facts
-of a batch have the same key, so that the other documents hold nothing but distractors: whoever asks for the code of
-Mara finds it in one first window of d. Books, and random tokens that come back, keep what the model could do before.
+of a batch have the same key, so that the other documents have only distractors: the code of Mara is in one
+first window of d. Books, and random tokens that come back, keep what the model could do before.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def train_fot(
     compile_decoder: bool = True,
     progress: TrainingProgress | None = None,
 ) -> Path:
-    """Tune a model so that its `memory_layers` (from 0) hold memory. The same call goes on where it stopped.
+    """Tune a model so that its `memory_layers` (from 0) have memory. The same call resumes where it stopped.
 
     `contexts` is d, one value or several that take turns as in `contexts_at`; `context_length` is L in tokens, default
     the trained length; `batch` is documents a step and process. They are generated, or parts of the texts that
@@ -176,23 +176,23 @@ def contexts_at(step: int, steps: int, contexts: Sequence[int]) -> int:
 
 
 def facts_apart(rng: random.Random, context_length: int, library: Library, taken: set[str]) -> Document:
-    """A document of two windows: facts between filler in the first, some of them asked for in the second.
+    """A document of two windows: facts between filler in the first, questions about some of them in the second.
 
     No fact has a key in `taken`, and all keys are added there.
     Raises: UserError if facts do not fit into a window, or there are no keys left.
     """
     for _ in range(100):
         facts = [_new_fact(rng, pick(rng, KINDS), taken) for _ in range(1 + int(rng.random() * MOST_FACTS))]
-        asked = rng.sample(facts, min(len(facts), 1 + int(rng.random() * MOST_QUESTIONS)))
+        chosen = rng.sample(facts, min(len(facts), 1 + int(rng.random() * MOST_QUESTIONS)))
         statements = [Draft().add(library.encode(fact.statement)) for fact in facts]
-        questions = [_question(fact, library) for fact in asked]
-        room = [
+        questions = [_question(fact, library) for fact in chosen]
+        fillers = [
             context_length - 1 - sum(len(draft.ids) for draft in statements),  # the document begins with one token
             context_length + 1 - sum(len(draft.ids) for draft in questions),
         ]
-        if min(room) >= LEAST_FILLER:
+        if min(fillers) >= LEAST_FILLER:
             document = Draft().add([library.start])
-            for count, drafts in zip(room, (statements, questions), strict=True):
+            for count, drafts in zip(fillers, (statements, questions), strict=True):
                 _scatter(rng, document, drafts, _filler(rng, count, library))
             return document.cut(2 * context_length)
     raise UserError(f"facts and their questions do not fit into windows of {context_length} tokens; take longer ones.")

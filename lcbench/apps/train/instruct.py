@@ -1,14 +1,14 @@
 """Instruction tuning in LongLLaMA's format (`lcbench train instruct`), with memory (`--method fot`) or without.
 
     instructions  bos [pre_prompt prompt post_prompt] pre_question question post_question
-                  | pre_response response post_response eos        the loss counts behind the bar
+                  | pre_response response post_response eos        the loss counts after the bar
     chat          bos initial_prompt, then turns: human_prefix text, or model_prefix | text eos |
 
 A sample is cut to its limits and padded to the longest, at the left and right by chance: so the border between the last
 context and memory falls anywhere in the samples (the window ends `last_context_length` tokens before the end).
 
 Tworkowski et al., `instruction_fine_tuning` of https://github.com/CStanKonrad/long_llama. There both sides of padding
-are hidden from attention. Here only the left one is: behind the end of a text nothing is predicted, and causal
+are hidden from attention. Here only the left one is: after the end of a text nothing is predicted, and causal
 attention hides it from the text before. There, the mask of a chat also hides every eos, which we take for an oversight.
 """
 
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class InstructionFormat:
-    """Names of columns, and the texts around what stands in them. The prompt may be missing."""
+    """Names of columns, and the texts around their contents. The prompt may be missing."""
 
     prompt_field: str = "prompt"
     question_field: str = "question"
@@ -59,11 +59,11 @@ class InstructionFormat:
     post_response: str = ""
 
     def texts(self, row: RawRow) -> tuple[str, str]:
-        """What is asked, and what is answered. Raises: UserError for a missing column."""
-        asked = f"{self.pre_question}{_text(row, self.question_field)}{self.post_question}"
+        """The question and the response. Raises: UserError for a missing column."""
+        question = f"{self.pre_question}{_text(row, self.question_field)}{self.post_question}"
         if row.get(self.prompt_field) is not None:
-            asked = f"{self.pre_prompt}{_text(row, self.prompt_field)}{self.post_prompt}{asked}"
-        return asked, f"{self.pre_response}{_text(row, self.response_field)}{self.post_response}"
+            question = f"{self.pre_prompt}{_text(row, self.prompt_field)}{self.post_prompt}{question}"
+        return question, f"{self.pre_response}{_text(row, self.response_field)}{self.post_response}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Formatter:
         return self._chat(row) if self.chat.conversations_field in row else self._instruction(row)
 
     def _instruction(self, row: RawRow) -> Sample:
-        asked, answered = self.instructions.texts(row)
-        question = [*self._bos, *self._encode(asked)][: self.limits.input]
+        instruction, answered = self.instructions.texts(row)
+        question = [*self._bos, *self._encode(instruction)][: self.limits.input]
         response = [*self._encode(answered), *self._eos][: self.limits.output]
         return self._cut([*question, *response], [False] * len(question) + [True] * len(response))
 
@@ -207,7 +207,7 @@ class InstructionTuning:
 
     def __call__(self, model: PreTrainedModel, step: int) -> Tensor:
         ids, mask, weights = (part.to(model.device) for part in self.batch(step))
-        # The first token behind the padding is predicted from nothing: its weight is 0, since it is never a response.
+        # The first token after the padding is predicted from nothing: its weight is 0, since it is never a response.
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return next_token_loss(logits[:, :-1], ids[:, 1:], weights[:, 1:])
 
@@ -230,9 +230,9 @@ def train_instruct(
     progress: TrainingProgress | None = None,
 ) -> Path:
     """Tune a model on instructions and chats, `batch` samples a step and process, through a method where one is given.
-    The same call goes on where it stopped.
+    The same call resumes where it stopped.
 
-    `data` are sources as `read_rows` takes them, mixed in `proportions` (default: equal); `formats` may hold
+    `data` are sources as `read_rows` takes them, mixed in `proportions` (default: equal); `formats` may have
     `instructions` and `chat`, the options of `InstructionFormat` and `ChatFormat`. All lengths are the trained length
     unless given. Where the method is `fot`, the config of the result keeps its memory layers and last context length.
 
@@ -270,7 +270,7 @@ def train_instruct(
 
 
 def read_formats(formats: dict[str, Any]) -> tuple[InstructionFormat, ChatFormat]:
-    """The formats of a mapping. Raises: UserError for an option that there is not."""
+    """The formats of a mapping. Raises: UserError for an unknown option."""
     known = {"instructions": InstructionFormat, "chat": ChatFormat}
     for name in formats:
         if name not in known:

@@ -72,7 +72,7 @@ def train_lm(
     progress: TrainingProgress | None = None,
 ) -> Path:
     """Tune a model on windows of `length` tokens (default: its trained length) of the text that `read_texts` finds,
-    `batch` of them a step and process; through a method where one is given. The same call goes on where it stopped.
+    `batch` of them a step and process; through a method if one is given. The same call resumes where it stopped.
 
     Raises: UserError as `fit`, `read_texts`, `Windows`, `extend` and `ModelSource` do.
     """

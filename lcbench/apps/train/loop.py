@@ -1,7 +1,7 @@
 """The training loop that every `lcbench train` verb uses: on CPU, on a GPU, on many through `accelerate launch`.
 
-The same call goes on where it stopped, and ends with the weights of a run that was never interrupted: the optimizer is
-saved whole, and what a step sees depends on nothing but the seed, its number and the process.
+The same call resumes where it stopped, and ends with the weights of a run that was never interrupted: the optimizer's
+state is saved, and the data of a step depend only on the seed, the step's number and the process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Objective(Protocol):
     sees what an uninterrupted one would; `step` counts from 0, of the whole run.
 
     The model is the one that was given to `fit`, on its device; call it, or parts of it, as you like: gradients are
-    averaged over processes behind the backward pass, not by a wrapper around the model.
+    averaged over processes after the backward pass, not by a wrapper around the model.
     """
 
     @property
@@ -109,7 +109,7 @@ def fit(
     compile_decoder: bool = False,
 ) -> Path:
     """Train a model in place and save it to `out` in Hugging Face format, with `recipe.json`, `log.jsonl` and
-    `loss.png`. The same call goes on where it stopped, and does nothing (to the model neither) if `out` is finished.
+    `loss.png`. The same call resumes where it stopped, and does nothing (to the model neither) if `out` is finished.
 
     `recipe` is everything that decides the result and is not in the other arguments: the seed under `"seed"`, the
     options of the objective, the model that training starts from. `compile_decoder` compiles the decoder by

@@ -1,4 +1,4 @@
-"""How far a training run is: a bar on a terminal, a plain line now and then in a pipe."""
+"""Progress of a training run: a bar on a terminal, a plain line now and then in a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINE_EVERY = 100  # steps, in a pipe
 
 
 class TrainingProgress(Protocol):
-    """Who is told how far a training run is."""
+    """Receives the progress of a training run."""
 
     def start(self, steps: int, done: int) -> None: ...
     def step(self, done: int, loss: float, tokens_per_second: float) -> None: ...
@@ -20,7 +20,7 @@ class TrainingProgress(Protocol):
 
 
 class Silent:
-    """Tells nobody: for use as a library, and for all processes but the first."""
+    """Shows nothing: for use as a library, and for all processes but the first."""
 
     def start(self, steps: int, done: int) -> None: ...
     def step(self, done: int, loss: float, tokens_per_second: float) -> None: ...

@@ -1,4 +1,4 @@
-"""Documents made of random tokens: copying, and values asked for by their keys.
+"""Documents made of random tokens: copying, and values retrieved by their keys.
 
 Nothing but matching what stands before solves these, whatever the tokens: they teach the heads that the facts of
 `documents` then use. Key and value recall with many queries follows Arora et al. (2023, MQAR, arXiv:2312.04927), with
@@ -66,15 +66,15 @@ def recall(
 
     Within a document all keys have one length, 1 to `longest_key` tokens, all values another, and the same template of
     random tokens stands around them: up to `longest_gap` between key and value, up to 2 before the key (where there may
-    be a gap of more than one), up to 1 behind the value. Half of the documents have names as keys; values are digits
+    be a gap of more than one), up to 1 after the value. Half of the documents have names as keys; values are digits
     (half), words, or anything; random tokens stand between the statements of half of the documents.
     """
     anything = library.ordinary
     gap = _random(rng, anything, int(rng.random() * (longest_gap + 1)))
-    behind = _random(rng, anything, int(rng.random() * 2))
+    after = _random(rng, anything, int(rng.random() * 2))
     before = _random(rng, anything, int(rng.random() * 3)) if longest_gap > 1 else []
     key_size, value_size = 1 + int(rng.random() * longest_key), 1 + int(rng.random() * longest_value)
-    size = len(before) + key_size + len(gap) + value_size + len(behind)
+    size = len(before) + key_size + len(gap) + value_size + len(after)
 
     names: Sequence[int] = [library.encode(f" {name}")[0] for name in RECALL_NAMES]
     key_pool = names if rng.random() < 0.5 else anything
@@ -96,7 +96,7 @@ def recall(
             continue
         index = int(rng.random() * len(keys))
         draft.add([*before, *keys[index], *gap])
-        draft.add(values[index], 1.0 if index in told else 0.0).add(behind)
+        draft.add(values[index], 1.0 if index in told else 0.0).add(after)
         told.add(index)
     return draft.cut(length)
 

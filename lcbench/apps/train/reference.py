@@ -24,7 +24,7 @@ from lcbench.tasks.text.books import pick
 LEARNING_RATE = 2e-3
 TOKENS_PER_STEP = 4096
 RETRIEVED: tuple[FactKind, ...] = ("pass_key", "code", "code", "best_thing", "best_thing")
-TOKENS_PER_FACT = 36  # about what a fact takes with its question: so many fit into a document, at most
+TOKENS_PER_FACT = 36  # about the size of a fact with its question: bounds how many fit into a document
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def train_reference(
     phases: tuple[Phase, ...] = CURRICULUM,
     progress: TrainingProgress | None = None,
 ) -> Path:
-    """Train a reference model from its seed; about half an hour on one core. The same call goes on where it stopped.
+    """Train a reference model from its seed; about half an hour on one core. The same call resumes where it stopped.
 
     Raises: UserError as `fit` does.
     """

@@ -64,7 +64,7 @@ def _standard_deviation(name: str, config: LlamaConfig) -> float:
 
 
 def _structure(model: LlamaForCausalLM, rng: torch.Generator) -> None:
-    """Give heads 0 of the first two layers a rough form of what they are to become.
+    """Initialise head 0 of the first two layers as rough forms of a previous-token head and an induction head.
 
     With hidden size D and head dimension d, an embedding is a constant (entry 0) and D - 1 random entries. Two maps
     [d, D] out of one random orthogonal matrix read those: `content` reads what a token is, `before` (all but
@@ -91,7 +91,7 @@ def _structure(model: LlamaForCausalLM, rng: torch.Generator) -> None:
     embeddings = model.model.embed_tokens.weight
     embeddings[:, 0] = CONSTANT
     mean_square = CONSTANT**2 / hidden + EMBEDDING_STD**2
-    constant = CONSTANT / math.sqrt(mean_square)  # entry 0 of what the RMS norm makes of an embedding
+    constant = CONSTANT / math.sqrt(mean_square)  # entry 0 of an embedding after the RMS norm
 
     orthogonal = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=rng))[0]
     content_DhD, before_DhD = torch.zeros(head_dim, hidden), torch.zeros(head_dim, hidden)

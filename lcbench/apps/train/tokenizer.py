@@ -1,8 +1,8 @@
 """The tokenizer of the reference models: byte-level BPE trained on generated text, with one token a digit.
 
 If `4` and ` 4` were different tokens, the first digit of every answer would be a token seen nowhere else, and a model
-would learn to look for that rare token instead of matching what it is asked (it did: one code of four asked for by
-name was right .21 of the time). So a space is cut off before a digit, and every digit stands alone.
+would learn to look for that rare token instead of matching the name in the question (it did: of four codes the
+right one was given .21 of the time). So a space is cut off before a digit, and every digit stands alone.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Windows:
-    """Windows of `length` tokens of the texts; `needed` is how many a run will ask for.
+    """Windows of `length` tokens of the texts; `needed` is the number of windows a run will take.
 
-    Each text stands between the tokenizer's bos and eos (one token where both are the same). They are put one behind
-    the other and cut wherever a window ends; with `within_documents`, each text is cut by itself, and what is left of
+    Each text stands between the tokenizer's bos and eos (one token where both are the same). They are concatenated
+    and cut wherever a window ends; with `within_documents`, each text is cut by itself, and what is left of
     it at its end is dropped.
 
     Raises: UserError if the texts are too short for a single window.
@@ -65,7 +65,7 @@ class Windows:
         return self._windows[[self._place(number) for number in range(first, first + rows)]]
 
     def _place(self, number: int) -> int:
-        """The window that comes as number so many, over all rounds."""
+        """The window with this number, counted over all rounds."""
         round_, place = divmod(number, len(self))
         if round_ != self._round:
             self._round, self._ordered = round_, _order(len(self), self.seed + round_)
@@ -73,7 +73,8 @@ class Windows:
 
 
 def document(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of a text between bos and eos, where the tokenizer has them; one of them where both are the same."""
+    """The tokens of a text between bos and eos, where the tokenizer has them; only one where both are the same
+    token."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return [*([] if bos is None else [bos]), *ids, *([] if eos in (None, bos) else [eos])]

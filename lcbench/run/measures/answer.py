@@ -17,16 +17,16 @@ from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
 BEFORE = 8  # tokens of a prompt that are decoded with the answer
-TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer context leaves no room for others
+TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer prompt is answered alone
 
 
 class Answer(Measure):
-    """Greedy generation; prompts that begin alike share their prefill, and short ones are answered together."""
+    """Greedy generation; prompts with a common prefix share its prefill, and short ones are decoded as a batch."""
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         super().__init__(plan, model, folder, shares=shares)
         self._prefixes = PrefixCache(model.config) if shares else None
-        self._at_once: dict[int, int] = {}  # prompts, by length: where the memory did not suffice for AT_ONCE
+        self._at_once: dict[int, int] = {}  # largest batch by length, where AT_ONCE ran out of memory
 
     def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
         reset_peak_memory(self.device)
@@ -39,7 +39,7 @@ class Answer(Measure):
         return [self._measured(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
 
     def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
-        """As many at once as fit into TOKENS_TOGETHER, padding counted."""
+        """Batches of as many requests as fit into TOKENS_TOGETHER, padding included."""
         while asked:
             count, longest, most = 0, 0, AT_ONCE
             for one in asked:
@@ -82,10 +82,10 @@ class Answer(Measure):
         return generate_together(self.model, given, stop_tokens(self.model), prefixes) if given else []
 
     def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
-        """Ends an answer at the task's stop strings."""
+        """A function of the answer's tokens that ends the answer at one of the task's stop strings."""
 
         def ended(tokens: list[int]) -> bool:
-            # A stop string shows in the last tokens: none of them stands for less than a byte.
+            # Each token decodes to at least one byte, so a stop string of n bytes lies within the last n + 1 tokens.
             text = self._text(tokens[-longest - 1 :], prompt)
             return any(stop in text for stop in example.stop)
 
@@ -93,7 +93,7 @@ class Answer(Measure):
         return ended if example.stop else never
 
     def _text(self, tokens: list[int], prompt: list[int]) -> str:
-        """What tokens say behind a prompt; decoded alone, tokenizers of the SentencePiece family lose a first space."""
+        """The text of tokens that follow a prompt; decoded alone, SentencePiece tokenizers lose a leading space."""
 
         def decode(ids: list[int]) -> str:
             return str(self.plan.tokenizer.decode(ids, skip_special_tokens=True))
@@ -103,5 +103,5 @@ class Answer(Measure):
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """What stands before the first of the stop strings."""
+    """The text up to the first stop string, which is left out."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

@@ -1,4 +1,4 @@
-"""What a measure is."""
+"""The interface of a measure: from examples of one steered model to what is recorded of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lcbench.tasks import Example
 
 
 class SampleRequest(NamedTuple):
-    """A sample of a job, by its number, and its question."""
+    """A sample of a job: its number in the cell, and the example that was built for it."""
 
     job: Job
     sample: int
@@ -28,9 +28,9 @@ class SampleRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measure found for a sample: the part of its record that only the model can tell.
+    """The part of a sample's record that comes from the model.
 
-    `scores` are those that follow from the likelihood alone; None where the task scores the prediction.
+    `scores` are set by measures of likelihood; None where the task scores the prediction.
     """
 
     cost: Cost
@@ -44,34 +44,37 @@ class Measured:
 class Measure(ABC):
     """Measures the examples of one steered block, one after another or several at once.
 
-    If `shares`, the keys of a prefix do not depend on what follows it, and the examples come in an order in which those
-    that begin alike follow one another, the longer before the shorter: what is known of one may serve the next.
-    `folder` is the run's, for what is too large for a record.
+    If `shares`, the keys of a prefix do not depend on what follows it, and examples with a common prefix come one after
+    another, the longer before the shorter, so that the KV cache of one can be reused for the next. `folder` is the
+    run's, for what is too large for a record.
     """
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         self.plan, self.model, self.folder, self.shares = plan, model, folder, shares
-        self._chunks: dict[int, int] = {}  # by length: where the memory did not suffice for the usual one
+        self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
 
     @abstractmethod
     def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
-        """What is found for each. An exception of the model fails the job."""
+        """The results, in the order of the requests. Any exception but a UserError fails the job."""
 
     def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
-        """What one call after another is to take of these, in their order: one each, unless a measure gains by more."""
+        """The requests split into batches, one a call, in their order; batches of one unless a measure overrides
+        this."""
         return ([one] for one in asked)
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs go."""
+        """The device of the model's inputs."""
         return execution_device(self.model)
 
     def chunk_size(self, job: Job) -> int:
-        """Tokens of a prompt that a forward call may take at this length."""
+        """Tokens of a prompt in one forward call, at the job's length."""
         return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
 
     def take_less_memory(self, asked: Sequence[SampleRequest]) -> str | None:
-        """After a call for these ran out of memory: take less from now on, if that may help; in words, how."""
+        """Called after a batch ran out of memory: halve the chunk for later calls. In words what was reduced; None if
+        nothing
+        is left to reduce."""
         job, _, example = asked[0]
         half = min(self.chunk_size(job), len(example.prompt)) // 2
         if half < engine.SMALLEST_CHUNK:

@@ -1,10 +1,10 @@
-"""The answer that is most likely of those that are allowed.
+"""Multiple choice: the most likely of the allowed answers.
 
-Answers are scored one after another behind the one cache of the prompt, all tokens of an answer in one pass. As a batch
-they would need the cache as often as there are answers, 50 times at TREC: no long context leaves room for that, and the
-memory of a run would say nothing of its method any more. Instead most of them are not scored at all: no answer is more
-likely than its first token, which the prompt's own pass tells. With the best first token first, what remains once a
-whole answer is more likely than the next first token cannot win.
+Answers are scored one after another on the prompt's KV cache, all tokens of an answer in one forward pass. As a batch
+they would need a copy of the cache each, 50 copies at TREC: too much for long contexts, and the peak memory of a run
+would no longer be that of its method. Most answers need no pass at all: no answer is more likely than its first token,
+whose probability the prefill gives. Taken in the order of their first tokens, the remaining answers cannot win once a
+whole answer is more likely than the next first token.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
-GO_BACK = (DynamicLayer, GrowingLayer, WindowLayer)  # from a pass to where it began; sliding windows cannot
+GO_BACK = (DynamicLayer, GrowingLayer, WindowLayer)  # cache layers that can be cropped; sliding windows cannot
 
 
 class Choice(Measure):
     """The choice with the highest log-likelihood, the sum over its tokens as in lm-evaluation-harness's `acc`. A record
-    has the log-likelihoods of those that had to be scored. Prompts that begin alike share their prefill."""
+    has the log-likelihoods of those that had to be scored. Prompts with a common prefix share its prefill."""
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         super().__init__(plan, model, folder, shares=shares)
@@ -70,8 +70,8 @@ class Choice(Measure):
         )
 
     def _score(self, choices: Mapping[str, list[int]], first_1V: Tensor, cache: DynamicCache) -> dict[str, float]:
-        """ln p of each choice that may be the best, behind the tokens of the cache, after which the model's
-        distribution is ln p = first_1V; the cache is left as it was, if it can go back."""
+        """ln p of each choice that may be the best, given the tokens in the cache, whose next-token distribution is
+        ln p = first_1V [1, V]. The cache is cropped back to the prompt, if its layers can be cropped."""
         first = {choice: float(first_1V[0, tokens[0]]) for choice, tokens in choices.items()}
         scores: dict[str, float] = {}
         for choice in sorted(choices, key=first.__getitem__, reverse=True):
@@ -83,8 +83,8 @@ class Choice(Measure):
         return scores
 
     def _behind(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
-        """ln p [T, V] behind each of these tokens, which are all taken back: a cache that forgets lets go of what is
-        seen no more from where a pass begins, so that only there it can go on."""
+        """ln p [T, V] after each of these T tokens, which are removed from the cache again. A cache that drops keys can
+        be cropped only to where the last pass began; one that cannot be cropped is copied."""
         if not all(type(layer) in GO_BACK for layer in cache.layers):
             return self._logs(tokens, copy.deepcopy(cache), keep=len(tokens))
         logs_TV = self._logs(tokens, cache, keep=len(tokens))
@@ -92,8 +92,9 @@ class Choice(Measure):
         return logs_TV
 
     def _logs(self, tokens: Sequence[int], cache: DynamicCache, keep: int, chunk: int | None = None) -> Tensor:
-        """ln p [keep, V] behind each of the last `keep` tokens, on the CPU: in float32, or wider if the model is. A
-        forward call takes `chunk` of them, or all."""
+        """ln p [keep, V] after each of the last `keep` tokens, on the CPU, in float32, or wider if the model is. A
+        forward
+        call takes `chunk` tokens, or all."""
         for part in torch.split(torch.tensor([tokens], device=self.device), chunk or len(tokens), dim=1):
             logits = self.model(part, past_key_values=cache, logits_to_keep=keep).logits
         wide = logits[0, -keep:].to(torch.promote_types(logits.dtype, torch.float32))

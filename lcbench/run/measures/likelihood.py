@@ -24,13 +24,13 @@ from lcbench.tasks import Example
 
 
 class PrefixStabilityError(Exception):
-    """A method says that a prefix is computed alike whatever follows it, and is wrong."""
+    """A method is declared `prefix_stable`, but its results for a prefix depend on what follows."""
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """The scores of tokens[first:], the seconds that they took, the peak memory in bytes, and in words whether a KV
-    cache was filled."""
+    """The negative log-likelihoods of tokens[first:] in nats, the seconds they took, the peak memory in bytes, and in
+    `way` whether a KV cache was filled."""
 
     tokens: list[int]
     first: int
@@ -44,13 +44,13 @@ class _Pass:
 
 
 class Likelihood(Measure):
-    """Scores every window of a text in a pass of its own; of windows that begin alike only the longest, if the method
-    is as prefix-stable as it says, which is tried before it is relied upon."""
+    """Scores every window of a text in a forward pass of its own. Of windows with a common start only the longest is
+    computed if the method is prefix-stable, which is verified once before it is relied upon."""
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         super().__init__(plan, model, folder, shares=shares)
         self._longest: _Pass | None = None
-        self._difference: float | None = None  # of a slice from its own pass, in nats a token, once it was tried
+        self._difference: float | None = None  # of a slice from a pass of its own, in nats a token; None until verified
 
     def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
         return [self._measured(one.job, one.example) for one in asked]
@@ -107,7 +107,7 @@ class Likelihood(Measure):
         return _Pass(tokens, first, scored.nll, scored.seconds, peak_memory(self.device), way)
 
     def _score(self, job: Job, tokens: list[int], first: int) -> tuple[TokenScores, str]:
-        """Layer by layer where that keeps less than a KV cache does, and the model can; and which way it was."""
+        """Layer by layer where that needs less memory than a KV cache and the model allows it; and which way it was."""
         need, length, chunk_size = self.plan.footprint, len(tokens), self.chunk_size(job)
         layerwise = need.layerwise(job.resolved, length) < need.kv_cache(job.resolved, length)
         way = "cached"
@@ -119,8 +119,9 @@ class Likelihood(Measure):
         return score_tokens(self.model, tokens, first, chunk_size=chunk_size), way
 
     def _prove(self, job: Job, tokens: list[int], first: int) -> None:
-        """Once a block: the shortest length of the run, scored by itself, against the slice that would stand for it;
-        and the method's hooks, which might follow the length that a run was said to have, at both lengths.
+        """Verify prefix stability, once a steered block: the shortest length of the run is scored in a pass of its own
+        and compared with the slice of the longer pass; the method's hooks are compared at the shortest and the longest
+        length of the run, since they could depend on it.
 
         Raises: PrefixStabilityError.
         """
