@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 INTERRUPTED = 130
 RESUMABLE = {"run", "train", "prepare"}  # verbs
 
 try:
     from lcbench.cli.app import app
-    from lcbench.core.errors import UserError
+    from lcbench.core.errors import UserError, gist_of, printable, shortened
 except KeyboardInterrupt:  # typer, which turns it into an exit code, is not there yet
     print("interrupted.", file=sys.stderr)
     sys.exit(INTERRUPTED)
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted."""
+    """Exit codes: 0 done, 1 ran and something failed, 2 something for the user to mend, 130 interrupted.
+
+    Any other exception is a fault of lcbench: one sentence, a file with the traceback, and exit code 2. With `--debug`
+    all tracebacks are shown.
+    """
     debug = "--debug" in sys.argv  # before the command or after it
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # Before torch starts its threads: by default they spin while they wait, which costs a busy machine a factor of 3.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        finally:
+            sys.stdout.flush()  # not at the exit of Python, where nobody could say why it failed
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except SystemExit as stop:  # typer has turned Ctrl-C and a broken pipe into exit codes already
         if stop.code == INTERRUPTED:
             kept = "; what is done is kept, and the same command goes on from here" if RESUMABLE & {*sys.argv} else ""
             print(f"interrupted{kept}.", file=sys.stderr)
         if isinstance(stop.__context__, BrokenPipeError):  # `lcbench list methods | head`: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             sys.exit(0)
         raise
+    except KeyboardInterrupt:  # within the handlers of other libraries
+        print("interrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(_unexpected(error))
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {printable(sentence)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _discard_output() -> None:
+    """So that Python, which flushes at its exit, does not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception) -> str:
+    """The sentence for an exception that no command foresaw; its traceback goes to a new file."""
+    where = "pass --debug before the command to see the traceback"
+    for folder in (None, "."):  # the system's folder of temporary files, or else this one
+        with contextlib.suppress(OSError):
+            file, name = tempfile.mkstemp(prefix="lcbench-error-", suffix=".txt", dir=folder)
+            with open(file, "w", encoding="utf-8", errors="backslashreplace") as text:
+                text.write(f"lcbench {' '.join(sys.argv[1:])}\n\n")
+                traceback.print_exception(error, file=text)
+            where = f"the traceback is in {name}"
+            break
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _discard_output()  # `> /dev/full`
+    return f"lcbench failed unexpectedly: {type(error).__name__}: {shortened(gist_of(error))}; {where}."
 
 
 def run_script(file: str) -> None:

@@ -49,6 +49,8 @@ def cli(*arguments: str | Path) -> Outcome:
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    if "failed unexpectedly" in err.getvalue():
+        raise AssertionError(err.getvalue())
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterable
 
 MANY = 25  # names in a sentence
+# C0 and C1 controls, marks that reverse the direction of text, and halves of surrogate pairs.
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 60, 60
 
 
 class UserError(ValueError):
@@ -29,6 +35,23 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def gist_of(error: BaseException) -> str:
     """The first sentence of a library's error message, without its full stop."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value in an error message: a text as it is, else its `repr`, cut to `most` characters. Only the first levels
+    and entries of lists and mappings are formatted, since YAML's aliases can name more of them than memory takes."""
+    text = value if isinstance(value, str) else _BRIEF.repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters, which could move its cursor or change its state, and half surrogates
+    as escapes such as `\\x1b`; line breaks and tabs stay."""
+    return "".join(each if each in "\n\t" or not _HARMFUL.match(each) else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from lcbench.core.errors import gist_of
+import threading
+from functools import cache
+
+from lcbench.core.errors import UserError, gist_of
+
+PATIENCE = 2.0  # seconds for the hub's first answer; its client alone retries for half a minute
 
 
 def silence_hub() -> None:
@@ -10,6 +15,53 @@ def silence_hub() -> None:
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@cache
+def is_reachable() -> bool:
+    """Whether the hub, or whatever HF_ENDPOINT names, answers within `PATIENCE`; tried once a process."""
+    answered = threading.Event()
+
+    def knock() -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import get_session
+
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+        except Exception:  # offline mode, names that do not resolve, refused connections, proxies
+            return
+        answered.set()
+
+    # A thread, since looking up a host's name knows no timeout.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
+
+
+def require_model(name: str, revision: str | None) -> None:
+    """Raises: UserError for a Hugging Face id that is not in the cache while the hub does not answer."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(cached, str) and not is_reachable():
+        raise UserError(f"{name} is not in the cache, and {_unreachable(constants.ENDPOINT)}; give a local folder.")
+
+
+def require_hub(what: str) -> None:
+    """Raises: UserError if `what` would have to come from the hub, and that does not answer."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not is_reachable():
+        raise UserError(
+            f"cannot get {what}: {_unreachable(constants.ENDPOINT)}; set HF_HUB_OFFLINE=1 if it is in the cache."
+        )
+
+
+def _unreachable(endpoint: str) -> str:
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{endpoint} does not answer"
 
 
 def explain(error: Exception) -> str:

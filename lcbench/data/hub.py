@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, gist_of
-from lcbench.core.hub import silence_hub
+from lcbench.core.hub import require_hub, silence_hub
 from lcbench.core.locks import locked
 from lcbench.data.raw import sha256
 from lcbench.data.source import Hub
@@ -93,6 +93,10 @@ def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
 
     name, _, configuration = source.partition(":")
     silence_hub()
+    try:
+        require_hub("it")
+    except UserError as error:
+        raise UserError(f"there is no file {source}, and no data set of that name can be loaded: {error}") from error
     try:
         rows: Sequence[Mapping[str, Any]] = load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the hub, the network and broken files fail in as many ways as there are

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, out_of_memory, unknown
-from lcbench.core.hub import explain, silence_hub
+from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.longllama import StockConfig
 
@@ -219,6 +219,7 @@ class ModelSource:
                     f"there is no model folder {self.name}; give a folder, or a Hugging Face id such as owner/name."
                 )
             )
+        require_model(self.name, self.revision)
 
     def _load(self, factory: Any, what: str, **options: Any) -> Any:
         from transformers.utils import logging as transformers_logging
@@ -226,6 +227,8 @@ class ModelSource:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         silence_hub()
+        if not Path(self.location).is_dir():
+            options["local_files_only"] = not is_reachable()
         try:
             return factory.from_pretrained(
                 self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options

@@ -267,7 +267,7 @@ def _read_manifest(folder: Path) -> Manifest | None:
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
     """The parts in which two identities differ, by key, each with its name in an error message; jobs are named by what
     the user typed."""
-    found = {key: key for key in here if there.get(key) != here[key]}
+    found = {key: key for key in {**there, **here} if _chosen(there, key) != _chosen(here, key)}
     if "jobs" not in found:
         return found
     words = []
@@ -281,6 +281,12 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
         found.pop("tasks", None)  # common tasks are equal; which tasks there are is said of the jobs
     found["jobs"] = ", ".join(words) or "the order of its cells, or what goes with what"
     return found
+
+
+def _chosen(identity: dict[str, Any], key: str) -> Any:
+    """A part of an identity. Options that are left at their default are absent from it, in older runs all of them."""
+    value = identity.get(key)
+    return None if value is False or (key == "kv_dtype" and value == "auto") else value
 
 
 def _typed(identity: dict[str, Any]) -> list[list[str]]:

@@ -253,3 +253,31 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
     write_atomically(pipe, "text")
     assert os.read(reader, 10) == b"text" and pipe.is_fifo()
     os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "same"),
+    [
+        ({}, {"kv_dtype": "float16"}, False),
+        ({"kv_dtype": "float16"}, {}, False),
+        ({"kv_offload": True}, {}, False),
+        ({"of a later version": 3}, {}, False),
+        ({"seed": 0}, {}, False),
+        ({"kv_dtype": "auto"}, {}, True),
+        ({"kv_offload": False}, {}, True),
+        ({}, {"attention": None}, True),
+    ],
+)
+def test_options_that_only_one_of_two_runs_has(
+    tmp_path: Path, there: dict[str, object], here: dict[str, object], same: bool
+) -> None:
+    """An option that is absent is at its default, on both sides."""
+    with RunWriter(tmp_path, {"model": "m"} | there, {}) as run:
+        run.append(record(0))
+    again = RunWriter(tmp_path, {"model": "m"} | here, {})
+    if same:
+        with again as run:
+            assert run.done == {"r0"}
+    else:
+        with pytest.raises(UserError, match=f"it differs in {next(iter(there | here))}"), again:
+            pass

@@ -1,7 +1,7 @@
 """Documents of text: excerpts of books, and facts hidden in filler with questions about them.
 
 A document is token ids and the weight that each of them has in the loss; 0 where it cannot be predicted from the
-document. Its length is that of the window plus 1, since the last token is only predicted. """
+document. Its length is that of the window plus 1, since the last token is only predicted."""
 
 from __future__ import annotations
 
