@@ -28,7 +28,7 @@ app = typer.Typer()
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A task, options behind a colon.")],
+    task: Annotated[str, typer.Argument(help="A task, options after a colon.")],
     seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, answer included.")] = "4k",
     depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
     haystack: HaystackOption = None,
@@ -44,12 +44,12 @@ def show(
     from lcbench.tasks import Cell, load_task
 
     length = parse_seq_len(seq_len)
-    asked = load_task(with_haystack(task, haystack)).for_lengths([length])
+    loaded = load_task(with_haystack(task, haystack)).for_lengths([length])
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     source.check_exists()
-    asked.require_data()
+    loaded.require_data()
     tokenizer = source.tokenizer()
-    example = asked.example(Cell(length, depth), sample, tokenizer, seed or 0)
+    example = loaded.example(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 1600:
         text = f"{text[:800]}\n[... {len(text) - 1600:,} characters more: --full ...]\n{text[-800:]}"
@@ -69,7 +69,7 @@ def list_(
 
 
 def _counts(example: Example) -> str:
-    """What an example consists of, in tokens."""
+    """The parts of an example and their lengths in tokens."""
     parts = f"head {len(example.head)} + context {len(example.context)}"
     if example.reading:
         windows = example.reading.windows

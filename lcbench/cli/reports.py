@@ -62,8 +62,8 @@ def plot(
     (read,) = read_runs([folder])
     trained, model = read.identity.pretraining_length, str(read.identity.model)
     path = out or folder / f"{task.partition(':')[0]}.png"
-    asked = [record.identity for record in read.records]
-    if any(one.cell_depth is not None for one in asked if task in (one.task, one.task.partition(":")[0])):
+    identities = [record.identity for record in read.records]
+    if any(one.cell_depth is not None for one in identities if task in (one.task, one.task.partition(":")[0])):
         maps = heatmap.heatmaps(read.records, task)
         save(heatmap.draw(maps, trained, model), path)
         heatmap.print_heatmaps(Console(), maps, trained)

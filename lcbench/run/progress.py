@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line a cell in a pipe."""
+"""The progress of a run: a bar on a terminal, one plain line per cell in a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def describe(job: Job) -> str:
 
 
 class TerminalProgress:
-    """A live bar: samples done, the cell at work, prompt tokens a second, time left."""
+    """A live bar: samples done, the current cell, prompt tokens per second, time left."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -60,7 +60,7 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """A line when a cell is done: what came of it and how long it took."""
+    """A line when a cell is done: its score and how long it took."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -96,7 +96,7 @@ class PlainProgress:
 
 
 class SilentProgress:
-    """Says nothing: for the processes beside the one that talks to the user."""
+    """No output: for all processes but the main one."""
 
     def start(self, plan: Plan, done: int) -> None: ...
     def sample(self, job: Job, record: Record, left: int) -> None: ...

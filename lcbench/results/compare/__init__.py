@@ -1,10 +1,9 @@
 """Did anything truly get worse? Two runs, compared on the same samples, cell by cell.
 
-A cell is a (task, method, length), over all its depths. What is compared is whatever made the runs differ: the model,
-the code, the machine. What was asked must be the same, token by token; where it is not, the cell is not comparable.
-Scores of 0 and 1 go through McNemar's exact test, all others through a paired bootstrap, and Holm's correction over all
-cells keeps the chance that any cell is called wrongly at or under alpha. What BASE had and NEW has not is a regression:
-a cell or a depth without records, a sample that fails.
+A cell is a (task, method, length), over all its depths. The runs may differ in the model, the code or the machine; the
+prompts must be the same, token by token, or else the cell is not comparable. Scores of 0 and 1 go through McNemar's
+exact test, all others through a paired bootstrap, and Holm's correction over all cells keeps the chance of any wrong
+call at or under alpha. A cell or depth that only BASE has, and a sample that newly fails, is a regression.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMI
 def compare_records(
     base: Sequence[Record], new: Sequence[Record], alpha: float = 0.05, limits: Limits = NO_LIMITS
 ) -> list[CellResult]:
-    """The cells of BASE in its order, then those that only NEW has."""
+    """The results of the cells of BASE in its order, then of those that only NEW has."""
     before, after = _by_cell(base), _by_cell(new)
     keys = list(dict.fromkeys([*before, *after]))
     cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), alpha / len(keys)) for key in keys]
@@ -61,7 +60,7 @@ def _corrected(cells: list[CellResult]) -> list[CellResult]:
 
 
 def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
-    """The verdict on a cell with pairs: what was lost, scores, and limits of cost, each with its reason."""
+    """The cell with its verdict: regressed by lost samples, by scores or by limits of cost, each with its reason."""
     effect = cell.effect
     if effect is None or effect.p_adjusted is None:
         return cell

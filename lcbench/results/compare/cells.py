@@ -1,4 +1,4 @@
-"""One cell of two runs: the same samples side by side, what is missing, and what the paired scores say."""
+"""One cell of two runs: its samples paired, what is missing on either side, and the test of the paired scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcbench.results.compare.result import CellResult, Effect, Ratios
 from lcbench.results.schema import Record
 
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
-NAMED = 10  # ids of missing samples spelled out before the rest is counted
+NAMED = 10  # missing samples that are named; the others are counted
 
 Key = tuple[str, str, int]
 Records = dict[str, Record]
@@ -20,15 +20,15 @@ Pairs = Sequence[tuple[Record, Record]]
 
 
 def computed_tokens(record: Record) -> int:
-    """Prompt tokens of a sample that did not fail that were not cached already."""
+    """Prompt tokens that were computed rather than taken from the KV cache, of a sample that did not fail."""
     return record.prompt.prompt_tokens - record.measured.cost.reused_tokens
 
 
 def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> CellResult:
-    """Everything of a cell but the verdict on its scores, which depends on the other cells too.
+    """The result of a cell, without the verdict on its scores, which depends on the other cells too.
 
-    It is "regressed" already if NEW lost what worked in BASE, and "no evidence" where the scores are still to judge.
-    `smallest_p` is the smallest p-value that a bootstrap must be able to show.
+    The verdict is "regressed" already if NEW lost what worked in BASE, and "no evidence" where the scores decide.
+    `smallest_p` is the smallest p-value that the bootstrap must be able to resolve.
     """
     scored_base, scored_new = _scored(base), _scored(new)
     pairs = [(record, scored_new[id]) for id, record in scored_base.items() if id in scored_new]
@@ -39,7 +39,7 @@ def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> Ce
         cell = replace(cell, verdict="regressed", why=lost)
     if not pairs:
         return cell if lost else _without_pairs(cell, base, new)
-    other = _other_question(pairs)
+    other = _other_prompts(pairs)
     if other:
         return cell if lost else replace(cell, why=other)
     cell = replace(cell, effect=_effect(key, metric, pairs, smallest_p), ratios=_ratios(pairs))
@@ -57,8 +57,8 @@ def _lost(scored_base: Records, new: Records) -> str:
     if not new:
         return "missing in NEW"
     depths = {record.identity.cell_depth for record in new.values()}
-    asked = dict.fromkeys(record.identity.cell_depth for record in scored_base.values())
-    missing = [depth for depth in asked if depth not in depths]
+    wanted = dict.fromkeys(record.identity.cell_depth for record in scored_base.values())
+    missing = [depth for depth in wanted if depth not in depths]
     reasons = (
         [f"depth {', '.join('random' if d is None else f'{d:g}' for d in missing)} missing in NEW"] if missing else []
     )
@@ -68,7 +68,7 @@ def _lost(scored_base: Records, new: Records) -> str:
 
 
 def _without_pairs(cell: CellResult, base: Records, new: Records) -> CellResult:
-    """A cell of which no sample is scored on both sides, though NEW lost nothing."""
+    """The result of a cell without a sample that is scored in both runs, though NEW lost nothing."""
     reasons = {
         side: "missing" if not records else next((record.failure for record in records.values() if record.failure), "")
         for side, records in (("BASE", base), ("NEW", new))
@@ -101,7 +101,7 @@ def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
     )
 
 
-def _other_question(pairs: Pairs) -> str:
+def _other_prompts(pairs: Pairs) -> str:
     """Why the pairs are not the same samples measured in the same way; empty if they are."""
     checks: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("the metric differs ({0} and {1})", lambda record: record.measured.scores.metric),
@@ -141,7 +141,7 @@ def _ratios(pairs: Pairs) -> Ratios:
     def ratio(cost: Callable[[Record], float]) -> float | None:
         try:
             return median(cost(new) / cost(base) for base, new in pairs)
-        except ZeroDivisionError:  # a task that does not measure it
+        except ZeroDivisionError:  # the task does not measure it
             return None
 
     return Ratios(

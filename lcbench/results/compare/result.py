@@ -1,4 +1,4 @@
-"""What a comparison of two runs says: cells with verdicts, and what made the two runs."""
+"""The result of a comparison of two runs: cells with verdicts, and the settings of the two runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "no evidence", "not co
 
 @dataclass(frozen=True)
 class Effect:
-    """What the paired samples of a cell say.
+    """The difference between the paired samples of a cell.
 
     Means of both runs, the difference with its 95 % interval (None where too few samples differ to know it), and the
     p-value of "no difference", before and after the correction over all cells.
@@ -32,8 +32,8 @@ class Effect:
 
 @dataclass(frozen=True)
 class Ratios:
-    """NEW over BASE, the median of the paired samples: prefill seconds a computed token, decode seconds a new one, peak
-    memory. None where the records do not tell."""
+    """NEW over BASE, median of the paired samples: prefill seconds per computed token, decode seconds per output token,
+    peak memory. None where it was not recorded."""
 
     prefill: float | None = None
     decode: float | None = None
@@ -42,13 +42,13 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Limits:
-    """Ratios beyond which a cell counts as regressed; None: not looked at."""
+    """Ratios beyond which a cell counts as regressed; None: no limit."""
 
     slowdown: float | None = None
     memory: float | None = None
 
     def exceeded(self, ratios: Ratios) -> list[str]:
-        """In words, what of a cell is beyond the limits."""
+        """Sentences on the ratios that exceed their limit."""
         checks = (
             ("prefill takes {:.2f} times the time", ratios.prefill, self.slowdown),
             ("decoding takes {:.2f} times the time", ratios.decode, self.slowdown),
@@ -82,7 +82,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs: its folder, and in words what made it (model, versions, hardware)."""
+    """One of the two runs: its folder, and its settings as texts (model, versions, hardware)."""
 
     folder: str
     facts: dict[str, str]
@@ -109,7 +109,7 @@ class Comparison:
 
     @property
     def facts(self) -> list[tuple[str, str, str]]:
-        """What made BASE and NEW, side by side."""
+        """(name, BASE, NEW) of every setting."""
         names = dict.fromkeys([*self.base.facts, *self.new.facts])
         sides = [("run", self.base.folder, self.new.folder)]
         return sides + [(name, self.base.facts.get(name, ""), self.new.facts.get(name, "")) for name in names]

@@ -4,8 +4,8 @@ A bold score says "better than others", so it must not come from noise. All pair
 samples, as `lcbench compare` does it, with Holm's correction over the pairs: the chance that any of them is called
 different wrongly stays at or under 5 %. A score is bold if none is better for sure and one that it can be compared with
 is worse for sure; so the best and all that cannot be told from it share the bold, and where nothing can be told apart
-nothing is bold. Methods that were asked something else (other seeds, another tokenizer) cannot be compared: they make
-each other neither bold nor plain.
+nothing is bold. Methods that ran on other prompts (other seeds, another tokenizer) cannot be compared: neither affects
+whether the other is bold.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lcbench.results.compare.result import Effect
 from lcbench.results.schema import Record
 
 ALPHA = 0.05
-RULE = (  # behind the name of the mark
+RULE = (  # after the name of the mark
     "no score of that length is better for sure, and at least one is worse (same samples, paired tests, 5 % a column "
     "by Holm's correction over all pairs)."
 )
 
 
 def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
-    """Keys of the bold members of a column, each with the records behind its score."""
+    """Keys of the bold members of a column, which maps each key to the records that its score is the mean of."""
     pairs = list(combinations(column, 2))
     tried = {pair: _effect(column[pair[0]], column[pair[1]], ALPHA / len(pairs)) for pair in pairs}
     effects = {pair: effect for pair, effect in tried.items() if effect}
@@ -40,7 +40,7 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
 
 
 def _effect(base: list[Record], new: list[Record], smallest_p: float) -> Effect | None:
-    """What the samples that both were asked say; None if there are none."""
+    """The effect on the samples that both have; None without any."""
     bases, news = (
         {f"{record.identity.cell_depth}/{record.identity.sample}": record for record in side} for side in (base, new)
     )

@@ -24,8 +24,8 @@ STYLES: dict[Verdict, str] = {
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """One table a task, or a list where the terminal is too narrow for it; below them the reasons, the samples that
-    are missing, and the verdicts counted."""
+    """One table per task, or a list where the terminal is too narrow for it; below them the reasons, the missing
+    samples, and the number of cells of each verdict."""
     for task, cells in by_task(comparison.cells):
         console.print(Text(title(task, cells), style="italic"))
         if fits(console, _table(cells)):
@@ -49,7 +49,7 @@ def _table(cells: Iterable[CellResult]) -> Table:
 
 
 def _table_row(cell: CellResult) -> list[Text]:
-    """Two lines: the cell, its numbers, and below them how sure they are."""
+    """Two lines: length, scores and difference, and below them the number of pairs and the interval."""
     numbers = ["", "", ""]
     if cell.effect:
         difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
@@ -60,7 +60,7 @@ def _table_row(cell: CellResult) -> list[Text]:
 
 
 def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
-    """What the table says, the cells below one another."""
+    """The content of the table as a list of cells."""
     for cell in cells:
         console.print(method_label(printable(cell.method)))
         pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
@@ -74,7 +74,7 @@ def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The same in Markdown, with what made the two runs, and cost."""
+    """The comparison in Markdown, with the settings of the two runs, and cost."""
     parts = [f"## lcbench compare: {comparison.summary}\n"]
     for task, cells in by_task(comparison.cells):
         lines = [row(COLUMNS), "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"]
@@ -102,7 +102,7 @@ COLUMNS = (
 
 
 def values(cell: CellResult) -> list[str]:
-    """A cell in words and numbers, in the order of COLUMNS."""
+    """The texts of a cell, in the order of COLUMNS."""
     effect, ratios = cell.effect, cell.ratios
     scores = [f"{effect.base:.3f}", f"{effect.new:.3f}"] if effect else ["", ""]
     return [
@@ -118,7 +118,7 @@ def values(cell: CellResult) -> list[str]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the tables do not say: missing samples by name, other machines, and how verdicts were reached."""
+    """What the tables do not show: missing samples by name, other machines, and how verdicts were reached."""
     lines = [printable(f"{cell.name}: {gap}") for cell in comparison.cells for gap in cell.gaps]
     base, new = (side.facts.get("hardware", "") for side in (comparison.base, comparison.new))
     if base != new:
@@ -149,7 +149,7 @@ def title(task: str, cells: list[CellResult]) -> str:
 
 
 def interval(cell: CellResult) -> str:
-    """`[-0.142, -0.031]`, or that the samples that differ are too few to know it."""
+    """`[-0.142, -0.031]`, or `[unknown]` where too few samples differ."""
     effect = cell.effect
     if effect is None or effect.low is None or effect.high is None:
         return UNKNOWN if effect else ""

@@ -35,7 +35,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _count(verdict: Verdict, count: int) -> str:
-    """Coloured where there is something to look at."""
+    """The number of cells of a verdict, coloured unless it is 0."""
     style = f' class="{_class(verdict)}"' if count else ""
     return f"<li{style}>{count} {verdict}</li>"
 

@@ -1,4 +1,4 @@
-"""A comparison of two runs as JUnit XML: a test suite a task, a test case a cell, which every CI can show."""
+"""A comparison of two runs as JUnit XML, which every CI can show: one test suite per task, one test case per cell."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 from lcbench.results.compare.result import CellResult, Comparison
 from lcbench.results.report.comparison import COLUMNS, by_task, values
 
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold at all
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 does not allow
 
 
 def junit(comparison: Comparison) -> str:
-    """A regressed cell is a failure, one that cannot be compared is skipped; the numbers are each case's output."""
+    """Regressed cells are failures, those that cannot be compared are skipped; the numbers go to `system-out`."""
     root = ElementTree.Element("testsuites", name="lcbench compare")
     for task, cells in by_task(comparison.cells):
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(task))

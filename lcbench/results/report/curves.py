@@ -1,8 +1,8 @@
-"""Curves of a score by length, one a method with its 95 % band: as a figure, and as bars of text for a terminal.
+"""Curves of a score by length, one per method with its 95 % band: as a figure, and as bars of text for a terminal.
 
 lcbench plot pg19 --out pg19.svg
 
-Of likelihoods a second panel shows where in the text a token costs how much, at the longest length.
+For likelihoods a second panel shows the mean NLL by position in the text, at the longest length.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BAR = 36  # characters of the longest bar
 
 @dataclass(frozen=True)
 class Curves:
-    """One task: its rows by method, and the mean NLL by position [(first, last, nats)] at the longest length."""
+    """One task: its rows by method, and at the longest length the mean NLL by position [(first, last, nats)]."""
 
     task: str
     methods: dict[str, list[TableRow]]
@@ -54,7 +54,7 @@ class Curves:
 
     @property
     def longest(self) -> int:
-        """Of the lengths with a score, if any has one."""
+        """The longest length in tokens that has a score; the longest at all if none has one."""
         return max(self.rows, key=lambda row: (row.mean is not None, row.seq_len)).seq_len
 
     @property
@@ -63,7 +63,7 @@ class Curves:
 
 
 def curves(run: Run, task: str) -> list[Curves]:
-    """The curves of a task, and of every variant of it, in the order in which they first come up.
+    """The curves of a task and of every variant of it, in the order in which they first occur.
 
     Raises: UserError for a run without this task.
     """
@@ -90,7 +90,7 @@ def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[in
 
 
 def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | None) -> None:
-    """A bar and the number for every method and length; bars are logarithmic where the scores spread that far."""
+    """A bar and the number for every method and length; bars are logarithmic where the scores spread over LOG_FROM."""
     for one in all_curves:
         values = _finite(row.mean for row in one.rows)
         bars = _Bars(values, one.metric, max(4, min(BAR, console.width - 42)))
@@ -113,7 +113,7 @@ def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | 
 
 @dataclass(frozen=True)
 class _Bars:
-    """How long the bar of a value is."""
+    """The scale of the bars: from a value to a length in characters."""
 
     values: list[float]
     metric: str
@@ -134,7 +134,7 @@ class _Bars:
 
 
 def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figure:
-    """A row of panels a task: the score by length, and of likelihoods the NLL by position."""
+    """One row of panels per task: the score by length, and for likelihoods the NLL by position."""
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
@@ -172,7 +172,7 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
 
 
 def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = False) -> str:
-    """How many samples a point has, by which protocol, and what the marks mean; `star`: those of the text."""
+    """The number of samples per point, the protocol, and what the marks mean; `star`: those of text, not of figures."""
     rows = [row for one in all_curves for row in one.rows]
     noun = "book" if any(one.metric == "perplexity" for one in all_curves) else "sample"
     parts = [f"{_counts(rows, noun)} a point"]
@@ -197,8 +197,8 @@ def _counts(rows: Sequence[TableRow], noun: str) -> str:
 
 
 def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
-    """What marks the trained length, where it is marked at all: a star at a length of its own in a text, a dashed line
-    anywhere between the lengths in a figure."""
+    """How the trained length is marked, empty where it is not: in text by a star at that very length, in a figure by a
+    dashed line anywhere between the shortest and longest length."""
     lengths = [row.seq_len for row in rows]
     if star:
         return " (*)" if trained in lengths else ""

@@ -1,4 +1,4 @@
-"""How much a score depends on which demonstrations were drawn."""
+"""How much a score varies with the draw of demonstrations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lcbench.results.schema import Record
 
 @dataclass(frozen=True)
 class Spread:
-    """Over `draws` draws of demonstrations the mean of their scores, each the mean of its samples, and the standard
-    deviation (n - 1) of these; None for a single draw."""
+    """Mean and standard deviation (n - 1) of the scores of several draws of demonstrations, where the score of a draw
+    is the mean of its samples. `sd` is None for a single draw."""
 
     draws: int
     mean: float
@@ -20,7 +20,7 @@ class Spread:
 
 
 def spread(records: Iterable[Record]) -> Spread | None:
-    """Of the records of one (task, method, length); None where none that succeeded says which draw it is of."""
+    """The spread over the records of one (task, method, length); None if no record with a score names its draw."""
     scores: dict[int, list[float]] = {}
     for record in records:
         draw = (record.prompt.details or {}).get("draw")

@@ -1,4 +1,4 @@
-"""What all figures share: their files, and how a length is written and the trained one marked."""
+"""What all figures share: writing files, labels of lengths, and the colour that marks the trained length."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def length_label(length: int) -> str:
-    """`4k` for 4096, digits for what is no whole number of them."""
+    """`4k` for 4096; digits where the length is no multiple of 1,024."""
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # From a dark red over orange and yellow to a light green: lightness rises all the way (CIE L* 15 to 87), so that the
-# scale is read alike in grey and by people who cannot tell red from green.
+# scale reads the same in grey and for people who cannot tell red from green.
 SCALE = ("#4a0d1f", "#97242f", "#d2603a", "#e6a648", "#b9e6a0")
 COLUMNS = 4  # panels beside one another
 TITLE_WIDTH = 30  # characters of a panel's title in a line
@@ -41,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """The scores of one task and method by (depth, length); what was not run is missing."""
+    """The scores of one task and method by (depth from 0 to 1, length in tokens); cells never run are missing."""
 
     task: str
     method: str
@@ -50,7 +50,7 @@ class Heatmap:
 
 
 def heatmaps(records: Iterable[Record], task: str) -> list[Heatmap]:
-    """A heatmap for every method, and every variant of the task, in the order in which they first come up.
+    """A heatmap for every method and every variant of the task, in the order in which they first occur.
 
     Raises: UserError for records without this task, or whose depths were drawn at random.
     """
@@ -136,7 +136,7 @@ def draw(maps: Sequence[Heatmap], trained: int | None, model: str) -> Figure:
 
 
 def caption(maps: Sequence[Heatmap], trained: int | None) -> str:
-    """How many samples a cell has, and what the marks mean."""
+    """The number of samples per cell, the trained length and the failures."""
     points = [point for heatmap in maps for point in heatmap.points.values()]
     counts = sorted({point.samples for point in points if point.score is not None}) or [0]
     said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -219,7 +219,7 @@ def _text_cell(point: Point | None, scale: LinearSegmentedColormap) -> Text:
 
 
 def _title(heatmap: Heatmap, several: bool) -> str:
-    """The method, and the task where there are several, in lines that a panel can hold."""
+    """The method, and the task where there are several, wrapped to the width of a panel."""
     name = f"{heatmap.task}\n{heatmap.method}" if several else heatmap.method
     return "\n".join(
         line for part in name.split("\n") for line in textwrap.wrap(part.replace(",", ", "), TITLE_WIDTH)

@@ -1,4 +1,4 @@
-"""What all tables share: a grid a task, methods by lengths, and how a score, a method and a length are written."""
+"""What all tables share: one grid of methods by lengths per task, and the formatting of scores, methods and lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcbench.results.report.text import printable
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: a method, the model and the run where these tell rows apart (else empty), a cell a length."""
+    """A row of a table: a method, model and run where these tell rows apart (else empty), and one cell per length."""
 
     method: str
     model: str
@@ -29,7 +29,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: what it shows in words, its lengths, and its lines; cost and failures where it is its task's first."""
+    """One table: its title, its lengths in tokens, ascending, and its lines. The `first` table of a task also shows
+    cost and failures."""
 
     title: str
     lengths: list[int]
@@ -46,7 +47,7 @@ class Grid:
 
 
 def grids(rows: Sequence[TableRow]) -> list[Grid]:
-    """One table a task, and for likelihoods one each for perplexity, bits a byte and bits a word."""
+    """One table per task; of likelihoods one each for perplexity, bits per byte and bits per word."""
     models = len({row.model for row in rows}) > 1
     seen = [(row.task, row.method, row.seq_len, row.model) for row in rows]
     runs = len(set(seen)) < len(seen)
@@ -63,8 +64,9 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
 
 
 def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
-    """What stands below the tables, where it applies: what the mark of some scores means, why an interval is unknown,
-    how much draws of demonstrations differ, what was saved by reusing prefixes, and what the peak memory is of."""
+    """The notes below the tables, where they apply: what the mark of some scores means, why an interval is unknown, how
+    much scores vary with the draw of demonstrations, how much prefill was saved by reusing prefixes, and how many
+    answers the peak memory is for."""
     whole = grids(rows)
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
     lines += _unknown(whole)
@@ -80,9 +82,11 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
                 f"{printable(task)}, standard deviation over {draws} draws of demonstrations: "
                 f"{printable(', '.join(spreads))}."
             )
-        asked, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
-        if 0 < reused < asked:
-            lines.append(f"prefix reuse: {asked / (asked - reused):.1f}x fewer prefill tokens in {printable(task)}.")
+        prompts, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
+        if 0 < reused < prompts:
+            lines.append(
+                f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
+            )
         lines += _memory(printable(task), grid)
     return lines
 
@@ -98,7 +102,7 @@ def _noun(row: TableRow) -> str:
 
 
 def _memory(task: str, grid: Grid) -> list[str]:
-    """Of how many answers at once the memory at the longest length is, and which methods differ from most."""
+    """How many answers were decoded together at the longest length, and which methods differ from most in that."""
     rows = {line.name: row for line in grid.lines if (row := line.cells.get(grid.lengths[-1])) and row.samples}
     counts = {name: row.at_once for name, row in rows.items()}
     if max(counts.values(), default=1) == 1:
@@ -117,14 +121,14 @@ def heading(length: int, trained: int | None, separator: str) -> str:
 
 
 def number(value: float, metric: str) -> str:
-    """A score with as many digits as say something: shares and perplexities two, bits three."""
+    """A score with as many digits as are meaningful: two for shares and perplexities, three for bits."""
     if metric.startswith("bits_per_"):
         return f"{value:.3f}"
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def interval(row: TableRow) -> str:
-    """`[0.84, 1.00]`, or that the samples are too few to know it."""
+    """`[0.84, 1.00]`, or `[unknown]` where the samples are too few."""
     if row.low is None or row.high is None:
         return "[unknown]"
     return f"[{number(row.low, row.metric)}, {number(row.high, row.metric)}]"
@@ -139,7 +143,7 @@ def costs(line: Line, lengths: Sequence[int]) -> tuple[str, str]:
 
 
 def columns(grid: Grid, trained: int | None) -> list[str]:
-    """The headings of a whole table on a page."""
+    """The column headings of a table that is not split by width, as on a page."""
     first = grid.lines[0]
     labels = ["method", *(["model"] if first.model else []), *(["run"] if first.run else [])]
     cost = [f"{what} at {grid.lengths[-1]:,}" for what in ("prefill tok/s", "peak memory")] if grid.first else []
@@ -152,7 +156,7 @@ def human_bytes(count: int) -> str:
 
 
 def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
-    """The rows themselves, and again with bits a byte and bits a word as their score where they have them."""
+    """The rows themselves, and again with bits per byte and bits per word as their score where they have them."""
     yield list(rows)
     for metric in ("bits_per_byte", "bits_per_word"):
         if any(getattr(row, metric) is not None for row in rows):

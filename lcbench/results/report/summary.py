@@ -1,4 +1,4 @@
-"""From records to rows: one (task, method, length) of a run, its score with an interval, and what it cost."""
+"""From records to table rows: one per (task, method, length) of a run, with its score, 95 % interval and cost."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Interval = tuple[float | None, float | None]
 class TableRow:
     """One (task, method, length) of one model in one run, over all its depths and samples.
 
-    `low` and `high` bound the mean with 95 % confidence; None where the samples are too few to know. Of likelihoods the
-    mean is the perplexity of all scored tokens together, bounded as if the books were drawn (`ratio_interval`), with
-    bits a byte and bits a word beside it, which compare across tokenizers; these are None for other tasks. `best`: see
-    lcbench.results.report.best. Several `draws` of demonstrations differ by a standard deviation of `draws_sd`, and the
-    bounds are then for other questions behind the same draws. `prompt_tokens` counts all prompts, `reused_tokens` those
-    of them that were cached already. `peak_memory_bytes` is that of up to `at_once` answers. `failed` is the reason if
-    a cell of it failed; the numbers are then of the samples that succeeded, None without any.
+    `low` and `high` are the 95 % interval of the mean; None where the samples are too few to know it. For likelihoods
+    the mean is the perplexity of all scored tokens together, its interval treats the books as the random sample
+    (`ratio_interval`), and bits per byte and bits per word, which compare across tokenizers, are set; they are None for
+    other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
+    standard deviation of `draws_sd`, and the interval then covers other questions after the same draws.
+    `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
+    `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
+    numbers then cover the samples that succeeded, and are None without any.
     """
 
     task: str
@@ -67,7 +68,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """What a table needs of a run's folder; `protocols` by the name of the task."""
+    """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol."""
 
     name: str
     identity: RunIdentity
@@ -78,12 +79,12 @@ class Run:
         return {task.name: task.protocol for task in self.identity.tasks if task.protocol}
 
     def only(self, ids: Collection[str]) -> Run:
-        """This run without its other records."""
+        """This run with only the records that have these ids."""
         return replace(self, records=[record for record in self.records if record.identity.id in ids])
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs in some folders, each once, named after their folders, or by the whole path where two are named alike.
+    """The runs in some folders, each once, by the folder's name, or by the whole path where two have the same name.
 
     Raises: UserError for a folder without records.
     """
@@ -103,7 +104,7 @@ def trained_length(runs: Iterable[Run]) -> int | None:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """In words, what differs between runs that a table does not show."""
+    """Sentences on the differences between runs that a table does not show: settings, and weights."""
     lines = []
     for name in SETTINGS:
         values = dict.fromkeys(str(getattr(run.identity, name)) for run in runs)
@@ -117,7 +118,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def summarise_runs(runs: Iterable[Run]) -> list[TableRow]:
-    """Rows in the order in which tasks, methods and lengths first come up.
+    """Rows in the order in which tasks, methods and lengths first occur.
 
     Raises: UserError for an official score that the records do not have the parts of.
     """
@@ -195,8 +196,8 @@ def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
 
 
 def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
-    """The interval of a mean in which every question comes several times, behind one draw of demonstrations after
-    another: answers to one question hang together."""
+    """The interval of a mean where every question was answered several times, after different draws of demonstrations:
+    the answers to one question are correlated, so questions are the clusters."""
     questions: dict[str, list[float]] = {}
     for record in records:
         question = str((record.prompt.details or {}).get("row"))
@@ -224,7 +225,7 @@ def _corpus(scorer: str, records: Sequence[Record]) -> float:
 
 def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> Interval:
     """The interval of a score that is no mean, from what it is without one group of samples after another; questions
-    on one document stay together. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
+    on one document are in the same group. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
     documents = [_document(record) for record in records]
     numbers = {document: number for number, document in enumerate(dict.fromkeys(documents))}
     count = min(len(numbers), GROUPS)
@@ -238,7 +239,7 @@ def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> 
 
 
 def _document(record: Record) -> str:
-    """What a sample is about; one without a document is about itself."""
+    """The document of a sample; a sample without one is a document of its own."""
     document = (record.prompt.details or {}).get("document")
     return document if document and isinstance(document, str) else f"sample {record.identity.sample}"
 
@@ -295,5 +296,5 @@ def _pooled(records: list[Record], score: str, unit: str, seed: int) -> tuple[fl
 def _exp(nll: float) -> float:
     try:
         return math.exp(nll)
-    except OverflowError:  # a model that gives a token no chance at all
+    except OverflowError:  # a token of probability 0
         return math.inf

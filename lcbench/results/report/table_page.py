@@ -13,7 +13,10 @@ SPECIAL |= {char: f"\\{char}" for char in "&%$#_{}"}
 
 
 def markdown(rows: Sequence[TableRow], trained: int | None) -> str:
-    """A table a task, the interval behind each score."""
+    """One table per task, with the 95 % interval after each score.
+
+    `trained` is the trained length of the models in tokens, None if it is unknown or not the same for all.
+    """
 
     def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)

@@ -14,14 +14,14 @@ from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable
 
-STAR = "*"  # before what would be bold, where nothing can be
+STAR = "*"  # before a score that would be bold, where the output has no styles
 
 
 def print_tables(console: Console, rows: Sequence[TableRow], trained: int | None) -> None:
-    """One table a task: a row a method, a column a length, the 95 % interval under each score.
+    """One table per task: a row per method, a column per length in tokens, the 95 % interval under each score.
 
-    Lengths that do not fit beside one another go on in a further table. Where the output has no styles, as in a pipe,
-    a star stands for bold.
+    Lengths that do not fit the width go into a further table. Where the output has no styles, as in a pipe, a star
+    replaces bold.
     """
     star = "" if console.color_system else STAR
     for grid in grids(rows):
@@ -39,7 +39,7 @@ def print_tables(console: Console, rows: Sequence[TableRow], trained: int | None
 
 
 def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -> Table:
-    """The scores at some lengths, and what the longest of them cost."""
+    """The scores at some lengths, and the cost at the longest of them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for length in lengths:

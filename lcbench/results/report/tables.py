@@ -18,7 +18,7 @@ __all__ = ["FORMATS", "WRITERS", "as_csv", "as_json", "human_bytes", "latex", "m
 
 
 def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
-    """A line a row, numbers unrounded; what is not known is left empty."""
+    """One line per row, numbers unrounded; unknown values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
@@ -27,7 +27,7 @@ def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
 
 
 def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
-    """A list with an object a row, numbers unrounded; what is not known, or not finite, is null."""
+    """A list with one object per row, numbers unrounded; unknown and non-finite values are null."""
     known = [
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         for row in map(asdict, rows)

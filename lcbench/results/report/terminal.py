@@ -1,4 +1,4 @@
-"""What all tables in a terminal share: whether one fits, and how a method is named in it."""
+"""What all tables in a terminal share: whether one fits, and the label of a method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ METHOD_WIDTH = 18
 
 
 def fits(console: Console, table: Table) -> bool:
-    """Whether a table can be shown whole, long options folded at METHOD_WIDTH at worst; it is left that narrow."""
+    """Whether a table fits the console once its first column is folded at METHOD_WIDTH characters; the fold stays."""
     table.columns[0].max_width = METHOD_WIDTH
     return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
 
 
 def method_label(method: str, *more: str) -> Text:
-    """The name, and each option and whatever else tells rows apart on a line of its own: a row is two lines high
-    anyway."""
+    """The method's name, with each option, and each of `more`, on a line of its own: rows are two lines high anyway."""
     name, colon, options = method.partition(":")
     lines = [*(split_options(options) if colon else []), *more]
     return Text.assemble(name, ("".join(f"\n{each}" for each in lines), "dim"))

@@ -16,6 +16,6 @@ def row(cells: Iterable[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that shows as it is in Markdown: error messages and names of methods can contain anything."""
+    """Text with Markdown's special characters escaped: error messages and names of methods can contain anything."""
     safe = html.escape(text, quote=False)
     return "".join("\\" + char if char in "\\`*_[]|~" else char for char in safe)

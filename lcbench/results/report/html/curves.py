@@ -22,15 +22,15 @@ LOG_FROM = 20  # values that spread over more than this ratio are drawn on a log
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a value stands, in pixels, and the values to name."""
+    """The position of a value, in pixels, and the values that get a tick."""
 
     place: Callable[[float], float]
     ticks: list[float]
 
 
 def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
-    """The figure of a task, trained lengths marked; nothing where a single length or no score is known: the table says
-    as much."""
+    """HTML: the figure of a task with the trained lengths marked. Empty where there is a single length, or no score:
+    the table says as much."""
     values = [value for line in grid.lines for row in line.cells.values() for value in _known(row)]
     if len(grid.lengths) < 2 or not values:
         return ""
@@ -47,13 +47,13 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
         ]
     )
     bands = any(row.low is not None for row in grid.rows)
-    said = f"{metric.replace('_', ' ')} by length in tokens{', with 95 % bands' * bands}"
-    said += "".join(f"; trained at {length:,} tokens (dashed line)" for length in marks)
+    caption = f"{metric.replace('_', ' ')} by length in tokens{', with 95 % bands' * bands}"
+    caption += "".join(f"; trained at {length:,} tokens (dashed line)" for length in marks)
     legend = "".join(f"<li>{line_name(line, colors)}</li>" for line in grid.lines)
     return (
         f'<h3>By length</h3>\n<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{text(said)}; the table has the numbers">{drawn}</svg>\n'
-        f'<figcaption>{text(said)}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
+        f'aria-label="{text(caption)}; the table has the numbers">{drawn}</svg>\n'
+        f'<figcaption>{text(caption)}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
     )
 
 
@@ -72,12 +72,12 @@ def _drawable(row: TableRow) -> bool:
 
 
 def _length_axis(lengths: list[int]) -> Axis:
-    """Logarithmic; of many lengths those are named that have room, from the longest down."""
+    """Logarithmic; where not all labels fit, the longest length has one, and those below it that do not overlap."""
     low, high = math.log2(lengths[0]), math.log2(lengths[-1])
-    room = WIDTH - LEFT - RIGHT - 40
+    span = WIDTH - LEFT - RIGHT - 40
 
     def place(length: float) -> float:
-        return LEFT + 20 + room * (math.log2(length) - low) / (high - low)
+        return LEFT + 20 + span * (math.log2(length) - low) / (high - low)
 
     ticks: list[float] = []
     for length in reversed(lengths):

@@ -16,9 +16,9 @@ from lcbench.results.report.summary import Run
 
 
 def heat_section(grid: Grid, runs: Mapping[str, Run], colors: Colors) -> str:
-    """All heatmaps of a task beside one another, as many as there is room for, with the scale and what it shows.
+    """HTML: all heatmaps of a task side by side, as many as fit the width, with the colour scale and a caption.
 
-    Nothing for a task without a grid of depths, or with scores that do not go from 0 to 1.
+    Empty for a task without a grid of depths, or with scores that do not go from 0 to 1.
     """
     maps = [(line, each) for line in grid.lines for each in _heatmaps(line, runs)]
     if not maps or any(full_score(each.metric, _scores(each)) != 1 for _, each in maps):
@@ -66,7 +66,7 @@ def _run(line: Line) -> str:
 def _panel(line: Line, heatmap: Heatmap, run: Run, colors: Colors) -> str:
     lengths = sorted({length for _, length in heatmap.points})
     trained = run.identity.pretraining_length or 0
-    last = max((length for length in lengths if length <= trained), default=None)  # the mark stands behind it
+    last = max((length for length in lengths if length <= trained), default=None)  # the mark follows it
 
     def marked(length: int, classes: str = "") -> str:
         classes = " ".join(filter(None, (classes, "trained" if length == last else "")))

@@ -106,7 +106,7 @@ def _about(task: str, runs: Sequence[Run]) -> str:
 
 
 def _made(run: Run, folder: Path) -> str:
-    """Model, settings, and each session's command, versions and machine; all of run.json behind a click."""
+    """Model, settings, and each session's command, versions and machine; the whole run.json can be unfolded."""
     identity, manifest = run.identity, read_manifest(folder)
     failed = sum(record.error is not None for record in run.records)
     trained = identity.pretraining_length

@@ -12,10 +12,10 @@ from lcbench.results.report.summary import TableRow, by_task
 
 
 class Colors:
-    """The classes of a method: its colour is the same everywhere on the page; of a method that a task shows in several
-    lines, that of its run.
+    """The CSS classes of a method: its colour is the same everywhere on the page. A method that a task shows in several
+    lines has a colour for each run.
 
-    There are eight; then they begin anew, the lines dashed, and dotted.
+    There are eight colours; from the ninth method on they repeat with dashed lines, then with dotted ones.
     """
 
     def __init__(self, rows: Iterable[TableRow]) -> None:
@@ -52,7 +52,7 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
 
 
 def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
-    """Tokens of prompt a second, and the most memory that a sample took."""
+    """Prefill tokens per second, and the largest peak memory of a sample."""
 
     def show(row: TableRow) -> str:
         rate, memory = row.prefill_tokens_per_second, row.peak_memory_bytes
@@ -63,13 +63,13 @@ def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
 
 
 def failures(grid: Grid) -> str:
-    """A line for every row with a failed cell, and why it failed."""
+    """HTML: a line for every row with a failed cell, with the reason; empty without any."""
     lines = [f"{line.name} at {row.seq_len:,}: {row.failed}" for line, row in grid.failures]
     return f'<ul class="bad">{"".join(f"<li>failed: {text(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
 def line_name(line: Line, colors: Colors) -> str:
-    """HTML: the colour, the method, and in small lines its options, and model and run where they tell lines apart."""
+    """HTML: colour and method, and in small lines its options, and the model and run where they tell lines apart."""
     name, colon, options = line.method.partition(":")
     small = [*(split_options(options) if colon else []), *filter(None, (line.model, line.run))]
     below = "".join(f"<small>{text(each)}</small>" for each in small)
@@ -77,7 +77,7 @@ def line_name(line: Line, colors: Colors) -> str:
 
 
 def samples_link(shown: str, row: TableRow, depth: float | None = None) -> str:
-    """A link to the samples behind a number, for the script to filter by; `shown` is HTML."""
+    """A link to the samples that a number is the mean of, for the page's script to filter by; `shown` is HTML."""
     at = "" if depth is None else f' data-depth="{depth:.12g}"'
     return (
         f'<a href="#samples" data-run="{text(row.run)}" data-task="{text(row.task)}" data-method="{text(row.method)}" '
