@@ -23,8 +23,7 @@ def is_reachable() -> bool:
     answered = threading.Event()
 
     def knock() -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.utils import get_session
+        from huggingface_hub import constants, get_session
 
         try:
             get_session().head(constants.ENDPOINT, timeout=PATIENCE)
