@@ -1,4 +1,4 @@
-"""GSM8K: word problems with worked solutions; the reference is the number that a solution ends with, behind `####`.
+"""GSM8K: word problems with worked solutions; the reference is the number that a solution ends with, after `####`.
 
 Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168.
 """
@@ -14,7 +14,7 @@ from lcbench.data.source import DataSet, Hub, Licence, SourceRow
 def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
     _, mark, answer = row["answer"].rpartition("#### ")
     if not mark:
-        raise ValueError("has no number behind #### in its field `answer`.")
+        raise ValueError("has no number after #### in its field `answer`.")
     yield SourceRow(str(number), row["question"], (answer.strip(),), meta={"solution": row["answer"]})
 
 

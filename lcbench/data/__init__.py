@@ -1,7 +1,7 @@
-"""Data that tasks read: prepared once from where its makers publish it, then one local JSONL schema for all of it.
+"""Data of tasks: converted once from the published source into one local JSONL schema.
 
-`lcbench data prepare` runs a script of `data_scripts/`, tasks call `load_rows` and `load_document`. The schema stands
-in `lcbench.data.schema`, and for readers in `data_scripts/README.md`.
+`lcbench data prepare` runs a script of `data_scripts/`; tasks call `load_rows` and `load_document`. The schema is
+defined in `lcbench.data.schema` and described in `data_scripts/README.md`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Data sets on the Hugging Face hub: the commit that a revision stands for, its files, and their download.
+"""Data sets on the Hugging Face hub: the commit of a revision, its files, and resumable downloads.
 
-No loading script of anybody runs, here or in `datasets` from 4.0 on: files are read as they are. `hf_hub_download`
-throws away what it has when its process ends (huggingface_hub 2.4), so the part of a file that has arrived is kept
-here, and the next call asks for the rest.
+No loading script is run, here or in `datasets` from 4.0 on: files are read as data. `hf_hub_download` discards a
+partial download when its process ends (huggingface_hub 2.4), so the received part of a file is kept here, and the next
+call requests the rest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SHA256_DIGITS = 64
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a revision stood for when it was asked."""
+    """The commit of a revision at the time of the request, and the names of its files."""
 
     commit: str
     files: tuple[str, ...]
 
 
 def snapshot(hub: Hub) -> Snapshot:
-    """Raises: UserError if the hub cannot be reached, or has no such data set or revision."""
+    """Resolve a revision. Raises: UserError if the hub cannot be reached, or has no such data set or revision."""
     from huggingface_hub import HfApi
 
     silence_hub()
@@ -43,9 +43,9 @@ def snapshot(hub: Hub) -> Snapshot:
 
 
 def download(repo: str, file: str, commit: str, folder: Path) -> Path:
-    """A file of a data set, kept in a folder under the hash that the hub gives for it; from there if it is there.
+    """Download a file of a data set into `folder`, named by the hub's hash of it; a file that exists is not downloaded.
 
-    Raises: UserError if it cannot be had, or arrives with another hash.
+    Raises: UserError if it cannot be downloaded, or has another hash.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -66,7 +66,10 @@ def download(repo: str, file: str, commit: str, folder: Path) -> Path:
                     url,
                     arriving,
                     resume_size=arriving.tell(),
-                    headers={**build_hf_headers(), "Accept-Encoding": "identity"},  # so that a range is one of the file
+                    headers={
+                        **build_hf_headers(),
+                        "Accept-Encoding": "identity",
+                    },  # so that byte ranges refer to the file itself
                     expected_size=metadata.size,
                     displayed_filename=file,
                 )
@@ -77,7 +80,8 @@ def download(repo: str, file: str, commit: str, folder: Path) -> Path:
 
 
 def file_hash(path: Path, like: str) -> str:
-    """The hash that the hub names a file by: sha256 of a large file, git's of a small one."""
+    """The hub's hash of a file: sha256 for large files, git's blob hash for small ones; the length of `like`
+    decides."""
     if len(like) == SHA256_DIGITS:
         return sha256(path)
     content = path.read_bytes()
@@ -85,9 +89,9 @@ def file_hash(path: Path, like: str) -> str:
 
 
 def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
-    """The rows of a split of a data set that needs no preparing: `owner/name`, or `owner/name:configuration`.
+    """The rows of a split of a data set by its hub id: `owner/name`, or `owner/name:configuration`.
 
-    Raises: UserError for one that is not there, or cannot be loaded.
+    Raises: UserError for a data set that does not exist or cannot be loaded.
     """
     from datasets import load_dataset
 
@@ -99,7 +103,7 @@ def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
         raise UserError(f"there is no file {source}, and no data set of that name can be loaded: {error}") from error
     try:
         rows: Sequence[Mapping[str, Any]] = load_dataset(name, configuration or None, split=split)
-    except Exception as error:  # the hub, the network and broken files fail in as many ways as there are
+    except Exception as error:  # the hub, the network and broken files raise all kinds of errors
         raise UserError(
             f"there is no file {source}, and no data set of that name with a split {split} can be loaded: "
             f"{gist_of(error)}."
@@ -109,7 +113,7 @@ def hub_rows(source: str, split: str) -> Sequence[Mapping[str, Any]]:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block."""
+    """A lock between processes; waits for it."""
     lock = locked(path, wait=True)
     try:
         yield
@@ -121,7 +125,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 def _one_sentence(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the hub, the network and the disk fail in as many ways as there are
+    except Exception as error:  # the hub, the network and the disk raise all kinds of errors
         raise UserError(
             f"cannot get {what} from the Hugging Face hub: {gist_of(error)}; what has arrived is kept and the same "
             "command goes on from there, or pass --from with a copy of the source's files."

@@ -1,7 +1,7 @@
-"""`lcbench data prepare`: from the files of a source to a folder in the local schema, whole or not at all.
+"""`lcbench data prepare`: convert the files of a source to a folder in the local schema, atomically.
 
-The manifest holds the sha256 of every file that was read. Files that differ from what was prepared before, or from what
-a script knows of them, are refused: scores on one state of the data say nothing about another.
+The manifest contains the sha256 of every source file. Files that differ from those of an earlier preparation, or from
+the hashes in a data script, are refused: scores on different versions of the data do not compare.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from lcbench.data.source import DataSet
 from lcbench.data.store import data_root, prepared_files, read_manifest
 from lcbench.data.write import Writer
 
-DOWNLOADS = ".downloads"  # in the folder of prepared data: files of the hub by their hashes
+DOWNLOADS = ".downloads"  # subfolder of the data root: files of the hub, named by their hashes
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prepared folder; `fresh` if it was written now, and not found as it should be."""
+    """A prepared folder; `fresh` if it was written by this call, False if it was up to date."""
 
     folder: Path
     manifest: Manifest
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Source:
-    """The files that a data set is made of now, and where they are from."""
+    """The source files of a data set, their origin, and their hashes."""
 
     origin: dict[str, str]
     files: tuple[RawFile, ...]
@@ -55,12 +55,14 @@ class Source:
 def prepare(data_set: DataSet, local: Path | None, *, update: bool) -> Outcome:
     """Prepare a data set from the hub, or from a local copy of its source's files.
 
-    Raises: UserError for files that cannot be had, are not in the source's format, or are others than those that were
-    prepared before (unless `update`) or that the script knows.
+    Raises: UserError for files that are missing, are not in the source's format, or differ from those of an earlier
+    preparation (unless `update`) or from the hashes in the data script.
     """
     folder = data_root() / data_set.name
     with _only_one(folder):
-        if _old(folder).exists() and not folder.exists():  # killed between the two renames that replace a folder
+        if (
+            _old(folder).exists() and not folder.exists()
+        ):  # an earlier process was killed between the two renames in `_write`
             _old(folder).replace(folder)
         source = _from_folder(data_set, local) if local else _from_hub(data_set)
         before = read_manifest(folder)
@@ -72,9 +74,9 @@ def prepare(data_set: DataSet, local: Path | None, *, update: bool) -> Outcome:
 
 
 def local_files(data_sets: list[DataSet], path: Path) -> dict[str, list[RawFile]]:
-    """The files below a path that belong to each of the data sets of a source.
+    """The files below a path for each of the data sets of a source, by name.
 
-    Raises: UserError if there is nothing there, or nothing of this source.
+    Raises: UserError if the path does not exist, or has no file of this source.
     """
     if not path.exists():
         raise UserError(f"there is no {path}.")
@@ -82,7 +84,7 @@ def local_files(data_sets: list[DataSet], path: Path) -> dict[str, list[RawFile]
     files = {_name(file, path): expand(file, _name(file, path)) for file in found}
     chosen = {data_set.name: _own_files(data_set, files) for data_set in data_sets}
     if len(data_sets) == 1 and not path.is_dir() and not chosen[data_sets[0].name]:
-        chosen = {data_sets[0].name: files[path.name]}  # one file for one data set, whatever it is called
+        chosen = {data_sets[0].name: files[path.name]}  # a single file for a single data set may have any name
     if not any(chosen.values()):
         source = data_sets[0].name if len(data_sets) == 1 else data_sets[0].name.partition("/")[0]
         raise UserError(f"{path} holds no file of {source}; give the files as the source has them.")
@@ -132,7 +134,7 @@ def _refuse_other_files(data_set: DataSet, before: Manifest, source: Source) -> 
 
 
 def _write(data_set: DataSet, source: Source, folder: Path) -> Manifest:
-    """Everything into a folder beside the old one, which is put in its place once it is whole and on the disk."""
+    """Write to a temporary folder, and replace the old folder once all files are complete and synced to disk."""
     temporary, old = folder.with_name(f".{folder.name}.tmp"), _old(folder)
     _remove(temporary)
     try:
@@ -193,7 +195,8 @@ def _intact(folder: Path, manifest: Manifest) -> bool:
 
 
 def _own_files(data_set: DataSet, files: dict[str, list[RawFile]]) -> list[RawFile]:
-    """Those of a data set among files by name on disk; of a copy of the hub's repository, what is read of that."""
+    """The files of a data set among local files by name; in a copy of the hub's repository, those that match its
+    patterns."""
     names = data_set.hub.choose(files) or sorted(files)
     return [raw for name in names for raw in files[name] if "/" not in data_set.name or data_set.owns(raw.name)]
 
@@ -203,7 +206,7 @@ def _name(file: Path, path: Path) -> str:
 
 
 def _archive(file: RawFile) -> str:
-    """The name of a file on disk: of a member, its zip's."""
+    """The name of the file on disk; for a member of a zip, that of the zip."""
     return file.name if file.member is None else file.name.removesuffix(f"/{file.member}")
 
 
@@ -218,7 +221,7 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """One preparation of a data set at a time. Raises: UserError if another is at it."""
+    """A lock on the preparation of a data set. Raises: UserError if another process has it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = locked(folder.with_name(f".{folder.name}.lock"))

@@ -1,4 +1,4 @@
-"""Files as a source has them, as rows: JSONL, JSON, parquet, plain, compressed, or inside a zip."""
+"""Readers of source files: JSONL, JSON and parquet, plain, gzipped, or inside a zip."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import IO, Any, cast
 from lcbench.core.errors import UserError
 
 RawRow = Mapping[str, Any]
-BATCH = 64  # rows of parquet in memory at once: a row may be a book
+BATCH = 64  # rows of parquet in memory at once: a row may contain a book
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file on disk, or a member of a zip. `name` is what it is called at its source, with `/` between folders."""
+    """A file on disk, or a member of a zip. `name` is its name at the source, with `/` between folders."""
 
     path: Path
     name: str
@@ -29,7 +29,7 @@ class RawFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Raises: UserError for a file that cannot be read, or a broken archive."""
+        """The decompressed content. Raises: UserError for a file that cannot be read, or a broken archive."""
         try:
             if self.member is not None:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
@@ -49,7 +49,7 @@ class RawFile:
 
 
 def expand(path: Path, name: str) -> list[RawFile]:
-    """A file as one, or a zip as its members, of those that are in a format read here.
+    """The readable files at a path: the file itself, or the members of a zip, if their format is known.
 
     Raises: UserError for a broken zip.
     """
@@ -65,7 +65,7 @@ def expand(path: Path, name: str) -> list[RawFile]:
 
 
 def read_rows(file: RawFile) -> Iterator[RawRow]:
-    """Raises: UserError for a file that is not what its suffix says."""
+    """The rows of a file. Raises: UserError for content that does not match the suffix."""
     return READERS[file.suffix](file)
 
 
@@ -91,9 +91,9 @@ def _json(file: RawFile) -> Iterator[RawRow]:
 
 
 def _labelled_lines(file: RawFile) -> Iterator[RawRow]:
-    """Lines of a label, a space and a text, as TREC's makers publish them: `NUM:dist How far is it ...`.
+    """Lines of a label, a space and a text, as published for TREC: `NUM:dist How far is it ...`.
 
-    In Latin-1, with a byte 0xF0 for a space, which the hub's copy has put right.
+    Latin-1, with a byte 0xF0 in place of a space, which the hub's copy has corrected.
     """
     with file.open() as lines:
         for number, line in enumerate(lines, start=1):
@@ -121,19 +121,19 @@ def _parquet(file: RawFile) -> Iterator[RawRow]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """Columns whose numbers stand for names, and these names, from what `datasets` writes into a parquet file."""
+    """Columns of type ClassLabel and their class names, from the metadata that `datasets` writes into parquet files."""
     info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
     features = info.get("features", {})
     return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
 
 
 def _class_name(number: int | None, names: list[str]) -> str | None:
-    """None for a number without a name: -1 where a test split withholds its labels."""
+    """The name of a class; None for a number without a name, such as -1 in a test split without labels."""
     return names[number] if number is not None and 0 <= number < len(names) else None
 
 
 def parse_row(line: str | bytes, where: str) -> RawRow:
-    """A line of JSONL. Raises: UserError for one that is no JSON object, or names half a character."""
+    """A row from a line of JSONL. Raises: UserError for a line that is not a JSON object, or has a lone surrogate."""
     return _object(_parse(line, where), where)
 
 
@@ -152,7 +152,7 @@ def _object(row: Any, where: str) -> RawRow:
 
 
 def require_whole_characters(value: Any, where: str) -> None:
-    """Raises: UserError for half of a surrogate pair in what JSON says: it can name one, and no tokenizer takes it."""
+    """Raises: UserError for a lone surrogate, which JSON can express and no tokenizer accepts."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -1,7 +1,7 @@
-"""The local schema: a row asks one question about at most one document; documents stand apart, each once.
+"""The local schema: a row is one question about at most one document; documents are stored separately, each once.
 
 A prepared data set is a folder with `documents.jsonl`, a `train.jsonl`, `validation.jsonl` or `test.jsonl` of rows for
-each split that its source has, and `manifest.json`.
+each split of its source, and `manifest.json`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from lcbench.core.fields import Reader, told
 
-FORMAT = 1  # of prepared folders: raised when the same source would be written otherwise than before
+FORMAT = 1  # of prepared folders: incremented when the same source would be converted differently
 SPLITS = ("train", "validation", "test")
 DOCUMENTS, MANIFEST = "documents.jsonl", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question. Of a text without question, as of a book or of a report to summarise, `question` is empty.
+    """One question. `question` is empty for a text without one, such as a book or a report to summarise.
 
-    id: unique in its split; rows that the source repeats under one id are one row with all their references.
-    document_id: of the document that the question is about; None where it is about none.
-    question: in the source's own words, its options included where the source writes them into the question.
-    references: every answer that counts as right, as the source writes it.
-    choices: the options by themselves, where the source lets them be told apart.
-    meta: further columns of the source.
+    id: unique in its split; rows of the source with the same id are merged into one row with all their references.
+    document_id: the document of the question; None if it has none.
+    question: as in the source, with its options where the source writes them into the question.
+    references: all right answers, as in the source.
+    choices: the options of a multiple-choice question, where the source has them in separate fields.
+    meta: the other columns of the source.
     """
 
     id: str
@@ -41,14 +41,14 @@ class Row:
 
     @classmethod
     def parse(cls, line: bytes) -> Row:
-        """Raises: ValueError, KeyError or TypeError for a line that is no row."""
+        """Raises: ValueError, KeyError or TypeError for a line that is not a row."""
         row = json.loads(line)
         return cls(**{**row, "references": tuple(row["references"]), "choices": tuple(row["choices"])})
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that questions are about. `document_id` stands first in its line: an index of ids reads no further."""
+    """The text of questions. `document_id` is the first key of its line, so that ids are indexed without parsing it."""
 
     document_id: str
     title: str
@@ -59,13 +59,13 @@ class Document:
 
     @classmethod
     def parse(cls, line: bytes) -> Document:
-        """Raises: ValueError, KeyError or TypeError for a line that is no document."""
+        """Raises: ValueError, KeyError or TypeError for a line that is not a document."""
         return cls(**json.loads(line))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """A file, so that another one is told from it."""
+    """Hash and size of a file, to detect changes."""
 
     sha256: str = told("Hash of its content.")
     bytes: int = told("Its size.", unit="bytes", least=0)
@@ -90,5 +90,5 @@ read_content = Reader(Manifest)
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    # A lone half of a surrogate pair, which JSON can name and UTF-8 cannot hold, is written as the source had it.
+    # A lone surrogate, which JSON can express and UTF-8 cannot, is written as an escape, as in the source.
     return (json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")) + b"\n"

@@ -1,4 +1,4 @@
-"""The data scripts: one a source, inside the wheel or beside the package, found by their file names."""
+"""The data scripts: one per source, in the wheel or next to the package, found by their file names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def script_files() -> dict[str, Path]:
 
 
 def data_sets(name: str) -> list[DataSet]:
-    """The data sets that a name stands for: of a source as `scrolls` all, `scrolls/qasper` one, `all` every one.
+    """The data sets of a name: `scrolls` is all data sets of a source, `scrolls/qasper` is one, `all` is every one.
 
     Raises: UserError for an unknown name.
     """

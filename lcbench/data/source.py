@@ -1,4 +1,5 @@
-"""What a data script says of a data set: where it is, whose it is, what a row of it holds, and what that row asks."""
+"""The description of a data set in a data script: location, licence, row format, and conversion of rows to
+questions."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from lcbench.data.schema import SPLITS
 
 SPLIT_NAMES = {
     "train": "train",
-    "trainmodel": "train",  # so named in the copy of WebQuestions that projects of question answering pass around
+    "trainmodel": "train",  # the name in a copy of WebQuestions that many projects share
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
@@ -30,9 +31,9 @@ Fields = Mapping[str, type]
 class Hub:
     """Files of a data set on the Hugging Face hub.
 
-    files: patterns of the names that are read, as in `data/test-*.parquet`.
-    revision: a commit, or a branch whose commit and files are written down when they are first prepared.
-    sha256: of files that are known beforehand, by name.
+    files: patterns of the names of its files, as `data/test-*.parquet`.
+    revision: a commit, or a branch whose commit is recorded at the first preparation.
+    sha256: known hashes of files, by name.
     """
 
     repo: str
@@ -41,13 +42,13 @@ class Hub:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     def choose(self, names: Iterable[str]) -> list[str]:
-        """The names that are read, in order."""
+        """The names that match `files`, sorted."""
         return sorted(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.files))
 
 
 @dataclass(frozen=True)
 class Licence:
-    """`commercial`: whether those who hold the rights allow commercial use; `unclear` where they say nothing."""
+    """`commercial`: whether the rights holders allow commercial use; `unclear` if they do not say."""
 
     name: str
     commercial: Literal["allowed", "forbidden", "unclear"] = "allowed"
@@ -56,9 +57,9 @@ class Licence:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What one question of the source becomes: a `Row`, and the document that it is about.
+    """One converted question of the source: the fields of a `Row`, and its document.
 
-    A document without id of its own gets one from its text, so that a text that comes twice is kept once.
+    A document without an id gets one from the hash of its text, so that repeated texts are stored once.
     """
 
     id: str
@@ -75,10 +76,10 @@ class SourceRow:
 class DataSet:
     """One data set of a source.
 
-    name: the script's, or the script's and its own behind a slash, as `scrolls/qasper`.
-    formats: the columns and types that a row must have; the first is the hub's, others are of local copies.
-    examples: a row and its number in its split, from 0 -> what it asks.
-    unnamed_split: of a local file whose name tells no split.
+    name: that of the script, or script/name as in `scrolls/qasper`.
+    formats: required columns and their types; the first is the hub's format, others are of local copies.
+    examples: maps a row and its number in its split (from 0) to its questions.
+    unnamed_split: the split of a local file whose name contains none.
     """
 
     name: str
@@ -91,11 +92,11 @@ class DataSet:
     unnamed_split: str = "test"
 
     def owns(self, name: str) -> bool:
-        """Whether a file of a source with several data sets is of this one: `qasper.zip`, `qasper/train.jsonl`."""
+        """Whether a file of a source with several data sets belongs to this one: `qasper.zip`, `qasper/train.jsonl`."""
         return any(SPLIT_SUFFIX.sub("", part.partition(".")[0]) == self._own for part in _parts(name))
 
     def split(self, name: str) -> str | None:
-        """The split that a file belongs to by its name or its folder's; None if that split is not read."""
+        """The split of a file, by its name or its folder; None if that split is not used."""
         for part in reversed(_parts(name)):
             for word in re.split(r"[^a-z]+", part.lower()):
                 if word in SPLIT_NAMES:
@@ -103,7 +104,7 @@ class DataSet:
         return self.unnamed_split
 
     def check(self, row: RawRow, where: str) -> None:
-        """Raises: UserError naming what a row lacks to be one of this source."""
+        """Raises: UserError for a row that has none of the `formats`."""
         problems = [_problem(row, fields) for fields in self.formats]
         if None not in problems:
             columns = " or ".join(", ".join(fields) for fields in self.formats)

@@ -1,4 +1,4 @@
-"""Where prepared data live, and how they are read: lazily, mapped into memory, a line when it is asked for."""
+"""The folder of prepared data and its readers: files are memory-mapped, and lines are parsed on access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data_root() -> Path:
 
 
 def load_rows(name: str, split: str) -> Sequence[Row]:
-    """The rows of a split of a prepared data set such as `scrolls/qasper`, parsed when they are asked for.
+    """The rows of a split of a prepared data set such as `scrolls/qasper`, parsed on access.
 
     Raises: UserError if it is not prepared, or has no such split.
     """
@@ -43,20 +43,20 @@ def load_rows(name: str, split: str) -> Sequence[Row]:
 
 
 def load_document(name: str, document_id: str) -> Document:
-    """A document of a prepared data set, read when it is asked for. Raises: UserError."""
+    """A document of a prepared data set. Raises: UserError if it is not prepared, or has no such document."""
     prepared(name)
     return _documents(data_root() / name / DOCUMENTS)[document_id]
 
 
 def is_prepared_data(source: str) -> bool:
-    """Whether a source of texts means prepared data, and neither a file nor a data set on the hub."""
+    """Whether a source of texts is the name of prepared data, and not a file or a data set on the hub."""
     from lcbench.data.scripts import script_files
 
     return not Path(source).expanduser().exists() and source.partition("/")[0] in script_files()
 
 
 class Books(Sequence[tuple[str, str]]):
-    """Titles and texts of the documents that a split's rows are about, each once, read when asked for."""
+    """Titles and texts of the distinct documents of a split's rows, read on access."""
 
     def __init__(self, name: str, split: str) -> None:
         ids = (row.document_id for row in load_rows(name, split))
@@ -75,7 +75,7 @@ class Books(Sequence[tuple[str, str]]):
 
 
 def prepared(name: str) -> Manifest:
-    """The manifest of a prepared data set. Raises: UserError if it is not prepared, or by another lcbench."""
+    """The manifest of a prepared data set. Raises: UserError if it is not prepared, or has another format."""
     manifest = read_manifest(data_root() / name)
     advice = f"run `lcbench data prepare {name}`"
     if manifest is None:
@@ -86,8 +86,8 @@ def prepared(name: str) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a prepared folder; None where nothing is prepared. Raises: UserError if it is broken, with the
-    field that is wrong."""
+    """The manifest of a prepared folder; None if it does not exist. Raises: UserError, naming the wrong field, if it is
+    broken."""
     path = folder / MANIFEST
     try:
         return read_content(parse(path.read_bytes()))
@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 class JsonLines(Sequence[Item], Generic[Item]):
-    """The lines of a JSONL file, each parsed when it is asked for. Raises: UserError for a file or line it cannot."""
+    """The lines of a JSONL file, parsed on access. Raises: UserError for a file or line that cannot be read."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Item]) -> None:
         self._path, self._parse = path, parse
@@ -168,7 +168,7 @@ def _documents(path: Path) -> Documents:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is prepared anew, so that a long-lived process does not read on in the old one."""
+    """Inode and modification time, part of a cache key: a long-lived process must not read a replaced file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -187,7 +187,7 @@ def _documents_as_of(path: Path, stamp: tuple[int, int]) -> Documents:
 
 
 def _line_starts(text: mmap.mmap | bytes) -> Iterator[int]:
-    """Where each line begins, and where the last one ends."""
+    """The byte offset of each line, and of the end of the last one."""
     start = 0
     while start < len(text):
         yield start

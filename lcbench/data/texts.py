@@ -1,4 +1,4 @@
-"""Texts of a file, a folder, a prepared data set or a data set on the hub."""
+"""Readers of texts: a file, a folder, a prepared data set or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 def read_texts(source: str) -> Sequence[str]:
     """The texts of a .txt file (one), a folder of files, a JSONL or parquet file with a column `text`, of data prepared
-    by `lcbench data` (its test split), or of the training split of a `datasets` id, written as `owner/name` or
-    `owner/name:configuration`.
+    by `lcbench data` (its test split), or of the training split of a `datasets` id (`owner/name` or
+    `owner/name:configuration`).
 
-    Raises: UserError for what is not there, holds no text, or cannot be read.
+    Raises: UserError for a source that is missing, has no text, or cannot be read.
     """
     if is_prepared_data(source):
         return [text for _, text in Books(source, "test")]
@@ -41,7 +41,7 @@ def read_texts(source: str) -> Sequence[str]:
 def read_rows(source: str) -> Sequence[RawRow]:
     """The rows of a JSONL or parquet file, or of the training split of a `datasets` id.
 
-    Raises: UserError for what is not there, has no rows, or cannot be read.
+    Raises: UserError for a source that is missing, has no rows, or cannot be read.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() == ".jsonl":
@@ -67,7 +67,9 @@ def _read(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[RawRow]:
-    for number, line in enumerate(_read(path).split("\n"), start=1):  # splitlines would cut at signs within a text
+    for number, line in enumerate(
+        _read(path).split("\n"), start=1
+    ):  # splitlines would also split at Unicode line separators within a text
         if not line.strip():
             continue
         yield parse_row(line, f"{path}, line {number},")
@@ -80,12 +82,12 @@ def _parquet(source: str, path: Path) -> Sequence[RawRow]:
 
     try:
         return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
-    except Exception as error:  # broken files fail in as many ways as there are
+    except Exception as error:  # broken files raise all kinds of errors
         raise UserError(f"{source} is no parquet that can be read: {gist_of(error)}.") from error
 
 
 class _Texts(Sequence[str]):
-    """The column `text` of rows, read when asked for: a data set may be larger than memory."""
+    """The column `text` of rows, read on access: a data set may be larger than memory."""
 
     def __init__(self, rows: Sequence[RawRow], source: str) -> None:
         self._rows, self._source = rows, source

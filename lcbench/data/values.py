@@ -1,11 +1,11 @@
-"""What a value in somebody's row means: a text, several texts, or nothing. Never Python's spelling of an object.
+"""The meaning of a value in a user's row: a text, several texts, or missing; never the Python repr of an object.
 
     references: "4821", ["4821", "4,821"], 4821, 4821.0, {"text": ["4821"], "answer_start": [20]}
     document:   a text, or a list of paragraphs
 
-A number is the text a reader would write (`4821.0`, as pandas makes of a column with gaps, is 4821). NaN, null and
-empty texts are missing. A mapping that has a `text` (SQuAD's answers, ARC's choices) stands for it. Anything else is
-refused: which of its parts is meant, nobody knows.
+A number becomes the text a reader would write (`4821.0`, which pandas writes for a column with gaps, is 4821). NaN,
+null and empty texts are missing. A mapping with a key `text` (SQuAD's answers, ARC's choices) is replaced by that
+value. Any other object is refused, since it is ambiguous.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 from lcbench.core.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
-PARAGRAPHS = "\n\n"  # between those of a document that is a list of them
-SHOWN = 120  # characters of a value that an error shows
+PARAGRAPHS = "\n\n"  # separator of the paragraphs of a document
+SHOWN = 120  # characters of a value that are shown in an error
 APART = re.compile(r"(['\"])\s+(['\"])")
 PRINTED = re.compile(r"[\[{]\s*['\"]|\{.*\barray\(", re.DOTALL)
 
 
 def clean(text: str) -> str:
-    """A text without byte order mark, its lines ended by \\n: the same text out of a .txt file, JSON or parquet."""
+    """A text without byte order mark and with \\n as line break: the same text from a .txt file, JSON or parquet."""
     return text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def texts_of(value: Any, where: str) -> tuple[str, ...]:
-    """The texts that a value says, missing ones left out. Raises: UserError, beginning with `where`."""
+    """The texts in a value, without missing ones. Raises: UserError, beginning with `where`, for any other object."""
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
     found = [text_of(item, where) for item in (value if isinstance(value, list | tuple) else [value])]
@@ -41,7 +41,7 @@ def texts_of(value: Any, where: str) -> tuple[str, ...]:
 
 
 def text_of(value: Any, where: str) -> str:
-    """The one text that a value says; empty if it is missing. Raises: UserError, beginning with `where`."""
+    """The single text in a value; empty if it is missing. Raises: UserError, beginning with `where`."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
@@ -55,14 +55,14 @@ def text_of(value: Any, where: str) -> str:
 
 
 def document_of(value: Any, where: str) -> str:
-    """A text, or paragraphs with a blank line between two. Raises: UserError, beginning with `where`."""
+    """A text, or a list of paragraphs joined by blank lines. Raises: UserError, beginning with `where`."""
     return clean(PARAGRAPHS.join(texts_of(value, where)) if isinstance(value, list | tuple) else text_of(value, where))
 
 
 def spelled_out(cell: str, where: str, opening: str = "[") -> Any:
-    """The list (or mapping) that a cell of a CSV spells out, in JSON or as Python prints it; else the text itself.
+    """The list (or mapping) that a cell of a CSV spells out, as JSON or as a Python literal; else the text itself.
 
-    Raises: UserError, beginning with `where`, for what was printed by Python and cannot be read again.
+    Raises: UserError, beginning with `where`, for a Python repr that cannot be parsed.
     """
     if cell[:1] not in opening or cell.rstrip()[-1:] not in "]}":
         return cell
@@ -81,8 +81,9 @@ def spelled_out(cell: str, where: str, opening: str = "[") -> Any:
 
 
 def _python(cell: str) -> Any:
-    """Raises: ValueError or SyntaxError for what is no literal, and for an array as numpy prints it, without commas:
-    Python would take two texts for one."""
+    """A Python literal. Raises: ValueError or SyntaxError for anything else, and for an array as numpy prints it,
+    without
+    commas: Python would concatenate its strings."""
     if APART.search(cell):
         raise ValueError
     return ast.literal_eval(cell)

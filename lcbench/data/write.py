@@ -1,4 +1,4 @@
-"""Examples into the files of a prepared folder: documents as they come and each once, rows when all are known."""
+"""Writer of a prepared folder: each document is written once, at once; rows are written at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcbench.data.source import SourceRow
 
 
 class Writer:
-    """Rows stay in memory until the end, since a row with the same id may still come; they hold no documents."""
+    """Keeps rows (without their documents) in memory until the end, since a later row may have the same id."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,10 +36,10 @@ class Writer:
         return len(self._texts)
 
     def add(self, split: str, example: SourceRow) -> None:
-        """Add a question, or its references to the question of the same id.
+        """Add a question, or its references to an earlier question with the same id.
 
-        Rows of one id are merged as the scorer of SCROLLS does: the first question is kept, references are gathered.
-        Raises: ValueError for a document id that stands for two texts.
+        Rows of one id are merged as in the scorer of SCROLLS: the first question is kept, references are collected.
+        Raises: ValueError for a document id with two different texts.
         """
         document_id = None if example.text is None else self._document(example, example.text)
         row = Row(example.id, document_id, example.question, example.references, example.choices, example.meta)
@@ -48,7 +48,7 @@ class Writer:
         self._rows[split][example.id] = replace(known, references=references)
 
     def write_rows(self) -> dict[str, int]:
-        """Write the splits that have rows, everything to the disk; how many rows each has."""
+        """Write the splits that have rows, and sync all files to disk; the number of rows per split."""
         self._documents.flush()
         os.fsync(self._documents.fileno())
         for split, rows in self._rows.items():

@@ -1,25 +1,22 @@
-"""Scores of answers, equal to those of the official scorers, so that a table can be put beside a published one.
+"""Scores of answers, equal to those of the official scorers, so that they compare with published tables.
 
     from lcbench.metrics import score_corpus, score_example
 
     score_example("leval/coursera", "A and C.", "ACD")      # {"score": 25.0, ..., "pred_letters": "AC", ...}
     score_corpus("scrolls/qmsum", predictions, references)  # {"score": 17.3021, "rouge1": 31.0254, ...}
 
-| metrics | reference implementation | what differs |
-| --- | --- | --- |
-| scrolls/* | metrics of tau/scrolls, as in HKUNLP/ChunkLlama@2add4d7c | nothing |
-| leval/* closed-ended | OpenLMLab/LEval@cd34b050 | answers and corpora at which the official scorer stops are scored |
-| leval/* F1 and ROUGE | the same; its f1.py and rouge.py are taken to be those of SCROLLS | not compared |
-| longbench/* | THUDM/LongBench@072a5a73 | four decimals, not two |
-| ruler/* | NVIDIA/RULER@1c45e5c6 | four decimals, not two |
-| gsm8k | rule of the LongLLaMA paper (last number) | no published code |
-| trec, webqs | accuracy and any alias, on the first line | no published code |
-| f1, exact_match, rouge | those of SCROLLS, for tasks of one's own | texts of articles alone; words of any script |
+| metrics | reference implementation | what differs | | --- | --- | --- | | scrolls/* | metrics of tau/scrolls, as in
+HKUNLP/ChunkLlama@2add4d7c | nothing | | leval/* closed-ended | OpenLMLab/LEval@cd34b050 | answers and corpora at which
+the official scorer stops are scored | | leval/* F1 and ROUGE | the same; its f1.py and rouge.py are taken to be those
+of SCROLLS | not compared | | longbench/* | THUDM/LongBench@072a5a73 | four decimals, not two | | ruler/* |
+NVIDIA/RULER@1c45e5c6 | four decimals, not two | | gsm8k | rule of the LongLLaMA paper (last number) | no published code
+| | trec, webqs | accuracy and any alias, on the first line | no published code | | f1, exact_match, rouge | those of
+SCROLLS, for your own tasks | answers that are only an article; words of any script |
 
-`score` is always the official one. Where an official rule is plainly wrong, `score_corrected` stands beside it, and
-the modules say how: `leval`, `longbench`, `overlap` and `arithmetic` of lcbench.metrics.
+`score` is always the official one. Where an official rule is plainly wrong, `score_corrected` is given as well; the
+modules `leval`, `longbench`, `overlap` and `arithmetic` document the difference.
 
-Reasoning is no part of an answer, and no official scorer knows it: all metrics score what stands after `</think>`.
+Reasoning is not part of an answer, and no official scorer handles it: all metrics score the text after `</think>`.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ from lcbench.metrics.ruler import RULER
 
 __all__ = ["corpus_score", "names", "score_corpus", "score_example"]
 
-References = str | list[str] | tuple[str, ...]  # one right answer, or several
+References = str | list[str] | tuple[str, ...]  # one right answer or several
 _SUITES = {"scrolls": SCROLLS, "leval": LEVAL, "longbench": LONGBENCH, "ruler": RULER}
 _METRICS: dict[str, Metric] = {
     **{f"{suite}/{task}": metric for suite, tasks in _SUITES.items() for task, metric in tasks.items()},
@@ -59,14 +56,15 @@ def names() -> list[str]:
 def score_example(
     name: str, prediction: str, references: References, *, classes: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The score of one answer, as the official scorer gives it to a corpus of this one row.
+    """The score of one answer, equal to that of the official scorer on a corpus of this one row.
 
-    `references` is the right answer or several, each as the data set has it (L-Eval: the raw text, not a letter cut
-    out of it). `classes` are the names of all classes, which longbench/trec and longbench/lsht need.
+    `references` is the right answer or several, each as in the data set (L-Eval: the raw text, not an extracted
+    letter). `classes` are the names of all classes, required by longbench/trec and longbench/lsht.
 
-    Returns: `score` and its parts, numbers from 0 to 100 with four decimals, then what was read out of the texts
+    Returns: `score` and its parts, from 0 to 100 with four decimals, then values extracted from the texts
     (`pred_letters`, `gt_number`, ...).
-    Raises: UserError for an unknown name, no reference, a prediction or reference that is no text, or missing classes.
+    Raises: UserError for an unknown name, no reference, a prediction or reference that is not a string, or missing
+    classes.
     """
     metric = _metric(name)
     row = _row(name, metric, prediction, references, classes)
@@ -80,7 +78,7 @@ def score_corpus(
     *,
     classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """The score of a data set, or a part of it; rows in the order of the data, duplicate ids already merged.
+    """The score of a data set or a part of it, with rows in the order of the data and duplicate ids merged.
 
     The score of a corpus is not always the mean of its rows' scores: SCROLLS takes the geometric mean of three
     averages, L-Eval's topic retrieval the mean over the first, second and third question of each document.
@@ -99,10 +97,10 @@ def score_corpus(
 
 
 def corpus_score(task: str, rows: Sequence[Mapping[str, Any]]) -> float:
-    """The `score` of a corpus from what `score_example` said of its rows, in the order of the data; nothing is scored
-    again. Raises: UserError for an unknown name."""
+    """The `score` of a corpus from the results of `score_example` for its rows, in the order of the data, without
+    scoring texts again. Raises: UserError for an unknown name."""
     metric = _metric(task)
-    made = metric.summarize is not as_it_is  # the score, of the other parts
+    made = metric.summarize is not as_it_is  # the corpus score is computed from the other parts
     numbers = [
         {
             name: value / 100

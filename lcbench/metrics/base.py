@@ -1,7 +1,7 @@
-"""What a metric is: an answer against one reference, the best of several references, the average over a corpus.
+"""The interface of a metric: an answer against one reference, aggregation over references, average over a corpus.
 
-The three steps stand apart because the official scorers differ in them and nowhere else: ROUGE takes its maxima and its
-averages per part and only then a geometric mean, RULER averages over references where others take the best.
+The three steps are separate because the official scorers differ in them: ROUGE takes maxima and averages per part and
+only then a geometric mean; RULER averages over references where others take the maximum.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 THINK = ("<think>", "</think>")
-DECIMALS = 4  # of every score, as the SCROLLS and L-Eval scorers round
+DECIMALS = 4  # of every score, as in the SCROLLS and L-Eval scorers
 
 
 def without_reasoning(prediction: str) -> str:
-    """The answer behind the reasoning of a thinking model; empty where the reasoning did not come to its end.
+    """The answer after the reasoning of a thinking model; empty if the reasoning was not finished.
 
-    The opening mark is missing where a chat template has written it at the end of the prompt.
+    The opening tag is missing where the chat template writes it at the end of the prompt.
     """
     if THINK[1] in prediction:
         return prediction.rpartition(THINK[1])[2].lstrip()
@@ -26,7 +26,8 @@ def without_reasoning(prediction: str) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer scored: `numbers` from 0 to 1, to be averaged, and `details`, which belong to this answer alone."""
+    """The score of one answer: `numbers` from 0 to 1, which are averaged, and `details` of this answer, which are
+    not."""
 
     numbers: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
@@ -39,17 +40,17 @@ def best(scored: Sequence[Scored]) -> Scored:
 
 
 def mean(scored: Sequence[Scored]) -> Scored:
-    """The mean of each number over the references, for answers that must hold all of them."""
+    """The mean of each number over the references, for answers that must contain all of them."""
     return Scored({part: sum(one.numbers[part] for one in scored) / len(scored) for part in scored[0].numbers})
 
 
 def as_it_is(parts: dict[str, float]) -> dict[str, float]:
-    """For metrics whose rows have a `score` already."""
+    """The identity, for metrics whose rows already have a `score`."""
     return parts
 
 
 def headed_by(part: str) -> Callable[[dict[str, float]], dict[str, float]]:
-    """The score is this part."""
+    """A summary whose `score` is this part."""
     return lambda parts: {"score": parts[part], **parts}
 
 
@@ -57,8 +58,8 @@ def headed_by(part: str) -> Callable[[dict[str, float]], dict[str, float]]:
 class Metric:
     """How the answers of one task are scored.
 
-    `compare(prediction, reference)` scores an answer against one reference, `over_references` puts several references
-    together, `summarize` makes the parts of a corpus (averages, 0 to 100, not rounded) with `score` among them.
+    `compare(prediction, reference)` scores an answer against one reference, `over_references` aggregates over several
+    references, `summarize` maps the averages over a corpus (0 to 100, not rounded) to its parts, `score` included.
     """
 
     compare: Callable[..., Scored]
@@ -67,27 +68,28 @@ class Metric:
     needs_classes: bool = False
 
     def row(self, prediction: str, references: Sequence[str], **options: Any) -> Scored:
-        """One answer against all its references; `options` is what `compare` needs besides."""
+        """One answer against all its references; `options` are further arguments of `compare`."""
         return self.over_references([self.compare(prediction, reference, **options) for reference in references])
 
     def average(self, rows: Sequence[Scored]) -> dict[str, float]:
-        """The parts of these rows on the 0 to 100 scale, rounded."""
+        """The parts averaged over these rows, from 0 to 100, rounded."""
         parts = {part: 100.0 * sum(row.numbers[part] for row in rows) / len(rows) for part in rows[0].numbers}
         return {part: round(value, DECIMALS) for part, value in self.summarize(parts).items()}
 
     def total(self, rows: Sequence[Scored]) -> dict[str, float]:
-        """The parts of a corpus, its rows in the order of the data."""
+        """The parts of a corpus, with rows in the order of the data."""
         return self.average(rows)
 
 
 @dataclass(frozen=True)
 class TurnMetric(Metric):
-    """A metric for data whose rows go round `turns` kinds of question; each kind counts the same."""
+    """A metric for data whose rows cycle through `turns` kinds of question, which have equal weight."""
 
     turns: int = 3
 
     def total(self, rows: Sequence[Scored]) -> dict[str, float]:
-        """`turn_1`, `turn_2`, ... beside the parts, which are the means of the turns' rounded parts."""
+        """The parts, means of the rounded parts of all turns, with `turn_1`, `turn_2`, ... for the score of each
+        turn."""
         turns = [self.average(rows[turn :: self.turns]) for turn in range(min(self.turns, len(rows)))]
         parts = {part: round(sum(turn[part] for turn in turns) / len(turns), DECIMALS) for part in turns[0]}
         return parts | {f"turn_{number}": turn["score"] for number, turn in enumerate(turns, 1)}

@@ -1,4 +1,4 @@
-"""Which option letters, A to D, an answer gives: as L-Eval's scorer reads it, and as a reader would."""
+"""The option letters, A to D, in an answer: by the rules of L-Eval's scorer, and as a reader understands it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 
 from lcbench.core.errors import UserError
 
-# A letter that is no part of a word; "A good reason" is the article, "A and C" or "A is right" is not.
+# A letter that is not part of a word; in "A good reason" it is the article, in "A and C" or "A is right" it is not.
 _ALONE = re.compile(r"(?<![\w'\u2019])(?!A\s+(?!(?:and|or|is|are)\b)[a-z])[A-D](?![\w'\u2019])")
 _STATED = re.compile(r"(?i:\banswers?\b\s*(?:is|are|:)+)")
 _ONLY_LETTERS = re.compile(r"\W*[A-D](?:(?:\W|and|or)*[A-D])*\W*")
 
 
 def chosen(answer: str, several: bool, older: bool = False) -> str:
-    """The letters that L-Eval's scorer sees; `several` for coursera, `older` for ChunkLlama's copy of the scorer.
+    """The letters by the rules of L-Eval's scorer; `several` for coursera, `older` for ChunkLlama's copy of the scorer.
 
-    A blank answer is `None`, one without a letter `A`; in the older copy they are the empty text and `None`.
+    Returns "None" for a blank answer, "A" for one without a letter; in the older copy "" and "None".
     """
     if not older and not answer.strip():
         return "None"
@@ -39,7 +39,7 @@ def chosen(answer: str, several: bool, older: bool = False) -> str:
 
 
 def expected_letters(reference: str, older: bool = False) -> str:
-    """The letters of the first word of the right answer; without any it is `A`, in the older copy nothing.
+    """The letters in the first word of the right answer; "A" if it has none, "" in the older copy.
 
     Raises: UserError for a blank reference.
     """
@@ -50,12 +50,12 @@ def expected_letters(reference: str, older: bool = False) -> str:
 
 
 def meant(answer: str, several: bool) -> set[str]:
-    """The letters that the answer means; empty if it means none.
+    """The letters as a reader understands the answer; empty if it gives none.
 
-    An answer of letters alone (`C`, `(C)`, `ACD`, `A, C and D`) means all of them. Otherwise letters that stand alone
-    count (not the article A); those right behind the last "answer is", "answers are" or "answer:", or at the very
-    beginning, also as one word; all of them if `several`, else the first. What follows the word "Question" is not
-    read, unless nothing precedes it.
+    An answer of only letters (`C`, `(C)`, `ACD`, `A, C and D`) gives all of them. Otherwise single letters count (not
+    the article A), and right after the last "answer is", "answers are" or "answer:", or at the beginning, also letters
+    joined to one word; all of them if `several`, else the first. Text after the word "Question" is ignored, unless
+    nothing precedes it.
     """
     answer = answer.split("Question")[0].strip() or answer
     if _ONLY_LETTERS.fullmatch(answer):

@@ -1,8 +1,8 @@
 """Answers after many demonstrations: TREC question classes and WebQuestions (LongLLaMA paper, section 4).
 
 No published code scores these two (CStanKonrad/long_llama@bfcb8d1d has neither prompt nor scorer), so the rules are
-ours: the first line of the answer counts, since a model goes on with the next demonstration of its own; TREC compares
-it with the label, letter case and white space aside; WebQuestions with each alias as SQuAD's exact match does.
+lcbench's own: the first line of the answer counts, since a model often continues with another demonstration. TREC
+compares it with the label, ignoring case and white space; WebQuestions with each alias by SQuAD's exact match.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def label(prediction: str, reference: str) -> Scored:
 
 
 def alias(prediction: str, reference: str) -> Scored:
-    """Whether the first line is this name of the answer."""
+    """Whether the first line is this alias of the answer."""
     return exact_match(first_line(prediction), reference)
 
 

@@ -1,4 +1,4 @@
-"""L-Eval's closed-ended tasks by the rules of its own scorer, with what those rules get wrong corrected beside it.
+"""L-Eval's closed-ended tasks by the rules of its own scorer, with a corrected score where those rules are wrong.
 
 Reference: OpenLMLab/LEval@cd34b050 Evaluation/auto_eval.py and em.py (An et al. 2023,
 https://arxiv.org/abs/2307.11088). `score_chunkllama_copy` is the score by the older copy in the DCA paper's
@@ -11,16 +11,16 @@ Known faults of the official rules, which `score` keeps:
   without any letter is A.
 - sci_fi: a word that contains `true` is true, so `untrue` is. Without a closing bracket the last letter is cut off.
 - gsm: signs and decimals are dropped, so 7.5 and -7 equal 7.
-- codeU: the expected output need only be contained, so 15 holds 5 (not corrected).
+- codeU: the expected output need only be contained, so 15 matches 5 (not corrected).
 
-`score_corrected` stands beside `score` for all but codeU and topic_retrieval_longchat. It takes, for multiple choice
-(lcbench.metrics.choices), the letters that the answer means, and nothing for a blank answer; for sci_fi the first
-whole word `true` or `false` before `[fact:` and after it; for gsm the first number after the last "answer is", else the
-last number.
+`score_corrected` is given for all but codeU and topic_retrieval_longchat. It takes, for multiple choice
+(lcbench.metrics.choices), the letters as a reader understands the answer, and none for a blank answer; for sci_fi the
+first whole word `true` or `false` before `[fact:` and after it; for gsm the first number after the last "answer is",
+else the last number.
 
 Deviations from the official scorer, which stops with an IndexError there: a sci_fi answer without `[fact:` has no
-second part, which is wrong; a topic_retrieval_longchat corpus of one or two rows is averaged over the turns there are.
-The mean over turns or halves is rounded to four decimals like everything else.
+second part, which counts as wrong; a topic_retrieval_longchat corpus of one or two rows is averaged over its one or two
+turns. The mean over turns or halves is rounded to four decimals like every other score.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""LongBench, version 1: its 21 tasks; three Chinese ones need `jieba` (lcbench/metrics/chinese.py).
+"""The 21 tasks of LongBench, version 1; three Chinese ones need `jieba` (lcbench/metrics/chinese.py).
 
 Reference: THUDM/LongBench@072a5a73 LongBench/eval.py and metrics.py (Bai et al. 2023, https://arxiv.org/abs/2308.14508).
 Deviation: scores keep four decimals where LongBench prints two.
 
 Official rules that a reader would not expect:
-- ROUGE-L comes from the package `rouge`, which knows nothing of Google's `rouge_score`: texts are cut at full stops,
-  distinct words are counted, case and punctuation stay. Where it fails (a text of nothing but full stops; sentences of
-  together some 950 words, which exhaust Python's recursion) the score is 0.
+- ROUGE-L comes from the package `rouge`, which differs from Google's `rouge_score`: texts are split at full stops,
+  distinct words are counted, case and punctuation are kept. Where it fails (a text of only full stops; sentences of
+  some 950 words together, which exceed Python's recursion limit) the score is 0.
 - Code is compared by `fuzzywuzzy.fuzz.ratio`, which is difflib's ratio in whole percents with LongBench's
   requirements; with `python-Levenshtein` installed it would be another number (THUDM/LongBench issue 96). No library
   of edit distances gives difflib's number.
-- Classes whose name is part of the right class's name are taken out of the matches, but the one after each removal is
-  overlooked; `score_corrected` looks at all of them.
+- Classes whose name is part of the right class's name are removed from the matches, but the loop skips the one after
+  each removal; `score_corrected` checks all of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _chinese_rouge_l(prediction: str, reference: str) -> Scored:
 
 
 def _code_similarity(prediction: str, reference: str) -> Scored:
-    """Of the first line that is neither a comment nor part of a code fence."""
+    """Similarity of the first line that is neither a comment nor part of a code fence."""
     lines = prediction.lstrip("\n").split("\n")
     line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
     return Scored({"score": _percent(line, reference) / 100})
@@ -60,7 +60,7 @@ def _percent(one: str, other: str) -> int:
 
 
 def _count(prediction: str, reference: str) -> Scored:
-    """The share of the numbers in the answer that are the right one."""
+    """The fraction of the numbers in the answer that equal the right one."""
     numbers = re.findall(r"\d+", prediction)
     return Scored({"score": numbers.count(reference) / len(numbers) if numbers else 0.0})
 
@@ -76,11 +76,12 @@ def _paragraph(word: str) -> Callable[[str, str], Scored]:
 
 
 def _class(prediction: str, reference: str, classes: Sequence[str]) -> Scored:
-    """1 / (classes named in the answer) if the right one is among them; a part of the right name does not count."""
+    """1 / (number of classes named in the answer) if the right one is among them; a class whose name is part of the
+    right name does not count."""
     found = [name for name in classes if name in prediction]
     corrected = [name for name in found if name == reference or name not in reference]
     position = 0
-    while position < len(found):  # goes on even after a removal, as the official loop does
+    while position < len(found):  # advances even after a removal, as the official loop does
         if found[position] in reference and found[position] != reference:
             del found[position]
         position += 1
@@ -92,7 +93,7 @@ def _share(reference: str, found: list[str]) -> float:
 
 
 def _of_first_line(compare: Callable[..., Scored]) -> Callable[..., Scored]:
-    """For tasks with demonstrations, after which a model goes on with the next one of its own."""
+    """The metric on the first line, for tasks with demonstrations, which a model often continues with another one."""
     return lambda prediction, *rest, **options: compare(prediction.lstrip("\n").split("\n")[0], *rest, **options)
 
 

@@ -3,9 +3,9 @@
 Reference: the metrics of the `tau/scrolls` repository of the Hugging Face hub, as copied in HKUNLP/ChunkLlama@2add4d7c
 few-shot/scrolls_metrics (f1.py and exact_match.py are SQuAD's of 2016; rouge.py calls Google's `rouge_score`).
 
-Two of its rules are plainly wrong for some texts. It takes the answer "A" for an article, so that an empty answer
-equals it: `score_corrected` keeps what a text consists of. And ROUGE sees the letters a to z alone, so that Russian or
-Chinese has none: `has_words` tells. The metrics for tasks of one's own (`exact_match`, `f1`, `rouge`) follow the
+Two of its rules are plainly wrong for some texts. It removes the answer "A" as an article, so that an empty answer
+equals it: `score_corrected` keeps an article if nothing else is left. And ROUGE reads only a-z and 0-9, so that Russian
+or Chinese text has no words: see `has_words`. The metrics for your own tasks (`exact_match`, `f1`, `rouge`) follow the
 corrected rules.
 """
 
@@ -21,24 +21,24 @@ from typing import Any
 from lcbench.metrics.base import Metric, Scored, headed_by
 
 ROUGE_PARTS = ("rouge1", "rouge2", "rougeL")
-# A run of letters and digits with their marks, or one character of a script that puts no spaces between words.
+# A run of letters and digits with their diacritics, or one character of a script without spaces between words.
 _IDEOGRAPH = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W_{_IDEOGRAPH}]+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Lower case, without ASCII punctuation (`well-known` is one word), articles and superfluous white space."""
+    """Lower case, without ASCII punctuation (`well-known` becomes one word), articles and extra white space."""
     return normalize_cased(text.lower())
 
 
 def normalize_cased(text: str) -> str:
-    """As `normalize`, but letters keep their case, so that the article `a` goes and the option `A` stays."""
+    """As `normalize`, but case is kept, so that the article `a` is removed and the option `A` is not."""
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.translate(_WITHOUT_PUNCTUATION)).split())
 
 
 def normalize_something(text: str) -> str:
-    """As `normalize`, but of a text that consists of articles or punctuation alone, that is what is left."""
+    """As `normalize`, but never empty for a text of only articles or punctuation, which are kept then."""
     return normalize(text) or " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split()) or text.strip()
 
 
@@ -48,18 +48,18 @@ def exact_match(prediction: str, reference: str) -> Scored:
 
 
 def token_f1(prediction: str, reference: str) -> Scored:
-    """F1 of the words as multisets; 0 where none is shared, so also for two empty texts."""
+    """F1 of the words as multisets; 0 if no word is shared, also for two empty texts."""
     return Scored({"f1": _words_f1(prediction, reference, normalize_something)})
 
 
 def official_exact_match(prediction: str, reference: str) -> Scored:
-    """SCROLLS'; two texts of which nothing is left are equal."""
+    """SCROLLS' exact match: two texts that are empty after normalisation are equal."""
     corrected = _equal(prediction, reference, normalize_something)
     return Scored({"exact_match": _equal(prediction, reference, normalize), "score_corrected": corrected})
 
 
 def official_f1(prediction: str, reference: str) -> Scored:
-    """SCROLLS'."""
+    """SCROLLS' token F1."""
     corrected = _words_f1(prediction, reference, normalize_something)
     return Scored({"f1": _words_f1(prediction, reference, normalize), "score_corrected": corrected})
 
@@ -73,7 +73,7 @@ def _words_f1(prediction: str, reference: str, normal: Callable[[str], str]) -> 
 
 
 def shared_f1(predicted: list[str], expected: list[str]) -> float:
-    """The harmonic mean of the shares of both that are shared."""
+    """F1 of two multisets of words: the harmonic mean of precision and recall."""
     shared = sum((Counter(predicted) & Counter(expected)).values())
     if not shared:
         return 0.0
@@ -84,23 +84,24 @@ def shared_f1(predicted: list[str], expected: list[str]) -> float:
 def official_rouge(prediction: str, reference: str) -> Scored:
     """F-measures of ROUGE-1, -2 and -L without stemming; words are runs of a-z and 0-9.
 
-    The official scorers split sentences first, which only ROUGE-Lsum sees, and that enters no score.
+    The official scorers split sentences first, which affects only ROUGE-Lsum, which is not part of the score.
     """
     return _rouge(prediction, reference, any_script=False)
 
 
 def rouge(prediction: str, reference: str) -> Scored:
-    """The same in any script: words are runs of letters and digits; of Chinese and Japanese, each character is one."""
+    """The same for any script: words are runs of letters and digits; in Chinese and Japanese, each character is a
+    word."""
     return _rouge(prediction, reference, any_script=True)
 
 
 def has_words(text: str) -> bool:
-    """Whether the official ROUGE sees anything of a text."""
+    """Whether the official ROUGE finds any word in a text (a-z, 0-9)."""
     return re.search(r"[a-z0-9]", text.lower()) is not None
 
 
 class _Words:
-    """A tokenizer in the interface of `rouge_score`."""
+    """A tokenizer with the interface of `rouge_score`."""
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
@@ -119,7 +120,8 @@ def _rouge_scorer(any_script: bool) -> Any:
 
 
 def geometric_mean(parts: dict[str, float]) -> dict[str, float]:
-    """The score of a ROUGE task: of the averages over the corpus, not the average of the rows' geometric means."""
+    """The score of a ROUGE task: the geometric mean of the averages over the corpus, not the average of geometric
+    means."""
     product = 1.0
     for part in ROUGE_PARTS:
         product *= parts[part]

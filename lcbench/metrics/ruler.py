@@ -1,4 +1,4 @@
-"""RULER: how many of the expected strings an answer holds.
+"""RULER: which of the expected strings an answer contains.
 
 Reference: NVIDIA/RULER@1c45e5c6 scripts/eval/evaluate.py and scripts/eval/synthetic/constants.py (Hsieh et al. 2024,
 https://arxiv.org/abs/2404.06654). Deviation: scores keep four decimals where RULER prints two.
@@ -13,13 +13,13 @@ from lcbench.metrics.base import Metric, Scored, mean
 
 
 def strings_found(prediction: str, references: Sequence[str]) -> list[bool]:
-    """Which of the strings the answer holds, its control characters read as line breaks, letter case aside."""
+    """Which of the strings the answer contains, ignoring case; control characters in it count as line breaks."""
     answer = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip().lower()
     return [reference.lower() in answer for reference in references]
 
 
 def contains(prediction: str, reference: str) -> Scored:
-    """1 if the answer holds this string, else 0."""
+    """1 if the answer contains this string, else 0."""
     return Scored({"score": float(strings_found(prediction, [reference])[0])})
 
 

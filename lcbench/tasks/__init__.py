@@ -1,7 +1,7 @@
-"""Families of tasks, and the YAML files that make tasks of them.
+"""Task families (classes) and the YAML files that configure them.
 
-A task is named as in `passkey`, `passkey:protocol=longlm`, or `./my_task.yaml`. Packages of others add families through
-the entry point group `lcbench.tasks`, each entry naming a `Task` subclass.
+A task is named `passkey`, `passkey:protocol=longlm`, or `./my_task.yaml`. Other packages add families through the entry
+point group `lcbench.tasks`, each entry naming a `Task` subclass.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
 
 
 def all_families() -> dict[str, type[Task]]:
-    """Every known family by name: those of this package, then those that other packages register."""
+    """All task families by name: those of lcbench, then those that other packages register."""
     import_all(__name__)
     return FAMILIES
 
 
 @cache
 def task_files() -> dict[str, Path]:
-    """The YAML files that ship with lcbench, by name: inside the wheel, or beside the package.
+    """The YAML files that ship with lcbench, by name; they lie in the wheel, or next to the package in a checkout.
 
-    A task in a folder is named with it, as `scrolls/qasper`; a suite by its own name.
+    The name of a task includes its folder, as in `scrolls/qasper`; the name of a suite does not.
     """
     package = Path(__file__).parents[1]
     folder = package / "task_files"
@@ -43,10 +43,9 @@ def task_files() -> dict[str, Path]:
 
 
 def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:
-    """The mapping in a YAML file, given by path or by the name of one that ships; and the name it goes by. With
-    `like: NAME` it is another task's, but for what stands in it.
-
-    Files of data that it names may lie beside it.
+    """The name and the mapping of a YAML file, given by its path or by the name of a task that ships. `like: NAME`
+    inherits every key of another task that the file does not set. Data files are also looked up in the folder of the
+    YAML file.
 
     Raises: UserError for a file that is missing or malformed, or an unknown name.
     """
@@ -77,7 +76,8 @@ def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any
 
 
 def load_task(spec: str) -> Task:
-    """A task from its name or YAML path, options behind a colon. Raises: UserError."""
+    """A task from its name or YAML path, with options after a colon. Raises: UserError for an unknown name, family or
+    option, or a value of the wrong kind."""
     name, options = split_spec(spec)
     stem, content = read_yaml(name)
     if "runs" in content:
@@ -96,8 +96,8 @@ def load_task(spec: str) -> Task:
         raise UserError(f"task {stem}: samples must be at least 1, not {values['samples']}.")
     fixed = [option for option in options if option in ("name", "description", "citation", "samples")]
     if fixed:
-        raise UserError(f"{fixed[0]} is no option behind a task's name{'; use --samples' * (fixed[0] == 'samples')}.")
-    # Options that change the question are part of the name under which results are kept, and samples drawn.
+        raise UserError(f"{fixed[0]} is no option after a task's name{'; use --samples' * (fixed[0] == 'samples')}.")
+    # Options are part of the name of the task in records, and of the seed that samples are drawn with.
     changed = {key: value for key, value in sorted(options.items()) if str(content.get(key)) != value}
     if changed:
         values["name"] = f"{stem}:" + ",".join(f"{key}={value}" for key, value in changed.items())

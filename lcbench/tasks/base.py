@@ -1,6 +1,6 @@
-"""What a task is: cells of a grid, examples in a cell, and a score for each answer.
+"""The interface of a task: cells of a grid, examples in a cell, and a score for each answer.
 
-Tasks know nothing of methods or models; a tokenizer is all they are given.
+Tasks are independent of methods and models; they receive a tokenizer and nothing else.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS, WINDOWS = "tokens", "windows"  # what counts the same in a mean over texts
+TOKENS, WINDOWS = "tokens", "windows"  # the unit of equal weight in a mean over texts
 FAMILIES: dict[str, type[Task]] = {}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a task's grid: the whole length in tokens, prompt and answer, and the depth of the needle from 0
-    to 1, None where each example draws its own."""
+    """One point of a task's grid: `seq_len`, prompt and answer together in tokens, and `depth` of the needle from 0
+    (start) to 1 (end); None where each example draws its own."""
 
     seq_len: int
     depth: float | None = None
 
     @property
     def key(self) -> str:
-        """The cell in the id of a record."""
+        """The part of a record's id that names the cell."""
         return f"{self.seq_len}/{'uniform' if self.depth is None else repr(self.depth)}"
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a model reads at once of a text whose likelihood is measured: the example's head, and behind it the tokens
-    start to stop of its context, scored from `first` on. `bytes` (UTF-8) and `words` (between white space; a part of
-    one counts) are those of the text that is scored."""
+    """One forward pass over a text whose likelihood is measured: the example's head, then tokens `start` to `stop`
+    (exclusive) of its context, scored from `first` on. `bytes` (UTF-8) and `words` (separated by white space, partial
+    ones included) count the scored text."""
 
     start: int
     stop: int
@@ -48,8 +48,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the likelihood of a document is measured: the protocol as it is printed with its numbers, and whether
-    "tokens" or "windows" count the same in a mean over documents."""
+    """How the likelihood of a document is measured: its title, the protocol as printed next to the numbers, and whether
+    a mean over documents weights "tokens" or "windows" equally."""
 
     document: str
     protocol: str
@@ -59,13 +59,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Example:
-    """One question: tokens of the prompt by segment, of which only the context may ever be shortened.
+    """One sample: token ids of the prompt in segments (head, context, tail), of which only the context may be
+    shortened.
 
-    `references` are the right answers; `max_new_tokens` the generation budget, part of the cell's length; `depth`
-    where the needle truly is, `needle_at` its first token in the prompt; `seed` what the example was drawn from. A
-    generated text ends before the first of the `stop` strings. `follow_up` is a prompt of its own, asked afterwards.
-    `choices` are the answers that are allowed, each with its tokens behind the prompt, where one is to be chosen.
-    `reading` is for tasks that ask nothing and measure how likely a text is. `details` go into the record.
+    references: the right answers.
+    max_new_tokens: generation budget, included in the cell's length.
+    seed: the seed that the example was drawn with.
+    depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt.
+    stop: generated text ends before the first of these strings.
+    follow_up: token ids of a second, independent prompt, run after the first one.
+    choices: candidate answers, each with its token ids after the prompt, for tasks that compare likelihoods.
+    reading: windows of the context, for tasks that measure the likelihood of a text and generate nothing.
+    details: further fields of the record.
     """
 
     head: list[int]
@@ -89,9 +94,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A family of tasks; its fields are the options that a YAML file or `name:option=value` may set.
+    """A family of tasks. Its dataclass fields are the options that a YAML file or `name:option=value` sets.
 
-    Naming a subclass's `family` registers it. `measure` says how an example becomes a record (lcbench.run.measures).
+    Setting `family` in a subclass registers it. `metric` is the key in `score` that tables show; `measure` selects how
+    an example becomes a record (lcbench.run.measures).
     """
 
     family: ClassVar[str] = ""
@@ -108,34 +114,39 @@ class Task(ABC):
         if cls.__dict__.get("family"):
             FAMILIES[cls.family] = cls
 
-    def require_data(self) -> None:  # noqa: B027  (a task that reads nothing needs none)
-        """Open the files or the data set that examples come from: before a tokenizer is loaded, which takes seconds.
+    def require_data(self) -> None:  # noqa: B027  (optional: generated tasks read nothing)
+        """Open the files or the data set that examples come from, before the tokenizer is loaded, which takes seconds.
 
-        Raises: UserError for what cannot be read.
+        Raises: UserError for data that are missing or cannot be read.
         """
 
     def for_lengths(self, seq_lens: list[int]) -> Self:
-        """This task for a run over these lengths, where its examples depend on all of them together."""
+        """A copy of this task for a run over these lengths, for families whose examples depend on all of them."""
         return self
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """How many samples a cell can have; None where they are drawn without end."""
+        """The number of distinct samples per cell; None where samples are generated without limit."""
         return None
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """Samples with equal keys begin with the same text, so that a run works through them together."""
+        """A key for prefix sharing: prompts of samples with equal keys begin with the same text, so a run schedules
+        them together."""
         return cell, sample
 
     @abstractmethod
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """The grid of the task."""
+        """The grid of the task for these lengths and depths (None: the task's default). Raises: UserError for depths
+        where the task has no needle."""
 
     @abstractmethod
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        """Example number `sample` of a cell, whatever else runs. Raises: UserError if the cell is too short."""
+        """Example number `sample` (from 0) of a cell, independent of every other sample and cell.
+
+        Raises: UserError if the cell is too short.
+        """
 
     def joined(self, texts: list[str]) -> str:
-        """The prediction: the one generated text, or put together from those of a prompt and its follow-up."""
+        """The prediction made of the generated texts: one, or those of a prompt and its follow-up."""
         return "\n".join(texts)
 
     def extract(self, prediction: str) -> str:
@@ -144,15 +155,16 @@ class Task(ABC):
 
     @property
     def corpus_scorer(self) -> str | None:
-        """The name in lcbench.metrics of the task's number, where that is not simply the mean over the samples."""
+        """The metric (lcbench.metrics) that aggregates the samples; None where the task's number is their mean."""
         return None
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Scores by name, from 0 to 1; the one named `metric` is the task's number."""
+        """Scores of one answer by name, on the task's scale (0 to 1, or 0 to 100); the one named `metric` is the task's
+        number."""
 
     def sample_seed(self, cell: Cell, sample: int, seed: int) -> int:
-        """A seed from the identity of a sample alone: neither order nor other cells nor methods enter."""
+        """A seed that depends on the identity of a sample alone, not on order, other cells or methods."""
         identity = f"{self.name}|{cell.key}|{sample}|{seed}"
         return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:6])
 

@@ -1,7 +1,8 @@
-"""Chat templates: what a task says must come out of them whole, and the same on every day.
+"""Chat templates: rendering a prompt completely and reproducibly.
 
-Templates come with models and are programs (Jinja, in the sandbox of `transformers`). Some drop a system message, some
-want content as a list of parts, some write today's date: each of these has its right form here, or is refused by name.
+A template comes with the model and is a program (Jinja, in the sandbox of `transformers`). Some drop the system
+message, some expect content as a list of parts, some write today's date. Each of these cases is rendered correctly
+here, or refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -19,39 +20,40 @@ from lcbench.core.tokens import tokenizer_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# "Today" of every prompt: Llama 3.1's own default date. With the true one a run would ask other prompts each day.
+# The date in every prompt: Llama 3.1's own default. With the true date, prompts would differ from day to day.
 TODAY = datetime.date(2024, 7, 26)
 DATE_CALL = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
-PART = "{'type': 'text'"  # of a template that prints the list of parts as Python would
-ANSWER = "theanswerstandshere"  # in place of an answer, to see what ends its turn
+PART = "{'type': 'text'"  # in the output of a template that prints the list of parts itself
+ANSWER = "theanswerstandshere"  # placeholder of an answer, to see which token ends its turn
 
 
 @dataclass(frozen=True)
-class Said:
-    """One message of a chat, by the name of its role."""
+class Message:
+    """One message of a chat: role (system, user, assistant) and text."""
 
     role: str
     content: str
 
 
 def render_chat(owner: str, tokenizer: PreTrainedTokenizerBase, text: str, system: str = "") -> str:
-    """The prompt of a user who says `text`, up to where the answer begins, in the tokenizer's chat template.
+    """The chat prompt of a user message `text`, up to the generation prompt, rendered with the tokenizer's chat
+    template.
 
-    A template without a place for `system` gets it before the user's text, one that wants content as a list of parts
-    gets it so. What the tokenizer puts before every text (BOS) stands there, too, if the template writes none.
+    If the template has no system role, `system` goes in front of the user's text; if it expects content as a list of
+    parts, it gets one.
 
-    Raises: UserError for a tokenizer without chat template or with several and no default, for a template that fails,
-    that loses what was said, or whose date cannot be fixed.
+    Raises: UserError for several templates without a `default`, and for a template that fails, that leaves out a
+    message, or whose date cannot be fixed.
     """
     template = chat_template(owner, tokenizer)
-    user = Said("user", text)
-    ways = [[Said("system", system), user], [Said("user", f"{system}\n\n{text}")]] if system else [[user]]
+    user = Message("user", text)
+    ways = [[Message("system", system), user], [Message("user", f"{system}\n\n{text}")]] if system else [[user]]
     refusal = ""
     for messages in ways:
         for parts in (False, True):
             try:
                 rendered = _render(tokenizer, template, messages, parts=parts)
-            except Exception as error:  # a template is a program of somebody else's, and may raise anything
+            except Exception as error:  # a template is third-party code, and may raise anything
                 refusal = refusal or f"refuses the prompt: {_gist(error)}"
                 continue
             if all(one.content.strip() in rendered for one in messages) and not (parts and PART in rendered):
@@ -61,14 +63,18 @@ def render_chat(owner: str, tokenizer: PreTrainedTokenizerBase, text: str, syste
 
 
 def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str) -> list[int]:
-    """What the tokenizer itself puts before every text, where a rendered chat does not begin with it."""
+    """Token ids that the tokenizer puts before every text (BOS), if the rendered chat does not begin with them; else
+    []."""
     prefix = tokenizer_prefix(tokenizer)
     written = str(tokenizer.decode(prefix)) if prefix else ""
     return [] if rendered.lstrip().startswith(written.strip()) else prefix
 
 
 def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that is used, its date fixed to `TODAY`. Raises: UserError; see `render_chat`."""
+    """The source of the tokenizer's (default) chat template, its date replaced by `TODAY`.
+
+    Raises: UserError for several templates without a `default`, or a date that cannot be replaced.
+    """
     template = tokenizer.chat_template
     if isinstance(template, dict):
         if "default" not in template:
@@ -89,22 +95,22 @@ def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template asks for today's date."""
+    """Whether the chat template writes the current date."""
     return "strftime_now" in str(tokenizer.chat_template)
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The control token that the chat template puts behind an answer, such as `<|im_end|>`; empty where there is none.
+    """The id of the control token that the chat template writes after an answer, such as `<|im_end|>`; empty if none.
 
-    `generation_config.json` of many checkpoints names another one only, with which an answer would not end.
+    `generation_config.json` of many checkpoints lists only another token, with which an answer would not end.
     """
     return _end_of_turn(tokenizer, str(tokenizer.chat_template)) if tokenizer.chat_template else frozenset()
 
 
 @lru_cache(maxsize=64)
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
-    """`template` tells states of a tokenizer apart."""
-    messages = [Said("user", "a"), Said("assistant", ANSWER)]
+    """`template` is part of the cache key only: a tokenizer's template may be replaced."""
+    messages = [Message("user", "a"), Message("assistant", ANSWER)]
     for parts in (False, True):
         try:
             rendered = _render(tokenizer, chat_template("", tokenizer), messages, parts=parts, prompt=False)
@@ -117,7 +123,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Said], *, parts: bool, prompt: bool = True
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message], *, parts: bool, prompt: bool = True
 ) -> str:
     said: list[dict[str, Any]] = [
         {"role": one.role, "content": [{"type": "text", "text": one.content}] if parts else one.content}
@@ -129,7 +135,7 @@ def _render(
 
 
 def _written(date: str) -> str:
-    """As it stands in a string of Jinja."""
+    """Escaped for a string literal of Jinja."""
     return date.replace("\\", "\\\\").replace('"', '\\"')
 
 

@@ -1,4 +1,4 @@
-"""Questions about documents, as data: a source, a Jinja prompt, a metric, and what ends an answer."""
+"""Question answering over documents, configured by data: a source, a Jinja prompt, a metric and stop strings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lcbench.tasks.template import Segments, render, segments
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SECONDS = 2.0  # that the regular expression `answer` may take for one prediction
-ALL = 10**9  # samples: as many as the data have
+SECONDS = 2.0  # limit of the regular expression `answer` per prediction
+ALL = 10**9  # samples: every row of the data
 IN_PROTOCOLS = (
     "chat",
     "system",
@@ -40,19 +40,18 @@ IN_PROTOCOLS = (
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentTask(Task):
-    """One sample a row of `data` (lcbench/tasks/questions.py), in the order of the source.
+    """One sample per row of `data` (lcbench/tasks/questions.py), in the order of the source.
 
-    `prompt` is a Jinja template with `document`, `question`, `choices`, `references`, `system`, `shots` (each with
-    `question`, `answer` and `choices`) and the further columns of the row; with `chat` it is what the user says in the
-    tokenizer's chat template, behind `system`. Only the document is shortened, by tokens, from its `truncate` side, to
-    what the length leaves beside the rest of the prompt and `max_new_tokens`; the published harnesses cut words in
-    steps of 100 and stay some 200 tokens below. `shots` demonstrations are drawn for every row from the split
-    `shots_split`.
+    `prompt` is a Jinja template of `document`, `question`, `choices`, `references`, `system`, `shots` (each with
+    `question`, `answer` and `choices`) and the other columns of the row; with `chat` it is the user message of the
+    tokenizer's chat template, after the system message `system`. Only the document is truncated, by tokens, on its
+    `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
+    100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
-    Generation ends at the first of the `stop` strings. Of what was generated, the group of the regular expression
-    `answer` is scored, by `scorer` (lcbench.metrics), on the scale of 0 to 100. A `follow_up` is a second prompt,
-    asked by itself, without `system`; `answers` puts both answers together. `protocols` are other values for any of
-    these, by name.
+    Generation ends at the first of the `stop` strings. If `answer` (a regular expression) is given, its group in the
+    output is scored, else the whole output, by `scorer` (lcbench.metrics), from 0 to 100. `follow_up` is a second,
+    independent prompt without `system`; `answers` is the format string that joins both outputs. `protocols` maps names
+    to other values for any of these.
     """
 
     family: ClassVar[str] = "document"
@@ -83,14 +82,14 @@ class DocumentTask(Task):
             raise unknown(f"scorer of {self.name}:", self.scorer, metric_names())
         if self.protocol and self.protocol not in self.protocols:
             raise unknown(f"protocol of {self.name}", self.protocol, self.protocols)
-        if self.asked.max_new_tokens < 1 or self.asked.shots < 0:
+        if self.resolved.max_new_tokens < 1 or self.resolved.shots < 0:
             raise UserError(f"{self.name}: max_new_tokens must be at least 1, and shots at least 0.")
-        if not self.asked.prompt:
+        if not self.resolved.prompt:
             raise UserError(f"{self.name} lacks `prompt`.")
-        self._pattern  # noqa: B018  (a broken one is told before anything runs)
+        self._pattern  # noqa: B018  (compiled now, so that a broken one fails before anything runs)
 
     @cached_property
-    def asked(self) -> DocumentTask:
+    def resolved(self) -> DocumentTask:
         """This task with the values of its protocol."""
         if not self.protocol:
             return self
@@ -103,7 +102,7 @@ class DocumentTask(Task):
         return replace(self, **convert_options(owner, type(self), given), protocol="", protocols={})
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell a length: the most tokens that prompt and answer may have together."""
+        """One cell per length, the maximum of prompt and answer together in tokens. Raises: UserError for depths."""
         if depths is not None:
             raise UserError(f"{self.name} hides no needle; leave the depths out.")
         return [Cell(seq_len) for seq_len in seq_lens]
@@ -115,47 +114,47 @@ class DocumentTask(Task):
         return len(self._rows)
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """Questions on one document; those without a document have their demonstrations at most in common."""
+        """Questions about the same document share a prefix; rows without a document share nothing."""
         return self._rows.row(sample).document_id or (cell, sample)
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        asked, row = self.asked, self._rows.row(sample)
+        task, row = self.resolved, self._rows.row(sample)
         if not row.references:
             raise UserError(f"row {sample + 1} of {self.data} ({self.split}) has no references to score an answer by.")
         drawn = self._demonstrations(row, cell, sample, seed)
         fields = {**row.meta, "question": row.question, "choices": row.choices, "shots": [_shot(one) for one in drawn]}
-        fields |= {"references": row.references, "system": asked.system}
-        parts = self._segments(asked.prompt, fields, tokenizer, asked.system)
+        fields |= {"references": row.references, "system": task.system}
+        parts = self._segments(task.prompt, fields, tokenizer, task.system)
         document = self._document(row, parts, tokenizer)
-        room = cell.seq_len - asked.max_new_tokens - len(parts.head) - len(parts.tail)
-        if room < min(1, len(document)):
+        space = cell.seq_len - task.max_new_tokens - len(parts.head) - len(parts.tail)
+        if space < min(1, len(document)):
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens: sample {sample} needs "
-                f"{cell.seq_len - room + min(1, len(document))} even without its document; use a longer --seq-len"
-                + (" or fewer shots." if asked.shots else ".")
+                f"{cell.seq_len - space + min(1, len(document))} even without its document; use a longer --seq-len"
+                + (" or fewer shots." if task.shots else ".")
             )
-        follow_up = self._segments(asked.follow_up, fields, tokenizer, "") if asked.follow_up else None
+        follow_up = self._segments(task.follow_up, fields, tokenizer, "") if task.follow_up else None
         return Example(
             head=parts.head,
-            context=shorten(document, room, asked.truncate),
+            context=shorten(document, space, task.truncate),
             tail=parts.tail,
             references=row.references,
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=task.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
-            stop=asked.stop,
+            stop=task.stop,
             follow_up=follow_up.head + follow_up.tail if follow_up else [],
             details={
                 "row": row.id,
                 "document": row.document_id,
                 "document_tokens": len(document),
-                "cut_tokens": max(0, len(document) - room),
+                "cut_tokens": max(0, len(document) - space),
                 "shots": [one.id for one in drawn],
                 **({"classes": self._classes(fields)} if self.classes else {}),
             },
         )
 
     def joined(self, texts: list[str]) -> str:
-        return self.asked.answers.format(*texts) if len(texts) > 1 else texts[0]
+        return self.resolved.answers.format(*texts) if len(texts) > 1 else texts[0]
 
     def extract(self, prediction: str) -> str:
         if self._pattern is None:
@@ -181,7 +180,7 @@ class DocumentTask(Task):
     @cached_property
     def _pattern(self) -> regex.Pattern[str] | None:
         try:
-            return regex.compile(self.asked.answer) if self.asked.answer else None
+            return regex.compile(self.resolved.answer) if self.resolved.answer else None
         except (regex.error, RecursionError, OverflowError) as error:
             raise UserError(f"{self.name}: `answer` is no regular expression: {error}.") from error
 
@@ -190,19 +189,19 @@ class DocumentTask(Task):
         return questions(self.data, self.split, self.columns)
 
     def _demonstrations(self, row: Row, cell: Cell, sample: int, seed: int) -> list[Row]:
-        """Rows of another split, or others of the same, the same ones for a row at every length."""
-        if not self.asked.shots:
+        """`shots` rows of `shots_split`, never the row itself, and the same ones at every length."""
+        if not self.resolved.shots:
             return []
         pool = questions(self.data, self.shots_split, self.columns)
         rng = self.rng(replace(cell, seq_len=0), sample, seed)
         drawn: list[Row] = []
-        for number in rng.sample(range(len(pool)), min(len(pool), self.asked.shots + 1)):
+        for number in rng.sample(range(len(pool)), min(len(pool), self.resolved.shots + 1)):
             other = pool.row(number)
-            if (self.shots_split != self.split or other.id != row.id) and len(drawn) < self.asked.shots:
+            if (self.shots_split != self.split or other.id != row.id) and len(drawn) < self.resolved.shots:
                 drawn.append(other)
-        if len(drawn) < self.asked.shots:
+        if len(drawn) < self.resolved.shots:
             raise UserError(
-                f"{self.data} has {len(pool)} rows in {self.shots_split}, not enough for {self.asked.shots} shots."
+                f"{self.data} has {len(pool)} rows in {self.shots_split}, not enough for {self.resolved.shots} shots."
             )
         return drawn
 
@@ -215,10 +214,12 @@ class DocumentTask(Task):
         self, template: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str
     ) -> Segments:
         text = render(self.name, template, as_text(tokenizer, fields))
-        return segments(self.name, tokenizer, text, chat=self.asked.chat, system=system, instead=self._without_chat())
+        return segments(
+            self.name, tokenizer, text, chat=self.resolved.chat, system=system, instead=self._without_chat()
+        )
 
     def _without_chat(self) -> list[str]:
-        """This task in the protocols that do without a chat template, as they are typed."""
+        """Names of this task in its protocols that need no chat template, as typed on the command line."""
         plain = [
             name
             for name, given in self.protocols.items()
@@ -234,12 +235,12 @@ class DocumentTask(Task):
         return list(_tokens(tokenizer, parts.lead + self._rows.document(row), parts.at_start))
 
 
-def shorten(tokens: list[int], room: int, side: str) -> list[int]:
-    """The tokens, or so many of them as there is room for: without those at the left, in the middle or at the right."""
-    cut = len(tokens) - room
+def shorten(tokens: list[int], space: int, side: str) -> list[int]:
+    """The tokens, truncated to `space` of them at the left, in the middle or at the right."""
+    cut = len(tokens) - space
     if cut <= 0:
         return tokens
-    first = {"left": 0, "middle": room - room // 2, "right": room}[side]
+    first = {"left": 0, "middle": space - space // 2, "right": space}[side]
     return tokens[:first] + tokens[first + cut :]
 
 
@@ -249,7 +250,8 @@ def _shot(row: Row) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, at_start: bool) -> tuple[int, ...]:
-    """A document is tokenised once for all its questions, and for all methods."""
+    """Token ids of a document, cached across its questions and all methods; `at_start`: it is the start of the
+    prompt."""
     text = as_text(tokenizer, text)
     if not at_start:
         return tuple(encode_inside(tokenizer, text))

@@ -1,4 +1,4 @@
-"""HumanEval: functions that a model completes, right if they pass their tests."""
+"""HumanEval: functions that a model completes, scored by running their unit tests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NEEDED = ("test", "entry_point")
 
 @dataclass(frozen=True, kw_only=True)
 class HumanEval(Task):
-    """Chen et al., https://arxiv.org/abs/2107.03374; one greedy completion a problem, so that the mean is pass@1.
+    """Chen et al., https://arxiv.org/abs/2107.03374; one greedy completion per problem, so that the mean is pass@1.
 
-    The prompt is the beginning of a file, as published, the answer its continuation up to the first of the `stop`
-    strings; the task has LongLLaMA's three (the paper of HumanEval stops at "\\n#", "\\nif" and "\\nprint", too).
+    The prompt is the beginning of a file, as published; the answer is its continuation up to the first of the `stop`
+    strings. The shipped task has LongLLaMA's three (the HumanEval paper also stops at "\\n#", "\\nif" and "\\nprint").
     LongLLaMA's authors do not say how they sampled.
 
-    Tests are run by lcbench.tasks.code_execution, within `timeout` seconds and `memory` bytes, and only with
+    Tests run in lcbench.tasks.code_execution, within `timeout` seconds and `memory` bytes, and only with
     `execute=true`.
     `data` is `humaneval`, prepared by `lcbench data`, or a file or `datasets` id with `columns` that name the `id`, the
     `question` (the prompt) and the `references` (a solution), and columns `test` and `entry_point`.
@@ -50,9 +50,9 @@ class HumanEval(Task):
             raise UserError(f"{self.name}: max_new_tokens, timeout and memory must be more than 0.")
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell a length: the most tokens that prompt and answer may have together.
+        """One cell per length, the maximum of prompt and answer together in tokens.
 
-        Raises: UserError unless the user said that code may run.
+        Raises: UserError without `execute`, or for depths.
         """
         self._require_execution()
         if depths is not None:
@@ -85,13 +85,13 @@ class HumanEval(Task):
         )
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Raises: UserError unless the user said that code may run."""
+        """pass@1: 1 if the completed function passes its tests, else 0. Raises: UserError without `execute`."""
         self._require_execution()
         program = self.program(example.details["row"], prediction)
         return {"pass@1": float(failure(program, timeout=self.timeout, memory=self.memory) is None)}
 
     def program(self, row_id: str, completion: str) -> str:
-        """The completed function and its tests. Raises: UserError for a row that lacks them."""
+        """The source of the completed function followed by its tests. Raises: UserError for a row without tests."""
         row = self._by_id.get(row_id)
         if row is None:
             raise UserError(f"{self.data} ({self.split}) has no row {row_id!r}; has it changed since the run?")
@@ -120,7 +120,7 @@ class HumanEval(Task):
 
 @lru_cache(maxsize=8)
 def _longest_prompt(tokenizer: PreTrainedTokenizerBase, rows: Questions) -> int:
-    """Tokens of the longest prompt, start included: every problem is to fit, not only those that come first."""
+    """Number of tokens of the longest prompt, BOS included: all problems must fit, not only the first ones."""
     return max(
         len(encode_start(tokenizer, as_text(tokenizer, rows.row(number).question))) for number in range(len(rows))
     )

@@ -22,19 +22,20 @@ from lcbench.tasks.template import MARKER, render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LABEL = "thelabelstandshere"  # in place of the label while a demonstration is put together
+LABEL = "thelabelstandshere"  # placeholder of the label while a demonstration is rendered
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A row as text: what stands before its label, without spaces at the end; the label with the spaces before it; and
-    what parts it from the next one. `references` are all of its labels, in words."""
+    """A row rendered as text in three parts: `question`, the text before the label without trailing spaces; `lead`, the
+    spaces before the label; `after`, the separator before the next demonstration. `references` are all of its labels,
+    as words."""
 
     id: str
     question: str
     lead: str
     references: tuple[str, ...]
-    behind: str
+    after: str
 
     @property
     def text(self) -> str:
@@ -42,19 +43,20 @@ class Shot:
 
 
 class Shots:
-    """The rows of a split. One object a task, so that what was made of it can be kept."""
+    """The rendered rows of a split. Hashed by identity, so that tokens of the same object are cached."""
 
     def __init__(self, shots: list[Shot]) -> None:
-        """`lead` and `behind` are those of all."""
+        """All rows have the same `lead` and `after`."""
         self.shots = shots
-        self.lead, self.behind = shots[0].lead, shots[0].behind
+        self.lead, self.after = shots[0].lead, shots[0].after
 
     @property
     def labels(self) -> set[str]:
         return {label for shot in self.shots for label in shot.references}
 
     def order(self, rng: random.Random, balance: str) -> list[int]:
-        """All rows in the order of a draw. Balanced: rounds, each with one row of every label that has any left."""
+        """Indices of all rows in a random order. With balance="balanced", rounds with one row of each label that still
+        has unused rows."""
         order = rng.sample(range(len(self.shots)), len(self.shots))
         if balance == "random":
             return order
@@ -72,23 +74,25 @@ class Shots:
 class InContextTask(Task):
     """Demonstrations from one part of the data, questions from another (lcbench/tasks/questions.py).
 
-    `prompt` is the Jinja template of one demonstration, with `question`, `label` and the further columns of the row. It
-    ends with what parts it from the next one; the question is the same up to its label. `label` is the first of the
-    row's references, in the words of `labels` if there are any.
+    `prompt` is the Jinja template of one demonstration, with `question`, `label` and the other columns of the row. It
+    ends with the separator before the next demonstration; the question is rendered with the same template, up to its
+    label. `label` is the first of the row's references, replaced by its words in `labels` if that is given.
 
-    Demonstrations come from `demonstrations_split` of `demonstrations` (default: of `data`), drawn `draws` times from
-    all rows: at random, or with `balance: balanced` one of each label by turns. Of each draw as many as fit are taken,
-    so that also the longest question of the split and its answer have room. All questions of a draw and length have
-    the same ones, and a longer run begins with those of a shorter. Sample k is question k // draws of a shuffled list,
-    asked behind draw k % draws: every draw has the same questions, however few samples there are.
+    Demonstrations come from `demonstrations_split` of `demonstrations` (default: `data`), drawn `draws` times from all
+    rows: at random, or with `balance: balanced` in rounds of one row per label. Each draw keeps as many as fit beside
+    the longest question of the split and its answer. All questions of a draw and length share the same
+    demonstrations, and those of a shorter length are a prefix of those of a longer one. Sample k is question k // draws
+    of a shuffled list, after the demonstrations of draw k % draws: every draw has the same questions, however few
+    samples there are.
 
-    scoring likelihood   The label with the highest log-likelihood, the sum over its tokens, is the answer, right if it
-                         is one of the references. The labels are all of `labels`, or those of both splits. Where one
-                         begins another, what follows a label in the prompt counts as well: the shorter would always
-                         win.
+    scoring likelihood   The answer is the label with the highest log-likelihood (summed over its tokens); it is right
+    if
+                         it is one of the references. Candidates are all of `labels`, or the labels of both splits.
+                         Where one label is a prefix of another, the separator after the label is scored too, since
+                         the shorter label would win every time.
     scoring generate     Up to `max_new_tokens` tokens, ended by a `stop` string, scored by `scorer` (lcbench.metrics).
 
-    The score is on the scale of 0 to 100.
+    Scores are from 0 to 100.
     """
 
     family: ClassVar[str] = "in_context"
@@ -117,43 +121,43 @@ class InContextTask(Task):
             raise UserError(f"{self.name}: labels must be text, not {strange[0]!r}; put it in quotes.")
 
     @property
-    def measure(self) -> str:  # type: ignore[override]  # of other families it is fixed
+    def measure(self) -> str:  # type: ignore[override]  # a class variable in other families
         return "choice" if self.scoring == "likelihood" else "answer"
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell a length: the most tokens that demonstrations, question and answer may have together."""
+        """One cell per length, the maximum of demonstrations, question and answer together, in tokens."""
         if depths is not None:
             raise UserError(f"{self.name} hides no needle; leave the depths out.")
         return [Cell(seq_len) for seq_len in seq_lens]
 
     def require_data(self) -> None:
-        self._asked  # noqa: B018
+        self._questions  # noqa: B018
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return len(self._asked.shots) * self.draws
+        return len(self._questions.shots) * self.draws
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """The demonstrations of a draw are those of all lengths, or their beginning."""
+        """Samples of one draw: their demonstrations at a shorter length are a prefix of those at a longer one."""
         return sample % self.draws
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         number, draw = divmod(sample, self.draws)
-        shot = self._asked.shots[_shuffled(len(self._asked.shots), self.sample_seed(Cell(0), -1, seed))[number]]
+        shot = self._questions.shots[_shuffled(len(self._questions.shots), self.sample_seed(Cell(0), -1, seed))[number]]
         choices = self._choices(tokenizer) if self.scoring == "likelihood" else {}
         budget = max(map(len, choices.values()), default=self.max_new_tokens)
-        longest = _longest_question(self._asked, self._pool.behind, tokenizer)
-        room = cell.seq_len - budget - longest
+        longest = _longest_question(self._questions, self._pool.after, tokenizer)
+        space = cell.seq_len - budget - longest
         draw_seed = self.sample_seed(Cell(0), draw, seed)
-        context, count = _fill(self._pool, tokenizer, draw_seed, self.balance, room)
+        context, count = _fill(self._pool, tokenizer, draw_seed, self.balance, space)
         if not count:
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens: its longest question and the answer take "
-                f"{budget + longest} of them, which leaves no room for a demonstration; use a longer --seq-len."
+                f"{budget + longest} of them, which leaves no space for a demonstration; use a longer --seq-len."
             )
         return Example(
             head=[],
             context=list(context),
-            tail=encode_inside(tokenizer, as_text(tokenizer, self._pool.behind + shot.question)),
+            tail=encode_inside(tokenizer, as_text(tokenizer, self._pool.after + shot.question)),
             references=shot.references,
             max_new_tokens=budget,
             seed=draw_seed,
@@ -173,13 +177,13 @@ class InContextTask(Task):
         return self.scorer if self.scoring == "generate" else None
 
     @cached_property
-    def _asked(self) -> Shots:
-        """What is asked, as it would stand in a demonstration."""
+    def _questions(self) -> Shots:
+        """The rows that questions come from, rendered as demonstrations."""
         return self._read(self.data, self.split)
 
     @cached_property
     def _pool(self) -> Shots:
-        """What demonstrations are drawn from."""
+        """The rows that demonstrations are drawn from. Raises: UserError if they are also the questions."""
         source = self.demonstrations or self.data
         if source == self.data and (self.split == self.demonstrations_split or _is_file(source)):
             raise UserError(
@@ -193,11 +197,11 @@ class InContextTask(Task):
         return {str(label): words for label, words in self.labels.items()}
 
     def _choices(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-        """The tokens of every label behind a question."""
+        """Token ids of every label as it continues a question."""
         pool = self._pool
-        labels = sorted(set(self._label_words.values()) or {*pool.labels, *self._asked.labels})
+        labels = sorted(set(self._label_words.values()) or {*pool.labels, *self._questions.labels})
         begun = any(longer.startswith(label) for label, longer in pairwise(labels))
-        end = pool.behind if begun else ""
+        end = pool.after if begun else ""
         return {label: encode_inside(tokenizer, as_text(tokenizer, pool.lead + label + end)) for label in labels}
 
     def _read(self, data: str, split: str) -> Shots:
@@ -205,16 +209,16 @@ class InContextTask(Task):
         if not len(rows):
             raise UserError(f"{self.name}: {source} has no rows.")
         shots = [self._shot(rows.row(number), f"row {number + 1} of {source}") for number in range(len(rows))]
-        if not shots[0].behind:
+        if not shots[0].after:
             raise UserError(
-                f"{self.name}: the prompt must go on behind its label with what parts one demonstration from the next, "
+                f"{self.name}: the prompt must go on after its label with what parts one demonstration from the next, "
                 "such as a line break."
             )
         for number, shot in enumerate(shots, start=1):
-            if (shot.lead, shot.behind) != (shots[0].lead, shots[0].behind):
+            if (shot.lead, shot.after) != (shots[0].lead, shots[0].after):
                 raise UserError(
-                    f"{self.name}: what the prompt has behind the label must be the same for all rows; row {number} of "
-                    f"{source} has {shot.behind!r}, the first {shots[0].behind!r}."
+                    f"{self.name}: what the prompt has after the label must be the same for all rows; row {number} of "
+                    f"{source} has {shot.after!r}, the first {shots[0].after!r}."
                 )
         return Shots(shots)
 
@@ -224,10 +228,10 @@ class InContextTask(Task):
         text = render(self.name, self.prompt, {**row.meta, "question": row.question, "label": LABEL})
         if text.count(LABEL) != 1 or MARKER in text:
             raise UserError(f"{self.name}: the prompt must name `label` once, as it is, and no document.")
-        before, _, behind = text.partition(LABEL)
+        before, _, after = text.partition(LABEL)
         question = before.rstrip(" ")
         words = tuple(self._words(reference, what) for reference in row.references)
-        return Shot(row.id, question, before[len(question) :], words, behind)
+        return Shot(row.id, question, before[len(question) :], words, after)
 
     def _words(self, label: str, what: str) -> str:
         if not self.labels:
@@ -238,35 +242,36 @@ class InContextTask(Task):
 
 
 def _is_file(data: str) -> bool:
-    """A file has no splits."""
+    """Whether `data` is a local file, which has no splits."""
     return Path(data).expanduser().is_file()
 
 
 @lru_cache(maxsize=8)
 def _fill(
-    pool: Shots, tokenizer: PreTrainedTokenizerBase, seed: int, balance: str, room: int
+    pool: Shots, tokenizer: PreTrainedTokenizerBase, seed: int, balance: str, space: int
 ) -> tuple[tuple[int, ...], int]:
-    """Demonstrations in the order of a draw until the next one does not fit into so many tokens; and how many they are.
+    """Token ids of demonstrations in the order of a draw until the next one would exceed `space` tokens, and their
+    count.
 
-    Each is tokenised with what parts it from the one before, at which tokenizers start afresh: so every label, also
-    the answer to come, stands between the same tokens.
+    Each is tokenised together with the separator before it, where tokenizers begin a new word: so every label, and the
+    final answer, has the same tokens on both sides.
     """
     tokens: list[int] = []
     order = pool.order(random.Random(seed), balance)
     for count, number in enumerate(order):
         shot = pool.shots[number]
-        text = as_text(tokenizer, shot.behind + shot.text if count else shot.text)
+        text = as_text(tokenizer, shot.after + shot.text if count else shot.text)
         more = encode_inside(tokenizer, text) if count else encode_start(tokenizer, text)
-        if len(tokens) + len(more) > room:
+        if len(tokens) + len(more) > space:
             return tuple(tokens), count
         tokens += more
     return tuple(tokens), len(order)
 
 
 @lru_cache(maxsize=8)
-def _longest_question(asked: Shots, behind: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest question, with what parts it from the last demonstration."""
-    questions = (as_text(tokenizer, behind + shot.question) for shot in asked.shots)
+def _longest_question(rows: Shots, after: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Number of tokens of the longest question, with the separator before it."""
+    questions = (as_text(tokenizer, after + shot.question) for shot in rows.shots)
     return max(len(encode_inside(tokenizer, question)) for question in questions)
 
 

@@ -1,8 +1,9 @@
-"""Jinja with bounds: templates come in YAML files from anywhere, and may neither run for ever nor fill the memory.
+"""Jinja with bounds: templates come in YAML files from anywhere, and must neither run forever nor exhaust memory.
 
-Jinja's sandbox keeps a template from Python's internals. This adds a time limit, a limit on the text that it makes, and
-one on every operation that can make much of little (`'x' * 10**9`, `'%1000000000d' % 1`, `replace`, `join`). And what a
-template prints is text or a number: a list, a mapping or a missing value would stand in the prompt as Python spells it.
+Jinja's sandbox keeps a template from Python's internals. This module adds a time limit, a limit on the rendered text,
+and a limit on every operation whose result can be far larger than its operands (`'x' * 10**9`, `'%1000000000d' % 1`,
+`replace`, `join`). Only text and numbers can be printed: a list, a mapping or a missing value would appear in the
+prompt as its Python repr.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lcbench.core.errors import UserError
 from lcbench.data.values import SHOWN, shortened
 
-SECONDS = 2.0  # of one prompt
-CHARACTERS = 2**26  # of one prompt: a row may hold a book
-MADE = 2**20  # characters, items or digits that one operation may make of short operands
-WIDTH = re.compile(r"\d{6,}")  # in a format, as in `%1000000d`
+SECONDS = 2.0  # per prompt
+CHARACTERS = 2**26  # per prompt: a row may contain a book
+MADE = 2**20  # characters, items or bits that one operation may produce from short operands
+WIDTH = re.compile(r"\d{6,}")  # in a format string, as in `%1000000d`
 PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 
 
 def render_bounded(owner: str, template: str, fields: Mapping[str, Any]) -> str:
-    """The text that a template makes of these fields. Raises: UserError for whatever goes wrong in it."""
+    """The template rendered with these fields. Raises: UserError for any error in the template, or an exceeded
+    limit."""
     parts: list[str] = []
     size = 0
     try:
@@ -45,14 +47,14 @@ def render_bounded(owner: str, template: str, fields: Mapping[str, Any]) -> str:
                     raise SecurityError(f"it makes more than {CHARACTERS:,} characters")
     except TemplateError as error:
         raise UserError(f"{owner}: {str(error.message).rstrip('.')}; known are {', '.join(fields)}.") from error
-    except Exception as error:  # a template is a program, and may raise anything
+    except Exception as error:  # a template is a program and can raise anything
         gist = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{owner}: its template fails ({gist[:SHOWN]}); mend it.") from error
     return "".join(parts)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with a look at operands before anything large is made of them."""
+    """Jinja's sandbox, with a size check before each operation that can produce a large result."""
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
@@ -92,7 +94,7 @@ def _allow_format(text: str) -> None:
 
 
 def _allow_method(text: str, name: str, arguments: tuple[Any, ...]) -> None:
-    """Whether a method of a text stays within bounds: what a row holds may be long, what is made of it not longer."""
+    """Raises: SecurityError for a string method whose result would exceed both `MADE` and the size of its input."""
     if name in PADDING and arguments and isinstance(arguments[0], int):
         _allow(arguments[0])
     elif name == "replace" and len(arguments) > 1 and isinstance(arguments[1], str):
@@ -107,7 +109,7 @@ def _allow_more(size: int, more: int) -> None:
 
 
 def _printed(value: Any) -> Any:
-    """What stands in the prompt for a value. Raises: TemplateError for what is no text."""
+    """The value itself, if it is text or a number. Raises: TemplateError for a missing value, a list or a mapping."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise TemplateError("it prints a value that is missing in this row; write {% if ... %} around it")
     if isinstance(value, Mapping | list | tuple | set):
@@ -157,7 +159,8 @@ def _compiled(template: str) -> Template:
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    """A limit on the time of this thread's Python code: a loop in a template is such code, line by line."""
+    """Limit the run time of this thread's Python code to `SECONDS`: compiled templates are Python code, which a trace
+    function sees line by line."""
     end, before = time.monotonic() + SECONDS, sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Passkey retrieval: a number hidden in filler, asked for at the end."""
+"""Passkey retrieval: a number hidden in filler text, with the question at the end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The wording of a passkey test, `{key}` standing for the number, drawn from lowest to highest.
+    """The wording of a passkey test, with `{key}` for the number, drawn from `lowest` to `highest` (inclusive).
 
-    Lines follow one another as instruction, filler, needle, filler, question; `glue` joins the question.
+    The prompt is instruction, filler, needle, filler, question, each on its own line; `glue` stands before the
+    question.
     """
 
     source: str
@@ -45,10 +46,10 @@ class Protocol:
 class Passkey(Task):
     """Mohtashami and Jaggi, https://arxiv.org/abs/2305.16300, with the wordings of the published harnesses.
 
-    They count filler in characters, so a nominal length is met roughly; here prompt and answer together are exactly
+    They count filler in characters, so that the length is approximate; here prompt and answer together are exactly
     `seq_len` tokens, and the needle stands at a sentence end. Lines are tokenised one by one, so a tokenizer that would
-    join a full stop with the line break behind it keeps them apart here; the text is the same. The answer has as many
-    tokens as the key, as in ChunkLlama, and is compared as text.
+    merge a full stop with the line break after it does not do so here; the text is the same. The generation budget is
+    the number of tokens of the key, as in ChunkLlama; answers are compared as text.
     """
 
     family: ClassVar[str] = "passkey"
@@ -105,12 +106,12 @@ class Passkey(Task):
         )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """The filler of a length begins alike, wherever the key stands."""
+        """At one length the filler begins with the same text, wherever the key stands."""
         return cell.seq_len
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """The smallest length that fits every key: a token for each of its digits and one before them, three times,
-        and one token of filler at least."""
+        """The smallest length that fits every key, in tokens: at most one per digit and one before them, in each place
+        that the key takes (needle and answer), and one token of filler."""
         wording = self.wording
         head = encode_start(tokenizer, wording.instruction + "\n")
         tail = encode_inside(tokenizer, wording.glue + wording.question)

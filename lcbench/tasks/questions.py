@@ -1,4 +1,4 @@
-"""Rows that ask something, perhaps about a document: data prepared by `lcbench data`, or files of the user's own."""
+"""Rows with a question, and optionally a document: data prepared by `lcbench data`, or the user's own files."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 class Questions(ABC):
-    """The rows of one split, each with its document at hand."""
+    """The rows of one split, and the documents that they refer to."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def row(self, number: int) -> Row:
-        """Raises: UserError for a row that lacks what it must have."""
+        """Row `number`, from 0. Raises: UserError for a row with a missing column or a value that is not text."""
 
     @abstractmethod
     def document(self, row: Row) -> str:
-        """The text that a row is about; empty where it is about none."""
+        """The document of a row; empty if it has none."""
 
 
 def questions(data: str, split: str, columns: Mapping[str, str]) -> Questions:
     """The questions of a prepared data set such as `scrolls/qasper`, of a file, or of a `datasets` id
-    (`owner/name`, or `owner/name:configuration`). `columns` says which of the source's columns is the `document`,
-    the `question`, the `references` (one text or several), the `choices` and the `id`, where they have other names.
+    (`owner/name`, or `owner/name:configuration`). `columns` maps `document`, `question`, `references` (one text or
+    several), `choices` and `id` to the names of the source's columns, where they differ.
 
-    Raises: UserError for data that are not there or cannot be read.
+    Raises: UserError for data that are missing or cannot be read.
     """
     for name in columns:
         if name not in COLUMNS:
             raise unknown("entry of `columns`:", name, COLUMNS)
     path, known = Path(data).expanduser(), data.partition("/")[0] in script_files()
-    # A folder of that name, such as a copy of the source, does not hide a prepared data set.
+    # A folder of that name, such as a copy of the source, does not shadow a prepared data set.
     if path.suffix.lower() in SUFFIXES or (path.is_file() if known else path.exists()):
         return _own(data, split, tuple(sorted(columns.items())), _stamp(path))
     if not known:
@@ -60,12 +60,12 @@ def questions(data: str, split: str, columns: Mapping[str, str]) -> Questions:
 
 @lru_cache(maxsize=16)
 def _own(data: str, split: str, columns: tuple[tuple[str, str], ...], stamp: Hashable) -> Questions:
-    """`stamp` tells one state of a file from another, None stands for a data set on the hub."""
+    """`stamp` is part of the cache key: it changes with the file, and is None for a data set on the hub."""
     return _Own(data, hub_rows(data, split) if stamp is None else _file_rows(data), dict(columns))
 
 
 def _stamp(path: Path) -> Hashable:
-    """Raises: UserError for a file that is not there, or of another kind."""
+    """Path, modification time and size. Raises: UserError for a missing file, or one in another format."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no {', '.join(SUFFIXES)} file.")
     if not path.is_file():
@@ -90,7 +90,7 @@ class _Prepared(Questions):
 class _Own(Questions):
     def __init__(self, source: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
         self._source, self._rows, self._columns = source, rows, columns
-        self._documents: dict[str, int] = {}  # the row that a document is read from
+        self._documents: dict[str, int] = {}  # document id to the number of the row that contains it
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,14 +116,15 @@ class _Own(Questions):
         return document_of(*self._value(self._documents[row.document_id], "document"))
 
     def _value(self, number: int, name: str) -> tuple[Any, str]:
-        """What a row has under a name, and where that is; what was not named explicitly may be missing."""
+        """The value of a column, and its place for errors. Raises: UserError for a missing column that `columns`
+        names."""
         fields, column = self._rows[number], self._columns.get(name, name)
         if name in self._columns and column not in fields:
             raise unknown(f"column in row {number + 1} of {self._source}:", column, fields)
         return fields.get(column), f"`{column}` in row {number + 1} of {self._source}"
 
     def _several(self, number: int, name: str) -> tuple[Any, str]:
-        """The same, where a text of a CSV may spell out a mapping."""
+        """As `_value`, with a cell of a CSV that spells out a list or mapping parsed."""
         value, where = self._value(number, name)
         from_csv = isinstance(value, str) and self._source.lower().endswith(".csv")
         return (spelled_out(value, where, "[{") if from_csv else value), where
@@ -138,7 +139,7 @@ def _file_rows(data: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """A cell that spells out a list is that list: CSV has no other way to say several references."""
+    """Rows of a CSV. A cell that spells out a list is parsed: CSV has no other way to store several references."""
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

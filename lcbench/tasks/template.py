@@ -1,4 +1,4 @@
-"""Prompts written as Jinja templates, cut into what comes before, in and behind the document."""
+"""Prompts rendered from Jinja templates and split into the segments before and after the document."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from lcbench.tasks.chat import chat_prefix, render_chat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARKER = "thedocumentstandshere"  # in place of the document while a prompt is put together
+MARKER = "thedocumentstandshere"  # placeholder of the document while a prompt is rendered
 
 
 @dataclass(frozen=True)
 class Segments:
-    """A prompt around its document: what stands before and behind it as tokens, `lead` what belongs to its text."""
+    """A prompt without its document: token ids before it (`head`) and after it (`tail`); `lead` are the spaces before
+    the document, which are tokenised with it."""
 
     head: list[int]
     lead: str
     tail: list[int]
     has_document: bool
-    at_start: bool  # nothing but what the tokenizer itself puts there stands before the document
+    at_start: bool  # nothing but the tokenizer's own prefix (BOS) precedes the document
 
 
 def render(owner: str, template: str, fields: dict[str, Any]) -> str:
-    """A template with these fields filled in; `document`, where the template has it, as a marker.
+    """The template rendered with these fields, and with a marker for `document`.
 
-    What the fields spell out of control tokens is to be marked as text (`lcbench.core.tokens.as_text`); a template may
-    write them. Raises: UserError for one that is broken, takes too much, prints what is no text, or names what no row
-    has.
+    Control tokens spelled out in the fields must be marked as text (`lcbench.core.tokens.as_text`); the template itself
+    may write control tokens.
+
+    Raises: UserError for a template that is malformed, exceeds a limit, prints a value that is not text, or names an
+    unknown field.
     """
     from lcbench.tasks.jinja import render_bounded
 
@@ -48,10 +51,11 @@ def segments(
     system: str = "",
     instead: Sequence[str] = (),
 ) -> Segments:
-    """The tokens of a rendered prompt, inside the tokenizer's chat template if `chat`.
+    """Token ids of a rendered prompt, inside the tokenizer's chat template if `chat`.
 
-    Spaces before the document go with its text, as tokenizers have it. Raises: UserError for two documents in a
-    template, or a tokenizer without chat template; `instead` are tasks to name then.
+    Spaces before the document are tokenised with it, since most tokenizers join a space to the following word.
+    Raises: UserError for a template with two documents, or a tokenizer without chat template, where the error suggests
+    the tasks `instead`.
     """
     if text.count(MARKER) > 1:
         raise UserError(f"{owner}: the template has its document {text.count(MARKER)} times; name it once.")
@@ -62,13 +66,13 @@ def segments(
                 f"use a chat model{', or ' * bool(instead)}{' or '.join(instead)}."
             )
         text = render_chat(owner, tokenizer, text, system)
-    before, marker, behind = text.partition(MARKER)
+    before, marker, after = text.partition(MARKER)
     head = before.rstrip(" ") if marker else before
     start = chat_prefix(tokenizer, text) + encode_plain(tokenizer, head) if chat else encode_start(tokenizer, head)
     return Segments(
         head=start,
         lead=before[len(head) :],
-        tail=encode_inside(tokenizer, behind) if behind else [],
+        tail=encode_inside(tokenizer, after) if after else [],
         has_document=bool(marker),
         at_start=not head,
     )

@@ -202,7 +202,7 @@ def test_gsm8k_takes_its_main_configuration(tmp_path: Path) -> None:
     (row,) = load_rows("gsm8k", "test")
     assert row.question == "main" and row.references == ("1,004",) and row.meta["solution"].startswith("2+2")
     bad = write_jsonl(tmp_path / "train.jsonl", [{"question": "q", "answer": "4"}])
-    assert "has no number behind ####" in refused_update("gsm8k", bad)
+    assert "has no number after ####" in refused_update("gsm8k", bad)
 
 
 def test_humaneval(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_scores() -> None:
         ("prompt: '{{ text }}'\n", "must name `label` once"),
         ("prompt: '{{ text }} {{ label | upper }}'\n", "must name `label` once"),
         ("prompt: '{{ document }} {{ label }}\n\n  '\n", "must name `label` once, as it is, and no document"),
-        ("prompt: '{{ text }} {{ label }}'\n", "must go on behind its label"),
+        ("prompt: '{{ text }} {{ label }}'\n", "must go on after its label"),
         ("prompt: '{{ text }} {{ label }} {{ key }}'\n", "must be the same for all rows; row 2 of"),
         ("prompt: '{{ texts }} {{ label }} '\n", "'texts' is undefined"),
         ("scorer: trek\n", "unknown scorer of mine: 'trek'; did you mean 'trec'?"),
@@ -222,7 +222,7 @@ def test_what_a_user_gets_wrong(more: str, sentence: str) -> None:
 
 
 def test_too_short_for_a_demonstration(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(UserError, match=r"take (\d+) of them, which leaves no room for a demonstration") as error:
+    with pytest.raises(UserError, match=r"take (\d+) of them, which leaves no space for a demonstration") as error:
         task().example(Cell(20), 0, tokenizer, 0)
     taken = int(str(error.value).split("take ")[1].split()[0])
     first = min(n for n in range(taken, taken + 60) if fits(n, tokenizer))

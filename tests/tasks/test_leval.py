@@ -78,12 +78,12 @@ def test_every_data_set_has_its_task() -> None:
         for protocol in ("chat", "chunkllama"):
             task: Any = load_task(f"{name}:protocol={protocol}")
             assert (task.data, task.scorer, task.split) == (name, name, "test"), name
-            assert task.asked.max_new_tokens == 512 and task.asked.chat == (protocol == "chat")
-            assert task.asked.system and task.asked.prompt.count("{{ document }}") == 1
-            assert task.asked.prompt.index("{{ document }}") < task.asked.prompt.index("{{ question }}")
-            assert ("{{ system }}" in task.asked.prompt) == (protocol == "chunkllama")
-            assert bool(task.asked.follow_up) == (name == "leval/sci_fi")
-            assert task.asked.truncate == ("left" if name == "leval/codeU" else "right")
+            assert task.resolved.max_new_tokens == 512 and task.resolved.chat == (protocol == "chat")
+            assert task.resolved.system and task.resolved.prompt.count("{{ document }}") == 1
+            assert task.resolved.prompt.index("{{ document }}") < task.resolved.prompt.index("{{ question }}")
+            assert ("{{ system }}" in task.resolved.prompt) == (protocol == "chunkllama")
+            assert bool(task.resolved.follow_up) == (name == "leval/sci_fi")
+            assert task.resolved.truncate == ("left" if name == "leval/codeU" else "right")
         assert load_task(name).protocol == "chat"  # type: ignore[attr-defined]
 
 

@@ -74,12 +74,12 @@ def test_every_metric_has_its_task() -> None:
     for name, length in {**BARE, **IN_CHAT}.items():
         task: Any = load_task(f"longbench/{name}")
         assert (task.data, task.scorer, task.split) == (f"longbench/{name}", f"longbench/{name}", "test")
-        assert task.asked.max_new_tokens == length and task.asked.truncate == "middle", name
-        assert task.asked.chat == (name in IN_CHAT), name
+        assert task.resolved.max_new_tokens == length and task.resolved.truncate == "middle", name
+        assert task.resolved.chat == (name in IN_CHAT), name
         assert task.classes == ("choices" if name in ("trec", "lsht") else ""), name
         assert not task.answer  # the scorers take the first line themselves, where the published ones do
-        assert task.asked.prompt.count("{{ document }}") == 1
-        assert ("{{ question }}" in task.asked.prompt) == (
+        assert task.resolved.prompt.count("{{ document }}") == 1
+        assert ("{{ question }}" in task.resolved.prompt) == (
             name not in ("gov_report", "multi_news", "vcsum", "passage_count", "lcc")
         ), name
 

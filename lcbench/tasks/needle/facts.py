@@ -1,4 +1,4 @@
-"""What needles are made of: keys and values drawn word by word, so that their size in tokens is bounded."""
+"""Keys and values of needles, drawn word by word so that their number of tokens is bounded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DASH = ("-",)
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the words of each slot, joined."""
+    """A kind of key or value: one word per slot, joined by `joint`."""
 
     slots: tuple[tuple[str, ...], ...]
     joint: str = " "
@@ -31,7 +31,7 @@ class Kind:
 
 
 KINDS = {
-    # Those of lcbench.apps.train.facts, which the embedded models know.
+    # Those of lcbench.apps.train.facts, which the embedded models were trained on.
     "city": Kind((CITIES,)),
     "name": Kind((NAMES,)),
     "activity": Kind((ACTIONS, ("a",), COLORS, ITEMS, ("near",), ("the",), ADJECTIVES, PLACES)),
@@ -59,7 +59,7 @@ KINDS = {
 
 
 def draw_distinct(rng: random.Random, kind: str, count: int) -> list[str]:
-    """So many of a kind, no two alike, in random order."""
+    """`count` distinct keys or values of a kind, in random order."""
     drawn: dict[str, None] = {}
     while len(drawn) < count:
         drawn[KINDS[kind].draw(rng)] = None
@@ -67,7 +67,7 @@ def draw_distinct(rng: random.Random, kind: str, count: int) -> list[str]:
 
 
 def how_many(kind: str) -> int:
-    """How many different ones of a kind there are."""
+    """The number of distinct keys or values of a kind."""
     count = 1
     for slot in KINDS[kind].slots:
         count *= len(slot)
@@ -76,7 +76,7 @@ def how_many(kind: str) -> int:
 
 @lru_cache(maxsize=64)
 def most_tokens(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
-    """A bound on the tokens of one of a kind, with the space before it."""
+    """An upper bound on the tokens of one key or value, with the space before it."""
     slots, joint = KINDS[kind].slots, KINDS[kind].joint
     joints = len(slots) - 1 if joint.strip() else 0
     longest = {

@@ -1,4 +1,4 @@
-"""Needle in a haystack: sentences hidden in running text, and a question at the end that only they answer."""
+"""Needle in a haystack: sentences hidden in running text, and a question at the end that they answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lcbench.tasks.text.running_text import GENERATED, hide, require_text, too_s
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPARE_TOKENS = 4  # of an answer beyond the value, for one that begins with another word or two
+SPARE_TOKENS = 4  # of the answer beyond the value, for one that begins with another word or two
 FILLER_WORDS = {"a", "an", "the", "in", "on", "at", "of", "to", "and", "or", "near", "with", "by", "for", "is"}
 
 
@@ -30,14 +30,14 @@ class Needle(Task):
     """The depth x length grid of G. Kamradt, https://github.com/gkamradt/LLMTest_NeedleInAHaystack, and the variants
     with several needles of RULER (Hsieh et al. 2024, https://arxiv.org/abs/2404.06654).
 
-    The haystack is running text that does not repeat, or lines (`Wording.line`); the needle goes in at the sentence or
-    line end that is nearest to the depth in tokens; prompt and answer together are exactly `seq_len` tokens, for which
-    the last sentence or line is cut from its front. Of several needles the first one asked for stands at the depth of
-    the cell, the others anywhere. A protocol that lists `filler` is a passkey test on the same grid
+    The haystack is running text that does not repeat, or lines (`Wording.line`). The needle is inserted at the sentence
+    or line end nearest to the depth in tokens. Prompt and answer together are exactly `seq_len` tokens; to reach that,
+    the last sentence or line loses tokens at its front. Of several needles, the first queried one stands at the depth
+    of the cell, the others at random depths. A protocol that lists `filler` is a passkey test on the same grid
     (`lcbench.tasks.passkey`), whose text repeats.
 
-    Scores: `recall` is the share of the key words, or values, that the answer holds, in lower case; `exact` is 1 if the
-    answer begins with the value word for word or, with several values, holds them all.
+    Scores: `recall` is the fraction of the key words, or values, that the answer contains, in lower case; `exact` is 1
+    if the answer begins with the value word for word or, with several values, contains all of them.
     """
 
     family: ClassVar[str] = "needle"
@@ -66,7 +66,8 @@ class Needle(Task):
         return Wording(**values)
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """The grid; without depths that of the protocol, and without those one cell a length, its depths random."""
+        """The grid of lengths and depths; depths default to the protocol's, and without those each sample draws its
+        own."""
         grid: list[float] | list[None] = depths or self._depths or [None]
         return [Cell(seq_len, depth) for seq_len in seq_lens for depth in grid]
 
@@ -83,21 +84,21 @@ class Needle(Task):
         keys = draw_distinct(rng, wording.key, wording.keys)
         drawn = iter(draw_distinct(rng, wording.value, wording.keys * wording.values))
         facts = {key: [next(drawn) for _ in range(wording.values)] for key in keys}
-        asked = keys[: wording.queries]
-        answers = tuple(value for key in asked for value in facts[key])
+        queried = keys[: wording.queries]
+        answers = tuple(value for key in queried for value in facts[key])
 
         head = wording.opening(tokenizer)
-        tail = wording.closing(tokenizer, rng.sample(asked, len(asked)))
+        tail = wording.closing(tokenizer, rng.sample(queried, len(queried)))
         needles = [wording.state(tokenizer, key, value) for key in keys for value in facts[key]]
         budget = wording.max_new_tokens or len(encode_inside(tokenizer, " " + ", ".join(answers))) + SPARE_TOKENS
-        room = cell.seq_len - len(head) - len(tail) - sum(map(len, needles)) - budget
+        space = cell.seq_len - len(head) - len(tail) - sum(map(len, needles)) - budget
         text = wording.text(tokenizer, self.haystack, f"{self.name}|haystack|{sample}|{seed}", keys)
-        if text.reach(room) < room:
-            raise too_short(self.haystack, text.reach(room), room)
-        hay, ends = text.cut(room)
+        if text.reach(space) < space:
+            raise too_short(self.haystack, text.reach(space), space)
+        hay, ends = text.cut(space)
         places = [rng.choice(ends) for _ in needles]
         if cell.depth is not None:
-            places[0] = _nearest(ends, cell.depth * room)
+            places[0] = _nearest(ends, cell.depth * space)
         order = sorted(range(len(needles)), key=lambda index: places[index])
         return Example(
             head=head,
@@ -106,12 +107,12 @@ class Needle(Task):
             references=answers,
             max_new_tokens=budget,
             seed=self.sample_seed(cell, sample, seed),
-            depth=places[0] / room,
+            depth=places[0] / space,
             needle_at=len(head) + places[0] + sum(len(needles[index]) for index in order[: order.index(0)]),
         )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """The haystack of a sample begins alike at every length and depth."""
+        """The haystack of a sample begins with the same text at every length and depth."""
         return self._passkey.shares(cell, sample) if self._is_passkey else sample
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
@@ -151,7 +152,8 @@ class Needle(Task):
         return Passkey(name=self.name, protocols={self.protocol: given}, protocol=self.protocol)
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """A length that fits every sample, by the longest key and value there are, with a token of text."""
+        """A length in tokens that fits every sample: the longest possible keys and values, and one token of
+        haystack."""
         wording = self.wording
         key, value = most_tokens(tokenizer, wording.key), most_tokens(tokenizer, wording.value)
         needle = len(wording.state(tokenizer, "", "")) + key + value
@@ -169,13 +171,13 @@ class Needle(Task):
 
 @dataclass(frozen=True)
 class _Grid:
-    """The depths that a protocol asks for."""
+    """The depths in a protocol."""
 
     depths: tuple[float, ...]
 
 
 def _nearest(ends: list[int], target: float) -> int:
-    """The one of these ascending places that is nearest to a target; of two as near, the earlier."""
+    """The element of an ascending list that is nearest to a target; the smaller of two equally near."""
     index = min(bisect_left(ends, target), len(ends) - 1)
     return min(ends[max(index - 1, 0) : index + 1], key=lambda end: abs(end - target))
 

@@ -1,4 +1,4 @@
-"""How a needle test is worded: the needle, the question, and what the haystack is made of."""
+"""The wording of a needle test: the needle, the question, and lines of the haystack."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Wording:
     """The wording of a needle test: `{key}` and `{value}` in the needle, `{keys}` in the question.
 
-    `keys` needles have `values` values each, in a needle of their own; `queries` of the keys are asked for. `key` and
-    `value` say what they are drawn from (lcbench/tasks/needle_facts.py). With `score: key_words` an answer is scored by
-    the words of the value that it holds, with `values` by the values.
+    There are `keys` keys with `values` values each, one needle per value; the question names `queries` of the keys.
+    `key` and `value` name the kinds that they are drawn from (`KINDS` in lcbench/tasks/needle/facts.py). With
+    `score: key_words` an answer is scored by the words of the value that it contains, with `values` by whole values.
 
-    All texts go on in one line, each behind a space; with a line break as `glue` the instruction and the question have
-    lines of their own. With a `line` the haystack is that line again and again, and needles are lines in it; if it says
-    `{key}` and `{value}`, both are drawn anew each time, and no key is one that is asked for.
+    Instruction, haystack and question are one line, separated by spaces; with a line break as `glue` the instruction
+    and the question are lines of their own. With a `line` the haystack is that line repeated, and needles are lines of
+    it; if it contains `{key}` and `{value}`, both are drawn for every line, and never a key of a needle.
     """
 
     source: str
@@ -61,7 +61,7 @@ class Wording:
             )
 
     def ask(self, keys: list[str]) -> str:
-        """The question for these keys, listed as RULER lists them: `a, b, and c`."""
+        """The question for these keys, listed as in RULER: `a, b, and c`."""
         listed = ", ".join(keys[:-1]) + (", and " if keys[1:] else "") + keys[-1]
         return self.question.replace("{keys}", listed)
 
@@ -69,21 +69,21 @@ class Wording:
         return encode_start(tokenizer, self.instruction + self.glue.strip(" "))
 
     def closing(self, tokenizer: PreTrainedTokenizerBase, keys: list[str]) -> list[int]:
-        """The question as it stands behind the haystack."""
+        """Token ids of the question after the haystack."""
         if self.line is None:
             return encode_inside(tokenizer, self.glue + self.ask(keys))
         return encode_all(tokenizer, [self.ask(keys)], LINE)[0]
 
     def state(self, tokenizer: PreTrainedTokenizerBase, key: str, value: str) -> list[int]:
-        """A needle as it stands in the haystack: a sentence behind a space, or a line with its line break."""
+        """Token ids of a needle in the haystack: a sentence after a space, or a line with its line break."""
         needle = _fill(self.needle, key, value)
         if self.line is None:
             return encode_inside(tokenizer, " " + needle)
         return encode_all(tokenizer, [needle + "\n"], LINE)[0]
 
     def text(self, tokenizer: PreTrainedTokenizerBase, source: str, identity: str, keys: list[str]) -> RunningText:
-        """The haystack that a sample of this identity reads, whose needles have these keys: lines, or running text from
-        a source."""
+        """The haystack of a sample, decided by `identity`: lines without the needles' `keys`, or running text of a
+        source."""
         if self.line is None:
             return running_text(tokenizer, source, identity)
         if _fill(self.line, "", "") == self.line:

@@ -1,4 +1,4 @@
-"""Books to measure perplexity on, generated or the user's own: tokens, and where they are in the text."""
+"""Books for perplexity, generated or the user's own, as tokens with their character offsets."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from lcbench.tasks.text.running_text import GENERATED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_A_SENTENCE = 8  # of a generated book, or more: one that is too short all the same is doubled
+TOKENS_A_SENTENCE = 8  # of a generated book, a lower estimate: a book that is still too short is doubled
 SPLIT = "test"  # of a data set on the hub
-TITLES = ("short_book_title", "title")  # columns: PG19's, and that of others
-SPARE = 64  # tokens at the end of a text that may come out otherwise once the text goes on
+TITLES = ("short_book_title", "title")  # columns: PG19's, and that of other data sets
+SPARE = 64  # tokens at the end of a cut text that may differ from those of the whole text
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The first tokens of a text; `ends[k]` is where token k ends in it, in characters."""
+    """The first token ids of a text; `ends[k]` is the offset in characters at which token k ends."""
 
     title: str
     text: str
@@ -38,16 +38,16 @@ class Tokens:
     ends: array[int]
 
     def span(self, first: int, stop: int) -> str:
-        """The text of the tokens first to stop; of all spans one behind the other, the text itself."""
+        """The text of tokens `first` to `stop` (exclusive); adjacent spans concatenate to the text."""
         return self.text[self.ends[first - 1] if first else 0 : self.ends[stop - 1]]
 
 
 @lru_cache(maxsize=256)
 def read_book(tokenizer: PreTrainedTokenizerBase, source: str, need: int, number: int) -> Tokens | None:
-    """The first `need` tokens of the book `number` (from 0) among those of a source that have so many; None if there
-    are not enough of them. The whole text is tokenised at once, as it would be anywhere.
+    """The first `need` tokens of book `number` (from 0) among the books of a source with at least `need` tokens; None
+    if there are fewer such books. The whole text is tokenised in one call, so that tokens do not depend on `need`.
 
-    `source`: see `lcbench.tasks.perplexity.task`. Raises: UserError for one that cannot be read.
+    `source`: see `lcbench.tasks.perplexity.task`. Raises: UserError for a source that cannot be read.
     """
     if source == GENERATED:
         return _generated(tokenizer, need, number)
@@ -61,7 +61,7 @@ def read_book(tokenizer: PreTrainedTokenizerBase, source: str, need: int, number
 
 @lru_cache(maxsize=64)
 def books_of(tokenizer: PreTrainedTokenizerBase, source: str, need: int) -> tuple[int, ...]:
-    """Which texts of a source have at least so many tokens, in order. Of a long one only the beginning is tokenised."""
+    """Indices of the texts of a source with at least `need` tokens. Only the beginning of a long text is tokenised."""
     return tuple(index for index, (_, text) in enumerate(_books(source)) if _has(tokenizer, text, need))
 
 
@@ -75,7 +75,7 @@ def _has(tokenizer: PreTrainedTokenizerBase, text: str, need: int) -> bool:
 
 
 def _generated(tokenizer: PreTrainedTokenizerBase, need: int, number: int) -> Tokens:
-    """A book that no reference model was trained on, and that is as long as it has to be."""
+    """A generated book of at least `need` tokens that no reference model was trained on."""
     seed, sentences = HELD_OUT_SEEDS[number % len(HELD_OUT_SEEDS)], 1 + need // TOKENS_A_SENTENCE
     while not _has(tokenizer, text := Book(seed).text(sentences), need + SPARE):
         sentences *= 2
@@ -99,7 +99,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> An
 
 
 def require_books(source: str) -> None:
-    """Raises: UserError for a source that cannot be read."""
+    """Open a source. Raises: UserError for a source that cannot be read."""
     if source != GENERATED:
         _books(source)
 
@@ -122,7 +122,7 @@ def _books(source: str) -> Sequence[tuple[str, str]]:
 
 
 class _Rows(Sequence[tuple[str, str]]):
-    """Titles and texts of rows, read when asked for."""
+    """Titles and texts of rows, read on access."""
 
     def __init__(self, rows: Sequence[RawRow], source: str) -> None:
         self._rows, self._source = rows, source

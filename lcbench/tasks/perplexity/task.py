@@ -1,4 +1,4 @@
-"""Perplexity on long books: what every token costs the model, by protocols whose numbers do not compare."""
+"""Perplexity on long books: the negative log-likelihood of every token, by protocols whose numbers do not compare."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ Span = tuple[int, int, int]  # start, stop and first scored token of a window in
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Task):
-    """Sample k is the k-th book of the source that is long enough for every length of the run: all lengths read the
-    same books.
+    """Sample k is the k-th book of the source that is long enough for every length of the run, so that all lengths read
+    the same books.
 
-    Protocols; a window is `seq_len` tokens with what the tokenizer puts at the start of a text, one BOS above all. A
-    tokenizer without BOS leaves the first token of a window unscored.
+    Protocols. A window is `seq_len` tokens, including the tokenizer's prefix (BOS). Without a BOS the first token of a
+    window is not scored.
 
     prefix    the first window of each book
-    sliding   windows over the first `book_tokens` tokens (twice the longest length), `stride` apart (half a window).
-              Every token is scored once, with at least window - stride tokens before it but for the first window.
-              With averaging=chunkllama as test_ppl.py of ChunkLlama has it (lcbench: book by book, and with a BOS):
-              windows start every `stride` (256; half a window above 96k) while they end within the text, the last one
-              left out; all tokens of each are scored; a mean a window, and the plain mean over windows.
-    segments  windows one behind the other over the first `book_tokens` tokens; a rest at the end is left out
+    sliding   windows over the first `book_tokens` tokens (default: twice the longest length), `stride` apart (default:
+              half a window). Every token is scored once, with at least window - stride tokens of context except in the
+              first window. averaging=chunkllama is the averaging of ChunkLlama's test_ppl.py (HKUNLP/ChunkLlama):
+              windows start every `stride` tokens (default 256, as in the script; half a window above 96k, as in the
+              paper) as long as they end before the last token, and the last one is dropped; all tokens of a window
+              are scored, and the plain mean over the means of windows is reported. Differences: lcbench goes book by
+              book, where the script slides over one file of tokens, and every window begins with a BOS.
+    segments  adjacent windows over the first `book_tokens` tokens; the remainder at the end is not scored
 
-    `source`: `books` for generated ones; a .txt file, a folder, JSONL or parquet with columns `text` and, as PG19 has
-    it, `short_book_title`; prepared data, as `pg19`; or the test split of a data set on the hub. `longest`: read the
-    books that have so many tokens, so that runs over other lengths read the same ones.
+    `source`: `books` for generated books; a .txt file, a folder, JSONL or parquet with the columns `text` and, as in
+    PG19, `short_book_title`; prepared data such as `pg19`; or the test split of a data set on the hub. `longest`: read
+    only books with at least so many tokens, so that runs over different lengths read the same books.
     """
 
     family: ClassVar[str] = "perplexity"
@@ -75,7 +77,7 @@ class Perplexity(Task):
         return len(books_of(tokenizer, self.source, self._need(self.longest, _head(tokenizer))))
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """The window of a book begins with those of all shorter lengths."""
+        """With `prefix`, the window of a book begins with its windows of all shorter lengths."""
         return sample if self.protocol == "prefix" else (cell, sample)
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
@@ -117,7 +119,7 @@ class Perplexity(Task):
         raise TypeError(f"{self.name} is measured by likelihood; it has no answers to score")
 
     def _need(self, longest: int, head: list[int]) -> int:
-        """Tokens that a book must have."""
+        """The number of tokens that a book must have."""
         if self.protocol == "prefix":
             return longest - len(head)
         need = 2 * longest if self.book_tokens is None else self.book_tokens
@@ -131,14 +133,14 @@ class Perplexity(Task):
         return self.stride or (half if self.averaging == "tokens" else chunkllama)
 
     def _protocol(self, seq_len: int) -> str:
-        """The protocol as it is printed with its numbers."""
+        """The protocol as printed next to the numbers."""
         if self.protocol != "sliding":
             return self.protocol
         average = "" if self.averaging == "tokens" else ", chunkllama averaging"
         return f"sliding, stride {self._stride(seq_len)}{average}"
 
     def _spans(self, length: int, need: int, seq_len: int) -> list[Span]:
-        """The windows of `length` tokens over a text of `need` tokens. Raises: UserError if there is none."""
+        """The windows of `length` tokens over a text of `need` tokens. Raises: UserError if none fits."""
         if self.protocol == "prefix":
             return [(0, length, 0)]
         if self.protocol == "segments":
@@ -166,7 +168,7 @@ def _head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _window(book: Tokens, span: Span, *, scored_first: bool) -> Window:
-    """`scored_first`: whether anything stands before the first token of a window, so that it has a likelihood."""
+    """`scored_first`: whether a token (BOS) precedes the first token of a window, so that it has a likelihood."""
     start, stop, first = span
     first = max(first, start + (not scored_first))
     text = book.span(first, stop)

@@ -1,9 +1,9 @@
-"""What RULER's tasks other than needles have in common: a template, an answer that begins, and strings to find.
+"""Common parts of RULER's tasks other than needles: a template, an answer prefix, and string matching.
 
 Hsieh et al. 2024, https://arxiv.org/abs/2404.06654, https://github.com/NVIDIA/RULER (scripts/data/synthetic,
-constants.py and one script a task). RULER adds units (lines, words, documents) while they fit, so that its prompts stay
-below the length; here prompt and answer budget together are exactly the length, and every task says what fills the
-rest. The needles of RULER are protocols of `lcbench.tasks.needle.task`.
+constants.py and one script per task). RULER adds units (lines, words, documents) while they fit, so that its prompts
+stay below the length; here prompt and answer budget together are exactly the length, and every task documents how the
+remainder is filled. The needles of RULER are protocols of `lcbench.tasks.needle.task`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ruler(Task):
-    """A prompt of RULER: `template` with `{context}` in it, then `answer_prefix`, with which the answer begins.
+    """A prompt of RULER: `template`, which contains `{context}`, then `answer_prefix`, which the model continues.
 
-    Scores: `recall` is the share of the references that the answer holds, letter case aside (RULER's string_match_all,
-    from 0 to 1); `exact` is 1 if it holds them all.
+    Scores: `recall` is the fraction of the references that the answer contains, ignoring case (RULER's
+    string_match_all, from 0 to 1); `exact` is 1 if it contains all of them.
     """
 
     metric: ClassVar[str] = "recall"
@@ -50,17 +50,18 @@ class Ruler(Task):
         return {"recall": recall, "exact": float(recall == 1)}
 
     def _around(self, **values: object) -> tuple[str, str]:
-        """What stands before the context and behind it, answer prefix included, `{name}` replaced by its value."""
+        """The text before and after the context, with the answer prefix, and with each `{name}` replaced by its
+        value."""
         text = self.template + self.answer_prefix
         for name, value in values.items():
             text = text.replace(f"{{{name}}}", str(value))
-        before, _, behind = text.partition("{context}")
-        return before, behind
+        before, _, after = text.partition("{context}")
+        return before, after
 
     def _too_short(self, cell: Cell, shortest: int) -> UserError:
         return UserError(f"{self.name} does not fit into {cell.seq_len} tokens; use --seq-len {shortest} or more.")
 
 
 def encode_line(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text as it stands at the start of a line inside a prompt."""
+    """Token ids of a text at the start of a line inside a prompt."""
     return encode_all(tokenizer, [text], LINE)[0]

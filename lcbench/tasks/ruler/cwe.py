@@ -1,4 +1,4 @@
-"""Common words extraction: a numbered list in which ten words come more often than the rest."""
+"""Common words extraction: a numbered list in which ten words are more frequent than the rest."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from lcbench.tasks.text.words import all_words
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LONG = 4096  # tokens from which RULER repeats words as often as its options say
-BLOCK = 1024  # numbers a call of the tokenizer
+LONG = 4096  # tokens: from this length on, RULER uses the configured frequencies
+BLOCK = 1024  # numbers per call of the tokenizer
 
 
 @dataclass(frozen=True)
 class Frequencies:
-    """How often words come: in the list, common and other ones; and in the example, which has `words` words."""
+    """Occurrences of common and other words in the list, and in the solved example, which has `words` distinct
+    words."""
 
     common: int
     other: int
@@ -38,13 +39,14 @@ class Frequencies:
 @dataclass(frozen=True, kw_only=True)
 class CommonWords(Ruler):
     """RULER's `cwe` (common_words_extraction.py): a numbered list, shuffled, of `num_cw` common words, each `freq_cw`
-    times, and as many others as fit, each `freq_ucw` times; one solved example with 40 words (10 and 3 times) before
-    it. Below 4,096 tokens 6 times and once, and an example with 20 words (3 times and once), as in RULER.
+    times, and as many others as fit, each `freq_ucw` times; before it one solved example with 40 words (10 and 3
+    times). Below 4,096 tokens the frequencies are 6 and 1, and the example has 20 words (3 times and once), as in
+    RULER.
 
-    The length is exact: the last of the other words comes less often where it must, and the rest, less than an entry,
-    is blank lines before the list. Words are those of RULER's package `wonderwords` (8,047). Where they do not suffice
-    (beyond some 120k tokens), other words are pairs of an adjective and a noun; RULER takes another list there. The
-    example has words of its own.
+    The length is exact: the last of the other words may occur less often, and the remainder, less than an entry, is
+    blank lines before the list. Words are those of RULER's package `wonderwords` (8,047). Where they do not suffice
+    (beyond some 120k tokens), further words are pairs of an adjective and a noun; RULER uses another list there. The
+    example shares no word with the list.
     """
 
     family: ClassVar[str] = "ruler_cwe"
@@ -63,18 +65,18 @@ class CommonWords(Ruler):
         if cell.seq_len < shortest:
             raise self._too_short(cell, shortest)
         rng, often = self.rng(cell, sample, seed), self._frequencies(cell.seq_len)
-        before, behind = self._around()
-        tail, known = encode_inside(tokenizer, behind), word_tokens(tokenizer)
+        before, after = self._around()
+        tail, known = encode_inside(tokenizer, after), word_tokens(tokenizer)
         least = _numbering(tokenizer, self.num_cw * often.common)
-        while True:  # the shortest length counts with words of mean size: about every other draw fits it
+        while True:  # `shortest` assumes words of mean size, so about every other draw fits at that length
             words = rng.sample(all_words(), len(all_words()))
             shown, common, others = words[: often.words], words[often.words :][: self.num_cw], words[often.words :]
             head = encode_start(tokenizer, self._solved(rng, shown, often) + before)
-            room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
-            if least + often.common * sum(len(known[word]) for word in common) <= room:
+            space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+            if least + often.common * sum(len(known[word]) for word in common) <= space:
                 break
         entries = [known[word] for word in common for _ in range(often.common)]
-        left = room - least - sum(map(len, entries))
+        left = space - least - sum(map(len, entries))
         for ids in _others(tokenizer, rng, others[self.num_cw :], often.other):
             size = len(number(tokenizer, len(entries) + 1)) + len(ids)
             if size > left:
@@ -101,18 +103,18 @@ class CommonWords(Ruler):
     def _solved(self, rng: random.Random, words: list[str], often: Frequencies) -> str:
         common = words[: self.num_cw]
         listed = common * often.example_common + words[self.num_cw :] * often.example_other
-        before, behind = self._around()
-        return f"{before}{_numbered(rng.sample(listed, len(listed)))}{behind} {_numbered(common)}\n"
+        before, after = self._around()
+        return f"{before}{_numbered(rng.sample(listed, len(listed)))}{after} {_numbered(common)}\n"
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase, seq_len: int) -> int:
-        """A length at which words of mean size fit, with the frequencies of `seq_len`."""
+        """The length in tokens at which words of mean size fit, with the frequencies of `seq_len`."""
         often, known = self._frequencies(seq_len), word_tokens(tokenizer)
         mean = sum(map(len, known.values())) / len(known)
-        before, behind = self._around()
+        before, after = self._around()
         others = (often.words - self.num_cw) * often.example_other
         example = self.num_cw * often.example_common + others
         listed = self.num_cw * often.common
-        texts = encode_start(tokenizer, before + behind), encode_inside(tokenizer, "\n" + before + behind)
+        texts = encode_start(tokenizer, before + after), encode_inside(tokenizer, "\n" + before + after)
         words = math.ceil(mean * (example + self.num_cw + listed))
         numbers = sum(_numbering(tokenizer, count) for count in (example, self.num_cw, listed))
         return sum(map(len, texts)) + words + numbers + self.max_new_tokens
@@ -121,7 +123,7 @@ class CommonWords(Ruler):
 def _others(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, words: list[str], often: int
 ) -> Iterator[list[int]]:
-    """Entries of the list without their numbers, in the end of pairs of words, no pair twice."""
+    """Token ids of entries without their numbers: each word `often` times, then pairs of words, no pair twice."""
     for word in words:
         yield from [word_tokens(tokenizer)[word]] * often
     drawn: set[str] = set()
@@ -137,13 +139,13 @@ def _numbered(words: list[str]) -> str:
 
 
 def number(tokenizer: PreTrainedTokenizerBase, place: int) -> list[int]:
-    """Tokens of the number before an entry, counted from 1: `1.` begins the line."""
+    """Token ids of the number before an entry, from 1 on; `1.` begins the line."""
     block, index = divmod(place - 1, BLOCK)
     return _number_block(tokenizer, block)[index]
 
 
 def _numbering(tokenizer: PreTrainedTokenizerBase, count: int) -> int:
-    """Tokens of the numbers of so many entries."""
+    """Number of tokens of the first `count` entry numbers."""
     return sum(len(number(tokenizer, place)) for place in range(1, count + 1))
 
 
@@ -156,6 +158,6 @@ def _number_block(tokenizer: PreTrainedTokenizerBase, block: int) -> list[list[i
 
 @lru_cache(maxsize=8)
 def word_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Tokens of every word, behind a space."""
+    """Token ids of every word, after a space."""
     words = all_words()
     return dict(zip(words, encode_all(tokenizer, [f" {word}" for word in words], SENTENCE), strict=True))

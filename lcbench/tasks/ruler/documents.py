@@ -1,4 +1,4 @@
-"""Questions and the documents that answer them, from the files that SQuAD and HotpotQA give out."""
+"""Questions and the documents that answer them, from the published files of SQuAD and HotpotQA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcbench.tasks.text.running_text import LINE, encode_all
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-END = "\n\n"  # behind every document
+END = "\n\n"  # after every document
 PUBLISHED = {
     "squad": ("SQuAD 2.0", "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json"),
     "hotpotqa": ("HotpotQA", "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json"),
@@ -25,7 +25,8 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question, what counts as its answer, the documents that answer it, and others that come with it."""
+    """A question, its right answers, and its documents by their numbers in the `Collection`: those that contain the
+    answer (`answered_by`), and distractors that its source gives with it (`near`)."""
 
     text: str
     answers: tuple[str, ...]
@@ -35,14 +36,14 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """The documents of a file, each once, and its questions in their order."""
+    """The distinct documents of a file, and its questions in file order."""
 
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
 
 
 class Bodies:
-    """The tokens of documents as they stand below their labels, line breaks behind them included, made on demand."""
+    """Token ids of documents, with the line breaks that follow them, tokenised on first use and cached."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, collection: Collection) -> None:
         self._tokenizer, self._documents = tokenizer, collection.documents
@@ -96,25 +97,25 @@ def _squad(content: Any) -> Collection:
         for paragraph in paragraphs:
             own = numbers[paragraph["context"]]
             near = tuple(number for number in article if number != own)
-            for asked in paragraph["qas"]:
-                answers = tuple(dict.fromkeys(_text(answer["text"]) for answer in asked["answers"]))
-                if answers:  # there are none where SQuAD 2.0 says `is_impossible`
-                    questions.append(Question(_text(asked["question"]), answers, (own,), near))
+            for entry in paragraph["qas"]:
+                answers = tuple(dict.fromkeys(_text(answer["text"]) for answer in entry["answers"]))
+                if answers:  # SQuAD 2.0 has questions without (`is_impossible`)
+                    questions.append(Question(_text(entry["question"]), answers, (own,), near))
     return Collection(tuple(numbers), tuple(questions))
 
 
 def _hotpotqa(content: Any) -> Collection:
     """`[{"question", "answer", "context": [[title, [sentence, ...]], ...], "supporting_facts": [[title, n], ...]}]`"""
-    numbers = _numbered(_with_title(*entry) for asked in content for entry in asked["context"])
+    numbers = _numbered(_with_title(*entry) for item in content for entry in item["context"])
     questions = []
-    for asked in content:
-        facts = {title for title, _ in asked["supporting_facts"]}
-        own = {numbers[_with_title(title, sentences)]: title in facts for title, sentences in asked["context"]}
+    for item in content:
+        facts = {title for title, _ in item["supporting_facts"]}
+        own = {numbers[_with_title(title, sentences)]: title in facts for title, sentences in item["context"]}
         answered_by = tuple(number for number, answers in own.items() if answers)
         if not answered_by:
             raise ValueError("no document of a question is among its supporting facts")
         near = tuple(number for number, answers in own.items() if not answers)
-        questions.append(Question(_text(asked["question"]), (_text(asked["answer"]),), answered_by, near))
+        questions.append(Question(_text(item["question"]), (_text(item["answer"]),), answered_by, near))
     return Collection(tuple(numbers), tuple(questions))
 
 

@@ -18,20 +18,20 @@ from lcbench.tasks.text.running_text import SENTENCE, encode_all
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ASKED = 3  # words, the most frequent ones behind the dots
+QUERIED = 3  # number of words in the answer: the most frequent ones after the dots
 DOTS = " ..."
-LETTERS = 6  # of a coded word
-TOKENS_PER_WORD = 50  # of the whole length, for each different word
+LETTERS = 6  # per coded word
+TOKENS_PER_WORD = 50  # of the whole length, per distinct word
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrequentWords(Ruler):
-    """RULER's `fwe` (freq_words_extraction.py): the word of rank k comes n / k^alpha times, cut to a whole number, and
-    all are shuffled; the first rank are dots, to be ignored, and asked for are the next three. There are as many
-    different words as the length has times 50 tokens.
+    """RULER's `fwe` (freq_words_extraction.py): the word of rank k occurs floor(n / k^alpha) times, and all are
+    shuffled; rank 1 are dots, to be ignored, and the answer is the next three. There is one distinct word per 50 tokens
+    of the length.
 
-    The length is exact: n is the largest that fits, and the rest is more dots. RULER gives n as a number of words
-    divided by zeta(alpha), raised in large steps, and leaves the answer out of the length.
+    The length is exact: n is the largest that fits, and the remainder is more dots. RULER gives n as a number of words
+    divided by zeta(alpha), raised in large steps.
     """
 
     family: ClassVar[str] = "ruler_fwe"
@@ -49,44 +49,44 @@ class FrequentWords(Ruler):
             raise self._too_short(cell, shortest)
         rng = self.rng(cell, sample, seed)
         words = _coded(rng, cell.seq_len // TOKENS_PER_WORD - 1)
-        before, behind = self._around()
-        head, tail = encode_start(tokenizer, before.removesuffix(" ")), encode_inside(tokenizer, behind)
+        before, after = self._around()
+        head, tail = encode_start(tokenizer, before.removesuffix(" ")), encode_inside(tokenizer, after)
         ranked = encode_all(tokenizer, [DOTS, *(f" {word}" for word in words)], SENTENCE)
-        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+        space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
         sizes = [len(ids) for ids in ranked]
-        counts = self._fitting(sizes, room)
-        dots, rest = divmod(room - _tokens(counts, sizes), sizes[0])
+        counts = self._fitting(sizes, space)
+        dots, rest = divmod(space - _tokens(counts, sizes), sizes[0])
         text = [ids for ids, count in zip(ranked, counts, strict=True) for _ in range(count)] + [ranked[0]] * dots
         rng.shuffle(text)
         return Example(
             head=head,
             context=ranked[0][sizes[0] - rest :] + [token for ids in text for token in ids],
             tail=tail,
-            references=tuple(words[:ASKED]),
+            references=tuple(words[:QUERIED]),
             max_new_tokens=self.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
         )
 
     def _counts(self, n: int, ranks: int) -> list[int]:
-        """How often each rank comes, the first one n times."""
+        """Occurrences of ranks 1 to `ranks`; rank 1 occurs n times."""
         return [int(n / math.pow(rank, self.alpha)) for rank in range(1, ranks + 1)]
 
-    def _fitting(self, sizes: list[int], room: int) -> list[int]:
-        """The counts with the largest n that fits, for words of these sizes."""
-        candidates = range(room // sizes[0] + 1)
-        n = bisect_right(candidates, room, key=lambda n: _tokens(self._counts(n, len(sizes)), sizes)) - 1
+    def _fitting(self, sizes: list[int], space: int) -> list[int]:
+        """The counts with the largest n that fits `space` tokens, for words of these sizes in tokens."""
+        candidates = range(space // sizes[0] + 1)
+        n = bisect_right(candidates, space, key=lambda n: _tokens(self._counts(n, len(sizes)), sizes)) - 1
         return self._counts(n, len(sizes))
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """A length at which the last word asked for comes more often than the next, whatever their tokens: a letter is
-        one at most, and so is the space."""
-        last = ASKED + 1
+        """A length at which the last word of the answer is more frequent than the next one, if every letter and space
+        takes a token of its own, which is the worst case."""
+        last = QUERIED + 1
         n = math.ceil(
             1 / (math.pow(last, -self.alpha) - math.pow(last + 1, -self.alpha))
-        )  # from here on, floors differ as well
+        )  # from here on, the floors differ as well
         counts = self._counts(n, n)
-        before, behind = self._around()
-        fixed = len(encode_start(tokenizer, before)) + len(encode_inside(tokenizer, behind)) + self.max_new_tokens
+        before, after = self._around()
+        fixed = len(encode_start(tokenizer, before)) + len(encode_inside(tokenizer, after)) + self.max_new_tokens
         words = n * len(encode_inside(tokenizer, DOTS)) + sum(counts[1:]) * (LETTERS + 1)
         return max(fixed + words, (last + 1) * TOKENS_PER_WORD)
 
@@ -96,7 +96,7 @@ def _tokens(counts: list[int], sizes: list[int]) -> int:
 
 
 def _coded(rng: random.Random, count: int) -> list[str]:
-    """So many words of random letters, no two alike."""
+    """`count` distinct words of random letters."""
     words: dict[str, None] = {}
     while len(words) < count:
         words["".join(rng.choices(ascii_lowercase, k=LETTERS))] = None

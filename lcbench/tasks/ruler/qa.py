@@ -1,4 +1,4 @@
-"""Question answering: the document that answers a question among many that do not."""
+"""Question answering: the documents with the answer among distractors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from lcbench.tasks.text.running_text import LINE, encode_all
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 64  # documents a call of the tokenizer
+BATCH = 64  # documents per call of the tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentQuestions(Ruler):
     """RULER's `qa_1` and `qa_2` (qa.py): a question, the documents that answer it, and others around them, in random
-    order. The others are those that belong to the question (the rest of a SQuAD article, the eight distractors of
-    HotpotQA), and then any of the file. Sample n asks question n of the file that can be answered.
+    order. Distractors are first those of the question (the rest of a SQuAD article, the eight distractors of
+    HotpotQA), then any documents of the file. Sample n is the n-th answerable question of the file.
 
-    The length is exact: one of the other documents is cut at its end; a rest too small for the label of a document is
-    blank lines. Differences: HotpotQA's
-    own distractors are left out where the length has no room for them, and no document comes twice, so that a length
-    beyond all documents is an error (RULER repeats them).
+    The length is exact: one distractor is cut at its end; a remainder too small for the label of a document is blank
+    lines. Differences from RULER: HotpotQA's own distractors are left out where they do not fit, and no document occurs
+    twice, so that a length beyond all documents is an error (RULER repeats them).
 
-    Scores: `recall` is 1 if the answer holds one of the references, letter case aside (string_match_part); `exact` is 1
-    if its first line is one.
+    Scores: `recall` is 1 if the answer contains one of the references, ignoring case (string_match_part); `exact` is 1
+    if its first line equals one.
     """
 
     family: ClassVar[str] = "ruler_qa"
@@ -62,10 +61,10 @@ class DocumentQuestions(Ruler):
         if cell.seq_len < shortest:
             raise self._too_short(cell, shortest)
         question, rng = self._collection.questions[sample], self.rng(cell, sample, seed)
-        before, behind = self._ask(question)
-        head, tail = encode_start(tokenizer, as_text(tokenizer, before)), encode_line(tokenizer, behind)
-        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
-        documents, left = self._fill(tokenizer, question, room, rng)
+        before, after = self._ask(question)
+        head, tail = encode_start(tokenizer, as_text(tokenizer, before)), encode_line(tokenizer, after)
+        space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+        documents, left = self._fill(tokenizer, question, space, rng)
         rng.shuffle(documents)
         context = (encode_line(tokenizer, "\n") * left)[:left]
         needle_at = None
@@ -95,17 +94,18 @@ class DocumentQuestions(Ruler):
         return read_collection(self.dataset, self.source)
 
     def _ask(self, question: Question) -> tuple[str, str]:
-        """The text before the documents, and the question behind them, which begins a line."""
-        before, behind = self._around(query=question.text)
-        return before, behind.removeprefix(END)
+        """The text before the documents, and the question after them, which starts on a new line."""
+        before, after = self._around(query=question.text)
+        return before, after.removeprefix(END)
 
     def _fill(
-        self, tokenizer: PreTrainedTokenizerBase, question: Question, room: int, rng: random.Random
+        self, tokenizer: PreTrainedTokenizerBase, question: Question, space: int, rng: random.Random
     ) -> tuple[list[tuple[int, list[int]]], int]:
-        """Documents, by number and body, that fill the room with their labels, and the tokens that are left."""
+        """Documents (number, token ids) that fill `space` tokens together with their labels, and the tokens left
+        over."""
         bodies, end = bodies_of(tokenizer, self._collection), encode_line(tokenizer, END)
         documents = list(zip(question.answered_by, bodies.of(question.answered_by), strict=True))
-        left = room - sum(
+        left = space - sum(
             len(_label(tokenizer, place)) + len(body) for place, (_, body) in enumerate(documents, start=1)
         )
         others = self._others(question, rng)
@@ -120,12 +120,12 @@ class DocumentQuestions(Ruler):
                 else:
                     return documents, left
         raise UserError(
-            f"the documents of {self.source} have {room - left:,} tokens, and the prompt needs {room:,}; "
+            f"the documents of {self.source} have {space - left:,} tokens, and the prompt needs {space:,}; "
             "give a larger file, or a shorter --seq-len."
         )
 
     def _others(self, question: Question, rng: random.Random) -> Iterator[int]:
-        """The documents that do not answer a question in random order, those that come with it first."""
+        """The numbers of the distractors in random order, those of the question first."""
         yield from rng.sample(question.near, len(question.near))
         own = {*question.answered_by, *question.near}
         count = len(self._collection.documents)
@@ -134,10 +134,10 @@ class DocumentQuestions(Ruler):
 
 @lru_cache(maxsize=4)
 def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> int:
-    """A length that fits every question with the documents that answer it."""
+    """A length in tokens that fits every question with the documents that answer it."""
     questions = task._collection.questions
     asked = [task._ask(question) for question in questions]
-    tails = encode_all(tokenizer, [behind for _, behind in asked], LINE)
+    tails = encode_all(tokenizer, [after for _, after in asked], LINE)
     head = max(len(encode_start(tokenizer, as_text(tokenizer, before))) for before in {before for before, _ in asked})
     numbers = sorted({number for question in questions for number in question.answered_by})
     bodies = bodies_of(tokenizer, task._collection).of(numbers)

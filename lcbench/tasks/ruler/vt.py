@@ -1,4 +1,4 @@
-"""Variable tracking: assignments hidden in noise, of which some pass one value on."""
+"""Variable tracking: chains of assignments hidden in noise."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-LETTERS, EXAMPLE_LETTERS, DIGITS = 5, 3, 5  # of a variable, of one in the example, of a value
+LETTERS, EXAMPLE_LETTERS, DIGITS = 5, 3, 5  # per variable, per variable of the example, per value
 VALUES = range(10**4, 10**5 - 1)
-EXAMPLE_LINES = 10  # of noise in the example; what RULER's bound of 500 tokens comes to with most tokenizers
+EXAMPLE_LINES = 10  # of noise in the example: with most tokenizers, RULER's limit of 500 tokens gives this number
 EXAMPLE_HOPS = 10  # at most
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A value, and the variables that it is passed on to, one to the next."""
+    """A value, and the variables that it is assigned to, each from the one before."""
 
     value: str
     names: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
-        """The assignments; RULER's have a blank at the end, but for the first."""
+        """The assignments; all but the first end with a space, as in RULER."""
         later = [f"VAR {name} = VAR {source} \n" for source, name in pairwise(self.names)]
         return [f"VAR {self.names[0]} = {self.value}\n", *later]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariableTracking(Ruler):
-    """RULER's `vt` (variable_tracking.py): `VAR A = 12345`, `VAR B = VAR A`, ... on lines of their own, in their order,
-    between lines of noise; asked for are all variables with the value of the first of `num_chains` chains, each of
-    `num_hops` assignments from variable to variable. One solved example stands before the question.
+    """RULER's `vt` (variable_tracking.py): `VAR A = 12345`, `VAR B = VAR A`, ... on lines of their own, in order,
+    between lines of noise. The answer is all variables with the value of the first of `num_chains` chains, each of
+    `num_hops` assignments from variable to variable. One solved example precedes the question.
 
-    The length is exact: the last line of noise is cut from its front. Differences: no value or name comes twice, the
-    example always has ten lines of noise, and its lines too have places of their own in every sample.
+    The length is exact: the last line of noise is cut at its front. Differences from RULER: no value or name occurs
+    twice, the example always has ten lines of noise, and the places of its assignments are drawn for every sample.
     """
 
     family: ClassVar[str] = "ruler_vt"
@@ -68,12 +68,12 @@ class VariableTracking(Ruler):
         values = [str(value) for value in rng.sample(VALUES, 2 * self.num_chains)]
         solved = _chains(rng, values[: self.num_chains], self._example_hops, EXAMPLE_LETTERS)
         chains = _chains(rng, values[self.num_chains :], self.num_hops, LETTERS)
-        before, behind = self._ask(chains[0])
+        before, after = self._ask(chains[0])
         head = encode_start(tokenizer, self._solved(rng, solved) + before)
-        tail = encode_line(tokenizer, behind)
+        tail = encode_line(tokenizer, after)
         lines = [[encode_line(tokenizer, line) for line in one.lines] for one in chains]
-        room = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - sum(map(len, chain.from_iterable(lines)))
-        noise, ends = repeated(tokenizer, NOISE).cut(room)
+        space = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - sum(map(len, chain.from_iterable(lines)))
+        noise, ends = repeated(tokenizer, NOISE).cut(space)
         hidden = _spread(rng, lines, ends[:-1])
         first = next(index for index, (_, line) in enumerate(hidden) if line is lines[0][0])
         return Example(
@@ -91,28 +91,28 @@ class VariableTracking(Ruler):
         return min(self.num_hops, EXAMPLE_HOPS)
 
     def _ask(self, chain: Chain) -> tuple[str, str]:
-        """The text before the lines, and the question behind them, which begins a line."""
-        before, behind = self._around(query=chain.value, num_v=len(chain.names))
-        return before, behind.removeprefix("\n")
+        """The text before the lines, and the question after them, which starts on a new line."""
+        before, after = self._around(query=chain.value, num_v=len(chain.names))
+        return before, after.removeprefix("\n")
 
     def _solved(self, rng: random.Random, chains: list[Chain]) -> str:
-        """The example: lines, question and answer."""
+        """The solved example: lines, question and answer."""
         noise = range(max(EXAMPLE_LINES, len(chains[0].names)))
         hidden = _spread(rng, [chain.lines for chain in chains], noise)
         lines = sorted([*hidden, *((place, NOISE + "\n") for place in noise)], key=_place)
-        before, behind = self._ask(chains[0])
-        return f"{before}{''.join(line for _, line in lines)}{behind} {' '.join(chains[0].names)}\n\n"
+        before, after = self._ask(chains[0])
+        return f"{before}{''.join(line for _, line in lines)}{after} {' '.join(chains[0].names)}\n\n"
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """A length that fits every sample: a token for each letter and digit of a name or value and one before it, and
-        so many lines of noise that every line of a chain has a place of its own."""
+        """A length in tokens that fits every sample: at most one token per letter and digit of a name or value and one
+        before it, and enough lines of noise to give every line of a chain its own place."""
         solved = Chain("", ("",) * (self._example_hops + 1))
-        asked = Chain("", ("",) * (self.num_hops + 1))
-        before, behind = self._ask(asked)
+        queried = Chain("", ("",) * (self.num_hops + 1))
+        before, after = self._ask(queried)
         texts = [
             encode_start(tokenizer, self._solved(random.Random(0), [solved] * self.num_chains) + before),
-            encode_line(tokenizer, behind),
-            *(encode_line(tokenizer, line) for line in asked.lines * self.num_chains),
+            encode_line(tokenizer, after),
+            *(encode_line(tokenizer, line) for line in queried.lines * self.num_chains),
         ]
         said = (self.template + self.answer_prefix).count("{query}")
         values = (2 * said + 2 * self.num_chains) * (DIGITS + 1)
@@ -123,7 +123,7 @@ class VariableTracking(Ruler):
 
 
 def _chains(rng: random.Random, values: list[str], hops: int, letters: int) -> list[Chain]:
-    """A chain a value, no name twice."""
+    """One chain per value, with distinct names."""
     names: dict[str, None] = {}
     while len(names) < len(values) * (hops + 1):
         names["".join(rng.choices(ascii_uppercase, k=letters))] = None
@@ -132,7 +132,7 @@ def _chains(rng: random.Random, values: list[str], hops: int, letters: int) -> l
 
 
 def _spread(rng: random.Random, chains: Sequence[Sequence[T]], places: Sequence[int]) -> list[tuple[int, T]]:
-    """The lines of all chains with their places, which ascend: each chain in its order, no place twice in one."""
+    """The lines of all chains with their ascending places: each chain in its order, its places distinct."""
     drawn = [
         (place, line)
         for lines in chains

@@ -1,1 +1,1 @@
-"""Text that tasks are built of: made-up books, repeated filler, running text, words."""
+"""Text of generated tasks: made-up books, repeated filler, running text, words."""

@@ -1,8 +1,8 @@
-"""Seeded generator of books, and the words that every training document is made of.
+"""Seeded generator of books, and the vocabulary of all training documents of the embedded models.
 
-A model can only show that more context helps if more context does help. So a book has a cast fixed in size, what is
-said of a person never changes within it, and the name stands before the fact: the longer the context, the more of what
-comes next has been said already, and perplexity falls with length. (With a cast that grows, it rises.)
+A model can only benefit from more context if the text depends on it. So a book has a cast of fixed size, facts about a
+person never change within it, and the name precedes the fact: the longer the context, the more of the next sentence
+has been said already, and perplexity falls with length. (With a growing cast, it rises.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Seeds of books, apart from each other so that nothing held out was ever trained on.
+# Disjoint ranges of seeds, so that held-out books were never trained on.
 TOKENIZER_SEEDS = range(400)
 TRAINING_SEEDS = range(10_000, 10_600)
 HELD_OUT_SEEDS = range(900_000, 1_000_000)
@@ -61,7 +61,7 @@ ACTIONS = _words("eat sell find paint bury read carry hide watch count wash burn
 FEELINGS = _words("happy sad angry afraid tired proud lonely calm jealous curious")
 WEATHER = _words("rain wind snow fog sun storm")
 
-# Every sentence begins with a space, so that the tokens of sentences can be put one behind the other.
+# Every sentence begins with a space, so that the tokens of sentences can be concatenated.
 GRASS = (
     " The grass is green.",
     " The sky is blue.",
@@ -107,17 +107,17 @@ OF_A_PERSON = (
     " {name} looked at the {somewhere} and said nothing.",
 )
 GENERIC_SHARE = 0.12  # of the sentences of a book
-SAME_PERSON_SHARE = 0.3  # a sentence stays with the person of the sentence before
+SAME_PERSON_SHARE = 0.3  # probability that a sentence is about the same person as the one before
 HOME_SHARE = 0.7  # of the places that a book names in passing: one of its four
 
 
 def pick(rng: random.Random, options: Sequence[T]) -> T:
-    """One of the options, each as likely; about twice as fast as `random.choice`."""
+    """One of the options, uniformly drawn; about twice as fast as `random.choice`."""
     return options[int(rng.random() * len(options))]
 
 
 def generic_sentence(rng: random.Random) -> str:
-    """A sentence about nobody, which no other sentence depends on."""
+    """A sentence about no person, independent of all other sentences."""
     return pick(rng, GENERIC).format(
         weather=pick(rng, WEATHER),
         adjective=pick(rng, ADJECTIVES),
@@ -162,7 +162,7 @@ class Book:
 
 
 def _person(rng: random.Random, name: str, friend: str) -> dict[str, str]:
-    """Whatever the book will say of a person, for good."""
+    """The facts about a person, which stay the same throughout a book."""
     return {
         "name": name,
         "friend": friend,

@@ -1,4 +1,4 @@
-"""Filler text as tokens, laid out by sentence, so that a needle lands at a sentence end and the total is exact."""
+"""Repeated filler as tokens, by sentence, so that a needle stands at a sentence end and the total length is exact."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Haystack:
-    """Sentences repeated in their order, tokenised once each.
+    """A cycle of sentences, each tokenised once.
 
-    The text of `n` tokens is the last n of an endless repetition that ends with a whole sentence: it may start in the
-    middle of one, and never stops in one.
+    A text of `n` tokens is the last n tokens of the repeated cycle: it may start within a sentence, and always ends
+    with a whole one.
     """
 
-    spaced: tuple[list[int], ...]  # each sentence behind another one: " The sky is blue."
-    bare: tuple[list[int], ...]  # and at the start of a line: "The sky is blue."
+    spaced: tuple[list[int], ...]  # token ids of each sentence after another one: " The sky is blue."
+    bare: tuple[list[int], ...]  # the same at the start of a line: "The sky is blue."
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Haystack:
@@ -33,7 +33,7 @@ class Haystack:
             ids = encode_inside(tokenizer, "\n" + sentence)
             if ids[: len(line_break)] == line_break:
                 return ids[len(line_break) :]
-            return encode_inside(tokenizer, sentence)  # one token holds the line break and what follows
+            return encode_inside(tokenizer, sentence)  # one token spans the line break and the following text
 
         return cls(
             tuple(encode_inside(tokenizer, " " + sentence) for sentence in sentences),
@@ -41,22 +41,22 @@ class Haystack:
         )
 
     def places(self, n: int) -> int:
-        """How many places for a needle a text of n tokens has: before each whole sentence, and after the last."""
+        """The number of places for a needle in a text of n tokens: before each whole sentence, and after the last."""
         rounds, rest = divmod(n, self._round[-1])
         whole = rounds * len(self.spaced) + sum(length <= rest for length in self._round)
-        if len(self._last(whole)) > n:  # the first one takes more tokens at the start of a line
+        if len(self._last(whole)) > n:  # a sentence may take more tokens at the start of a line
             whole -= 1
         return whole + 1
 
     def split(self, n: int, place: int) -> tuple[list[int], list[int]]:
-        """The text of n tokens, cut at a place (0: before the first whole sentence, places(n) - 1: after the last)
-        for a line of its own: the tokens before it and those after, n together."""
-        behind = self.places(n) - 1 - place
-        after = self._last(behind)
-        return self._before(n - len(after), behind), after
+        """The text of n tokens, split at a place (0: before the first whole sentence, places(n) - 1: after the last)
+        into the token ids before and after a needle that is a line of its own."""
+        sentences_after = self.places(n) - 1 - place
+        after = self._last(sentences_after)
+        return self._before(n - len(after), sentences_after), after
 
     def _last(self, sentences: int) -> list[int]:
-        """The last so many sentences, the first of them at the start of a line."""
+        """Token ids of the last `sentences` sentences, the first of them at the start of a line."""
         count = len(self.spaced)
         return [
             token
@@ -65,7 +65,7 @@ class Haystack:
         ]
 
     def _before(self, n: int, sentences: int) -> list[int]:
-        """The n tokens that end where the last so many sentences begin."""
+        """The n token ids before the last `sentences` sentences."""
         if n <= 0:
             return []
         turn = len(self.spaced) - sentences % len(self.spaced)
@@ -74,5 +74,5 @@ class Haystack:
 
     @cached_property
     def _round(self) -> list[int]:
-        """Tokens of the last 1, 2, ... sentences of one repetition."""
+        """Number of tokens of the last 1, 2, ... sentences of one cycle."""
         return list(accumulate(len(sentence) for sentence in reversed(self.spaced)))

@@ -1,10 +1,10 @@
-"""Text to hide needles in, as tokens by sentence or line: generated books, the user's own books and essays, or lines.
+"""Haystacks as tokens by sentence or line: generated books, the user's own books and essays, or lines.
 
-What a sample reads follows from its number alone, and begins alike at every length and depth, so that the tokens before
-a needle are the same for all prompts that hold it further down. No sentence of a file comes twice in a prompt.
+The text of a sample is decided by its number alone and begins the same at every length and depth, so that prompts with
+deeper needles share the tokens before shallower ones. No sentence of a file occurs twice in a prompt.
 
-A sentence begins with the space before it, if its script has one; a line ends with its line break, so that a tokenizer
-may join it with the full stop.
+A sentence includes the space before it, if its script has one; a line includes its line break, so that a tokenizer may
+merge it with the full stop.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GENERATED = "books"  # the haystack that needs no file, and never ends
-BOOK_SENTENCES = 500  # of one generated book before the next begins
-BATCH = 512  # sentences a call of the tokenizer
-SENTENCE, LINE = ANCHORS[0], "\n"  # what stands before a text that begins with a space, and before one that does not
-# A full stop, with the quotes and brackets behind it, ends a sentence unless it belongs to a title or an initial; in
+GENERATED = "books"  # generated books: need no file, and never end
+BOOK_SENTENCES = 500  # of each generated book
+BATCH = 512  # sentences per call of the tokenizer
+SENTENCE, LINE = ANCHORS[0], "\n"  # text before a sentence (with a space), and before a line
+# A full stop, with the quotes and brackets after it, ends a sentence unless it belongs to a title or an initial; in
 # Chinese and Japanese no space follows it.
 STOPS, WIDE_STOPS = ".!?\u0964\u061f\u06d4", "\u3002\uff01\uff1f\uff61"
 CLOSERS, WIDE_CLOSERS = "\"'\u201d\u2019)\\]", "\u201d\u2019\u300d\u300f\uff09\u300b\u3011"
@@ -44,29 +44,28 @@ WIDE = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")  # 
 
 
 class RunningText:
-    """Sentences (or, behind LINE, lines with their line breaks), tokenised as far as prompts have reached into them."""
+    """Sentences (or lines, with `anchor` LINE), tokenised lazily, as far as prompts have needed them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, sentences: Iterator[str], behind: str = SENTENCE) -> None:
-        self._tokenizer, self._sentences, self._behind = tokenizer, sentences, behind
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sentences: Iterator[str], anchor: str = SENTENCE) -> None:
+        self._tokenizer, self._sentences, self._anchor = tokenizer, sentences, anchor
         self._tokens, self._ends = array("I"), array("Q")
 
     def reach(self, n: int) -> int:
-        """Tokenise so far that n tokens are there, if the text has them; how many are there now."""
+        """Tokenise until at least n tokens are available or the text ends; the number of available tokens."""
         while len(self._tokens) < n:
             batch = list(islice(self._sentences, BATCH))
             if not batch:
                 break
-            for ids in encode_all(self._tokenizer, batch, self._behind):
+            for ids in encode_all(self._tokenizer, batch, self._anchor):
                 self._tokens.extend(ids)
                 self._ends.append(len(self._tokens))
         return len(self._tokens)
 
     def cut(self, n: int) -> tuple[list[int], list[int]]:
-        """A text of n tokens, and the places in it where a sentence ends or begins, 0 and n among them.
+        """The first n token ids, and the ascending offsets of sentence ends in them, with 0 and n.
 
-        It begins and ends with a whole sentence where it can: what does not fit of the last one is cut from its front,
-        so that no text stops in the middle of a sentence, and all lengths begin alike.
-        Raises: ValueError for more tokens than there are.
+        The last sentence is cut at its front where it does not fit, so that no text ends within a sentence, and longer
+        texts begin with the sentences of shorter ones. Raises: ValueError if the text has fewer than n tokens.
         """
         if self.reach(n) < n:
             raise ValueError(f"{n} tokens of a text of {len(self._tokens)}")
@@ -82,8 +81,8 @@ class RunningText:
 
 @lru_cache(maxsize=64)
 def running_text(tokenizer: PreTrainedTokenizerBase, source: str, identity: str) -> RunningText:
-    """The text that a sample with this identity reads: `books` for generated ones, else whatever
-    `lcbench.data.texts.read_texts` takes: a .txt file, a folder, JSONL or parquet with a column `text`, a data set.
+    """The haystack of the sample with this identity. `source` is `books` for generated books, else a source for
+    `lcbench.data.texts.read_texts`: a .txt file, a folder, JSONL or parquet with a column `text`, a data set.
 
     Raises: UserError for a source that cannot be read.
     """
@@ -92,17 +91,17 @@ def running_text(tokenizer: PreTrainedTokenizerBase, source: str, identity: str)
 
 
 def require_text(source: str) -> None:
-    """Raises: UserError for a source that cannot be read."""
+    """Open a source. Raises: UserError for a source that cannot be read."""
     if source != GENERATED:
         _texts(source)
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with the one space before it (none in Chinese and Japanese), line breaks and runs
-    of spaces made one space too.
+    """The sentences of a text, each with one space before it (none in Chinese and Japanese); line breaks and runs of
+    spaces become one space.
 
-    What has no full stop (a heading, a table of contents) belongs to the sentence after it; a rest without full stop at
-    the end of the text is dropped.
+    Text without a full stop (a heading, a table of contents) belongs to the sentence after it; at the end of the text
+    it is dropped.
     """
     line = " ".join(text.split())
     if not WIDE.match(line):
@@ -125,7 +124,7 @@ def _generated(rng: random.Random) -> Iterator[str]:
 
 
 def _written(source: str, rng: random.Random) -> Iterator[str]:
-    """The texts of a source in a circle, from a sentence drawn at random up to the one before it."""
+    """The sentences of a source in cyclic order, from a random one up to the one before it."""
     count = len(_texts(source))
     first = rng.randrange(count)
     opening = _sentences(source, first)
@@ -147,18 +146,19 @@ def _sentences(source: str, number: int) -> list[str]:
 
 
 def too_short(source: str, has: int, needs: int) -> UserError:
-    """The error for a haystack that would have to repeat itself."""
+    """The error for a haystack that is shorter than the prompt: it is never repeated. `has` and `needs` are in
+    tokens."""
     return UserError(
         f"the haystack {source} has {has:,} tokens in whole sentences, and the prompt needs {needs:,}; "
         f"give more text, a shorter --seq-len, or no --haystack for generated books."
     )
 
 
-def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], behind: str) -> list[list[int]]:
-    """Tokens of each text as it stands inside a prompt behind SENTENCE or LINE, in one call of the tokenizer. The texts
-    are data: control tokens that they spell out are text."""
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], anchor: str) -> list[list[int]]:
+    """Token ids of each text inside a prompt, after `anchor` (SENTENCE or LINE), in one call of the tokenizer. The
+    texts are data: control tokens that they spell out are tokenised as text."""
     texts = as_text(tokenizer, list(texts))
-    before, *ids = tokenizer([behind, *(behind + text for text in texts)], add_special_tokens=False).input_ids
+    before, *ids = tokenizer([anchor, *(anchor + text for text in texts)], add_special_tokens=False).input_ids
     size = len(before)
     return [
         encoded[size:] if encoded[:size] == before and OPEN not in text else encode_inside(tokenizer, text)
@@ -168,12 +168,12 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], behind:
 
 @lru_cache(maxsize=8)
 def repeated(tokenizer: PreTrainedTokenizerBase, line: str) -> RunningText:
-    """One line again and again."""
+    """One line, repeated without end."""
     return RunningText(tokenizer, repeat(line + "\n"), LINE)
 
 
 def hide(text: list[int], needles: Sequence[tuple[int, list[int]]]) -> list[int]:
-    """The text with needles put in at their places, which ascend."""
+    """The token ids with needles inserted at these ascending offsets."""
     hidden: list[int] = []
     begin = 0
     for place, needle in needles:
