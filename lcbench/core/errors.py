@@ -18,6 +18,10 @@ class UserError(ValueError):
     """Something the user typed or pointed at cannot be used; the command line prints it and exits with 2."""
 
 
+class RowError(UserError):
+    """A row of the data cannot become a prompt; its samples fail, and those of other rows do not."""
+
+
 class UnsupportedModelError(UserError):
     """This model cannot be steered; the message says which layer and why."""
 

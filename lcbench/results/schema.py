@@ -207,6 +207,11 @@ class Record:
         error = {"error": own.pop("error")}
         return {**as_json(self.identity), **as_json(self.prompt), **done, **error, **cost, **own}
 
+    @property
+    def row_failed(self) -> bool:
+        """Whether the sample failed before it had a prompt: its row is at fault, and not the model or the method."""
+        return self.error is not None and not self.prompt.prompt_tokens
+
     @cached_property
     def measured(self) -> Result:
         """The result of a sample that did not fail."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lcbench.results.schema import Answer, Identity, Prompt, Record, Result, Scores
 from lcbench.run.measures import Measured, SampleRequest
-from lcbench.run.plan import Plan
+from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
 EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
@@ -60,6 +60,13 @@ def record(plan: Plan, one: SampleRequest, found: Result | str, layers_steered: 
         error=found if isinstance(found, str) else None,
         layers_steered=layers_steered,
     )
+
+
+def unbuilt(plan: Plan, job: Job, sample: int, reason: str) -> Record:
+    """The record of a sample without a prompt: its row cannot be used, for this reason."""
+    seed = job.task.sample_seed(job.cell, sample, plan.seed)
+    nothing = Example([], [], [], references=(), max_new_tokens=0, seed=seed)
+    return record(plan, SampleRequest(job, sample, nothing), reason, 0, ())
 
 
 def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
-from lcbench.core.errors import UserError
+from lcbench.core.errors import RowError, UserError
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method, parse_method
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 NAMED = 3  # tasks in the name of a folder
+ROWS_SHOWN = 3  # rows that cannot be used, in a note
+ROWS_TRIED = 3  # rows that are built before a task or a length is refused
+SECONDS_TRIED = 1.0  # after which no further row is built for that
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Plan:
     tokenizer: PreTrainedTokenizerBase
     footprint: Footprint
     attention: AttentionOptions
+    notes: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -72,7 +77,7 @@ class Plan:
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
         given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in longest)
-        return list(dict.fromkeys(filter(None, given)))
+        return list(dict.fromkeys([*self.notes, *filter(None, given)]))
 
     @property
     def tokens(self) -> int:
@@ -133,18 +138,53 @@ def make_plan(
     require_rotary(skeleton)
     trained = trained_length(config)
     jobs: dict[str, Job] = {}
+    notes: list[str] = []
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)
         samples = _samples(request, task, tokenizer)
+        problems = task.problems(samples)
+        notes += [*_problems_note(task, problems, samples), *task.notes(samples)]
         for cell in task.cells(seq_lens, _depths(request)):
-            task.example(cell, 0, tokenizer, seed)  # raises UserError now for what cannot be built, not within the run
+            _require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)
             for method in methods:
                 resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
                 job = Job(task, method, resolved, cell, samples)
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
-    return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention)
+    return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)
+
+
+def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:
+    """A note on the rows that cannot be used. Raises: UserError if there is no other."""
+    if not problems:
+        return []
+    reasons = list(problems.values())
+    if len(problems) == samples:
+        raise UserError(
+            reasons[0] if samples == 1 else f"{task.name}: none of {samples} rows can be used; {reasons[0]}"
+        )
+    shown = "; ".join(reason.rstrip(".") for reason in reasons[:ROWS_SHOWN])
+    more = f"; and {len(problems) - ROWS_SHOWN} more" * (len(problems) > ROWS_SHOWN)
+    return [f"{task.name}: {len(problems)} of {samples} rows cannot be used, and their samples fail: {shown}{more}."]
+
+
+def _require_example(task: Task, cell: Cell, usable: list[int], tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    """Build one of the first usable samples of a cell, to fail before a model is loaded if the task or the length is at
+    fault and not a row. Raises: UserError if none of them can be built."""
+    refusal: RowError | None = None
+    end = time.monotonic() + SECONDS_TRIED
+    for sample in usable[:ROWS_TRIED]:
+        try:
+            task.example(cell, sample, tokenizer, seed)
+        except RowError as error:
+            refusal = refusal or error
+            if time.monotonic() > end:
+                break
+        else:
+            return
+    if refusal:
+        raise refusal
 
 
 def _depths(request: Request) -> list[float] | None:

@@ -44,7 +44,7 @@ class TerminalProgress:
             self._bar.console.print(
                 f"failed: {describe(job)}: {record.error}", style="red", markup=False, highlight=False
             )
-            self._bar.advance(self._task, 1 + left)
+            self._bar.advance(self._task, 1 if record.row_failed else 1 + left)
             return
         cost = record.measured.cost
         self._tokens += record.prompt.prompt_tokens - cost.reused_tokens
@@ -73,17 +73,18 @@ class PlainProgress:
         self._say(f"{plan.size}{again}")
 
     def sample(self, job: Job, record: Record, left: int) -> None:
+        scores = self._scores[job.record_id(0)]
         if record.error:
             self._say(f"failed: {describe(job)}: {record.error}")
-            return
-        scores = self._scores[job.record_id(0)]
-        metric = record.measured.scores.metric
-        scores.append(record.measured.scores.scores[metric])
+            if not record.row_failed:
+                return
+        else:
+            scores.append(record.measured.scores.scores[record.measured.scores.metric])
         self._seconds[job.record_id(0)] += time.monotonic() - self._since
         self._since = time.monotonic()
-        if not left:
+        if not left and scores:
             mean, seconds = sum(scores) / len(scores), self._seconds[job.record_id(0)]
-            self._say(f"{describe(job)}  {metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
+            self._say(f"{describe(job)}  {job.task.metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         self._say(text)

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from lcbench.attention.steering import Steering
 from lcbench.core import provenance
-from lcbench.core.errors import UserError, out_of_memory
+from lcbench.core.errors import RowError, UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
 from lcbench.methods import Method
 from lcbench.results.records import RunWriter
-from lcbench.results.schema import Result
+from lcbench.results.schema import Record, Result
 from lcbench.run import assemble
 from lcbench.run.batches import Batch, Group, grouped
 from lcbench.run.measures import MEASURES, Measure, SampleRequest
@@ -40,6 +41,13 @@ class Outcome:
 
     folder: Path
     failed: list[tuple[Job, str]]
+
+
+class Built(NamedTuple):
+    """The samples of a batch with their prompts, and those that have none: job, sample and the reason."""
+
+    requests: list[SampleRequest]
+    unusable: list[tuple[Job, int, str]]
 
 
 def run(
@@ -65,7 +73,7 @@ def run(
             _Run(plan, writer, tally, progress, processes, builder).finish_all(load or plan.source.model)
         finally:
             progress.finish()
-        return Outcome(folder, list(tally.failed.values()))
+        return Outcome(folder, tally.failures)
 
 
 @contextlib.contextmanager
@@ -128,19 +136,26 @@ class _Run:
         with steering as steered:
             measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
             for batch, requests in self._built(itertools.chain([first], claimed)):
-                for portion in measure.portions(requests.result()):
+                built, unusable = requests.result()
+                for job, sample, reason in unusable:
+                    if self._tally.is_missing(job, sample):
+                        self._record(assemble.unbuilt(self._plan, job, sample, reason))
+                for portion in measure.portions(built):
                     for one, found in self._measured(measure, portion):
                         if not self._tally.is_missing(one.job, one.sample):
                             continue
-                        record = assemble.record(self._plan, one, found, steering.layers_steered, steering.backends)
-                        self._writer.append(record)
-                        self._tally.note([record])
+                        self._record(
+                            assemble.record(self._plan, one, found, steering.layers_steered, steering.backends)
+                        )
                 self._writer.release(batch.name)
+
+    def _record(self, record: Record) -> None:
+        self._writer.append(record)
+        self._tally.note([record])
 
     def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
         """The batches that this process has claimed, each with whether it may claim the next one before it has worked
-        on
-        this one: not where few batches are left, which idle processes could start at once."""
+        on this one: not where few batches are left, which idle processes could start at once."""
         batches = group.batches(1 if self._plan.source.tensor_parallel else self._processes.count)
         for left, batch in zip(reversed(range(len(batches))), batches):
             if not self._is_missing(batch.samples) or not self._writer.claim(batch.name):
@@ -155,24 +170,29 @@ class _Run:
         """Whether any of these samples is missing."""
         return any(self._tally.is_missing(job, sample) for job, sample in samples)
 
-    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[list[SampleRequest]]]]:
+    def _built(self, claimed: Iterable[tuple[Batch, bool]]) -> Iterator[tuple[Batch, Future[Built]]]:
         """The batches with their examples, which a thread builds while the model works on the previous batch."""
-        waiting: deque[tuple[Batch, Future[list[SampleRequest]]]] = deque()
+        waiting: deque[tuple[Batch, Future[Built]]] = deque()
         for batch, ahead in claimed:
             waiting.append((batch, self._builder.submit(self._examples, batch)))
             while len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
-    def _examples(self, batch: Batch) -> list[SampleRequest]:
+    def _examples(self, batch: Batch) -> Built:
         """The requests of a batch, recorded ones included: so a resumed run splits it into the same portions, and
         floating-point results are the same. In a prefix group the longest common prefixes are neighbours."""
-        plan, found = self._plan, []
+        plan, found = self._plan, Built([], [])
         for samples in batch.prefix_groups:
-            requests = [
-                SampleRequest(job, s, job.task.example(job.cell, s, plan.tokenizer, plan.seed)) for job, s in samples
-            ]
-            found += sorted(requests, key=lambda one: one.example.prompt, reverse=True)
+            requests = []
+            for job, sample in samples:
+                try:
+                    example = job.task.example(job.cell, sample, plan.tokenizer, plan.seed)
+                except RowError as error:
+                    found.unusable.append((job, sample, str(error)))
+                else:
+                    requests.append(SampleRequest(job, sample, example))
+            found.requests.extend(sorted(requests, key=lambda one: one.example.prompt, reverse=True))
         return found
 
     def _measured(

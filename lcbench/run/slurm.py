@@ -100,7 +100,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
             f"the jobs ended before all samples were done ({_reason(jobs)}); the same command goes on. What they said "
             f"is in {folder / JOB_LOGS}."
         )
-    return Outcome(folder, list(tally.failed.values()))
+    return Outcome(folder, tally.failures)
 
 
 def _executor(folder: Path, array: Array) -> AutoExecutor:

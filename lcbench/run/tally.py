@@ -25,6 +25,7 @@ class Tally:
 
     def __init__(self, plan: Plan, done: set[str], progress: Progress) -> None:
         self.failed: dict[str, tuple[Job, str]] = {}
+        self.failed_rows: dict[str, tuple[Job, str]] = {}
         self._plan, self._done, self._progress = plan, done, progress
         self._jobs = {job.record_id(0): job for job in plan.jobs}
         self._left = {id: len(self.missing(job)) for id, job in self._jobs.items()}
@@ -40,7 +41,13 @@ class Tally:
         return [sample for sample in range(job.samples) if self.is_missing(job, sample)]
 
     def is_missing(self, job: Job, sample: int) -> bool:
-        return job.record_id(sample) not in self._done and not self.gave_up(job)
+        id = job.record_id(sample)
+        return id not in self._done and id not in self.failed_rows and not self.gave_up(job)
+
+    @property
+    def failures(self) -> list[tuple[Job, str]]:
+        """The jobs that failed, and those with a row that cannot be used, with the reasons."""
+        return [*self.failed.values(), *self.failed_rows.values()]
 
     def gave_up(self, job: Job) -> bool:
         return job.record_id(0) in self.failed
@@ -53,7 +60,10 @@ class Tally:
             job = self._jobs.get(id)
             if job is None or self.gave_up(job) or record.identity.sample >= job.samples:
                 continue
+            if record.row_failed and record.identity.id in self.failed_rows:
+                continue
             self._left[id] -= 1
             if record.error:
-                self.failed[id] = job, record.error
+                failed = self.failed_rows if record.row_failed else self.failed
+                failed[record.identity.id if record.row_failed else id] = job, record.error
             self._progress.sample(job, record, self._left[id])

@@ -133,6 +133,15 @@ class Task(ABC):
         them together."""
         return cell, sample
 
+    def problems(self, samples: int) -> dict[int, str]:
+        """Which of the first `samples` samples of a cell cannot be built from their rows, and why; found without a
+        tokenizer, before anything runs."""
+        return {}
+
+    def notes(self, samples: int) -> list[str]:
+        """Warnings about the first `samples` samples that users should read before a run."""
+        return []
+
     @abstractmethod
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
         """The grid of the task for these lengths and depths (None: the task's default). Raises: UserError for depths
@@ -142,7 +151,7 @@ class Task(ABC):
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         """Example number `sample` (from 0) of a cell, independent of every other sample and cell.
 
-        Raises: UserError if the cell is too short.
+        Raises: UserError if the cell is too short; RowError if it is this sample that cannot be built.
         """
 
     def joined(self, texts: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import regex
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import RowError, UserError, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
+NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
+CHECK_SECONDS = 2.0  # for rendering prompts before a run
 ALL = 10**9  # samples: every row of the data
 IN_PROTOCOLS = (
     "chat",
@@ -115,25 +118,39 @@ class DocumentTask(Task):
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """Questions about the same document share a prefix; rows without a document share nothing."""
-        return self._rows.row(sample).document_id or (cell, sample)
+        try:
+            return self._rows.row(sample).document_id or (cell, sample)
+        except RowError:  # raised again where the example is built
+            return cell, sample
+
+    def problems(self, samples: int) -> dict[int, str]:
+        """Rows without references, without the document that the prompt names, with values that are not text, or that
+        the prompt cannot be rendered for (as many as `CHECK_SECONDS` allow; others fail when they are built)."""
+        found: dict[int, str] = {}
+        end = time.monotonic() + CHECK_SECONDS
+        for sample in range(samples):
+            try:
+                row = self._checked(sample)
+                if not self.resolved.shots and time.monotonic() < end:
+                    self._rendered(sample, self.resolved.prompt, self._fields(row, []))
+            except RowError as error:
+                found[sample] = str(error)
+        return found
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        task, row = self.resolved, self._rows.row(sample)
-        if not row.references:
-            raise UserError(f"row {sample + 1} of {self.data} ({self.split}) has no references to score an answer by.")
+        task, row = self.resolved, self._checked(sample)
         drawn = self._demonstrations(row, cell, sample, seed)
-        fields = {**row.meta, "question": row.question, "choices": row.choices, "shots": [_shot(one) for one in drawn]}
-        fields |= {"references": row.references, "system": task.system}
-        parts = self._segments(task.prompt, fields, tokenizer, task.system)
-        document = self._document(row, parts, tokenizer)
+        fields = self._fields(row, drawn)
+        parts = self._segments(sample, task.prompt, fields, tokenizer, task.system)
+        follow_up = self._segments(sample, task.follow_up, fields, tokenizer, "") if task.follow_up else None
+        document = self._document(sample, row, parts, tokenizer)
         space = cell.seq_len - task.max_new_tokens - len(parts.head) - len(parts.tail)
         if space < min(1, len(document)):
-            raise UserError(
+            raise RowError(
                 f"{self.name} does not fit into {cell.seq_len} tokens: sample {sample} needs "
                 f"{cell.seq_len - space + min(1, len(document))} even without its document; use a longer --seq-len"
                 + (" or fewer shots." if task.shots else ".")
             )
-        follow_up = self._segments(task.follow_up, fields, tokenizer, "") if task.follow_up else None
         return Example(
             head=parts.head,
             context=shorten(document, space, task.truncate),
@@ -188,6 +205,27 @@ class DocumentTask(Task):
     def _rows(self) -> Questions:
         return questions(self.data, self.split, self.columns)
 
+    def _where(self, sample: int) -> str:
+        return f"row {sample + 1} of {self.data} ({self.split})"
+
+    def _checked(self, sample: int) -> Row:
+        """The row of a sample. Raises: RowError for one that cannot be scored, or lacks the document."""
+        row = self._rows.row(sample)
+        if not row.references:
+            raise RowError(f"{self._where(sample)} has no references to score an answer by.")
+        if row.document_id is None and self._names_document:
+            raise self._without_document(sample)
+        return row
+
+    def _without_document(self, sample: int) -> RowError:
+        return RowError(f"{self._where(sample)} has no document, and the prompt of {self.name} names one.")
+
+    @cached_property
+    def _names_document(self) -> bool:
+        """Whether the prompt prints the document of every row."""
+        prompt = self.resolved.prompt
+        return "{%" not in prompt and NAMES_DOCUMENT.search(prompt) is not None
+
     def _demonstrations(self, row: Row, cell: Cell, sample: int, seed: int) -> list[Row]:
         """`shots` rows of `shots_split`, never the row itself, and the same ones at every length."""
         if not self.resolved.shots:
@@ -210,10 +248,22 @@ class DocumentTask(Task):
             raise unknown(f"column of {self.data} as `classes`:", self.classes, fields)
         return list(fields[self.classes])
 
+    def _fields(self, row: Row, drawn: list[Row]) -> dict[str, Any]:
+        """The fields of the templates for a row and its demonstrations."""
+        own = {"question": row.question, "choices": row.choices, "references": row.references}
+        return {**row.meta, **own, "shots": [_shot(one) for one in drawn], "system": self.resolved.system}
+
+    def _rendered(self, sample: int, template: str, fields: dict[str, Any]) -> str:
+        """Raises: RowError for a template that cannot be rendered with the fields of this sample."""
+        try:
+            return render(self.name, template, fields)
+        except UserError as error:
+            raise RowError(f"{self._where(sample)}: {error}") from error
+
     def _segments(
-        self, template: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str
+        self, sample: int, template: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str
     ) -> Segments:
-        text = render(self.name, template, as_text(tokenizer, fields))
+        text = self._rendered(sample, template, as_text(tokenizer, fields))
         return segments(
             self.name, tokenizer, text, chat=self.resolved.chat, system=system, instead=self._without_chat()
         )
@@ -227,11 +277,11 @@ class DocumentTask(Task):
         ]
         return [f"{self.name.partition(':')[0]}:protocol={name}" for name in plain]
 
-    def _document(self, row: Row, parts: Segments, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    def _document(self, sample: int, row: Row, parts: Segments, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if not parts.has_document:
             return []
         if row.document_id is None:
-            raise UserError(f"{self.name}: its prompt names a document, and row {row.id} of {self.data} has none.")
+            raise self._without_document(sample)
         return list(_tokens(tokenizer, parts.lead + self._rows.document(row), parts.at_start))
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import RowError, UserError, unknown
 from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import expand, read_rows, require_whole_characters
@@ -30,7 +30,7 @@ class Questions(ABC):
 
     @abstractmethod
     def row(self, number: int) -> Row:
-        """Row `number`, from 0. Raises: UserError for a row with a missing column or a value that is not text."""
+        """Row `number`, from 0. Raises: RowError for a row with a missing column or a value that is not text."""
 
     @abstractmethod
     def document(self, row: Row) -> str:
@@ -96,9 +96,15 @@ class _Own(Questions):
         return len(self._rows)
 
     def row(self, number: int) -> Row:
+        try:
+            return self._read(number)
+        except UserError as error:
+            raise RowError(str(error)) from error
+
+    def _read(self, number: int) -> Row:
         fields = self._rows[number]
         document = document_of(*self._value(number, "document"))
-        document_id = hashlib.sha256(document.encode()).hexdigest()[:16] if document else None
+        document_id = hashlib.sha256(document.encode()).hexdigest()[:16] if document.strip() else None
         if document_id:
             self._documents.setdefault(document_id, number)
         return Row(
