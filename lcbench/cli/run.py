@@ -96,6 +96,8 @@ def run(
     folder = output or plan.default_output(RESULTS)
     for advice in plan.advice if processes.main else []:
         typer.echo(f"note: {advice}", err=True)
+    if processes.main:
+        _show_time(plan, always=dry_run)
     if dry_run:
         if processes.main:
             _show_plan(plan, folder)
@@ -163,6 +165,17 @@ def _override(
     if samples is not None:
         changes["samples"] = samples
     return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def _show_time(plan: Plan, *, always: bool) -> None:
+    """How long the run will take, and what would shorten it; where it is short only if `always`."""
+    from lcbench.run.pace import LONG, estimate, forecast, surely_short
+
+    if not always and surely_short(plan):
+        return
+    seconds = estimate(plan)
+    if always or seconds >= LONG:
+        typer.echo(f"note: {forecast(plan, seconds)}", err=True)
 
 
 def _show_plan(plan: Plan, folder: Path) -> None:

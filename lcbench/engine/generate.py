@@ -27,12 +27,14 @@ def never(tokens: list[int]) -> bool:
 @dataclass(frozen=True)
 class Prompt:
     """Tokens to continue by at most `max_new_tokens`; `watch` is called with the output so far after every new token
-    and ends it by returning True. `chunk_size`: tokens per forward call of prefill, by default PREFILL_CHUNK."""
+    and ends it by returning True. `chunk_size`: tokens per forward call of prefill, by default PREFILL_CHUNK.
+    `on_prefill` is called with the number of tokens in the KV cache, before the first forward call and after each."""
 
     tokens: Sequence[int]
     max_new_tokens: int
     watch: Callable[[list[int]], bool] = never
     chunk_size: int | None = None
+    on_prefill: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,16 @@ def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | Non
     started = _now(device)
     cache, reused = take_cache(model.config, prefixes, prompt.tokens, prompt.max_new_tokens)
     rest = torch.tensor([prompt.tokens[reused:]], device=device)
+    filled = reused
     for chunk in torch.split(rest, prompt.chunk_size or PREFILL_CHUNK, dim=1):
+        if prompt.on_prefill:
+            _now(device)  # a GPU may lag behind what was launched
+            prompt.on_prefill(filled)
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
+        filled += chunk.shape[1]
     token = int(logits[0, -1].argmax())
+    if prompt.on_prefill:
+        prompt.on_prefill(filled)
     return _Prefilled(cache, reused, token, _now(device) - started)
 
 

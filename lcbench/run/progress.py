@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from lcbench.results.schema import Record
+from lcbench.run.pace import LONG, Pace, duration, work
 from lcbench.run.plan import Job, Plan
 
 
@@ -16,6 +19,11 @@ def describe(job: Job) -> str:
     """A job in a few words: `passkey  2048  dca:mscale=0.1`, the depth too where it is fixed."""
     depth = "" if job.cell.depth is None else f"  depth {job.cell.depth:.2f}"
     return f"{job.task.name}  {job.cell.seq_len}{depth}  {job.method}"
+
+
+def _left(pace: Pace) -> str:
+    seconds = pace.seconds_left
+    return "" if seconds is None else f"{duration(seconds)} left"
 
 
 class TerminalProgress:
@@ -28,7 +36,7 @@ class TerminalProgress:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
         )
@@ -36,21 +44,37 @@ class TerminalProgress:
         self._tokens = 0
 
     def start(self, plan: Plan, done: int) -> None:
-        self._task = self._bar.add_task("loading the model", total=plan.samples, completed=done, rate="")
+        self._plan, self._pace, self._done = plan, Pace(plan, done), done
+        self._task = self._bar.add_task("loading the model", total=plan.samples, completed=done, rate="", left="")
         self._bar.start()
+
+    def prefilled(self, job: Job, tokens: int, total: int) -> None:
+        self._pace.prefilled(job, tokens)
+        begun = self._pace.begun / work(self._plan, job, job.cell.seq_len)
+        self._bar.update(
+            self._task,
+            completed=min(self._done + begun, self._plan.samples),
+            description=f"{describe(job)}  {tokens:,} of {total:,} tokens",
+            left=_left(self._pace),
+        )
 
     def sample(self, job: Job, record: Record, left: int) -> None:
         if record.error:
             self._bar.console.print(
                 f"failed: {describe(job)}: {record.error}", style="red", markup=False, highlight=False
             )
-            self._bar.advance(self._task, 1 if record.row_failed else 1 + left)
+            failed = 1 if record.row_failed else 1 + left
+            self._pace.finished(job, failed, failed=True)
+            self._done += failed
+            self._bar.update(self._task, completed=self._done)
             return
+        self._pace.finished(job)
+        self._done += 1
         cost = record.measured.cost
         self._tokens += record.prompt.prompt_tokens - cost.reused_tokens
         self._seconds += cost.prefill_seconds
         rate = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tok/s"
-        self._bar.update(self._task, advance=1, description=describe(job), rate=rate)
+        self._bar.update(self._task, completed=self._done, description=describe(job), rate=rate, left=_left(self._pace))
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, style="yellow", markup=False, highlight=False)
@@ -60,37 +84,61 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """A line when a cell is done: its score and how long it took."""
+    """A line when a cell is done: its score and how long it took; in a long run a line a minute with the time left.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    `clock` is for tests.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
         self._scores: dict[str, list[float]] = defaultdict(list)
         self._seconds: dict[str, float] = defaultdict(float)
-        self._since = time.monotonic()
+        self._since, self._told = clock(), -math.inf
 
     def start(self, plan: Plan, done: int) -> None:
         again = f", {done} of them recorded already" if done else ""
+        self._plan, self._pace, self._done = plan, Pace(plan, done, self._clock), done
         self._say(f"{plan.size}{again}")
 
+    def prefilled(self, job: Job, tokens: int, total: int) -> None:
+        self._pace.prefilled(job, tokens)
+        self._tell(job, f"{tokens:,} of {total:,} tokens, ")
+
     def sample(self, job: Job, record: Record, left: int) -> None:
+        gone = 1 + left if record.error and not record.row_failed else 1
+        self._done += gone
         scores = self._scores[job.record_id(0)]
         if record.error:
+            self._pace.finished(job, gone, failed=True)
             self._say(f"failed: {describe(job)}: {record.error}")
             if not record.row_failed:
                 return
         else:
+            self._pace.finished(job)
             scores.append(record.measured.scores.scores[record.measured.scores.metric])
-        self._seconds[job.record_id(0)] += time.monotonic() - self._since
-        self._since = time.monotonic()
+        self._seconds[job.record_id(0)] += self._clock() - self._since
+        self._since = self._clock()
         if not left and scores:
             mean, seconds = sum(scores) / len(scores), self._seconds[job.record_id(0)]
             self._say(f"{describe(job)}  {job.task.metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
+        elif not record.error:
+            self._tell(job)
 
     def note(self, text: str) -> None:
         self._say(text)
 
     def finish(self) -> None:
         pass
+
+    def _tell(self, job: Job, tokens: str = "") -> None:
+        """How far the run is and how long it will take, at most once a minute, and not where it is done in one."""
+        seconds, now = self._pace.seconds_left, self._clock()
+        if seconds is None or now - self._told < LONG or (self._told == -math.inf and seconds < LONG):
+            return
+        self._told = now
+        self._say(
+            f"{describe(job)}  sample {self._done + 1} of {self._plan.samples}, {tokens}about {duration(seconds)} left"
+        )
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -100,6 +148,7 @@ class SilentProgress:
     """No output: for all processes but the main one."""
 
     def start(self, plan: Plan, done: int) -> None: ...
+    def prefilled(self, job: Job, tokens: int, total: int) -> None: ...
     def sample(self, job: Job, record: Record, left: int) -> None: ...
     def note(self, text: str) -> None: ...
     def finish(self) -> None: ...

@@ -135,6 +135,7 @@ class _Run:
         steering = _steering(self._plan, model, job.resolved, max(job.cell.seq_len for job in group.jobs))
         with steering as steered:
             measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
+            measure.on_prefill = self._progress.prefilled
             for batch, requests in self._built(itertools.chain([first], claimed)):
                 built, unusable = requests.result()
                 for job, sample, reason in unusable:

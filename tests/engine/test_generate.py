@@ -100,3 +100,9 @@ def test_peak_memory_is_of_what_follows_the_reset() -> None:
     assert 2**28 * 0.9 < grown - before < 2**28 * 1.5
     reset_peak_memory(CPU)
     assert peak_memory(CPU) < grown - 2**27
+
+
+def test_prefill_is_told_chunk_by_chunk(model: PreTrainedModel, prompt: list[int]) -> None:
+    told: list[int] = []
+    engine.generate_together(model, [engine.Prompt(prompt, 2, chunk_size=100, on_prefill=told.append)])
+    assert told == [*range(0, len(prompt), 100), len(prompt)] and len(told) > 2

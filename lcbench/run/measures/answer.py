@@ -76,10 +76,20 @@ class Answer(Measure):
         self, prompts: list[list[int]], asked: Sequence[SampleRequest], prefixes: PrefixCache | None = None
     ) -> list[Generation]:
         given = [
-            Prompt(prompt, example.max_new_tokens, self._watch(prompt, example), self.chunk_size(job))
+            Prompt(
+                prompt,
+                example.max_new_tokens,
+                self._watch(prompt, example),
+                self.chunk_size(job),
+                self._on_prefill(job, prompt),
+            )
             for prompt, (job, _, example) in zip(prompts, asked)
         ]
         return generate_together(self.model, given, stop_tokens(self.model), prefixes) if given else []
+
+    def _on_prefill(self, job: Job, prompt: list[int]) -> Callable[[int], None] | None:
+        told = self.on_prefill
+        return None if told is None else lambda tokens: told(job, tokens, len(prompt))
 
     def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
         """A function of the answer's tokens that ends the answer at one of the task's stop strings."""

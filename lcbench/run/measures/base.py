@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +51,7 @@ class Measure(ABC):
 
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         self.plan, self.model, self.folder, self.shares = plan, model, folder, shares
+        self.on_prefill: Callable[[Job, int, int], None] | None = None  # job, tokens in the cache, of how many
         self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
 
     @abstractmethod

@@ -1,0 +1,137 @@
+"""How long a run takes: estimated from its operations before anything is loaded, then from the work that is done.
+
+The work of a prompt is counted in floating-point operations, since a token late in a long prompt costs more than an
+early one: tokens per second at the start of a prefill would promise far too much.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+from lcbench.methods import Method
+from lcbench.run.plan import Job, Plan
+
+EFFICIENCY = 0.4  # share of the rate of a large matrix product that a prefill reaches, roughly, on a CPU or GPU
+MATMUL_SIZE = 1024
+MATMUL_SECONDS = 0.2
+LONG = 60.0  # seconds from which on the time of a run is worth a line
+SLOWEST = 1e9  # operations per second that any machine reaches
+
+
+def work(plan: Plan, job: Job, tokens: int) -> float:
+    """Operations of a prefill of the first `tokens` tokens: weights, then attention to all keys that a query sees."""
+    config = plan.config.get_text_config()
+    itemsize = plan.source.torch_dtype(plan.config).itemsize
+    embedding = config.vocab_size * config.hidden_size
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    pairs = 0.0
+    for layer in range(plan.footprint.layers):
+        window = min(_keys_seen(job.resolved, layer, job.cell.seq_len), tokens)
+        pairs += window * tokens - window**2 / 2  # until the window is full, a query sees all keys before it
+    weights = max(plan.footprint.weights // itemsize - embedding, 0)
+    return float(2.0 * weights * tokens + 4.0 * width * pairs)
+
+
+@cache
+def _keys_seen(method: Method, layer: int, length: int) -> int:
+    """How many keys the last query of so many tokens sees."""
+    import torch
+
+    last = torch.tensor([length - 1])
+    return sum(int(piece.stop - piece.start) for piece in method.for_prompt(length).pieces(last, last, layer))
+
+
+def total_work(plan: Plan) -> float:
+    """Operations of all samples, no prefix shared, the answers counted as if they were prompt."""
+    return sum(job.samples * work(plan, job, job.cell.seq_len) for job in plan.jobs)
+
+
+def estimate(plan: Plan) -> float:
+    """Seconds that the whole run takes, within a factor of three or so, from a short matrix product on its device."""
+    import torch
+
+    device, dtype = plan.source.torch_device(), plan.source.torch_dtype(plan.config)
+    factor = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
+    seconds, products = 0.0, 0
+    (factor @ factor).sum().item()  # the first one loads the library
+    started = time.perf_counter()
+    while seconds < MATMUL_SECONDS:
+        (factor @ factor).sum().item()  # waits for the device
+        products += 1
+        seconds = time.perf_counter() - started
+    return total_work(plan) * seconds / (2 * MATMUL_SIZE**3 * products * EFFICIENCY)
+
+
+def surely_short(plan: Plan) -> bool:
+    """Whether the run takes less than LONG on any machine, so that there is nothing to measure."""
+    return total_work(plan) / SLOWEST < LONG
+
+
+def forecast(plan: Plan, seconds: float) -> str:
+    """A sentence on how long a run of `seconds` takes, and what would shorten it."""
+    said = f"estimated time: {duration(seconds)} (rough; the first samples tell more)"
+    if seconds < LONG:
+        return said
+    longest = max(plan.jobs, key=lambda job: job.cell.seq_len)
+    shorter = []
+    if most := max(job.samples for job in plan.jobs) - 1:
+        one = sum(work(plan, job, job.cell.seq_len) for job in plan.jobs) / total_work(plan)
+        shorter.append(f"--samples 1 instead of {most + 1} ({duration(seconds * one)})")
+    half = work(plan, longest, longest.cell.seq_len // 2) / work(plan, longest, longest.cell.seq_len)
+    shorter.append(f"a shorter --seq-len (half of {longest.cell.seq_len:,} takes about {half:.0%} of the time)")
+    if plan.source.torch_device().type == "cpu":
+        shorter.append("a GPU (--device cuda)")
+    return f"{said}; shorter with {', '.join(shorter)}."
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `9 min`, `2.5 h`, `3 days`: as precise as an estimate is."""
+    for unit, size, until in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
+        if seconds < until:
+            count = seconds / size
+            return f"{count:.1f} {unit}" if unit == "h" and count < 10 else f"{max(round(count), 1)} {unit}"
+    return f"{round(seconds / 86_400)} days"
+
+
+class Pace:
+    """Time left of a run, from the seconds that the work so far took. `clock` is for tests."""
+
+    def __init__(self, plan: Plan, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._plan, self._clock = plan, clock
+        self._left = total_work(plan) * (1 - done / max(plan.samples, 1))  # which samples are left is not told
+        self._worked = self._prefilled = self._current = 0.0
+        self._started: float | None = None
+
+    def prefilled(self, job: Job, tokens: int) -> None:
+        """The KV cache of a prompt has so many tokens now; fewer than before means another prompt."""
+        if self._started is None:
+            self._started = self._clock()
+        now = work(self._plan, job, tokens)
+        if now < self._current:
+            self._prefilled += self._current
+        self._current = now
+
+    def finished(self, job: Job, samples: int = 1, *, failed: bool = False) -> None:
+        """Some samples are recorded. Those of a failed job take no time, and do not count as work."""
+        size = work(self._plan, job, job.cell.seq_len)
+        self._left -= samples * size
+        self._prefilled = max(0.0, self._prefilled + self._current - samples * size)
+        self._current = 0.0
+        if not failed:
+            self._worked += samples * size
+
+    @property
+    def begun(self) -> float:
+        """Work on prompts that are not recorded yet, in operations."""
+        return self._prefilled + self._current
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None as long as no work is done."""
+        begun = self.begun
+        if self._started is None or not (done := self._worked + begun):
+            return None
+        return (self._clock() - self._started) / done * max(self._left - begun, 0.0)
