@@ -78,7 +78,13 @@ def plot(
 @without_collections()
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the run to compare with.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the run in question.")],
+    new: Annotated[
+        Path | None, typer.Argument(metavar="[NEW]", help="Folder of the run in question; with --pair default: BASE.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--pair", help="Compare method A of BASE with method B of NEW: `vanilla=dca`; repeatable."),
+    ] = None,
     fail_on_regression: Annotated[
         bool,
         typer.Option("--fail-on-regression", help="Exit with 1 if a cell regressed, or NEW lacks one that BASE has."),
@@ -106,6 +112,9 @@ def compare(
     from lcbench.results.report.comparison_html import page
     from lcbench.results.report.comparison_junit import junit as as_junit
 
+    if new is None and not pair:
+        raise UserError(f"name the run to compare {base} with, or two methods of it, as --pair vanilla=dca.")
+    new = new or base
     if not 0 < alpha < 1:
         raise UserError(f"--alpha must be between 0 and 1, not {alpha:g}.")
     for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
@@ -114,7 +123,7 @@ def compare(
     files = {"--markdown": (markdown, as_markdown), "--junit": (junit, as_junit), "--html": (html, page)}
     for path, _ in files.values():
         require_folder(path)
-    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory))
+    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory), pair or ())
     print_comparison(Console(), comparison)
     for option, (path, render) in files.items():
         if path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lcbench.core.stats import holm
 from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Records, compare_cell
+from lcbench.results.compare.pairs import paired
 from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Effect, Limits, Ratios, Side
 from lcbench.results.records import read_manifest, read_records
 from lcbench.results.schema import Git, Hardware, Manifest, Record, Session
@@ -23,13 +24,17 @@ __all__ = ["VERDICTS", "CellResult", "Comparison", "Effect", "Limits", "Ratios",
 NO_LIMITS = Limits()
 
 
-def compare(base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMITS) -> Comparison:
-    """Compare the runs in two folders.
+def compare(
+    base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMITS, pairs: Sequence[str] = ()
+) -> Comparison:
+    """Compare the runs in two folders; with `pairs` (`A=B`) method A of BASE with method B of NEW, and nothing else.
 
-    Raises: UserError for a folder without records, or a field that is wrong.
+    Raises: UserError for a folder without records, a field that is wrong, or a pair of unknown methods.
     """
     manifests = [read_manifest(folder) for folder in (base, new)]
     before, after = read_records(base), read_records(new)
+    if pairs:
+        before, after = paired(before, after, pairs)
     cells = compare_records(before, after, alpha, limits)
     return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells)
 

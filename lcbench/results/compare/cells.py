@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from statistics import median
+from statistics import median, pstdev
 
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
 from lcbench.results.compare.result import CellResult, Effect, Ratios
 from lcbench.results.schema import Record
 
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
+TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
 NAMED = 10  # missing samples that are named; the others are counted
 
 Key = tuple[str, str, int]
@@ -126,13 +127,15 @@ def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
             sum(pair == right for pair in zip(base, new, strict=True)) for right in ((1, 1), (0, 1), (1, 0), (0, 0))
         )
         low, high = paired_interval(both, gained, lost, neither)
-        return Effect("McNemar", *means, low, high, mcnemar(gained, lost))
+        churn = min(gained, lost) / len(base)
+        return Effect("McNemar", *means, low, high, mcnemar(gained, lost), noise=churn, identical=gained == lost == 0)
     seed = int.from_bytes(hashlib.sha256(repr((*key, metric)).encode()).digest()[:6])
     differences = [after - before for before, after in zip(base, new, strict=True)]
     p, lowest, highest = paired_bootstrap(differences, seed, smallest_p)
     if not any(differences):  # a bootstrap sees no spread, and would be certain of a handful of samples
         lowest = highest = None
-    return Effect("bootstrap", *means, lowest, highest, p)
+    identical = not any(differences)
+    return Effect("bootstrap", *means, lowest, highest, p, noise=pstdev(differences), identical=identical)
 
 
 def _ratios(pairs: Pairs) -> Ratios:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+SETTINGS = ("model", "weights", "dtype", "device", "lcbench", "torch", "transformers", "hardware")
 Verdict = Literal["regressed", "improved", "no evidence", "not comparable"]
 VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "no evidence", "not comparable")
 
@@ -14,7 +15,9 @@ class Effect:
     """The difference between the paired samples of a cell.
 
     Means of both runs, the difference with its 95 % interval (None where too few samples differ to know it), and the
-    p-value of "no difference", before and after the correction over all cells.
+    p-value of "no difference", before and after the correction over all cells. `noise`: of right and wrong scores the
+    share of pairs that turned against the majority of those that turned, else the standard deviation of the
+    differences. `identical`: all pairs have equal scores.
     """
 
     test: Literal["McNemar", "bootstrap"]
@@ -24,6 +27,8 @@ class Effect:
     high: float | None
     p: float
     p_adjusted: float | None = None
+    noise: float = 0.0
+    identical: bool = False
 
     @property
     def difference(self) -> float:
@@ -100,6 +105,16 @@ class Comparison:
 
     def having(self, verdict: Verdict) -> list[CellResult]:
         return [cell for cell in self.cells if cell.verdict == verdict]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every cell has pairs, and all of them equal scores."""
+        return bool(self.cells) and all(cell.effect is not None and cell.effect.identical for cell in self.cells)
+
+    @property
+    def changes(self) -> list[tuple[str, str, str]]:
+        """(name, BASE, NEW) of the settings that differ and can change a score or a time."""
+        return [fact for fact in self.facts if fact[0] in SETTINGS and fact[1] != fact[2]]
 
     @property
     def summary(self) -> str:

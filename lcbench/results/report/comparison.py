@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lcbench.results.compare.power import power
 from lcbench.results.compare.result import CellResult, Comparison, Verdict
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import escaped, printable, row
@@ -54,7 +55,8 @@ def _table_row(cell: CellResult) -> list[Text]:
     if cell.effect:
         difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
         numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell)]
-    verdict = Text(cell.verdict, style=STYLES[cell.verdict])
+    identical = "\nidentical" if cell.effect and cell.effect.identical else ""
+    verdict = Text(cell.verdict + identical, style=STYLES[cell.verdict])
     label = method_label(printable(cell.method))
     return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
 
@@ -112,17 +114,24 @@ def values(cell: CellResult) -> list[str]:
         *scores,
         f"{effect.difference:+.3f} {interval(cell)}" if effect else "",
         p_value(cell),
-        f"{cell.verdict} ({printable(cell.why)})" if cell.why else cell.verdict,
+        _verdict(cell),
         *("" if ratio is None else f"x {ratio:.2f}" for ratio in (ratios.prefill, ratios.decode, ratios.memory)),
     ]
+
+
+def _verdict(cell: CellResult) -> str:
+    identical = "identical" if cell.effect and cell.effect.identical else ""
+    why = printable(cell.why or identical)
+    return f"{cell.verdict} ({why})" if why else cell.verdict
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """What the tables do not show: missing samples by name, other machines, and how verdicts were reached."""
     lines = [printable(f"{cell.name}: {gap}") for cell in comparison.cells for gap in cell.gaps]
-    base, new = (side.facts.get("hardware", "") for side in (comparison.base, comparison.new))
-    if base != new:
-        lines.append(f"the runs were made on other hardware ({base}; {new}): times do not compare.")
+    changes = [(name, base or "unknown", new or "unknown") for name, base, new in comparison.changes]
+    lines += [printable(f"{name} changed: {base} in BASE, {new} in NEW") for name, base, new in changes]
+    if any(name == "hardware" for name, *_ in changes):
+        lines.append("the runs were made on other hardware: times do not compare.")
     if any(interval(cell) == UNKNOWN for cell in comparison.cells):
         lines.append(f"{UNKNOWN}: too few samples differ to know an interval.")
     tested = sum(cell.effect is not None for cell in comparison.cells)
@@ -130,6 +139,13 @@ def remarks(comparison: Comparison) -> list[str]:
         f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
         "(Holm); a cell or depth that BASE has and NEW lacks, and a sample that newly fails, counts as regressed."
     )
+    strength = power(comparison.cells, comparison.alpha)
+    if strength:
+        lines.append(f"power: {strength}")
+    if strength and strength.weak:
+        lines.append("warning: such a gate hardly ever fails; use more --samples.")
+    if comparison.identical:
+        lines.append("identical: every pair of every cell has the same score in both runs.")
     return [*lines, comparison.summary]
 
 

@@ -11,13 +11,12 @@ from typing import Any
 
 from lcbench.core.errors import UserError
 from lcbench.core.stats import mean_interval, ratio_interval, wilson_interval
-from lcbench.results.compare.cells import computed_tokens
+from lcbench.results.compare.cells import TOP, computed_tokens
 from lcbench.results.records import read_manifest, read_records
 from lcbench.results.report.best import best
 from lcbench.results.report.draws import spread
 from lcbench.results.schema import Record, RunIdentity
 
-TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 ROUNDING = 1e-3  # scores of samples have four decimals
 GROUPS = 100  # of samples, each left out once, for the interval of a score that is no mean

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lcbench.results.compare.cells import LOWER_IS_BETTER
-from lcbench.results.report.summary import TOP
+from lcbench.results.compare.cells import LOWER_IS_BETTER, TOP
 
 
 def full_score(metric: str, values: Iterable[float]) -> float | None:

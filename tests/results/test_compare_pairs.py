@@ -1,0 +1,69 @@
+"""Method against method, the settings that changed, and what a gate can find at all."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from lcbench.core.stats import mcnemar
+from lcbench.results.compare.power import mcnemar_power
+from tests.compared import RIGHT, cell, save
+from tests.helpers import cli
+
+
+def test_methods_of_one_run_and_of_two(tmp_path: Path) -> None:
+    one = save(tmp_path / "one", RIGHT + cell([0.0] * 20, method="dca:chunk_size=48"))
+    two = save(tmp_path / "two", cell([0.0] * 20, method="dca:chunk_size=48"))
+    pair = "vanilla=dca:chunk_size=48"
+    for arguments in ((one, "--pair", pair), (one, one, "--pair", pair), (one, two, "--pair", pair)):
+        shown = cli("compare", *arguments, "--fail-on-regression")
+        assert shown.code == 1 and "1 cell: 1 regressed" in shown.out, shown.out
+    back = cli("compare", one, "--pair", "dca:chunk_size=48=vanilla")
+    assert back.code == 0 and "1 improved" in back.out
+    wrong = cli("compare", one, two, "--pair", "vanilla=yarn")
+    assert wrong.code == 2 and "NEW has dca:chunk_size=48" in wrong.error
+    alone = cli("compare", one)
+    assert alone.code == 2 and "--pair" in alone.error
+
+
+def test_what_changed_is_said_in_the_terminal(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", RIGHT, dtype="float32")
+    new = save(tmp_path / "new", RIGHT, dtype="bfloat16", model="other")
+    shown = cli("compare", base, new).out
+    assert "dtype changed: float32 in BASE, bfloat16 in NEW" in shown
+    assert "model changed: m in BASE, other in NEW" in shown and "device changed" not in shown
+
+
+def test_identical_runs_are_called_identical(tmp_path: Path) -> None:
+    base, new = save(tmp_path / "base", RIGHT), save(tmp_path / "new", RIGHT)
+    assert "identical: every pair of every cell has the same score" in cli("compare", base, new).out
+    other = save(tmp_path / "other", [*RIGHT[:-1], *cell([1.0] * 19 + [0.0])[-1:]])
+    assert "identical" not in cli("compare", base, other).out
+
+
+def test_a_gate_says_what_it_can_find_and_warns_where_that_is_nothing(tmp_path: Path) -> None:
+    scores = [1.0] * 100
+    cells = [one for length in range(256, 256 * 13, 256) for one in cell(scores, seq_len=length)]
+    base = save(tmp_path / "base", cells)
+    shown = cli("compare", base, base).out
+    assert "power: 12 cells of 100 pairs: a drop of 10 points is found in about 68 to 94 of 100 cases." in shown
+    assert "warning" not in shown
+    few = save(tmp_path / "few", cell([1.0] * 5))
+    shown = cli("compare", few, few).out
+    assert "1 cell of 5 pairs" in shown and "about 0 of 100 cases" in shown and "use more --samples" in shown
+
+
+@pytest.mark.parametrize(
+    ("pairs", "churn", "alpha"), [(60, 0.0, 0.05), (100, 0.05, 0.05), (100, 0.05, 0.005), (400, 0.1, 0.01)]
+)
+def test_power_equals_simulation(pairs: int, churn: float, alpha: float) -> None:
+    rng = random.Random(0)
+    found, runs = 0, 2000
+    for _ in range(runs):
+        draws = [rng.random() for _ in range(pairs)]
+        lost = sum(draw < 0.1 + churn for draw in draws)
+        gained = sum(0.1 + churn <= draw < 0.1 + 2 * churn for draw in draws)
+        found += lost > gained and mcnemar(gained, lost) <= alpha
+    assert mcnemar_power(pairs, 0.1, churn, alpha) == pytest.approx(found / runs, abs=0.05)
