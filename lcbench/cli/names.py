@@ -49,9 +49,10 @@ def models(console: Console, results: Path) -> None:
 
 
 def runs(console: Console, results: Path) -> None:
-    from lcbench.results.records import find_runs, read_manifest, read_records
+    from lcbench.results.records import read_manifest, read_records
+    from lcbench.results.register import known_runs
 
-    found = find_runs(results)[::-1]
+    found = known_runs(results)[::-1]
     table = _table("run", "model", "records", "started")
     table.collapse_padding = True
     # A name is there to be copied, and a time to be read: on a narrow terminal the other columns give way.
@@ -67,7 +68,9 @@ def runs(console: Console, results: Path) -> None:
         failed = sum(record.error is not None for record in records)
         begun = manifest.sessions[0].started_at if manifest.sessions else None
         started = datetime.fromisoformat(begun).strftime("%Y-%m-%d %H:%M") if begun else ""
-        counts = f"{len(records)}, {failed} failed" if failed else str(len(records))
+        missing = manifest.missing(records)
+        counts = f"{len(records)} of {len(records) + missing}" if missing else str(len(records))
+        counts += f", {failed} failed" if failed else ""
         table.add_row(str(folder), manifest.identity.model or "", counts, started)
     console.print(table)
     for refusal in refusals:

@@ -27,13 +27,12 @@ def table(
 ) -> None:
     """Show the results of one run or several: methods by lengths, the best in bold unless within noise."""
     from lcbench.core.errors import unknown
-    from lcbench.results.records import newest_run
     from lcbench.results.report.summary import differences, read_runs, summarise_runs, trained_length
     from lcbench.results.report.tables import FORMATS, WRITERS, print_tables
 
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    found = read_runs([*(runs or ()), *(run or ())] or [newest_run(RESULTS)])
+    found = read_runs([*(runs or ()), *(run or ())] or [_newest()])
     rows, trained = summarise_runs(found), trained_length(found)
     for line in differences(found):
         typer.echo(f"note: {line}", err=True)
@@ -46,22 +45,26 @@ def table(
 @app.command()
 def plot(
     task: Annotated[str, typer.Argument(help="A task of the run, as `needle` or `pg19`.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of a run; default: newest.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option("--run", help="Folder of a run, side by side with others; default: newest.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="PNG, SVG or PDF by its suffix; default: a PNG in the run's folder.")
     ] = None,
 ) -> None:
-    """Draw every method of a run, here and into a file: depth by length as heatmaps, or else the score by length."""
-    from lcbench.results.records import newest_run
+    """Draw every method of one run or several, here and into a file: depth by length, or else the score by length."""
     from lcbench.results.report import curves, heatmap
     from lcbench.results.report.figure import save
-    from lcbench.results.report.summary import read_runs
+    from lcbench.results.report.summary import differences, read_runs, side_by_side, trained_length
 
     require_folder(out)
-    folder = run or newest_run(RESULTS)
-    (read,) = read_runs([folder])
-    trained, model = read.identity.pretraining_length, str(read.identity.model)
-    path = out or folder / f"{task.partition(':')[0]}.png"
+    folders = run or [_newest()]
+    found = read_runs(folders)
+    for line in differences(found):
+        typer.echo(f"note: {line}", err=True)
+    trained, model = trained_length(found), ", ".join(dict.fromkeys(str(each.identity.model) for each in found))
+    path = out or folders[0] / f"{task.partition(':')[0]}.png"
+    read = side_by_side(found)
     identities = [record.identity for record in read.records]
     if any(one.cell_depth is not None for one in identities if task in (one.task, one.task.partition(":")[0])):
         maps = heatmap.heatmaps(read.records, task)
@@ -145,11 +148,10 @@ def report(
     ] = None,
 ) -> None:
     """Write one page that opens from disk: scores, heatmaps, curves, cost, and every sample to filter and sort."""
-    from lcbench.results.records import newest_run
     from lcbench.results.report.html.report import page
 
     require_folder(out)
-    folders = runs or [newest_run(RESULTS)]
+    folders = runs or [_newest()]
     path = out or folders[0] / "report.html"
     write_output(path, page(folders), "--out")
     typer.echo(f"report: {path}", err=True)
@@ -184,6 +186,15 @@ def export(
     path = out or run / "records.parquet"
     rows = export_run(run, path)
     typer.echo(f"{rows} row{'' if rows == 1 else 's'}: {path}")
+
+
+def _newest() -> Path:
+    """The newest run, whose name is shown, as nobody typed it. Raises: UserError if there is none."""
+    from lcbench.results.register import newest_known_run
+
+    folder = newest_known_run(RESULTS)
+    typer.echo(f"run: {folder}", err=True)
+    return folder
 
 
 def _number(score: float | None) -> str:

@@ -103,8 +103,11 @@ def run(
             _show_plan(plan, folder)
         return
 
+    from lcbench.results.register import register
     from lcbench.run.runner import run as run_plan
 
+    if processes.main:
+        register(RESULTS, folder)
     if not processes.main:
         run_plan(plan, folder, SilentProgress(), processes=processes)
         return  # the main process reports failures: a launcher ends all processes if one of them fails

@@ -7,6 +7,8 @@ from this module.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -306,6 +308,7 @@ class Session:
     platform: str | None = told("The operating system.", default=None)
     git: Git | None = told("The checkout that lcbench ran from; null if it was installed.", default=None)
     advice: list[str] = told("What the methods' authors would say of the options.", default=())
+    samples: list[int] = told("How many samples each cell in `identity.jobs` was to have, in their order.", default=())
     process: int | None = told("Number of the process among several.", least=0, default=None)
     processes: int | None = told("How many shared the run.", unit="processes", least=1, default=None)
     tensor_parallel: bool | None = told("Whether each had a shard of one model.", default=None)
@@ -320,6 +323,20 @@ class Manifest:
     identity: RunIdentity = told("What decides the records.")
     sessions: list[Session] = told("The processes that wrote records, in order.")
     content: dict[str, Any] = field(default_factory=dict)
+
+    def missing(self, records: Iterable[Record]) -> int:
+        """Samples that the last session set out to make and that have no record; none of a cell that failed. 0 where
+        run.json does not tell."""
+        planned = self.sessions[-1].samples if self.sessions else []
+        counts: Counter[str] = Counter()
+        failed = set()
+        for record in records:
+            job = record.identity.id.rpartition("/")[0]
+            counts[job] += 1
+            if record.error is not None:
+                failed.add(job)
+        jobs = ("/".join(map(str, job[:3])) for job in self.identity.jobs)
+        return sum(max(size - counts[job], 0) for job, size in zip(jobs, planned) if job not in failed)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Manifest:

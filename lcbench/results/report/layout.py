@@ -114,10 +114,19 @@ def _memory(task: str, grid: Grid) -> list[str]:
 
 
 def heading(length: int, trained: int | None, separator: str) -> str:
-    """The length, and how many times the trained length it is where that is a round number."""
-    if not trained or length % trained:
-        return f"{length:,}"
-    return f"{length:,}{separator}({length // trained}x)"
+    """The length in tokens, and how many times the trained length it is, as `(1.5x)`."""
+    return f"{length:,}{separator}({multiple(length, trained)})" if trained else f"{length:,}"
+
+
+def titled(grid: Grid, trained: int | None) -> str:
+    """The title of a table, with the trained length where it is known."""
+    return f"{grid.title}, trained at {trained:,} tokens" if trained else grid.title
+
+
+def multiple(length: int, trained: int) -> str:
+    """`4x`, `1.5x`, `0.12x`: exact, or rounded to two digits."""
+    times = length / trained
+    return f"{times:.0f}x" if times >= 100 or times == round(times) else f"{times:.2g}x"
 
 
 def number(value: float, metric: str) -> str:

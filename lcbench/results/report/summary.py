@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,11 +68,13 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol."""
+    """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol,
+    `missing` is the number of samples that are still to come."""
 
     name: str
     identity: RunIdentity
     records: list[Record]
+    missing: int = 0
 
     @property
     def protocols(self) -> dict[str, str]:
@@ -91,8 +94,9 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     names = [folder.resolve().name for folder in unique]
     runs = []
     for folder, name in zip(unique, names, strict=True):
-        identity, records = read_manifest(folder).identity, read_records(folder)
-        runs.append(Run(name if names.count(name) == 1 else str(folder), identity, records))
+        manifest, records = read_manifest(folder), read_records(folder)
+        shown = name if names.count(name) == 1 else str(folder)
+        runs.append(Run(shown, manifest.identity, records, manifest.missing(records)))
     return runs
 
 
@@ -102,9 +106,35 @@ def trained_length(runs: Iterable[Run]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
+def side_by_side(runs: Sequence[Run]) -> Run:
+    """One run with the records of all, for a figure: methods are named after their model and run too, where these tell
+    them apart."""
+    if len(runs) == 1:
+        return runs[0]
+    models = {str(run.identity.model) for run in runs}
+    seen = Counter(
+        (str(run.identity.model), method) for run in runs for method in {one.identity.method for one in run.records}
+    )
+    repeated = any(count > 1 for count in seen.values())
+    records = []
+    for run in runs:
+        model = Path(str(run.identity.model)).name
+        suffix = (f" on {model}" if len(models) > 1 else "") + (f" in {run.name}" if repeated else "")
+        for record in run.records:
+            named = replace(record.identity, method=record.identity.method + suffix)
+            records.append(replace(record, identity=named))
+    protocols = {task.name: task for run in runs for task in run.identity.tasks}
+    identity = replace(runs[0].identity, tasks=list(protocols.values()))
+    return Run(", ".join(run.name for run in runs), identity, records)
+
+
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Sentences on the differences between runs that a table does not show: settings, and weights."""
-    lines = []
+    """Sentences on what a table does not show: unfinished runs, and settings and weights that differ between runs."""
+    lines = [
+        f"{run.name} is unfinished: {len(run.records):,} of {len(run.records) + run.missing:,} samples."
+        for run in runs
+        if run.missing
+    ]
     for name in SETTINGS:
         values = dict.fromkeys(str(getattr(run.identity, name)) for run in runs)
         if len(values) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lcbench.results.report.layout import Grid, columns, costs, grids, interval, notes, number
+from lcbench.results.report.layout import Grid, columns, costs, grids, interval, notes, number, titled
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import escaped, printable, row
 
@@ -35,7 +35,7 @@ def markdown(rows: Sequence[TableRow], trained: int | None) -> str:
             f"- failed: `{line.name}` at {cell.seq_len:,}: {escaped(printable(cell.failed or ''))}"
             for line, cell in grid.failures
         ]
-        parts.append(f"**{escaped(grid.title)}**\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"**{escaped(titled(grid, trained))}**\n\n" + "\n".join(lines) + "\n")
     parts += [f"{escaped(note)}\n" for note in notes(rows)]
     return "\n".join(parts)
 
@@ -55,7 +55,7 @@ def latex(rows: Sequence[TableRow], trained: int | None) -> str:
         failures = [
             f"Failed: {line.name} at {cell.seq_len:,}: {printable(cell.failed or '')}." for line, cell in grid.failures
         ]
-        caption = " ".join([f"{grid.title}.", *map(_sentence, notes(grid.rows)), *failures])
+        caption = " ".join([f"{titled(grid, trained)}.", *map(_sentence, notes(grid.rows)), *failures])
         body = _body(grid, lambda text: rf"\texttt{{{_tex(text)}}}", _tex, score)
         parts += [
             r"\begin{table}",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lcbench.results.report.layout import Grid, costs, grids, heading, notes, number
+from lcbench.results.report.layout import Grid, costs, grids, heading, notes, number, titled
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable
@@ -25,7 +25,7 @@ def print_tables(console: Console, rows: Sequence[TableRow], trained: int | None
     """
     star = "" if console.color_system else STAR
     for grid in grids(rows):
-        console.print(Text(grid.title, style="italic"))
+        console.print(Text(titled(grid, trained), style="italic"))
         lengths = grid.lengths
         while lengths:
             fitting = (n for n in range(len(lengths), 1, -1) if fits(console, _table(grid, lengths[:n], trained, star)))

@@ -45,7 +45,7 @@ def test_text_fits_80_columns_and_cuts_nothing() -> None:
         assert piece in shown
     options = LONG.partition(":")[2].replace(",", "")
     assert options in "".join(line[:19].strip() for line in shown.splitlines())  # folded where it must be
-    assert "passkey: exact match, 20 samples a score, 95 % intervals\n" in shown
+    assert "passkey: exact match, 20 samples a score, 95 % intervals, trained at 256 tokens\n" in shown
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -82,14 +82,14 @@ def test_text_does_not_read_markup_out_of_names() -> None:
 
 def test_times_of_the_trained_length() -> None:
     shown = text(summarise([record(seq_len=seq_len) for seq_len in (256, 300, 512)]))
-    assert "(1x)" in shown and "(2x)" in shown and shown.count("x)") == 2
+    assert "(1x)" in shown and "(2x)" in shown and "(1.2x)" in shown and "trained at 256 tokens" in shown
     assert "x)" not in text(summarise([record(seq_len=512)]), None)
 
 
 def test_markdown_is_a_table() -> None:
     rows = summarise([record("vanilla", 256), record("dca:mscale=0.1", 512, score=0.0), failure("vanilla", 512)])
     title, empty, *lines = markdown(rows, 256).splitlines()
-    assert title == "**passkey: exact match, 1 samples a score, 95 % intervals**" and empty == ""
+    assert title == "**passkey: exact match, 1 samples a score, 95 % intervals, trained at 256 tokens**" and empty == ""
     table = [line for line in lines if line.startswith("|")]
     assert {len(cells(line)) for line in table} == {5}
     assert all(re.fullmatch(r"-{3,}:?", cell) for cell in cells(table[1]))
@@ -173,7 +173,7 @@ def test_likelihoods_have_three_tables() -> None:
     records = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(4)]
     rows = summarise_runs([Run("", RunIdentity(tasks=[TaskFacts(name="pg19", protocol="prefix")]), typed(records))])
     titles = [line for line in markdown(rows, 256).splitlines() if line.startswith("**pg19")]
-    after = "(lower is better), 4 books a score, 95 % intervals over books, protocol prefix**"
+    after = "(lower is better), 4 books a score, 95 % intervals over books, protocol prefix, trained at 256 tokens**"
     assert titles == [f"**pg19: {what} {after}" for what in ("perplexity", "bits per byte", "bits per word")]
     shown = text(rows)
     assert f"{rows[0].mean:.2f}" in shown and f"{rows[0].bits_per_byte:.3f}" in shown

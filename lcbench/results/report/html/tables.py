@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from lcbench.core.specs import split_options
 from lcbench.results.report.html.frame import text
-from lcbench.results.report.layout import Grid, Line, grids, human_bytes, number
+from lcbench.results.report.layout import Grid, Line, grids, human_bytes, multiple, number, titled
 from lcbench.results.report.summary import TableRow, by_task
 
 
@@ -48,7 +48,7 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
         ends = " to ".join(number(end, row.metric) for end in (row.low, row.high) if end is not None)
         return f"{link}<small>{ends if known else 'interval unknown'}</small>{failed}"
 
-    return _table(grid.title, grid, trained, colors, show)
+    return _table(titled(grid, trained), grid, trained, colors, show)
 
 
 def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
@@ -101,5 +101,5 @@ def _table(caption: str, grid: Grid, trained: int | None, colors: Colors, show: 
 
 
 def _heading(length: int, trained: int | None) -> str:
-    """The length, and below it how many times the trained length it is where that is a whole number."""
-    return f"{length:,}" if not trained or length % trained else f"{length:,}<small>{length // trained}x</small>"
+    """The length in tokens, and below it how many times the trained length it is."""
+    return f"{length:,}<small>{multiple(length, trained)}</small>" if trained else f"{length:,}"

@@ -1,0 +1,69 @@
+"""Runs outside of the results folder (`--output`): a list of their folders beside the others, one path a line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lcbench.results.records import MANIFEST, RECORDS, find_runs, newest_run
+
+REGISTER = ".runs"
+
+
+def register(results: Path, folder: Path) -> None:
+    """Note a run whose folder is not in `results`; where that cannot be written, it is not noted."""
+    folder = folder.resolve()
+    if folder.parent == results.resolve() or folder in _registered(results) or "\n" in str(folder):
+        return
+    with contextlib.suppress(OSError):
+        results.mkdir(parents=True, exist_ok=True)
+        file = os.open(results / REGISTER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, f"{folder}\n".encode())  # one write: of several processes none tears another's line
+        finally:
+            os.close(file)
+
+
+def known_runs(results: Path) -> list[Path]:
+    """Folders of runs with records, in the results folder or registered there, oldest first by their last record."""
+    found = {path.resolve(): path for path in find_runs(results)}
+    for folder in _registered(results):
+        found.setdefault(folder, _shown(folder))
+    return sorted(found.values(), key=_last_record)
+
+
+def newest_known_run(results: Path) -> Path:
+    """Raises: UserError if there is no run at all."""
+    runs = known_runs(results)
+    return runs[-1] if runs else newest_run(results)
+
+
+def _registered(results: Path) -> list[Path]:
+    """Those that are still there, and have records."""
+    try:
+        lines = (results / REGISTER).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [folder for folder in map(Path, dict.fromkeys(filter(None, lines))) if _has_records(folder)]
+
+
+def _has_records(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST).is_file() and (folder / RECORDS).stat().st_size > 0
+    except (OSError, ValueError):
+        return False
+
+
+def _last_record(folder: Path) -> int:
+    try:
+        return (folder / RECORDS).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _shown(folder: Path) -> Path:
+    """Relative to the working folder where it lies within, as it was typed there."""
+    with contextlib.suppress(ValueError, OSError):
+        return folder.relative_to(Path.cwd().resolve())
+    return folder
