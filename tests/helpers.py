@@ -38,8 +38,10 @@ class Outcome:
 
 
 def cli(*arguments: str | Path) -> Outcome:
-    """Run `lcbench ARGUMENTS` in this process. An exception that the command line lets through comes out here too."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    """Run `lcbench ARGUMENTS` in this process. An exception that the command line lets through comes out here too, as
+    does one of its stdout, which takes no half character: it encodes as that of a process does."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
+    code = 0
     with (
         mock.patch.object(sys, "argv", ["lcbench", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
@@ -49,9 +51,15 @@ def cli(*arguments: str | Path) -> Outcome:
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    if "failed unexpectedly" in err.getvalue():
-        raise AssertionError(err.getvalue())
-    return Outcome(code, out.getvalue(), err.getvalue())
+    printed, told = _text(out), _text(err)
+    if "failed unexpectedly" in told:
+        raise AssertionError(told)
+    return Outcome(code, printed, told)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its recipe, log and loss curve.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything drawn at random.")]
 
 
 @app.command()
@@ -216,7 +216,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path} as YAML: {error}.") from error
+        raise UserError(f"cannot read {path} as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no mapping of `instructions` and `chat`.")
     return content
