@@ -8,6 +8,7 @@ layer that no known rotation explains is refused by name.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import weakref
 from collections.abc import Iterator
@@ -249,6 +250,11 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[
             continue
         if error < best_error:
             best_error, best = error, candidate
+    if not math.isfinite(best_error) and plain.q_BHTD.shape == rotated.q_BHTD.shape:
+        raise UnsupportedModelError(
+            f"layer {layer} of {model_name}: its queries or keys are NaN or infinite in {plain.q_BHTD.dtype}, without "
+            "any method: an earlier layer overflows: run with --dtype bfloat16 or float32, or check the weights."
+        )
     if not best_error < tolerance:
         raise UnsupportedModelError(
             f"layer {layer} of {model_name}: no known rotation turns its unrotated queries and keys into the rotated "

@@ -296,6 +296,11 @@ class Steering:
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()
 
 
+def steered_method(model: nn.Module) -> Method | None:
+    """The resolved method of the block that steers this model, None outside a block."""
+    return next((_steered[module].method for module in model.modules() if module in _steered), None)
+
+
 def steered_attention(
     module: nn.Module,
     query: Tensor,

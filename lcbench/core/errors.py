@@ -26,6 +26,10 @@ class UnsupportedModelError(UserError):
     """This model cannot be steered; the message says which layer and why."""
 
 
+class NotFiniteError(UserError):
+    """Logits that are NaN, infinite or all equal: no answer and no likelihood follows from them."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in `known`, with the closest match; a long list is shortened to its folders."""
     names = sorted(map(str, known))

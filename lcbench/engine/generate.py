@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lcbench.attention.probe import execution_device
+from lcbench.core.errors import NotFiniteError
 from lcbench.engine.batched_cache import batches, join_caches, snapshot
+from lcbench.engine.finite import not_finite, unusable
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
 PREFILL_CHUNK = 8192  # tokens per forward call: bounds the activations, changes no result
+UNUSABLE = -1  # in the place of a token whose logits are NaN, infinite or all equal
 SMALLEST_CHUNK = 1024  # with fewer tokens, activations do not dominate the memory
 
 
@@ -37,16 +41,29 @@ class Prompt:
     on_prefill: Callable[[int], None] | None = None
 
 
+FinishReason = Literal["stop", "stop_string", "length"]
+
+
 @dataclass(frozen=True)
 class Generation:
     """The new tokens, without the end token; how many tokens of the prompt were reused from the cache; the seconds of
-    both phases, decode divided evenly among the `together` outputs of one batch."""
+    both phases, decode divided evenly among the `together` outputs of one batch; and why the output ended: at an end
+    token ("stop"), by the prompt's `watch` ("stop_string"), or at its budget ("length")."""
 
     tokens: list[int]
     reused: int
     prefill_seconds: float
     decode_seconds: float
     together: int = 1
+    finish_reason: FinishReason = "length"
+
+
+@dataclass
+class _Output:
+    """New tokens so far, and why they ended, None while they go on."""
+
+    tokens: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
 
 
 @dataclass
@@ -119,8 +136,8 @@ def _decode_batch(
     if len(rows) == 1 and prefixes:
         prefixes.keep(cache, chosen[0].tokens)
     return {
-        n: Generation(tokens, one.reused, one.seconds, seconds, len(rows))
-        for n, one, tokens in zip(rows, prefilled, outputs)
+        n: Generation(output.tokens, one.reused, one.seconds, seconds, len(rows), output.reason or "length")
+        for n, one, output in zip(rows, prefilled, outputs)
     }
 
 
@@ -136,7 +153,9 @@ def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | Non
             prompt.on_prefill(filled)
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
         filled += chunk.shape[1]
-    token = int(logits[0, -1].argmax())
+    (token,) = _next_tokens(logits)
+    if token == UNUSABLE:
+        raise not_finite(model, prompt.tokens, prompt.chunk_size or PREFILL_CHUNK)
     if prompt.on_prefill:
         prompt.on_prefill(filled)
     return _Prefilled(cache, reused, token, _now(device) - started)
@@ -148,21 +167,23 @@ def _decode(
     prompts: Sequence[Prompt],
     tokens: list[int],
     stop_tokens: Collection[int],
-) -> list[list[int]]:
+) -> list[_Output]:
     """The outputs [B][n] that begin with `tokens`, after the prompts in this cache.
 
     A finished row stays in the batch until half of the rows are finished, since removing rows copies the cache; but
     never beyond its own budget, which bounds the length of the run.
     """
     device, longest = execution_device(model), max(len(prompt.tokens) for prompt in prompts)
-    mask_BS, outputs = _mask(prompts, device), [list[int]() for _ in prompts]
+    mask_BS, outputs = _mask(prompts, device), [_Output() for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt of each row of the batch
-    ended: set[int] = set()
     for step in count(1):
         for row, token in zip(rows, tokens):
-            if row not in ended and _ends(prompts[row], outputs[row], token, stop_tokens):
-                ended.add(row)
-        going = [n for n, row in enumerate(rows) if row not in ended]
+            if outputs[row].reason is not None:
+                continue
+            if token == UNUSABLE:
+                raise _failed(model, prompts[row], outputs[row])
+            outputs[row].reason = _take(prompts[row], outputs[row].tokens, token, stop_tokens)
+        going = [n for n, row in enumerate(rows) if outputs[row].reason is None]
         if not going:
             break
         if 2 * len(going) <= len(rows) or any(step >= prompts[row].max_new_tokens for row in rows):
@@ -171,18 +192,31 @@ def _decode(
             mask_BS = None if mask_BS is None else mask_BS[kept]
             rows, tokens = [rows[n] for n in going], [tokens[n] for n in going]
         mask = {} if mask_BS is None else _masked(mask_BS[:, : longest + step])
-        ids = torch.tensor(tokens, device=device)[:, None]
+        ids = torch.tensor(tokens, device=device)[:, None].clamp(min=0)  # of a finished row, any token
         logits = model(ids, past_key_values=cache, logits_to_keep=1, **mask).logits
-        tokens = logits[:, -1].argmax(-1).tolist()
+        tokens = _next_tokens(logits)
     return outputs
 
 
-def _ends(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection[int]) -> bool:
-    """Append the next token to an output; whether the output ends there (before the token if it is a stop token)."""
+def _next_tokens(logits_BTV: Tensor) -> list[int]:
+    """The most likely token of each row after its last position, or UNUSABLE; one transfer from the device."""
+    last_BV = logits_BTV[:, -1]
+    tokens: list[int] = last_BV.argmax(-1).masked_fill(unusable(last_BV), UNUSABLE).tolist()
+    return tokens
+
+
+def _failed(model: PreTrainedModel, prompt: Prompt, output: _Output) -> NotFiniteError:
+    return not_finite(model, [*prompt.tokens, *output.tokens], prompt.chunk_size or PREFILL_CHUNK)
+
+
+def _take(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection[int]) -> FinishReason | None:
+    """Append the next token to an output, unless it is a stop token; why the output ends there, None if it goes on."""
     if token in stop_tokens:
-        return True
+        return "stop"
     output.append(token)
-    return len(output) >= prompt.max_new_tokens or prompt.watch(output)
+    if prompt.watch(output):
+        return "stop_string"
+    return "length" if len(output) >= prompt.max_new_tokens else None
 
 
 def _mask(prompts: Sequence[Prompt], device: torch.device) -> Tensor | None:
@@ -198,10 +232,11 @@ def _masked(mask_BS: Tensor) -> dict[str, Tensor]:
     return {"attention_mask": mask_BS, "position_ids": mask_BS.sum(-1, keepdim=True) - 1}
 
 
-def stop_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The end tokens of the model's generation config."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The end tokens of the model's generation config and config, and the tokenizer's EOS: checkpoints often name
+    different ones, and each of them ends an answer."""
+    given = [getattr(config, "eos_token_id", None) for config in (model.generation_config, model.config, tokenizer)]
+    return frozenset(token for eos in given for token in (eos if isinstance(eos, list) else [eos]) if token is not None)
 
 
 def _now(device: torch.device) -> float:

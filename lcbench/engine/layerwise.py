@@ -96,24 +96,31 @@ class LayerStack:
                     states_TD[rows] = kept[0][0]
 
     @torch.no_grad()
-    def check(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> None:
-        """Compare with an ordinary forward pass over the first tokens: layers may exchange more than hidden states.
+    def own_logits(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> Tensor:
+        """Logits [1, n, V] of the first tokens in float64, by ordinary forward passes of the model."""
+        with rotary_state_kept(self.model):
+            cache = empty_cache()
+            return torch.cat([self._logits(chunk, cache) for chunk in _tried(ids_T)], dim=1)
+
+    def _logits(self, chunk_T: Tensor, cache: DynamicCache) -> Tensor:
+        logits: Tensor = self.model(chunk_T[None], past_key_values=cache).logits
+        return logits.double()
+
+    @torch.no_grad()
+    def check(self, own_1TV: Tensor, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> None:
+        """Compare with `own_logits`, of ordinary forward passes: layers may exchange more than hidden states.
 
         Raises: UnsupportedModelError if the logits differ.
         """
-        chunks = torch.split(ids_T[:TRIED], max(1, min(TRIED, len(ids_T)) // 2))
-
-        def call(chunk: Tensor, cache: DynamicCache) -> Tensor:
-            logits: Tensor = self.model(chunk[None], past_key_values=cache).logits
-            return logits.double()
-
-        with rotary_state_kept(self.model):
-            cache = empty_cache()
-            own = torch.cat([call(chunk, cache) for chunk in chunks], dim=1)
-        found = torch.cat(list(self.run(chunks, empty_cache, call)), dim=1)
+        found = torch.cat(list(self.run(_tried(ids_T), empty_cache, self._logits)), dim=1)
         near = torch.finfo(self.model.dtype).eps ** 0.5
-        if not torch.allclose(found, own, rtol=0, atol=near * float(own.abs().max())):
+        if not torch.allclose(found, own_1TV, rtol=0, atol=near * float(own_1TV.abs().max())):
             raise refused(self.model)
+
+
+def _tried(ids_T: Tensor) -> tuple[Tensor, ...]:
+    """The first tokens, in two chunks."""
+    return torch.split(ids_T[:TRIED], max(1, min(TRIED, len(ids_T)) // 2))
 
 
 def refused(model: PreTrainedModel) -> UnsupportedModelError:

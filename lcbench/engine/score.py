@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lcbench.attention.probe import execution_device
 from lcbench.core.errors import UnsupportedModelError
+from lcbench.engine.finite import not_finite, require_usable
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.layerwise import LayerStack, StandIn
 from lcbench.engine.new_cache import new_cache
@@ -48,8 +49,8 @@ def score_tokens(
     Computed in float32, or in the model's dtype where that is wider. `layerwise` runs layer by layer with the keys
     and values of one layer at a time; the results are the same. `chunk_size`: tokens per forward call, by default
     PREFILL_CHUNK.
-    Raises: UnsupportedModelError for a model whose logits depend on more than its last hidden states, or that cannot
-    run layer by layer.
+    Raises: NotFiniteError for logits that are NaN, infinite or all equal; UnsupportedModelError for a model whose
+    logits depend on more than its last hidden states, or that cannot run layer by layer.
     """
     if not 1 <= first < len(tokens):
         raise ValueError(f"of {len(tokens)} tokens those from {first} on cannot be scored")
@@ -57,7 +58,8 @@ def score_tokens(
     started = time.perf_counter()
     ids_T = torch.tensor(tokens, device=device)
     # The last token predicts nothing that is scored.
-    chunks = torch.split(ids_T[:-1], chunk_size or PREFILL_CHUNK)
+    chunk_size = chunk_size or PREFILL_CHUNK
+    chunks = torch.split(ids_T[:-1], chunk_size)
 
     def empty_cache() -> DynamicCache:
         return new_cache(model.config, len(tokens))
@@ -67,7 +69,9 @@ def score_tokens(
 
     if layerwise:
         stack = LayerStack(model)
-        stack.check(ids_T, empty_cache)
+        own_1TV = stack.own_logits(ids_T, empty_cache)
+        require_usable(model, own_1TV[0], tokens, chunk_size)
+        stack.check(own_1TV, ids_T, empty_cache)
         passes = stack.run(chunks, empty_cache, call)
     else:
         cache = empty_cache()
@@ -76,6 +80,7 @@ def score_tokens(
     nll = torch.empty(len(tokens) - first, dtype=torch.float32, device=device)
     begin = done = 0
     for chunk_T, states in zip(chunks, passes, strict=True):
+        require_usable(model, states.last_11V[0], tokens, chunk_size)
         if begin == 0:
             states.check()
         skipped = max(first - 1 - begin, 0)
@@ -85,6 +90,8 @@ def score_tokens(
             done += len(targets)
         begin += len(chunk_T)
     nll = nll.cpu()  # synchronises with the device
+    if not nll.isfinite().all():
+        raise not_finite(model, tokens, chunk_size, equal=False)
     return TokenScores(nll, time.perf_counter() - started)
 
 

@@ -92,6 +92,9 @@ class Answer:
 
     output_tokens: int = told("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
     prediction: str = told("The answer; of several choices the most likely one; empty for a likelihood.")
+    finish_reason: str | None = told(
+        "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget).", default=None
+    )
     answer: str | None = told("What was scored, where that is a part of the prediction.", default=None)
     scorer: str | None = told("The official metric, where a corpus's score is not the mean of its rows'.", default=None)
     choices: dict[str, float] | None = told(

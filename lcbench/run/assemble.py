@@ -27,6 +27,7 @@ def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result
         answer=Answer(
             output_tokens=measured.output_tokens,
             prediction=prediction,
+            finish_reason=measured.finish_reason,
             answer=answer,
             scorer=scorer or None,
             choices=measured.choices,

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lcbench.attention.steering import Steering
 from lcbench.core import provenance
-from lcbench.core.errors import RowError, UserError, out_of_memory
+from lcbench.core.errors import NotFiniteError, RowError, UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
 from lcbench.methods import Method
 from lcbench.results.records import RunWriter
@@ -212,6 +212,8 @@ class _Run:
             try:
                 measured = measure(these)
                 found = [assemble.result(*each, measure.chunk_size(each[0].job)) for each in zip(these, measured)]
+            except NotFiniteError as error:
+                reason = _reason(error)
             except UserError:
                 raise
             except Exception as error:

@@ -60,8 +60,14 @@ def test_generation_ends_at_the_budget_or_a_stop_token(model: PreTrainedModel, p
 def test_stop_tokens(
     model: PreTrainedModel, eos: int | list[int] | None, expected: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model.generation_config, "eos_token_id", eos)
-    assert engine.stop_tokens(model) == expected
+    """Of generation_config, config and tokenizer together."""
+    tokenizer = ModelSource().tokenizer()
+    for owner in (model.generation_config, model.config):
+        monkeypatch.setattr(owner, "eos_token_id", eos)
+    assert engine.stop_tokens(model, tokenizer) == expected | {tokenizer.eos_token_id}
+    monkeypatch.setattr(model.config, "eos_token_id", [9, 11])
+    tokenizer.eos_token = None
+    assert engine.stop_tokens(model, tokenizer) == expected | {9, 11}
 
 
 def test_logits_are_made_for_the_last_position_only(

@@ -13,6 +13,7 @@ from lcbench.core.tokens import as_text, encode_inside
 from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.methods import Method
+from lcbench.tasks.chat import end_of_turn
 from lcbench.tasks.template import MARKER, segments
 
 # ChunkLlama's words (test_zero_shot.py, https://github.com/HKUNLP/ChunkLlama), without its call for short answers.
@@ -76,7 +77,8 @@ class Conversation:
             shown = text
             return (show(piece) if piece else False) or ended
 
-        done = generate(self._model, prompt, self._budget, stop_tokens(self._model), self._prefixes, watch)
+        ends = stop_tokens(self._model, self._prompts.tokenizer) | end_of_turn(self._prompts.tokenizer)
+        done = generate(self._model, prompt, self._budget, ends, self._prefixes, watch)
         self.reused = done.reused
         rest = self._answer(prompt, done.tokens, complete=True)[0]
         if len(rest) > len(shown):

@@ -15,6 +15,7 @@ from lcbench.run.batches import AT_ONCE
 from lcbench.run.measures.base import Measure, Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
+from lcbench.tasks.chat import end_of_turn
 
 BEFORE = 8  # tokens of a prompt that are decoded with the answer
 TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer prompt is answered alone
@@ -26,6 +27,7 @@ class Answer(Measure):
     def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
         super().__init__(plan, model, folder, shares=shares)
         self._prefixes = PrefixCache(model.config) if shares else None
+        self._stop_tokens = stop_tokens(model, plan.tokenizer) | end_of_turn(plan.tokenizer)
         self._at_once: dict[int, int] = {}  # largest batch by length, where AT_ONCE ran out of memory
 
     def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
@@ -63,6 +65,7 @@ class Answer(Measure):
         return Measured(
             prediction=job.task.joined(texts),
             output_tokens=sum(len(one.tokens) for one in generations),
+            finish_reason=generations[-1].finish_reason,
             cost=Cost(
                 prefill_seconds=round(sum(one.prefill_seconds for one in generations), 6),
                 decode_seconds=round(sum(one.decode_seconds for one in generations), 6),
@@ -85,7 +88,7 @@ class Answer(Measure):
             )
             for prompt, (job, _, example) in zip(prompts, asked)
         ]
-        return generate_together(self.model, given, stop_tokens(self.model), prefixes) if given else []
+        return generate_together(self.model, given, self._stop_tokens, prefixes) if given else []
 
     def _on_prefill(self, job: Job, prompt: list[int]) -> Callable[[int], None] | None:
         told = self.on_prefill
@@ -106,7 +109,7 @@ class Answer(Measure):
         """The text of tokens that follow a prompt; decoded alone, SentencePiece tokenizers lose a leading space."""
 
         def decode(ids: list[int]) -> str:
-            return str(self.plan.tokenizer.decode(ids, skip_special_tokens=True))
+            return str(self.plan.tokenizer.decode(ids))  # with special tokens: one of them may be the answer
 
         before, both = decode(prompt[-BEFORE:]), decode(prompt[-BEFORE:] + tokens)
         return both[len(before) :] if both.startswith(before) else decode(tokens)

@@ -36,6 +36,7 @@ class Measured:
     cost: Cost
     prediction: str = ""
     output_tokens: int = 0
+    finish_reason: str | None = None
     choices: dict[str, float] | None = None
     scores: dict[str, float] | None = None
     nll: Likelihood | None = None

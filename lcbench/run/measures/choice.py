@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
+from lcbench.engine.finite import not_finite, require_usable
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 from lcbench.results.schema import Cost
@@ -52,12 +53,13 @@ class Choice(Measure):
         started = time.perf_counter()
         first_1V = self._logs(prompt[reused:], cache, keep=1, chunk=chunk)
         prefilled = time.perf_counter()
+        require_usable(self.model, first_1V, prompt, chunk)
         logs = self._score(example.choices, first_1V, cache)
         done = time.perf_counter()
         if self._prefixes:
             self._prefixes.keep(cache, prompt)
-        if not all(map(math.isfinite, logs.values())):
-            raise FloatingPointError("the likelihood of a choice is no finite number")
+        if wrong := [choice for choice, log in logs.items() if not math.isfinite(log)]:
+            raise not_finite(self.model, [*prompt, *example.choices[wrong[0]][:-1]], chunk, equal=False)
         return Measured(
             prediction=max(logs, key=logs.__getitem__),
             choices={choice: round(log, 4) for choice, log in logs.items()},

@@ -77,9 +77,6 @@ class Likelihood(Measure):
             stop=np.array([window.stop for window in reading.windows]),
             head=len(head),
         )
-        strange = int((~np.isfinite(result.nll)).sum())
-        if strange:
-            raise FloatingPointError(f"the likelihood of {strange} of {len(result.nll)} tokens is no finite number")
         size, words = (sum(getattr(window, unit) for window in reading.windows) for unit in ("bytes", "words"))
         return Measured(
             scores=result.scores(size, words),

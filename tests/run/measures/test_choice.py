@@ -161,4 +161,4 @@ def test_what_is_no_number_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
     logs = Choice._logs
     monkeypatch.setattr(Choice, "_logs", lambda *args, **options: logs(*args, **options) * torch.nan)
     outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
-    assert len(outcome.failed) == 1 and "no finite number" in outcome.failed[0][1]
+    assert len(outcome.failed) == 1 and "NotFiniteError: the logits are NaN or infinite" in outcome.failed[0][1]

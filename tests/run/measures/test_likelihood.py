@@ -20,7 +20,6 @@ from torch import Tensor
 
 import lcbench
 from lcbench.engine.models import ModelSource
-from lcbench.engine.score import TokenScores
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import REGISTRY
 from lcbench.methods.pieces import Piece
@@ -218,14 +217,9 @@ def test_a_method_that_lies_fails_with_the_reason(
 
 
 def test_no_number_fails_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: Any, tokens: list[int], first: int, **_: Any) -> Any:
-        nll = torch.zeros(len(tokens) - first)
-        nll[3:5] = torch.tensor([float("nan"), float("inf")])
-        return TokenScores(nll, 0.1)
-
-    monkeypatch.setattr(likelihood, "score_tokens", broken)
+    monkeypatch.setattr("lcbench.engine.score._nll", lambda logits, targets: targets * float("nan"))
     outcome = run(tmp_path / "run", "pg19", ("vanilla",), (128,))
-    assert "the likelihood of 2 of 127 tokens is no finite number" in outcome.failed[0][1]
+    assert "NotFiniteError: the logits are NaN or infinite" in outcome.failed[0][1]
     assert not list((tmp_path / "run").glob("nll/*"))
 
 
