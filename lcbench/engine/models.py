@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+logger = logging.getLogger("lcbench")
 REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
 DEFAULT_MODEL = "lcbench-tiny"
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
@@ -59,6 +62,24 @@ class ModelSource:
             raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
         tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
         return tokenizer
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+        """Tell tokens that a prompt may contain and for which the embedding, of so many rows, has none.
+
+        Special tokens that the chat template does not write are let pass: no document can spell them (Gemma 3 1B has
+        one for images, which its embedding lacks).
+        Raises: UserError.
+        """
+        added, written = tokenizer.added_tokens_decoder, str(tokenizer.chat_template)
+        own = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+        for number, token in beyond:
+            if number in own or number not in added or not added[number].special or token in written:
+                raise UserError(
+                    f"the tokenizer of {self.name} has tokens that its embedding of {rows} rows lacks: {len(beyond)}, "
+                    f"such as {token!r} ({number}); resize the embedding (resize_token_embeddings), or use the model's "
+                    "own tokenizer."
+                )
 
     def config(self) -> PretrainedConfig:
         """Raises: UserError for a model that does not exist."""
@@ -118,7 +139,25 @@ class ModelSource:
                 f"the weights of {self.name} do not fit its config.json; tensors that are missing or of another shape: "
                 f"{len(unfit)}, such as {unfit[0]}."
             )
+        self._check_unread(loaded, report["unexpected_keys"])
         return loaded.eval()
+
+    def _check_unread(self, model: PreTrainedModel, keys: Iterable[str]) -> None:
+        """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.
+
+        Raises: UserError for tensors within the modules of this model (biases, adapters, surplus layers), without which
+        it computes something else than its checkpoint means.
+        """
+        modules = {name for name, _ in model.named_modules()} - {"", model.base_model_prefix}
+        unread = sorted(key for key in keys if not key.endswith("rotary_emb.inv_freq"))  # a buffer of old checkpoints
+        inside = [key for key in unread if any(key.startswith(f"{name}.") for name in modules)]
+        if inside:
+            raise UserError(
+                f"the weights of {self.name} do not fit its config.json; tensors that no module of "
+                f"{type(model).__name__} reads: {len(inside)}, such as {inside[0]}."
+            )
+        if unread:
+            logger.warning("%s: %d tensors are not read, such as %s", self.name, len(unread), unread[0])
 
     def check_processes(self, processes: Processes) -> None:
         """Raises: UserError for placement options that contradict each other or the number of processes."""

@@ -266,8 +266,27 @@ def log_length_scale(i: Tensor, base: float) -> Tensor:
 
 
 def trained_length(config: PretrainedConfig) -> int:
-    """The length in tokens that the model was trained for. Raises: UserError if its config does not say."""
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    """The length in tokens that the model was trained for, its own RoPE scaling included.
+
+    Raises: UserError if its config does not say.
+    """
+    text = config.get_text_config()
+    length = getattr(text, "max_position_embeddings", None)
     if not isinstance(length, int) or length < 2:
         raise UserError(f"the config of this {config.model_type} has no max_position_embeddings: its trained length.")
-    return length
+    return scaled_length(length, getattr(text, "rope_parameters", None))
+
+
+def scaled_length(length: int, rope: object) -> int:
+    """The length that a RoPE scaling of a config reaches, where `max_position_embeddings` is that before the scaling.
+
+    `linear` says nothing else than its factor: as in vLLM, the length counts as unscaled. `yarn` reaches factor times
+    `original_max_position_embeddings` (by default the length itself), if that is more than the length. The lengths of
+    other types, and of models with one scaling per layer type (Gemma 3), are scaled already.
+    """
+    if not isinstance(rope, dict):
+        return length
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings") or length
+    if rope.get("rope_type") not in ("linear", "yarn") or not isinstance(factor, int | float):
+        return length
+    return max(length, int(factor * original))

@@ -136,6 +136,7 @@ def make_plan(
     config, tokenizer = source.config(), source.tokenizer()
     skeleton = source.skeleton(config)
     require_rotary(skeleton)
+    source.check_tokenizer(tokenizer, skeleton.get_input_embeddings().weight.shape[0])
     trained = trained_length(config)
     jobs: dict[str, Job] = {}
     notes: list[str] = []

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource, embedded_models
-from lcbench.methods.base import trained_length
+from lcbench.methods.base import scaled_length, trained_length
 from tests.cli.test_errors import assert_refused
 from tests.helpers import TINY, cli, model_folder
 
@@ -89,7 +89,9 @@ def lacking(*names: str) -> Callable[[Path], None]:
         (without_a_layer, "that are missing or of another shape: 3, such as model.layers.2.mlp.down_proj.weight"),
         (changed(num_hidden_layers=5), "that are missing or of another shape: 9, such as model.layers.4."),
         (changed(hidden_size=64), "do not fit its config.json"),
-        (changed(vocab_size=100), "missing or of another shape: 1, such as model.embed_tokens.weight"),
+        (changed(num_hidden_layers=3), "that no module of LlamaForCausalLM reads: 9, such as model.layers.3."),
+        (changed(vocab_size=2000), "missing or of another shape: 1, such as model.embed_tokens.weight"),
+        (changed(vocab_size=100), "has tokens that its embedding of 100 rows lacks: "),
     ],
 )
 def test_refused(make: Callable[[Path], None], fragment: str) -> None:
@@ -202,3 +204,83 @@ def test_trained_length_of_the_embedded_model() -> None:
     assert trained_length(ModelSource().config()) == 256
     with pytest.raises(UserError, match="no max_position_embeddings"):
         trained_length(transformers.T5Config())
+
+
+@pytest.mark.parametrize(
+    ("length", "rope", "reached"),
+    [
+        (256, {"rope_type": "linear", "factor": 4.0}, 1024),
+        (256, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+        (256, {"rope_type": "yarn", "factor": 4}, 1024),
+        (1024, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+        (40960, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),  # Qwen 3
+        (131072, {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131072),
+        (131072, {"rope_type": "longrope", "original_max_position_embeddings": 4096}, 131072),
+        (256, {"rope_type": "dynamic", "factor": 4.0}, 256),
+        (131072, {"full_attention": {"rope_type": "linear", "factor": 8.0}}, 131072),  # Gemma 3
+        (256, {"rope_type": "default"}, 256),
+        (256, None, 256),
+    ],
+)
+def test_own_scaling_counts(length: int, rope: object, reached: int) -> None:
+    assert scaled_length(length, rope) == reached
+
+
+def with_tensors(**named: int) -> Path:
+    """A copy of the embedded model with further tensors in its file of weights."""
+    folder = model_folder(Path("more"))
+    weights = load_file(folder / "model.safetensors")
+    weights |= {name.replace("__", "."): torch.ones(size) for name, size in named.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model__layers__0__self_attn__q_proj__bias",
+        "model__layers__1__mlp__down_proj__lora_A__weight",
+        "model__layers__4__input_layernorm__weight",
+        "model__norm__bias",
+        "lm_head__bias",
+    ],
+)
+def test_weights_that_nobody_reads_are_refused(name: str) -> None:
+    with pytest.raises(UserError) as error:
+        ModelSource(str(with_tensors(**{name: 128}))).model()
+    assert f"that no module of LlamaForCausalLM reads: 1, such as {name.replace('__', '.')}." in str(error.value)
+
+
+def test_weights_of_another_part_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "lcbench"):
+        ModelSource(
+            str(with_tensors(vision_tower__patch__weight=3, model__layers__0__self_attn__rotary_emb__inv_freq=16))
+        ).model()
+    assert [record.getMessage() for record in caplog.records] == [
+        "more: 1 tensors are not read, such as vision_tower.patch.weight"
+    ]
+
+
+def test_a_tied_head_in_the_file_is_no_surplus() -> None:
+    folder = model_folder(Path("tied"), tie_word_embeddings=True)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert ModelSource(str(folder)).model().config.tie_word_embeddings
+
+
+def test_tokens_beyond_the_embedding() -> None:
+    source = ModelSource()
+    rows = source.skeleton(source.config()).get_input_embeddings().weight.shape[0]
+    tokenizer = source.tokenizer()
+    source.check_tokenizer(tokenizer, rows)
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|extra{n}|>" for n in range(10)]})
+    assert len(tokenizer) > rows
+    source.check_tokenizer(tokenizer, rows)  # nothing writes them
+    tokenizer.chat_template = "{% for m in messages %}<|extra9|>{{ m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match=rf"embedding of {rows} rows lacks: .*'<\|extra9\|>'"):
+        source.check_tokenizer(tokenizer, rows)
+    tokenizer.chat_template = None
+    tokenizer.add_tokens(["zyxw"])
+    with pytest.raises(UserError, match="'zyxw'"):
+        source.check_tokenizer(tokenizer, rows)
