@@ -69,9 +69,7 @@ def score_tokens(
 
     if layerwise:
         stack = LayerStack(model)
-        own_1TV = stack.own_logits(ids_T, empty_cache)
-        require_usable(model, own_1TV[0], tokens, chunk_size)
-        stack.check(own_1TV, ids_T, empty_cache)
+        stack.check(ids_T, empty_cache)
         passes = stack.run(chunks, empty_cache, call)
     else:
         cache = empty_cache()

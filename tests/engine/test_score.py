@@ -140,7 +140,7 @@ class Twist(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         self.calls += 1
-        return states @ torch.ones(64, 101) * self.calls
+        return states @ torch.arange(64 * 101.0).view(64, 101) * self.calls
 
 
 def test_a_model_that_cannot_be_taken_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
