@@ -40,7 +40,7 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
     except SystemExit as stop:  # typer has turned Ctrl-C and a broken pipe into exit codes already
         if stop.code == INTERRUPTED:
             kept = "; what is done is kept, and the same command goes on from here" if RESUMABLE & {*sys.argv} else ""
@@ -61,9 +61,9 @@ def main() -> None:
         _fail(_unexpected(error))
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, exit_code: int = 2) -> NoReturn:
     print(f"error: {printable(sentence)}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(exit_code)
 
 
 def _discard_output() -> None:

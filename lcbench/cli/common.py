@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from lcbench.core.errors import UserError
-from lcbench.core.files import write_atomically
 from lcbench.engine.models import DEFAULT_MODEL
 
 RESULTS = Path("results")
@@ -51,14 +50,15 @@ def with_haystack(task: str, haystack: str | None) -> str:
 
 
 def require_folder(path: Path | None) -> None:
-    """Raises: UserError for a file to write, if there is one, whose folder is not there; before any work is done."""
-    if path is not None and not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first.")
+    """Raises: UserError for a file to write, if there is one, that cannot be written, before any work is done."""
+    from lcbench.results.outputs import require_writable
+
+    if path is not None:
+        require_writable(path, "file")
 
 
 def write_output(path: Path, text: str, option: str) -> None:
     """Write what a command was told to write by `option`. Raises: UserError if it cannot be written."""
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; pass another {option}.") from error
+    from lcbench.results import outputs
+
+    outputs.write_output(path, text, option)

@@ -17,6 +17,14 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 60, 60
 class UserError(ValueError):
     """Something the user typed or pointed at cannot be used; the command line prints it and exits with 2."""
 
+    exit_code = 2
+
+
+class LostRecordsError(UserError):
+    """The records of a run were removed or replaced while it ran; exit code 1, as for cells that failed."""
+
+    exit_code = 1
+
 
 class RowError(UserError):
     """A row of the data cannot become a prompt; its samples fail, and those of other rows do not."""

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file as `replaced` does; anything but a regular file (/dev/stdout, a pipe) is written
-    to directly.
+    """Write a file as `replaced` does. A pipe or a terminal, such as /dev/stdout, is not replaced but written to.
 
-    Raises: OSError.
+    Raises: OSError, also for a disk, and for a pipe that nobody reads.
     """
     data = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        _write_to_device(path, data)
         return
     with replaced(path) as temporary:
         temporary.write_bytes(data)
 
 
+def require_regular(path: Path) -> None:
+    """Raises: OSError for a pipe or a device, which may have no end; what is missing or a folder is left to `open`."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "it is a device or a pipe and no file")
+
+
+def _write_to_device(path: Path, data: bytes) -> None:
+    if path.is_block_device():
+        raise OSError(errno.EINVAL, "it is a disk")
+    file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # else a pipe without a reader would be waited for
+    with os.fdopen(file, "wb") as opened:
+        os.set_blocking(file, True)
+        opened.write(data)
+
+
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, ending in `.tmp`, that replaces it after the block, once it is synced to
-    disk: readers never see half a file. If the block fails, `path` stays as it was. Raises: OSError."""
-    path = path.resolve()  # replace the target of a symbolic link, not the link
-    temporary = path.with_name(f"{path.name}.tmp")
+    """A new temporary file in the folder of `path`, ending in `.tmp`, that takes its place after the block, once it is
+    on the disk: the name never stands for half a file. If the block fails, `path` stays as it was. Raises: OSError."""
+    path = path.resolve()  # of a link, what it leads to
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file that could be replaced")
+    temporary = _new_file(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -40,8 +61,20 @@ def replaced(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def _new_file(path: Path) -> Path:
+    """`path` with `.tmp` after it, or with `.1.tmp` and so on where files of others have these names."""
+    for number in itertools.count():
+        temporary = path.with_name(f"{path.name}.{number}.tmp" if number else f"{path.name}.tmp")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        return temporary
+    raise AssertionError
+
+
 def _sync_folder(folder: Path) -> None:
-    """Sync the folder, so that the rename survives a crash; not all file systems can."""
+    """So that the new name is on the disk as well; not all file systems can."""
     with contextlib.suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:

@@ -44,7 +44,9 @@ def require_model(name: str, revision: str | None) -> None:
 
     cached = try_to_load_from_cache(name, "config.json", revision=revision)
     if not isinstance(cached, str) and not is_reachable():
-        raise UserError(f"{name} is not in the cache, and {_unreachable(constants.ENDPOINT)}; give a local folder.")
+        why = _unreachable(constants.ENDPOINT)
+        advice = ", or unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""
+        raise UserError(f"{name} is not in the cache, and {why}; give a local folder{advice}.")
 
 
 def require_hub(what: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
 from lcbench.core.files import replaced
+from lcbench.results.outputs import require_writable
 from lcbench.results.records import read_manifest, read_records
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def export(folder: Path, out: Path) -> int:
     """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a file that cannot
     be written."""
     frame = load_run(folder)
+    require_writable(out, "--out")
     try:
         with replaced(out) as temporary:
             frame.to_parquet(temporary, index=False, engine="pyarrow")

@@ -12,23 +12,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lcbench.core.collections import without_collections
-from lcbench.core.errors import UserError
+from lcbench.core.errors import LostRecordsError, UserError
 from lcbench.core.fields import FieldError, parse
-from lcbench.core.files import write_atomically
+from lcbench.core.files import require_regular, write_atomically
 from lcbench.core.locks import Claims, locked
 from lcbench.results.schema import Manifest, Record
 
 FORMAT = 1
 MANY = 3  # names in a sentence
+LONGEST_LINE = 64 * 2**20  # bytes of a record: a thousand times what the largest take
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
 JOB_LOGS = "slurm"  # a folder that may exist before the run starts
-UNFINISHED = f"{MANIFEST}.tmp"  # run.json while it is being written; stays if the process is killed meanwhile
+# run.json while it is being written; stays if the process is killed meanwhile
+_TEMPORARY = re.compile(rf"{re.escape(MANIFEST)}(\.\d+)?\.tmp")
 
 
 class RecordTail:
@@ -44,15 +47,24 @@ class RecordTail:
         Raises: UserError for a file that cannot be read or a line that is no record, with the field that is wrong; a
         last line that is still being written is left for the next call.
         """
+        lines = []
         try:
+            require_regular(self._path)
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                *lines, torn = file.read().split(b"\n")
-                self._offset = file.tell() - len(torn)
+                while (line := file.readline(LONGEST_LINE)).endswith(b"\n"):
+                    lines.append(line)
+                self._offset = file.tell() - len(line)
         except FileNotFoundError:  # the process was killed before its first record, or the folder was removed
             return []
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}.") from error
+        if len(line) == LONGEST_LINE:
+            number = self._lines + len(lines) + 1
+            raise UserError(
+                f"{self._path}, line {number}, is no record: it has no end within {LONGEST_LINE >> 20} MB; move the "
+                "file away, or restore it."
+            )
         records = []
         with without_collections():
             for line in lines:
@@ -84,14 +96,15 @@ class RunWriter:
         self._identity, self._session, self._shared = json.loads(json.dumps(identity)), session, shared
         self._tail = RecordTail(folder)
         self.done: set[str] = set()
-        self.session_number = 0
+        self.session_number = self._appended = self._size = 0
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 require_ours(self.folder)  # before a lock is left among foreign files
-                stack.callback(os.close, locked(self.folder / LOCK, shared=self._shared))
+                self._lock = locked(self.folder / LOCK, shared=self._shared)
+                stack.callback(os.close, self._lock)
                 self._claims = Claims(self.folder / CLAIMS) if self._shared else None
                 if self._claims:
                     stack.callback(self._claims.close)
@@ -104,6 +117,7 @@ class RunWriter:
             with self._turn():
                 self._start()
             stack.callback(os.close, self._file)
+            self._size = os.fstat(self._file).st_size
             self._read()
             self._exit = stack.pop_all()
         return self
@@ -114,11 +128,15 @@ class RunWriter:
         self._exit.close()
 
     def append(self, record: Record) -> None:
-        """Append one record and sync it to the disk. Raises: UserError if it cannot be written; what was there stays as
-        it was."""
+        """Append one record and sync it to the disk.
+
+        Raises: UserError if it cannot be written; what was there stays as it was. LostRecordsError if the folder or its
+        files were removed, replaced or cut meanwhile.
+        """
         record = replace(record, session=self.session_number)
         line = (json.dumps(record.as_json(), ensure_ascii=False) + "\n").encode()
         with self._turn():
+            self._require_files()
             try:
                 if self._shared:
                     _cut_torn_line(self._file)  # of another process, killed meanwhile
@@ -128,8 +146,34 @@ class RunWriter:
                     f"cannot write to {self.folder / RECORDS}: {error.strerror}; what was written is intact, run the "
                     "same command again once there is space."
                 ) from error
+            self._size = os.fstat(self._file).st_size
+        self._appended += 1
         if record.error is None:
             self.done.add(record.identity.id)
+
+    def _require_files(self) -> None:
+        """Raises: LostRecordsError if a path no longer leads to the file that is open: records would go to a file
+        without a name, and without the lock's file a second writer may have started."""
+        for name, file in ((RECORDS, self._file), (LOCK, self._lock)):
+            path = self.folder / name
+            try:
+                there, opened = path.stat(), os.fstat(file)
+            except OSError:
+                raise self._lost(path if self.folder.is_dir() else self.folder, "was removed") from None
+            if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+                raise self._lost(path, "was replaced")
+            if name == RECORDS and opened.st_size < self._size:
+                raise self._lost(path, "was cut shorter")
+
+    def _lost(self, path: Path, what: str) -> LostRecordsError:
+        try:
+            left = sum(record.session == self.session_number for record in RecordTail(self.folder).news())
+        except UserError:
+            left = 0
+        return LostRecordsError(
+            f"{path} {what} while lcbench was writing to it: of the {self._appended} records of this session {left} "
+            "are there; restore it, or run the same command again."
+        )
 
     def news(self) -> list[Record]:
         """The records that other processes appended since the last call; they are added to `done`."""
@@ -189,8 +233,8 @@ class RunWriter:
 def require_ours(folder: Path, *, begun: bool = True) -> None:
     """Raises: UserError for a folder with files that are not of a run. A run that has not `begun` has lock files at
     most."""
-    ours = {LOCK, UNFINISHED, CLAIMS, JOB_LOGS}
-    names = {path.name for path in folder.iterdir()}
+    ours = {LOCK, CLAIMS, JOB_LOGS}
+    names = {path.name for path in folder.iterdir() if not _TEMPORARY.fullmatch(path.name)}
     if not (begun and {LOCK, MANIFEST} & names) and names - ours:
         raise UserError(f"{folder} holds something else than results; pass another --output.")
 
@@ -246,6 +290,9 @@ def newest_run(results: Path) -> Path:
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     try:
+        require_regular(path)
+        if path.stat().st_size > LONGEST_LINE:
+            raise FieldError(f"has more than {LONGEST_LINE >> 20} MB")
         content = parse(path.read_bytes())
         version = content.get("format")
         if type(version) is int and version != FORMAT:

@@ -101,5 +101,5 @@ def test_a_name_that_cannot_be_on_the_hub_is_not_asked_for(
 def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused = cli("convert", "someone/no-such-model", "--out", tmp_path / "out")
-    assert refused.code == 2 and "cannot get someone/no-such-model: " in refused.error
+    assert refused.code == 2 and "someone/no-such-model is not in the cache, and HF_HUB_OFFLINE is set" in refused.error
     assert refused.error.endswith("; give a local folder, or unset HF_HUB_OFFLINE.")

@@ -95,9 +95,9 @@ def test_runs_that_are_none(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "records.parquet.tmp").mkdir()  # pyarrow's own words for it name the temporary file
+    (run / "records.parquet").mkdir()
     shown = cli("export", run)
-    assert shown.error == f"error: cannot write {run}/records.parquet: Is a directory; pass another --out."
+    assert shown.error == f"error: {run}/records.parquet is a folder and no file; pass another --out."
 
     def full(*_: Any, **__: Any) -> None:
         (run / "x.tmp").write_bytes(b"PAR1 torn")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lcbench.core.errors import UserError
-from lcbench.results.records import CLAIMS, RECORDS, RunWriter, read_manifest
-from tests.helpers import REPOSITORY, lines_of
+from lcbench.core.errors import LostRecordsError, UserError
+from lcbench.results.records import CLAIMS, LOCK, RECORDS, RunWriter, read_manifest
+from lcbench.results.schema import Record
+from tests.helpers import REPOSITORY, cli, lines_of
 from tests.killed_writer import forked, in_child
 from tests.recorded import IDENTITY, SESSION, ids, record, write, writer
 
@@ -166,3 +169,68 @@ def test_one_alone_and_several_exclude_each_other(tmp_path: Path) -> None:
             pass
     with writer(tmp_path), pytest.raises(UserError, match="another lcbench is writing"), shared(tmp_path):
         pass
+
+
+def replace_records(folder: Path) -> None:
+    content = (folder / RECORDS).read_bytes()
+    (folder / "new").write_bytes(content)
+    (folder / "new").replace(folder / RECORDS)
+
+
+def cut_records(folder: Path) -> None:
+    with (folder / RECORDS).open("r+b") as file:
+        file.truncate(len(file.readline()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "left"),
+    [
+        (shutil.rmtree, "run was removed", 0),
+        (lambda folder: folder.rename(folder.with_name("moved")), "run was removed", 0),
+        (lambda folder: (folder / RECORDS).unlink(), "records.jsonl was removed", 0),
+        (replace_records, "records.jsonl was replaced", 2),
+        (cut_records, "records.jsonl was cut shorter", 1),
+        (lambda folder: (folder / LOCK).unlink(), ".lock was removed", 2),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_writer_notices_what_happens_to_its_folder(
+    tmp_path: Path, damage: Callable[[Path], None], said: str, left: int, shared: bool
+) -> None:
+    folder = tmp_path / "run"
+    with RunWriter(folder, IDENTITY, SESSION, shared=shared) as run:
+        run.append(record(0))
+        run.append(record(1))
+        damage(folder)
+        with pytest.raises(
+            LostRecordsError, match=f"{said} while .* of the 2 records of this session {left} are"
+        ) as lost:
+            run.append(record(2))
+        assert lost.value.exit_code == 1
+    if folder.exists():
+        write(folder, record(2))
+        assert "r2" in ids(folder)
+
+
+def test_records_that_others_append_are_no_damage(tmp_path: Path) -> None:
+    one, other = (RunWriter(tmp_path, IDENTITY, SESSION, shared=True) for _ in range(2))
+    with one, other:
+        for number in range(4):
+            (one, other)[number % 2].append(record(number))
+    assert len(ids(tmp_path)) == 4
+
+
+def test_a_run_whose_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence and exit code 1: it ran, and something failed."""
+    monkeypatch.chdir(tmp_path)
+    append = RunWriter.append
+
+    def late(self: RunWriter, one: Record) -> None:
+        if len(self.done) == 1:
+            shutil.rmtree("run")
+        append(self, one)
+
+    monkeypatch.setattr(RunWriter, "append", late)
+    stopped = cli("run", "passkey", "--samples", "3", "--seq-len", "256", "-o", "run")
+    assert stopped.code == 1
+    assert "run was removed while lcbench was writing to it: of the 1 records of this session 0 are" in stopped.error

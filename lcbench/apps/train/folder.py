@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def one_writer(out: Path) -> Iterator[None]:
 
 
 def _refuse_foreign_files(out: Path) -> None:
-    ours = {LOCK, RECIPE, f"{RECIPE}.tmp"}
-    if not (out / RECIPE).exists() and any(path.name not in ours for path in out.iterdir()):
+    temporary = re.compile(rf"{re.escape(RECIPE)}(\.\d+)?\.tmp")
+    names = {path.name for path in out.iterdir() if not temporary.fullmatch(path.name)}
+    if RECIPE not in names and names - {LOCK}:
         raise UserError(f"{out} holds something else than a training run; pass another --out.")
 
 

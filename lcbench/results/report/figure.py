@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcbench.core.errors import UserError
+from lcbench.results.outputs import write_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,18 +17,19 @@ TRAINED_COLOR = "#1b4fd6"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write PNG, SVG or PDF by the suffix, the same bytes for the same figure. Raises: UserError."""
+    """Write PNG, SVG or PDF by the suffix, whole or not at all; the same bytes for the same figure.
+
+    Raises: UserError."""
     from matplotlib import rc_context
 
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in SUFFIXES:
         raise UserError(f"cannot draw {path}: its name must end with .{', .'.join(SUFFIXES[:-1])} or .{SUFFIXES[-1]}.")
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
-    try:
-        with rc_context({"svg.hashsalt": "lcbench"}):
-            figure.savefig(path, dpi=160, metadata=undated)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; pass another --out.") from error
+    drawn = BytesIO()
+    with rc_context({"svg.hashsalt": "lcbench"}):
+        figure.savefig(drawn, format=suffix, dpi=160, metadata=undated)
+    write_output(path, drawn.getvalue(), "--out")
 
 
 def length_label(length: int) -> str:
