@@ -211,12 +211,9 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from lcbench.core.yaml_files import read_yaml_file
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path} as YAML: {' '.join(str(error).split())}.") from error
+    content = read_yaml_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} has no mapping of `instructions` and `chat`.")
     return content

@@ -53,10 +53,17 @@ def gist_of(error: BaseException) -> str:
     return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
 
 
-def shortened(value: object, most: int = 80) -> str:
-    """A value in an error message: a text as it is, else its `repr`, cut to `most` characters. Only the first levels
-    and entries of lists and mappings are formatted, since YAML's aliases can name more of them than memory takes."""
-    text = value if isinstance(value, str) else _BRIEF.repr(value)
+def brief(value: object) -> str:
+    """The `repr` of a value for an error message, of bounded length: only the first levels and entries of lists and
+    mappings are formatted."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"a {type(value).__name__}"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text cut to `most` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

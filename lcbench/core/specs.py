@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, Literal, get_args, get_origin
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, brief, unknown
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
 LONGEST = 2**27  # tokens of a run: beyond every model, and the prompt alone would take gigabytes
@@ -20,7 +20,7 @@ def parse_length(text: str) -> int:
     match = re.fullmatch(r"(\d{1,300}(?:\.\d+)?)([km]?)", text.strip().lower())
     size = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not match or size < 1 or size != int(size):
-        raise UserError(f"{text!r} is not a length in tokens; write 4096, 4k or 128k (k = 1024).")
+        raise UserError(f"{brief(text)} is not a length in tokens; write 4096, 4k or 128k (k = 1024).")
     return int(size)
 
 
@@ -28,7 +28,7 @@ def parse_seq_len(text: str) -> int:
     """The length of a run. Raises: UserError."""
     length = parse_length(text)
     if length > LONGEST:
-        raise UserError(f"{text!r} is longer than any run; --seq-len goes up to {LONGEST // UNITS['m']}m.")
+        raise UserError(f"{brief(text)} is longer than any run; --seq-len goes up to {LONGEST // UNITS['m']}m.")
     return length
 
 
@@ -59,7 +59,7 @@ def parse_depths(text: str) -> list[float]:
     except ValueError:
         numbers = [math.nan]
     if not all(0 <= number <= 1 for number in numbers):
-        raise UserError(f"{text!r} is no list of depths; write a count such as 11, or fractions such as 0,0.5,1.")
+        raise UserError(f"{brief(text)} is no list of depths; write a count such as 11, or fractions such as 0,0.5,1.")
     return list(dict.fromkeys(numbers))
 
 
@@ -119,7 +119,7 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
             return None
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {value!r}.")
+            raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {brief(value)}.")
         return value
     if get_origin(hint) is tuple:
         return _convert_list(what, value, get_args(hint))
@@ -130,14 +130,14 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
     if hint is bool:
         text = str(value).strip().lower()
         if text not in ("true", "false"):
-            raise UserError(f"{what} must be true or false, not {value!r}.")
+            raise UserError(f"{what} must be true or false, not {brief(value)}.")
         return text == "true"
     return _convert_number(what, value, hint) if hint in (int, float) else hint(value)
 
 
 def _require(what: str, value: Any, kind: type, wanted: str) -> Any:
     if not isinstance(value, kind):
-        raise UserError(f"{what} must be {wanted.format(repr(value))}")
+        raise UserError(f"{what} must be {wanted.format(brief(value))}")
     return value
 
 
@@ -155,7 +155,7 @@ def _convert_number(what: str, value: Any, kind: type) -> int | float:
         return -parse_length(text[1:]) if text.startswith("-") else parse_length(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"{what} must be {wanted}, not {value!r}.") from None
+        raise UserError(f"{what} must be {wanted}, not {brief(value)}.") from None
 
 
 def _convert_list(what: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -164,9 +164,9 @@ def _convert_list(what: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, .
         inside = value.strip()[1:-1]
         value = [item.strip() for item in inside.split(",")] if inside.strip() else []
     if not isinstance(value, list | tuple):
-        raise UserError(f"{what} must be a list such as [1,2], not {value!r}.")
+        raise UserError(f"{what} must be a list such as [1,2], not {brief(value)}.")
     if hints[-1] is not Ellipsis and len(value) != len(hints):
-        raise UserError(f"{what} must be a list of {len(hints)}, not {value!r}.")
+        raise UserError(f"{what} must be a list of {len(hints)}, not {brief(value)}.")
     return tuple(_convert(what, item, hints[0]) for item in value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, gist_of
+from lcbench.core.files import require_regular
 
 RawRow = Mapping[str, Any]
+RATIO = 200  # of unpacked to packed bytes: texts reach 10, a zip bomb 1,000
+SMALL = 2**26  # bytes that anything may unpack to
 BATCH = 64  # rows of parquet in memory at once: a row may contain a book
 
 
@@ -31,21 +35,55 @@ class RawFile:
     def open(self) -> Iterator[IO[bytes]]:
         """The decompressed content. Raises: UserError for a file that cannot be read, or a broken archive."""
         try:
+            require_regular(self.path)
             if self.member is not None:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                    yield file
+                    yield _bounded(file, archive.getinfo(self.member).compress_size)
             elif self.name.endswith(".gz"):
                 with gzip.open(self.path) as file:
-                    yield cast(IO[bytes], file)
+                    yield _bounded(cast(IO[bytes], file), self.path.stat().st_size)
             else:
                 with self.path.open("rb") as file:
                     yield file
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {self.name}: {error}.") from error
+            raise UserError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}.") from error
+        except (RuntimeError, NotImplementedError) as error:  # zipfile: encrypted, or packed in another way
+            raise UserError(f"cannot read {self.name}: {gist_of(error)}; unpack it and give the folder.") from error
 
     @property
     def suffix(self) -> str:
         return PurePosixPath(self.name.removesuffix(".gz")).suffix.lower()
+
+
+class _Bounded(io.RawIOBase):
+    """What a packed file unpacks to, up to `most` bytes. Raises: OSError beyond them."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._left = file, most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError(f"it unpacks to more than {RATIO} times its size, as a zip bomb does")
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _bounded(file: IO[bytes], packed: int) -> IO[bytes]:
+    return cast(IO[bytes], io.BufferedReader(_Bounded(file, max(SMALL, RATIO * packed)), 2**20))
 
 
 def expand(path: Path, name: str) -> list[RawFile]:
@@ -142,6 +180,8 @@ def _parse(text: str | bytes, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{where} is not JSON in UTF-8: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply.") from error
 
 
 def _object(row: Any, where: str) -> RawRow:
@@ -155,6 +195,8 @@ def require_whole_characters(value: Any, where: str) -> None:
     """Raises: UserError for a lone surrogate, which JSON can express and no tokenizer accepts."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply.") from error
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise UserError(

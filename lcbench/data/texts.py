@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, gist_of
+from lcbench.core.files import require_regular
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import RawRow, parse_row
@@ -57,6 +58,7 @@ def read_rows(source: str) -> Sequence[RawRow]:
 
 def _read(path: Path) -> str:
     try:
+        require_regular(path)
         return clean(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
@@ -78,6 +80,10 @@ def _json_lines(path: Path) -> Iterator[RawRow]:
 def _parquet(source: str, path: Path) -> Sequence[RawRow]:
     if not path.exists():
         raise UserError(f"there is no file {source}.")
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}.") from error
     from datasets import load_dataset
 
     try:

@@ -26,6 +26,7 @@ from lcbench.tasks import Cell, Task, load_task
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+MOST_SAMPLES = 1_000_000  # of a cell: more than any task has, and few enough to be counted one by one
 NAMED = 3  # tasks in the name of a folder
 ROWS_SHOWN = 3  # rows that cannot be used, in a note
 ROWS_TRIED = 3  # rows that are built before a task or a length is refused
@@ -194,6 +195,8 @@ def _depths(request: Request) -> list[float] | None:
 
 def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     """Samples of a cell: the requested number, else the task's default, or as many as its data have if that is less."""
+    if (request.samples or task.samples) > MOST_SAMPLES:
+        raise UserError(f"{task.name} cannot have more than {MOST_SAMPLES:,} samples in a cell; use fewer --samples.")
     available = task.available(tokenizer)
     if available is None:
         return request.samples or task.samples

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import parse_depths, parse_lengths, split_list
 from lcbench.tasks import read_yaml
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,9 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and run.get("task") for run in runs):
         raise UserError(f"suite {stem} must list its `runs`, each a mapping with a `task`.")
     if not isinstance(content.get("model", ""), str):
-        raise UserError(f"suite {stem}: model must be a name, not {content['model']!r}.")
+        raise UserError(f"suite {stem}: model must be a name, not {brief(content['model'])}.")
     if not _is_whole(content.get("seed", 0)):
-        raise UserError(f"suite {stem}: seed must be a whole number, not {content['seed']!r}.")
+        raise UserError(f"suite {stem}: seed must be a whole number, not {brief(content['seed'])}.")
     return [_request(stem, run) for run in runs], {key: content[key] for key in ("model", "seed") if key in content}
 
 
@@ -58,12 +55,12 @@ def _request(stem: str, run: dict[str, Any]) -> Request:
     def text_of(key: str) -> str | None:
         value = run.get(key)
         if value == [] or isinstance(value, dict):
-            raise UserError(f"suite {stem}: {key} must be a list that is not empty, not {value!r}.")
+            raise UserError(f"suite {stem}: {key} must be a list that is not empty, not {brief(value)}.")
         return ",".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
 
     samples = run.get("samples")
     if samples is not None and (not _is_whole(samples) or samples < 1):
-        raise UserError(f"suite {stem}: samples must be a whole number from 1, not {samples!r}.")
+        raise UserError(f"suite {stem}: samples must be a whole number from 1, not {brief(samples)}.")
     methods, seq_lens, depths = text_of("methods"), text_of("seq_len"), text_of("depths")
     return Request(
         task=str(run["task"]),

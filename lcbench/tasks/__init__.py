@@ -12,11 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.plugins import import_all
 from lcbench.core.specs import convert_options, split_spec
+from lcbench.core.yaml_files import read_yaml_file
 from lcbench.tasks.base import FAMILIES, Cell, Example, Task
 
 __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
@@ -55,12 +54,7 @@ def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any
         if name not in files:
             raise unknown("task", name, files)
         path, title = files[name], name
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    content = read_yaml_file(path)
     if not isinstance(content, dict) or not content.keys() & {"family", "like", "runs"}:
         raise UserError(f"{path} must hold a mapping with a `family` (a task), or `runs` (a suite).")
     for key in ("data", "demonstrations"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import regex
 
-from lcbench.core.errors import RowError, UserError, unknown
+from lcbench.core.errors import RowError, UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
@@ -98,7 +98,7 @@ class DocumentTask(Task):
             return self
         owner, given = f"protocol {self.protocol} of {self.name}", self.protocols[self.protocol]
         if not isinstance(given, dict):
-            raise UserError(f"{owner} must be a mapping, not {given!r}.")
+            raise UserError(f"{owner} must be a mapping, not {brief(given)}.")
         for key in given:
             if key not in IN_PROTOCOLS:
                 raise unknown(f"option of {owner}:", str(key), IN_PROTOCOLS)

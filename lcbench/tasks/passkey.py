@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.tasks.base import Cell, Example, Task
@@ -66,7 +66,7 @@ class Passkey(Task):
     def wording(self) -> Protocol:
         given = self.protocols[self.protocol]
         if not isinstance(given, dict):
-            raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {given!r}.")
+            raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {brief(given)}.")
         values = convert_options(f"protocol {self.protocol} of {self.name}", Protocol, given)
         missing = {"source", "instruction", "filler", "needle", "question", "lowest", "highest"} - values.keys()
         if missing:

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside
 from lcbench.metrics.ruler import strings_found
@@ -131,7 +131,7 @@ class Needle(Task):
     def _given(self) -> dict[str, Any]:
         given = self.protocols[self.protocol]
         if not isinstance(given, dict):
-            raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {given!r}.")
+            raise UserError(f"protocol {self.protocol} of {self.name} must be a mapping, not {brief(given)}.")
         return given
 
     @property
