@@ -68,7 +68,8 @@ def _fail(sentence: str, exit_code: int = 2) -> NoReturn:
 
 def _discard_output() -> None:
     """So that Python, which flushes at its exit, does not fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):  # a stdout without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> str:

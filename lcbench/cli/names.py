@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, printable
 
 
 def methods(console: Console, results: Path) -> None:
@@ -56,7 +56,7 @@ def runs(console: Console, results: Path) -> None:
     table = _table("run", "model", "records", "started")
     table.collapse_padding = True
     # A name is there to be copied, and a time to be read: on a narrow terminal the other columns give way.
-    table.columns[0].min_width = max((len(str(folder)) for folder in found), default=0)
+    table.columns[0].min_width = max((len(printable(str(folder))) for folder in found), default=0)
     table.columns[-1].no_wrap = True
     refusals = []
     for folder in found:
@@ -71,10 +71,12 @@ def runs(console: Console, results: Path) -> None:
         missing = manifest.missing(records)
         counts = f"{len(records)} of {len(records) + missing}" if missing else str(len(records))
         counts += f", {failed} failed" if failed else ""
-        table.add_row(str(folder), manifest.identity.model or "", counts, started)
+        table.add_row(
+            *(Text(printable(each)) for each in (str(folder), manifest.identity.model or "")), counts, started
+        )
     console.print(table)
     for refusal in refusals:
-        console.print(f"note: {refusal}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {printable(str(refusal))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

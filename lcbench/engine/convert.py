@@ -22,9 +22,12 @@ KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> list[Path]:
     """Convert the folder or Hugging Face id `name` into the folder `out`; returns the weight files written.
 
-    One shard is in memory at a time. Raises: UserError if there is no such model or nothing to convert, or if `out` is
-    not empty.
+    One shard is in memory at a time; a conversion that fails or is interrupted leaves `out` empty.
+
+    Raises: UserError if there is no such model or nothing to convert, or if `out` is not empty or cannot be written.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out.")
     source = ModelSource(name, revision)
@@ -36,16 +39,30 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
     if not shards:
         raise UserError(f"{name} has no pytorch_model*.bin to convert.")
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return _convert(name, folder, shards, out)
+    except BaseException as error:
+        for path in out.glob("*"):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write to {out}: {error.strerror or error}; choose another --out.") from error
+        raise
+
+
+def _convert(name: str, folder: Path, shards: list[Path], out: Path) -> list[Path]:
+    """The files of weights that were written. Raises: OSError if `out` cannot be written."""
     import torch
     from safetensors.torch import save_file
 
-    out.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}  # file of each tensor
     size = 0
     for shard in shards:
         try:
             tensors: dict[str, Any] = torch.load(shard, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError) as error:
+            if not isinstance(tensors, dict) or not all(isinstance(x, torch.Tensor) for x in tensors.values()):
+                raise pickle.UnpicklingError("not a mapping of tensors")
+        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{shard.name} of {name} holds more than tensors, or is damaged; it was not run."
             ) from error

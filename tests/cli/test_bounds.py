@@ -146,3 +146,12 @@ def test_rows_that_are_nested_too_deeply() -> None:
     Path("a.jsonl").write_text('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
     with pytest.raises(UserError, match="line 1, is nested too deeply"):
         list(read_rows(RawFile(Path("a.jsonl"), "a.jsonl")))
+
+
+def test_a_list_of_runs_shows_names_as_they_are() -> None:
+    """Neither markup of rich nor what a terminal obeys."""
+    for name in ("[red]run", "[bold]", "\x1b[2Jrun"):
+        write(Path("results") / name, record(0))
+    shown = cli("list", "runs")
+    assert shown.code == 0 and "\x1b" not in shown.out
+    assert all(f"results/{name}" in shown.out for name in ("[red]run", "[bold]", "\\x1b[2Jrun"))

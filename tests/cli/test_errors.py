@@ -85,7 +85,7 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         ("run passkey -m .", ". is no model folder: it has no config.json"),
         (
             "run passkey -m someone/no-such-model",
-            "cannot load the config of someone/no-such-model: We couldn't connect",
+            "someone/no-such-model is not in the cache, and HF_HUB_OFFLINE is set",
         ),
         ("show passkey -m someone/no-such-model", "cannot load the tokenizer of someone/no-such-model"),
         # runs

@@ -103,3 +103,31 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monkey
     refused = cli("convert", "someone/no-such-model", "--out", tmp_path / "out")
     assert refused.code == 2 and "someone/no-such-model is not in the cache, and HF_HUB_OFFLINE is set" in refused.error
     assert refused.error.endswith("; give a local folder, or unset HF_HUB_OFFLINE.")
+
+
+@pytest.mark.parametrize("content", [{"a": 3}, [1, 2], {"a": {"b": torch.zeros(2)}}, None])
+def test_weights_that_are_no_tensors(tmp_path: Path, content: object) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    shard = model / "pytorch_model.bin"
+    torch.save(content, shard) if content else shard.write_bytes(b"")
+    refused = cli("convert", model, "--out", out)
+    assert refused.code == 2 and "pytorch_model.bin" in refused.error and not any(out.glob("*"))
+
+
+def test_an_out_that_is_a_file_or_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    torch.save({"a": torch.zeros(2)}, model / "pytorch_model.bin")
+    refused = cli("convert", model, "--out", model / "config.json")
+    assert refused.code == 2 and "config.json is a file; choose another --out" in refused.error
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copy", full)
+    refused = cli("convert", model, "--out", out)
+    assert refused.code == 2 and f"cannot write to {out}: No space left on device" in refused.error
+    assert not any(out.iterdir())

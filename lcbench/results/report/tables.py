@@ -17,13 +17,22 @@ from lcbench.results.report.table_text import print_tables
 __all__ = ["FORMATS", "WRITERS", "as_csv", "as_json", "human_bytes", "latex", "markdown", "print_tables"]
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
-    """One line per row, numbers unrounded; unknown values are empty."""
+    """One line per row, numbers unrounded; unknown values are empty. Texts that a spreadsheet would take for a formula
+    get an apostrophe before them."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows({name: _no_formula(value) for name, value in asdict(row).items()} for row in rows)
     return text.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """https://owasp.org/www-community/attacks/CSV_Injection"""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:

@@ -259,3 +259,10 @@ def test_whose_memory_it_is_is_told() -> None:
     )
     assert told(*eight, failure("dca", 512)) == told(*eight)  # which took no memory that is known
     assert told(*single) == told(record()) == []
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    """Names of models and tasks are whatever people call them."""
+    (row,) = summarise([record(model="=HYPERLINK(0)")])
+    read = list(csv.DictReader(io.StringIO(as_csv([row]))))
+    assert read[0]["model"] == "'=HYPERLINK(0)"
