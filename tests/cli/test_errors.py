@@ -87,7 +87,7 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
             "run passkey -m someone/no-such-model",
             "someone/no-such-model is not in the cache, and HF_HUB_OFFLINE is set",
         ),
-        ("show passkey -m someone/no-such-model", "cannot load the tokenizer of someone/no-such-model"),
+        ("show passkey -m someone/no-such-model", "someone/no-such-model is not in the cache"),
         # runs
         ("table", "there is no run in results; make one with `lcbench run`, or name a folder"),
         ("table nowhere", "nowhere holds no run: it has no run.json"),
