@@ -22,7 +22,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from lcbench.attention.steering import extend
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, gist_of, unknown
 from lcbench.core.specs import parse_seq_len
 from lcbench.core.tokens import encode_plain, encode_start
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
@@ -48,7 +48,12 @@ logger = logging.getLogger("lcbench")
 def main(arguments: Sequence[str]) -> None:
     """The command line of the harness, with the model `lcbench` added to its own."""
     sys.argv = ["lcbench lm-eval", *arguments]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:  # the harness's way to refuse tasks, arguments and files
+        raise UserError(f"the lm-evaluation-harness refused it: {gist_of(error)}.") from error
 
 
 @register_model("lcbench")
