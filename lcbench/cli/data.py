@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,6 +99,24 @@ def _prepare(data_set: DataSet, path: Path | None, update: bool) -> None:
     note = f" ({data_set.licence.note})" if data_set.licence.note else ""
     typer.echo(f"{data_set.name}: {_summary(outcome)}: {outcome.folder}")
     typer.echo(f"  licence: {_terms(data_set.licence)}{note}")
+    for task, splits in _tasks_without_split(data_set.name, outcome.manifest.rows).items():
+        missing = " and ".join(splits)
+        typer.echo(f"warning: {task} reads the split {missing}, which {path or 'the source'} does not have.", err=True)
+
+
+def _tasks_without_split(name: str, rows: Mapping[str, int]) -> dict[str, list[str]]:
+    """The tasks that read this data set and lack a split of it, with the splits."""
+    from lcbench.tasks import read_yaml, task_files
+
+    found = {}
+    for task in task_files():
+        content = read_yaml(task)[1]
+        if content.get("data") == name:
+            wanted = [content.get("split", "validation")]
+            wanted += [content.get("shots_split", "train")] if content.get("shots") else []
+            if missing := [split for split in dict.fromkeys(wanted) if not rows.get(split)]:
+                found[task] = missing
+    return found
 
 
 def _summary(outcome: Outcome) -> str:

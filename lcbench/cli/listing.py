@@ -17,12 +17,16 @@ from lcbench.cli.common import (
     SeedOption,
     with_haystack,
 )
-from lcbench.core.errors import unknown
+from lcbench.core.errors import UserError, unknown
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lcbench.tasks import Example
 
+END = 800  # characters of a long prompt that are shown at either end
+AROUND = 48  # tokens before the needle, and half of those from its start on
 app = typer.Typer()
 
 
@@ -51,21 +55,48 @@ def show(
     tokenizer = source.tokenizer()
     example = loaded.example(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
-    if not full and len(text) > 1600:
-        text = f"{text[:800]}\n[... {len(text) - 1600:,} characters more: --full ...]\n{text[-800:]}"
+    if not full and len(text) > 2 * END:
+        text = _shortened(text, _around_needle(example, tokenizer))
     typer.echo(text)
     typer.echo(f"{_counts(example)}, seed {example.seed}", err=True)
 
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, models or runs.")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, models or runs; or task, with its name.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Of one task: its protocols and options.")
+    ] = None,
 ) -> None:
     """List what can be named on the command line."""
+    if what in ("task", "tasks") and name is not None:
+        names.task(Console(), name)
+        return
+    if what == "task":
+        raise UserError("name the task, as in `lcbench list task passkey`; `lcbench list tasks` shows all.")
+    if name is not None:
+        raise UserError(f"`lcbench list {what}` takes no name; only `lcbench list task NAME` does.")
     kinds = {"methods": names.methods, "tasks": names.tasks, "models": names.models, "runs": names.runs}
     if what not in kinds:
         raise unknown("list", what, kinds)
     kinds[what](Console(), RESULTS)
+
+
+def _shortened(text: str, needle: tuple[int, str] | None) -> str:
+    """Both ends of a prompt, and what surrounds the needle (its first character, and the text) where they lack it."""
+    left = f"[... {len(text) - 2 * END:,} characters more: --full ...]"
+    if needle is None or needle[0] < END or needle[0] + len(needle[1]) > len(text) - END:
+        return f"{text[:END]}\n{left}\n{text[-END:]}"
+    return f"{text[:END]}\n{left}\n{needle[1]}\n[... the needle is above ...]\n{text[-END:]}"
+
+
+def _around_needle(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[int, str] | None:
+    """The place of the text around the needle in the prompt, in characters, and that text."""
+    if example.needle_at is None:
+        return None
+    start = max(example.needle_at - AROUND, 0)
+    before, until = (str(tokenizer.decode(example.prompt[:n])) for n in (start, example.needle_at + 2 * AROUND))
+    return len(before), until[len(before) :]
 
 
 def _counts(example: Example) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,32 @@ def tasks(console: Console, results: Path) -> None:
         kind = "suite" if "runs" in content else str(content.get("family", ""))
         table.add_row(name, kind, Text(str(content.get("description", ""))))
     console.print(table)
+
+
+def task(console: Console, name: str) -> None:
+    """Protocols and options of one task. Raises: UserError for an unknown name, or a suite."""
+    from lcbench.tasks import load_task, read_yaml
+
+    content = read_yaml(name)[1]
+    if "runs" in content:
+        raise UserError(f"{name} is a suite: it has no options, but tasks, which its file lists.")
+    loaded = load_task(name)
+    console.print(Text(f"{name}: {loaded.description}"))
+    if loaded.citation:
+        console.print(Text(f"source: {loaded.citation}"))
+    protocols = getattr(loaded, "protocols", None) or {}
+    if protocols:
+        chosen = getattr(loaded, "protocol", "")
+        said = ", ".join(f"{each} (default)" if each == chosen else each for each in protocols)
+        console.print(Text(f"protocols: {said}"))
+    table = _table("option", "value")
+    for field in fields(loaded):
+        if field.name in {"name", "description", "citation", "protocols"}:
+            continue
+        table.add_row(Text(field.name), Text(textwrap.shorten(repr(getattr(loaded, field.name)), 200)))
+    console.print(table)
+    option = f"{name}:protocol={next(iter(protocols))}" if protocols else f"{name}:OPTION=VALUE"
+    console.print(Text(f"as in: lcbench run {option}"))
 
 
 def models(console: Console, results: Path) -> None:

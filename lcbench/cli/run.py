@@ -40,7 +40,10 @@ def run(
     model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
     depths: DepthsOption = None,
     haystack: HaystackOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples a cell; default: the task's.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", "--limit", "--num-samples", min=1, help="Samples a cell; default: the task's."),
+    ] = None,
     seed: SeedOption = None,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -66,6 +69,7 @@ def run(
         Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
     ] = None,
     trust_remote_code: RemoteCodeOption = False,
+    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", hidden=True)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
     """Run a task or a suite; the same command again resumes where it stopped.
@@ -76,6 +80,11 @@ def run(
     from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
     from lcbench.run.requests import read_requests
 
+    if apply_chat_template:
+        raise UserError(
+            "lcbench has no --apply-chat-template: a task that wants the chat template says so (`chat: true` in its "
+            "file); for a task of documents type it as an option, as in longbench/qasper:chat=true."
+        )
     requests, defaults = read_requests(target)
     if haystack is not None:
         requests = _all_with_haystack(requests, haystack)

@@ -11,6 +11,8 @@ from lcbench.results.report.best import RULE
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
+SHORT = 0.9  # share of the length under which the true length of prompts is told
+
 
 @dataclass(frozen=True)
 class Line:
@@ -87,7 +89,22 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
             lines.append(
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
             )
-        lines += _memory(printable(task), grid)
+        lines += _lengths(printable(task), members) + _memory(printable(task), grid)
+    return lines
+
+
+def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """How many documents were cut, and how long prompts are that are much shorter than the length of their column; once
+    a length, as all methods read the same prompts."""
+    lines = []
+    for row in {row.seq_len: row for row in rows if row.samples}.values():
+        if row.cut:
+            lines.append(
+                f"{task} at {row.seq_len:,}: documents cut in {row.cut} of {row.samples} samples, by "
+                f"{row.cut_tokens:,.0f} tokens on average."
+            )
+        if 0 < row.tokens < SHORT * row.seq_len and row.bits_per_byte is None:
+            lines.append(f"{task} at {row.seq_len:,}: prompt and answer have {row.tokens:,.0f} tokens on average.")
     return lines
 
 

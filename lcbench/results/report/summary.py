@@ -35,7 +35,8 @@ class TableRow:
     standard deviation of `draws_sd`, and the interval then covers other questions after the same draws.
     `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
     `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
-    numbers then cover the samples that succeeded, and are None without any.
+    numbers then cover the samples that succeeded, and are None without any. `cut` samples had their document cut, by
+    `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average.
     """
 
     task: str
@@ -64,6 +65,9 @@ class TableRow:
     prefill_tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     failed: str | None = None
+    cut: int = 0
+    cut_tokens: float = 0.0
+    tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,8 @@ def _row(key: TableRow, records: list[Record]) -> TableRow:
     done = [record for record in done if record.measured.scores.metric == metric]
     costs = [record.measured.cost for record in done]
     seconds = sum(cost.prefill_seconds for cost in costs)
+    told = ((record.prompt.details or {}).get("cut_tokens") for record in done)
+    cuts = [cut for cut in told if isinstance(cut, int) and cut > 0]
     prompts, computed = sum(record.prompt.prompt_tokens for record in done), sum(map(computed_tokens, done))
     likelihood = metric == "nll" and all(record.measured.nll for record in done)
     seed = int.from_bytes(hashlib.sha256(repr((key.task, key.seq_len, metric)).encode()).digest()[:6])
@@ -205,6 +211,9 @@ def _row(key: TableRow, records: list[Record]) -> TableRow:
         prefill_tokens_per_second=computed / seconds if seconds else None,
         peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
         failed=failed,
+        cut=len(cuts),
+        cut_tokens=sum(cuts) / len(cuts) if cuts else 0.0,
+        tokens=sum(record.prompt.prompt_tokens + record.prompt.max_new_tokens for record in done) / len(done),
         **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )
 

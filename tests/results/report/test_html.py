@@ -272,11 +272,8 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no run in results" in cli("report").error
     run = write_run(Path("results") / "newest", [sample()])
     outcome = cli("report")
-    assert (outcome.code, outcome.out, outcome.err) == (
-        0,
-        "",
-        "run: results/newest\nreport: results/newest/report.html\n",
-    )
+    told = "run: results/newest\nreport: results/newest/report.html\n"
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", told)
     refused = cli("report", run, "--out", "pages/all.html")
     assert refused.code == 2 and "cannot write pages/all.html" in refused.error and not Path("pages").exists()
     Path("pages").mkdir()
