@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's, https://jfly.uni-koeln.de/color/, without yellow, which is too faint for a line.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS, DASHES = "osD^vPX", ("-", (0, (4, 1.5)), (0, (1, 1)))
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a4b2a")  # the last: ours
+MARKERS, DASHES = "osD^vPX*", ("-", (0, (4, 1.5)), (0, (1, 1)))
 LOG_FROM = 4  # values that spread over more than this ratio are drawn on a logarithmic scale
-LEGEND_WIDTH = 46  # characters of a method in the legend
+LEGEND_WIDTH = 34  # characters of a method in the legend
+LEGEND_INCHES = 2.7
+FILLED = 4  # methods up to which bands are filled: more of them lie on one another
 FIRST_POSITION = 4  # that is drawn: the first tokens of a text cost so much more that nothing else would show
 TITLE_WIDTH = 56  # characters of a panel's title in a line
 BAR = 36  # characters of the longest bar
@@ -140,10 +142,10 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
     names = {method: "\n".join(textwrap.wrap(method.replace(",", ", "), LEGEND_WIDTH)) for method in methods}
     columns = 2 if any(one.positions for one in all_curves) else 1
-    legend_columns = min(len(methods), columns)
-    legend_lines = sum(name.count("\n") + 1 for name in names.values()) / legend_columns
+    legend_lines = sum(name.count("\n") + 1 for name in names.values())
     figure = Figure(
-        figsize=(5.2 * columns + 0.3, 3.3 * len(all_curves) + 0.19 * legend_lines + 0.9), layout="constrained"
+        figsize=(5.2 * columns + LEGEND_INCHES, max(3.3 * len(all_curves) + 0.9, 0.19 * legend_lines + 0.6)),
+        layout="constrained",
     )
     grid = figure.subplots(len(all_curves), columns, squeeze=False)
     for (axes, *others), one in zip(grid, all_curves, strict=True):
@@ -161,8 +163,7 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
     figure.legend(
         [handles[label] for label in labels],
         [names[label].replace(", ", ",") for label in labels],
-        loc="outside upper left",
-        ncols=legend_columns,
+        loc="outside right upper",
         fontsize=8.5,
         frameon=False,
     )
@@ -220,7 +221,11 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
             axes.plot(lengths, means, label=method, markersize=4.5, linewidth=1.6, **style)
             banded = [row for row in members if row.low is not None and row.high is not None]
             low, high = ([getattr(row, end) for row in banded] for end in ("low", "high"))
-            axes.fill_between([row.seq_len for row in banded], low, high, color=style["color"], alpha=0.12, linewidth=0)
+            ends = [row.seq_len for row in banded]
+            many = len(methods) > FILLED
+            axes.fill_between(ends, low, high, color=style["color"], alpha=0.04 if many else 0.12, linewidth=0)
+            for edge in (low, high) if many else ():
+                axes.plot(ends, edge, color=style["color"], linewidth=0.6, alpha=0.6, linestyle=style["linestyle"])
     values = _finite(value for row in one.rows for value in (row.mean, row.low, row.high))
     if one.metric not in LOWER_IS_BETTER:
         axes.set_ylim(-0.03, 1.03)

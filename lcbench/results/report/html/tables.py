@@ -48,7 +48,8 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
         ends = " to ".join(number(end, row.metric) for end in (row.low, row.high) if end is not None)
         return f"{link}<small>{ends if known else 'interval unknown'}</small>{failed}"
 
-    return _table(titled(grid, trained), grid, trained, colors, show)
+    models = dict.fromkeys(row.model for row in grid.rows)
+    return _table(f"{titled(grid, trained)}, on {', '.join(models)}", grid, trained, colors, show)
 
 
 def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
