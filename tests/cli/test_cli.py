@@ -145,7 +145,7 @@ def test_show_has_the_prompt_and_its_counts() -> None:
 
 def test_show_shortens_long_prompts_unless_told_not_to() -> None:
     short, full = (cli("show", "passkey", "--seq-len", "4k", *more).out for more in ([], ["--full"]))
-    assert "characters more: --full" in short and len(short) < 2000
+    assert "characters more: --full" in short and len(short) < 2500
     assert len(full) > 10_000 and full.startswith(short[:500]) and full.endswith(short[-500:])
 
 
@@ -271,7 +271,7 @@ def test_a_task_file_of_ones_own() -> None:
 
 def test_dry_run_touches_nothing() -> None:
     shown = cli("run", "passkey", "--method", "vanilla,yarn", "--seq-len", "512,1k", "--samples", "5", "--dry-run")
-    assert shown.code == 0 and shown.err == ""
+    assert shown.code == 0 and shown.err.startswith("note: estimated time: ") and shown.err.count("\n") == 1
     assert "4 cells, 20 samples, 15,360 tokens\n" in shown.out
     assert "resolved: yarn:factor=4" in shown.out
     # keys and values of 4 layers, 4 heads, 64 channels, 4 bytes each
