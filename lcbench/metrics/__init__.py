@@ -30,10 +30,10 @@ from lcbench.metrics.base import Metric, Scored, as_it_is, without_reasoning
 from lcbench.metrics.in_context import TREC, WEBQS
 from lcbench.metrics.leval import LEVAL
 from lcbench.metrics.longbench import LONGBENCH
-from lcbench.metrics.overlap import EXACT_MATCH, F1, ROUGE, SCROLLS
+from lcbench.metrics.overlap import EXACT_MATCH, F1, ROUGE, SCROLLS, official_rouge
 from lcbench.metrics.ruler import RULER
 
-__all__ = ["corpus_score", "names", "score_corpus", "score_example"]
+__all__ = ["corpus_score", "names", "reads_latin_only", "score_corpus", "score_example"]
 
 References = str | list[str] | tuple[str, ...]  # one right answer or several
 _SUITES = {"scrolls": SCROLLS, "leval": LEVAL, "longbench": LONGBENCH, "ruler": RULER}
@@ -51,6 +51,12 @@ _METRICS: dict[str, Metric] = {
 def names() -> list[str]:
     """The names of all metrics, sorted."""
     return sorted(_METRICS)
+
+
+def reads_latin_only(name: str) -> bool:
+    """Whether a metric finds words in a-z and 0-9 only, as ROUGE of SCROLLS and L-Eval does. Raises: UserError for an
+    unknown name."""
+    return _metric(name).compare is official_rouge
 
 
 def score_example(

@@ -276,6 +276,9 @@ class RunIdentity:
     kv_dtype: str | None = told("Type of the cached keys and values, where it is not the model's.", default=None)
     kv_offload: bool | None = told("Whether cached keys and values are kept in RAM.", default=None)
     seed: int | None = told("What the seeds of all samples are made of.", default=None)
+    chat_date: str | None = told(
+        "The date in prompts whose chat template writes the current one, in ISO 8601.", default=None
+    )
     extra: dict[str, Any] = field(default_factory=dict)
 
 

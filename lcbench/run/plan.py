@@ -22,6 +22,7 @@ from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import trained_length
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Task, load_task
+from lcbench.tasks.chat import TODAY, writes_date
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -88,6 +89,7 @@ class Plan:
         """Everything that decides the records: the same identity, the same records. The number of samples is not part
         of it, so that a run can be extended."""
         tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
+        dated = any(job.task.asks_in_chat for job in self.jobs) and writes_date(self.tokenizer)
         return {
             "tasks": list(tasks.values()),
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
@@ -98,6 +100,7 @@ class Plan:
             "device": self.source.torch_device().type,
             **self.attention.identity(),
             "seed": self.seed,
+            **({"chat_date": TODAY.isoformat()} if dated else {}),
         }
 
     def default_output(self, results: Path) -> Path:

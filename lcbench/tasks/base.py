@@ -163,6 +163,11 @@ class Task(ABC):
         return prediction
 
     @property
+    def asks_in_chat(self) -> bool:
+        """Whether prompts are rendered with the tokenizer's chat template."""
+        return False
+
+    @property
     def corpus_scorer(self) -> str | None:
         """The metric (lcbench.metrics) that aggregates the samples; None where the task's number is their mean."""
         return None

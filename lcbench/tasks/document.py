@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,7 +16,8 @@ from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
-from lcbench.metrics import score_example
+from lcbench.metrics import reads_latin_only, score_example
+from lcbench.metrics.overlap import has_words
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.questions import Questions, questions
 from lcbench.tasks.template import Segments, render, segments
@@ -137,6 +139,23 @@ class DocumentTask(Task):
                 found[sample] = str(error)
         return found
 
+    def notes(self, samples: int) -> list[str]:
+        """ROUGE as published finds no words in some scripts: how many rows that concerns."""
+        if not reads_latin_only(self.scorer):
+            return []
+        silent = sum(not any(map(has_words, references)) for references in self._usable_references(samples))
+        if not silent:
+            return []
+        return [
+            f"{self.name}: {silent} of {samples} rows have references without a letter a-z or a digit, where ROUGE as "
+            "published finds no words and gives every answer 0; use `scorer: rouge` in a task of your own."
+        ]
+
+    def _usable_references(self, samples: int) -> Iterator[tuple[str, ...]]:
+        for sample in range(samples):
+            with contextlib.suppress(RowError):
+                yield self._checked(sample).references
+
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         task, row = self.resolved, self._checked(sample)
         drawn = self._demonstrations(row, cell, sample, seed)
@@ -189,6 +208,10 @@ class DocumentTask(Task):
         classes = example.details.get("classes")
         scored = score_example(self.scorer, self.extract(prediction), example.references, classes=classes)
         return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+
+    @property
+    def asks_in_chat(self) -> bool:
+        return self.resolved.chat
 
     @property
     def corpus_scorer(self) -> str:

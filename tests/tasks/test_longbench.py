@@ -68,6 +68,11 @@ def text_of(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).removeprefix(" ")
 
 
+def test_misspelled_as_published() -> None:
+    task: Any = load_task("longbench/narrativeqa")
+    assert task.resolved.prompt.count("asconcisely as you can") == 2  # dataset2prompt.json, in every version
+
+
 def test_every_metric_has_its_task() -> None:
     names = [name.removeprefix("longbench/") for name in task_files() if name.startswith("longbench/")]
     assert sorted(names) == sorted(LONGBENCH) == sorted({**BARE, **IN_CHAT})

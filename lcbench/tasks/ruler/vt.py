@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_start
@@ -46,6 +46,9 @@ class VariableTracking(Ruler):
     between lines of noise. The answer is all variables with the value of the first of `num_chains` chains, each of
     `num_hops` assignments from variable to variable. One solved example precedes the question.
 
+    RULER's answer prefix said "assgined" until commit 4a216f4 (May 2025): `spelling` is what `{assigned}` in the
+    template becomes, by default as in RULER today; `spelling=assgined` compares with numbers of before.
+
     The length is exact: the last line of noise is cut at its front. Differences from RULER: no value or name occurs
     twice, the example always has ten lines of noise, and the places of its assignments are drawn for every sample.
     """
@@ -54,6 +57,7 @@ class VariableTracking(Ruler):
 
     num_chains: int = 1
     num_hops: int = 4
+    spelling: Literal["assigned", "assgined"] = "assigned"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +96,7 @@ class VariableTracking(Ruler):
 
     def _ask(self, chain: Chain) -> tuple[str, str]:
         """The text before the lines, and the question after them, which starts on a new line."""
-        before, after = self._around(query=chain.value, num_v=len(chain.names))
+        before, after = self._around(query=chain.value, num_v=len(chain.names), assigned=self.spelling)
         return before, after.removeprefix("\n")
 
     def _solved(self, rng: random.Random, chains: list[Chain]) -> str:

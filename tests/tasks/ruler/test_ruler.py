@@ -151,10 +151,16 @@ def test_128k_tokens_build_at_once(name: str) -> None:
 # Variable tracking
 
 
+def test_the_spelling_of_the_published_numbers() -> None:
+    _, today = draw("ruler/vt", 4096, 2)
+    _, before = draw("ruler/vt:spelling=assgined", 4096, 2)
+    assert "assgined" not in today and before.count("variables are assgined the value") == 2  # example and question
+
+
 def test_variable_tracking() -> None:
     example, text = draw("ruler/vt", 4096, 2)
     solved, asked = text[: text.rindex("Memorize and track")], text[text.rindex("Memorize and track") :]
-    prefix = "5 variables are assgined the value {}, they are: "
+    prefix = "5 variables are assigned the value {}, they are: "
     (value,) = set(re.findall(r"the value (\d{5})", asked))
     assert asked.endswith(
         " Answer: According to the chain(s) of variable assignment in the text above, " + prefix.format(value)

@@ -1,0 +1,132 @@
+"""Rows that cannot be used: told before a run, recorded as failed, and no obstacle to the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcbench.engine.models import ModelSource
+from lcbench.run.plan import Plan, make_plan
+from lcbench.run.requests import Request
+from tests.helpers import cli, lines_of, records_of
+
+YAML = """
+family: document
+data: rows.jsonl
+prompt: "{{ title }}: {{ document }} {{ question }}"
+scorer: f1
+max_new_tokens: 5
+"""
+RUN = ["run", "./t.yaml", "--seq-len", "128"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.yaml").write_text(YAML)
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    good = {
+        "title": "Codes",
+        "document": f"Number {number}. The code of Mara is 4821.",
+        "question": "The code of Mara is",
+    }
+    return {**good, "references": ["4821"], **changes}
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no document": ({"document": " "}, "has no document"),
+    "no reference": ({"references": [None]}, "has no references"),
+    "a mapping": ({"references": {"a": 1}}, "is a mapping"),
+    "a value that is missing": ({"title": None}, "it prints a value that is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_bad_row_fails_alone(name: str, place: int) -> None:
+    changes, reason = BAD[name]
+    write([row(number, **(changes if number == place else {})) for number in range(4)])
+    dry = cli(*RUN, "--dry-run")
+    assert dry.code == 0 and "note: t: 1 of 4 rows cannot be used" in dry.err
+    assert f"row {place + 1} of" in dry.err and reason in dry.err
+
+    done = cli(*RUN, "-o", "out")
+    assert done.code == 1 and "note: t: 1 of 4 rows cannot be used" in done.err and "Traceback" not in done.err
+    lines = lines_of(Path("out"))
+    (failed,) = [line for line in lines if line["error"]]
+    assert failed["sample"] == place and reason in failed["error"] and "scores" not in failed
+    assert len(lines) == 4 and failed["prompt_tokens"] == 0
+    assert "failed: vanilla at 128" in done.out and "3 samples" in done.out
+
+    write([row(number) for number in range(4)])  # a row that was mended is measured, and no other again
+    again = cli(*RUN, "-o", "out")
+    assert again.code == 0 and "3 of them recorded already" in again.err and "note:" not in again.err
+    cli(*RUN, "-o", "undisturbed")
+    assert records_of(Path("out")) == records_of(Path("undisturbed"))
+
+
+def test_a_row_that_is_too_long_fails_alone() -> None:
+    write([row(number, question="long " * (200 if number == 2 else 1)) for number in range(4)])
+    done = cli(*RUN, "-o", "out")
+    assert done.code == 1 and "failed: t  128  vanilla: t does not fit into 128 tokens" in done.err
+    assert [line["sample"] for line in lines_of(Path("out")) if line["error"]] == [2]
+    assert len(lines_of(Path("out"))) == 4
+
+
+def test_several_methods_and_lengths_each_record_it() -> None:
+    write([row(number, **({"references": []} if number == 1 else {})) for number in range(3)])
+    done = cli(*RUN[:2], "--seq-len", "128,96", "--method", "vanilla,dca", "-o", "out")
+    failed = [line for line in lines_of(Path("out")) if line["error"]]
+    assert done.code == 1 and len(failed) == 4 and len(lines_of(Path("out"))) == 12
+    assert done.err.count("note: t: 1 of 3 rows cannot be used") == 1
+
+
+def test_no_usable_row_is_one_sentence() -> None:
+    write([row(number, references=[]) for number in range(4)])
+    done = cli(*RUN, "-o", "out")
+    assert done.code == 2 and "none of 4 rows can be used; row 1 of" in done.err and not Path("out").exists()
+
+
+def plan(target: str = "./t.yaml") -> Plan:
+    return make_plan(ModelSource("lcbench-tiny"), [Request(target, seq_lens=(128,))])
+
+
+def test_references_that_published_rouge_cannot_read() -> None:
+    write([row(0), row(1, references=["\u041a\u043e\u0434 \u041c\u0430\u0440\u044b"])])
+    assert not plan().notes
+    Path("t.yaml").write_text(YAML.replace("scorer: f1", "scorer: scrolls/qmsum"))
+    (note,) = plan().notes
+    assert "1 of 2 rows have references without a letter a-z or a digit" in note
+    Path("t.yaml").write_text(YAML.replace("scorer: f1", "scorer: rouge"))
+    assert not plan().notes
+
+
+def test_the_date_of_a_chat_template_is_part_of_the_run() -> None:
+    write([row(0)])
+    dated = "{{ strftime_now('%d %B %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    for chat, template, date in (
+        (True, dated, "2024-07-26"),
+        (True, dated.partition("}}")[2], None),
+        (False, dated, None),
+    ):
+        Path("t.yaml").write_text(f"{YAML}chat: {str(chat).lower()}\n")
+        mine = plan_with(template)
+        assert mine.identity().get("chat_date") == date
+
+
+def plan_with(template: str) -> Plan:
+    source = ModelSource("lcbench-tiny")
+    tokenizer = source.tokenizer()
+    tokenizer.chat_template = template
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelSource, "tokenizer", lambda self: tokenizer)
+        return make_plan(source, [Request("./t.yaml", seq_lens=(128,))])
