@@ -139,7 +139,7 @@ def test_prefill_in_odd_chunks(spec: str) -> None:
 @every_method
 def test_decode_token_by_token(spec: str) -> None:
     """The first tokens and the last; beyond the first windows, chunks and clamps of every method."""
-    assert_equal(steered(spec, [*range(1, 21), *range(80, N + 1)]), reference(spec))
+    assert_equal(steered(spec, [*range(1, 9), *range(N - 16, N + 1)]), reference(spec))
 
 
 @every_method

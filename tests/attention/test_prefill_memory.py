@@ -184,7 +184,7 @@ def test_bytes_are_counted() -> None:
         assert (counted.now, counted.most) == (0, 0)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", [KERNELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in KERNELS[1:])])
 @pytest.mark.parametrize("spec", [*METHODS, FOT])
 def test_the_gate(spec: str, backend: str) -> None:
     """At most 2 GiB at any length; it is 0.9 to 1.4, most of it the MLP's and the queries' of a chunk."""

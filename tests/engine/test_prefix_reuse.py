@@ -140,7 +140,7 @@ METHODS = (
 
 def test_the_same_answers_with_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = {"needle:protocol=codes": METHODS, "passkey": METHODS[-2:]}
-    requests = [Request(task, methods, (200, 280), (0.4, 1.0), 2) for task, methods in tasks.items()]
+    requests = [Request(task, methods, (200, 280), (0.4, 1.0), 1) for task, methods in tasks.items()]
     shared = records_of(tmp_path / "shared", *requests)
     plain = without_reuse(monkeypatch, lambda: records_of(tmp_path / "plain", *requests))
     assert reused(plain) == 0
@@ -202,6 +202,7 @@ def test_batches_for_several_processes(processes: int) -> None:
             assert max(len(batch.samples) for batch in batches) <= math.ceil(len(samples) / (2 * processes))
 
 
+@pytest.mark.slow
 def test_the_grid_of_ten_depths_and_eight_lengths() -> None:
     """At least 1.4 times fewer prefill tokens, as the tree of prefixes promises and the engine keeps."""
     task, tokenizer = load_task("needle"), ModelSource().tokenizer()

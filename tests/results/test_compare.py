@@ -218,7 +218,7 @@ def any_changed(cells: list[CellResult]) -> bool:
     return any(each.verdict in ("regressed", "improved") for each in cells)
 
 
-@pytest.mark.parametrize(("graded", "samples"), [(False, 60), (True, 20)])
+@pytest.mark.parametrize(("graded", "samples"), [(False, 60), pytest.param(True, 20, marks=pytest.mark.slow)])
 def test_false_alarms_stay_at_the_level(graded: bool, samples: int) -> None:
     """400 pairs of runs without a true difference, of 3 cells right at .5 to .9, every answer drawn anew in NEW: the
     hardest case, as the answers of the same model to the same samples hardly turn. Any cell called changed, in either
@@ -239,10 +239,12 @@ def test_false_alarms_stay_at_the_level(graded: bool, samples: int) -> None:
 @pytest.mark.parametrize(
     ("lost", "gained", "others"),
     [
-        (0.10, 0.00, 0),
+        pytest.param(0.10, 0.00, 0, marks=pytest.mark.slow),
         (0.12, 0.02, 0),
-        (0.16, 0.06, 0),  # 22 % of the answers turn; were they independent (26 %), the power would be .79
-        (0.12, 0.02, 5),  # in one of six cells: a sixth of alpha is left to it
+        # 22 % of the answers turn; were they independent (26 %), the power would be .79
+        pytest.param(0.16, 0.06, 0, marks=pytest.mark.slow),
+        # in one of six cells: a sixth of alpha is left to it
+        pytest.param(0.12, 0.02, 5, marks=pytest.mark.slow),
     ],
 )
 def test_a_drop_of_ten_points_at_200_samples_is_found(lost: float, gained: float, others: int) -> None:

@@ -34,6 +34,7 @@ from tests.helpers import Fields, cli, fields_of, records_of
 
 WIDE = ModelSource(dtype="float64")
 METHODS = ("vanilla", "dca", "dca:mscale=0.1", "self_extend:group_size=4", "streaming", "logn", "dynamic_ntk")
+FAST = ("vanilla", "dca:mscale=0.1", "dynamic_ntk")
 
 
 def run(folder: Path, task: str, methods: tuple[str, ...], seq_lens: tuple[int, ...], samples: int = 2) -> Any:
@@ -56,7 +57,9 @@ def truth(task_name: str, record: Fields, lengths: tuple[int, ...]) -> list[list
     return nll
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_prefix_as_a_plain_loop(method: str, tmp_path: Path) -> None:
     lengths = (128, 300, 640)
     assert not run(tmp_path / "run", "pg19", (method,), lengths).failed
@@ -254,7 +257,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("moment", ["between", "within"])
+@pytest.mark.parametrize("moment", [pytest.param("between", marks=pytest.mark.slow), "within"])
 def test_killed_beside_an_array(moment: str, tmp_path: Path) -> None:
     command = ("run", "pg19", "--seq-len", "128,256", "--samples", "2", "--dtype", "float64", "-o", tmp_path / "run")
     killed = subprocess.run(
