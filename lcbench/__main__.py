@@ -58,11 +58,12 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(_unexpected(error))
+        _fail(_bad_path(error) or _unexpected(error))
 
 
 def _fail(sentence: str, exit_code: int = 2) -> NoReturn:
-    print(f"error: {printable(sentence)}", file=sys.stderr)
+    line = printable(sentence).replace("\n", "\\n").replace("\t", "\\t")  # names of files may have line breaks
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(exit_code)
 
 
@@ -70,6 +71,15 @@ def _discard_output() -> None:
     """So that Python, which flushes at its exit, does not fail once more."""
     with contextlib.suppress(OSError):  # a stdout without a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _bad_path(error: Exception) -> str | None:
+    """The sentence for a path that no system call takes, whatever command it was typed for; None for other errors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"cannot use {shortened(str(error.filename))}: {error.strerror}."
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve before Python 3.13
+        return f"cannot use a link that leads to itself: {shortened(str(error).partition('from ')[2])}."
+    return None
 
 
 def _unexpected(error: Exception) -> str:

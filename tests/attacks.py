@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
@@ -27,18 +27,6 @@ ALL = pytest.param(
     ],
 )
 Case = TypeVar("Case")
-# What is not mended yet, by kind: a test marked xfail (strict) stands for each, and fails once it is.
-KNOWN = {
-    "control characters": r"^control characters: ",
-    "a name of several lines": r"^no sentence: error: [^.]*\n is a file",
-    "a name that is too long": r"^OSError: \[Errno 36\]",
-    "a link to itself": r"^RuntimeError: Symlink loop",
-    "a file for a folder": r"^NotADirectoryError: ",
-    "half a character in a question": r"^TypeError: TextEncodeInput",
-    "a damaged parquet": r"^no sentence: error: cannot read .*thrift",
-    "keys of several types": r"^TypeError: '<' not supported",
-    "deep JSON": r"^RecursionError: .*JSON",
-}
 
 
 class TooLongError(BaseException):
@@ -74,17 +62,6 @@ def fault(*arguments: str | Path, codes: tuple[int, ...] = (0, 2)) -> str:
     except (Exception, TooLongError) as error:
         return f"{type(error).__name__}: {error}"
     return _fault_of(shown, codes)
-
-
-def new_fault(*arguments: str | Path) -> str:
-    """The fault of a command, if it is none of the kinds that are known."""
-    wrong = fault(*arguments)
-    return "" if any(re.search(kind, wrong) for kind in KNOWN.values()) else wrong
-
-
-def still(kind: str, *arguments: str | Path) -> Any:
-    """A parameter that stands for a known kind: a command that fails of it, and may do so only as long as it does."""
-    return pytest.param(arguments, id=kind, marks=pytest.mark.xfail(strict=True, reason=f"{kind}: not mended yet"))
 
 
 def _fault_of(shown: Outcome, codes: tuple[int, ...]) -> str:

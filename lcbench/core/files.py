@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, owned: bool = False) -> None:
     """Write a file as `replaced` does. A pipe or a terminal, such as /dev/stdout, is not replaced but written to.
 
     Raises: OSError, also for a disk, and for a pipe that nobody reads.
@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     if path.exists() and not path.is_file():
         _write_to_device(path, data)
         return
-    with replaced(path) as temporary:
+    with replaced(path, owned=owned) as temporary:
         temporary.write_bytes(data)
 
 
@@ -42,13 +42,17 @@ def _write_to_device(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, *, owned: bool = False) -> Iterator[Path]:
     """A new temporary file in the folder of `path`, ending in `.tmp`, that takes its place after the block, once it is
-    on the disk: the name never stands for half a file. If the block fails, `path` stays as it was. Raises: OSError."""
-    path = path.resolve()  # of a link, what it leads to
+    on the disk: the name never stands for half a file. If the block fails, `path` stays as it was.
+
+    In a folder that is `owned` by this process, what a killed one has left under that name is overwritten; elsewhere it
+    may be somebody's file, and another name is taken. Raises: OSError.
+    """
+    path = Path(os.path.realpath(path))  # of a link, what it leads to
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file that could be replaced")
-    temporary = _new_file(path)
+    temporary = path.with_name(f"{path.name}.tmp") if owned else _new_file(path)
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -46,7 +46,7 @@ class RawFile:
                 with self.path.open("rb") as file:
                     yield file
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}.") from error
+            raise UserError(f"cannot read {self.name}: {gist_of(error)}.") from error
         except (RuntimeError, NotImplementedError) as error:  # zipfile: encrypted, or packed in another way
             raise UserError(f"cannot read {self.name}: {gist_of(error)}; unpack it and give the folder.") from error
 
@@ -155,7 +155,7 @@ def _parquet(file: RawFile) -> Iterator[RawRow]:
         except UnicodeDecodeError as error:
             raise UserError(f"{file.name} has a text that is not UTF-8; write the file again without it.") from error
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-            raise UserError(f"{file.name} is no parquet that can be read: {error}.") from error
+            raise UserError(f"{file.name} is no parquet that can be read: {gist_of(error)}.") from error
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

@@ -74,7 +74,7 @@ class TokenNll:
         arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
         try:
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, _archive(arrays))
+            write_atomically(path, _archive(arrays), owned=True)
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; what was written is intact, run the same command again once "

@@ -223,7 +223,9 @@ class RunWriter:
         self.session_number = len(manifest["sessions"])
         manifest["sessions"].append(self._session)
         try:
-            write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(
+                self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", owned=True
+            )
             self._file = os.open(self.folder / RECORDS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             _cut_torn_line(self._file)
         except OSError as error:

@@ -118,7 +118,7 @@ def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
     for id, fields in changed.items():
         lines[last[id]] = json.dumps(parse(lines[last[id]]) | fields, ensure_ascii=False).encode()
     try:
-        write_atomically(path, b"".join(line + b"\n" for line in lines))
+        write_atomically(path, b"".join(line + b"\n" for line in lines), owned=True)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; the old scores are intact, run the same command again once there "

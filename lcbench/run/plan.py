@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
-from lcbench.core.errors import RowError, UserError
+from lcbench.core.errors import RowError, UserError, brief
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method, parse_method
@@ -105,7 +105,8 @@ class Plan:
 
     def default_output(self, results: Path) -> Path:
         """A folder named after the run's identity, so that the same command finds it again."""
-        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        identity = json.loads(json.dumps(self.identity()))  # keys of YAML mappings become texts, which can be sorted
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         tasks = list(dict.fromkeys(job.task.name.partition(":")[0] for job in self.jobs))
         named = [*tasks[:NAMED], *([f"{len(tasks) - NAMED}_more"] if tasks[NAMED:] else [])]
         return results / re.sub(r"[^\w.-]+", "_", f"{'-'.join(named)}-{Path(self.source.name).name}-{digest}")
@@ -198,11 +199,10 @@ def _depths(request: Request) -> list[float] | None:
 
 def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     """Samples of a cell: the requested number, else the task's default, or as many as its data have if that is less."""
-    if (request.samples or task.samples) > MOST_SAMPLES:
-        raise UserError(f"{task.name} cannot have more than {MOST_SAMPLES:,} samples in a cell; use fewer --samples.")
     available = task.available(tokenizer)
-    if available is None:
-        return request.samples or task.samples
-    if request.samples is not None and request.samples > available:
-        raise UserError(f"{task.name} has {available} samples here, not {request.samples}; use fewer --samples.")
-    return request.samples or min(task.samples, available)
+    if available is not None and request.samples is not None and request.samples > available:
+        raise UserError(f"{task.name} has {available} samples here, not {brief(request.samples)}; use fewer --samples.")
+    samples = request.samples or (task.samples if available is None else min(task.samples, available))
+    if samples > MOST_SAMPLES:
+        raise UserError(f"{task.name} cannot have more than {MOST_SAMPLES:,} samples in a cell; use fewer --samples.")
+    return samples

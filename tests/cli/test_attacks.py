@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from lcbench.cli.app import app
-from tests.attacks import ALL, fault, new_fault, some, still
+from tests.attacks import ALL, fault, some
 from tests.helpers import REPOSITORY, TINY
 
 VALUES = (
@@ -160,7 +160,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_command_line_ends_in_a_traceback(count: int | None, place: Path) -> None:
     found = {}
     for words in some(list(command_lines()), count):
-        if wrong := new_fault(*words):
+        if wrong := fault(*words):
             found[" ".join(word[:60] for word in words)] = wrong[:300]
     assert not found
 
@@ -168,13 +168,13 @@ def test_no_command_line_ends_in_a_traceback(count: int | None, place: Path) -> 
 @pytest.mark.parametrize(
     "words",
     [
-        still("control characters", "rescore", "a\x1b[31mb"),
-        still("a name of several lines", "rescore", "\t\n"),
-        still("a name that is too long", "run", "passkey", "--dry-run", f"--model={'a' * 300}"),
-        still("a link to itself", "table", "loop"),
-        still("a file for a folder", "convert", "model", "--out=file"),
-        still("half a character in a question", "ask", "book.txt", "\udcff"),
-        still("a damaged parquet", "data", "prepare", "scrolls/qasper", "--from=broken.parquet"),
+        ("rescore", "a\x1b[31mb"),
+        ("rescore", "\t\n"),
+        ("run", "passkey", "--dry-run", f"--model={'a' * 300}"),
+        ("table", "loop"),
+        ("convert", "model", "--out=file"),
+        ("ask", "book.txt", "\udcff"),
+        ("data", "prepare", "scrolls/qasper", "--from=broken.parquet"),
         ("train", "reference", "--out=trained", f"--seed={'9' * 30}"),
         ("train", "instruct", "--out=trained", "--data=rows.jsonl", "--formats=binary.jsonl"),
     ],

@@ -163,6 +163,7 @@ def test_a_hub_that_cannot_be_reached_is_told_once(
     caplog.set_level(logging.WARNING, "huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("lcbench.engine.models.StockConfig.from_pretrained", unreachable)
+    monkeypatch.setattr("lcbench.engine.models.require_model", lambda *_: None)  # as if its config were in the cache
     refused = cli("run", "passkey", "-m", "someone/no-such-model")
     assert_refused(refused, f"someone/no-such-model: We couldn't connect to 'https://huggingface.co'{way_out}")
     assert not caplog.records

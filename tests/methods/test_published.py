@@ -115,7 +115,7 @@ def test_self_extend_reaches_the_papers_maximum_length(group: int, groups_in_win
 
 
 def test_self_extend_without_room_is_refused() -> None:
-    with pytest.raises(UserError, match="neighbor_window=64 leaves no room"):
+    with pytest.raises(UserError, match="neighbor_window=64 must be below the pretraining length 64"):
         SelfExtend(neighbor_window=64).resolve(Lengths(64, 65))
     with pytest.raises(UserError, match="log_scale_base must be above 1"):
         SelfExtend(group_size=2, log_scale_base=0.5).resolve(Lengths(64))

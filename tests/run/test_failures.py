@@ -29,7 +29,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_run() -> Path:
-    (folder,) = Path("results").iterdir()
+    (folder,) = (path for path in Path("results").iterdir() if path.is_dir())
     return folder
 
 

@@ -36,8 +36,9 @@ def test_gsm8k() -> None:
     assert text.count("Q: ") == text.count("\nA:") == 9 and text.count("The answer is ") == 8
     assert example.prompt.count(tokenizer.bos_token_id) == 1 and example.context == []
     said = " She has 3 + 4 = 7 pens. The answer is 7.\n\nQ: Ben has 9 pens."
-    assert task.score(example, cut(said, example.stop)) == {"score": 100.0}
-    assert task.score(example, said) == {"score": 0.0}  # the last number is of a problem that the model made up
+    assert task.score(example, cut(said, example.stop)) == {"score": 100.0, "score_corrected": 100.0}
+    # The last number is of a problem that the model made up.
+    assert task.score(example, said) == {"score": 0.0, "score_corrected": 0.0}
 
 
 def test_the_suite_of_the_paper() -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lcbench.apps.ask.pages import Pages
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import as_text, encode_inside
+from lcbench.data.raw import require_whole_characters
 from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.methods import Method
@@ -33,6 +34,7 @@ class Prompts:
         """Tokens of the prompt. Raises: UserError for a question that is empty, or that the template drops."""
         if not question.strip():
             raise UserError("the question is empty.")
+        require_whole_characters(question, "the question")
         text = PROMPT.format(question=as_text(self.tokenizer, question.strip()))
         parts = segments(self._model, self.tokenizer, text, chat=self.chat)
         return parts.head + self._document + parts.tail

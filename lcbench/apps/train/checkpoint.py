@@ -38,7 +38,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = optimizer.state[weight][moment]
     try:
-        with replaced(folder / CHECKPOINT) as temporary:
+        with replaced(folder / CHECKPOINT, owned=True) as temporary:
             save_file(tensors, temporary, metadata={"step": str(reached.step), "seconds": repr(reached.seconds)})
     except (SafetensorError, OSError) as error:
         raise _cannot_write(folder, error) from error
@@ -77,7 +77,7 @@ def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", owned=True)
 
 
 class Log:
@@ -91,7 +91,7 @@ class Log:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             self._lines = [json.loads(line) for line in lines[: reached.step]]
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in self._lines), owned=True)
 
     def add(self, lines: list[dict[str, float]]) -> None:
         """Raises: UserError if they cannot be written."""

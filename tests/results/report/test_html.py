@@ -283,7 +283,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, said in (
         ([empty], "has no records yet"),
         (["nowhere"], "holds no run"),
-        ([run, "--out", run], "cannot write"),
+        ([run, "--out", run], "is a folder and no file"),
     ):
         failed = cli("report", *arguments)
         assert failed.code == 2 and said in failed.error
