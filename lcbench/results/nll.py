@@ -42,8 +42,7 @@ class TokenNll:
 
     def scores(self, size: int, words: int) -> dict[str, float]:
         """Scores by name: `nll` in nats a token, `perplexity`, `bits_per_byte`, `bits_per_word`. `size` is the scored
-        text
-        in UTF-8 bytes, `words` its words. A score that is undefined (perplexity overflows, no word) is left out.
+        text in UTF-8 bytes, `words` its words. A score that is undefined (perplexity overflows, no word) is left out.
 
         The mean is over all tokens. A protocol that averages over windows has the same mean within a text, as its
         windows have one length; it differs in giving every text the same weight.
@@ -57,8 +56,7 @@ class TokenNll:
 
     def buckets(self) -> list[tuple[int, int, float, int]]:
         """(first position, last position, sum of NLL in nats, tokens), by the number of tokens before a token in its
-        window:
-        1, 2 to 3, 4 to 7, and so on."""
+        window: 1, 2 to 3, 4 to 7, and so on."""
         begin = self.head + self.first - self.start
         positions = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, self.stop - self.first, strict=True)])
         exponents = np.frexp(positions)[1] - 1  # floor(log2), exact
@@ -68,8 +66,7 @@ class TokenNll:
 
     def write(self, folder: Path, id: str) -> str:
         """Write the file of the record with this id, atomically, and return its path relative to the run's folder. The
-        same
-        numbers give the same bytes. Raises: UserError if it cannot be written."""
+        same numbers give the same bytes. Raises: UserError if it cannot be written."""
         path = folder / FOLDER / _name(id)
         arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
         try:

@@ -65,8 +65,7 @@ class Group:
 
 def grouped(jobs: Iterable[Job], *, by_length: bool) -> list[Group]:
     """Jobs grouped so that within a group the keys of a prefix do not depend on what follows it: all lengths at which
-    the
-    options of a `prefix_stable` method resolve to the same values. Each length is a group of its own if the model's
+    the options of a `prefix_stable` method resolve to the same values. Each length is a group of its own if the model's
     own RoPE changes with the length (`by_length`), and each cell if the method is not prefix-stable or its KV cache
     drops keys and so cannot be cropped to a prefix. The longest group comes first, else in the order of the plan."""
     groups: dict[str, Group] = {}

@@ -200,8 +200,7 @@ class _Run:
         self, measure: Measure, portion: Sequence[SampleRequest]
     ) -> Iterator[tuple[SampleRequest, Result | str]]:
         """The result of each request, or why it failed. A batch that fails is halved and tried again; a single request
-        that
-        runs out of memory is tried again with a smaller prefill chunk."""
+        that runs out of memory is tried again with a smaller prefill chunk."""
         waiting = [portion]
         while waiting:
             left = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
@@ -242,8 +241,7 @@ def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -
 
 def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:
     """Whether the model's own RoPE frequencies depend on the length of the run. Every method is applied once on the
-    way,
-    so that a method that does not fit this model is refused before anything runs. Raises: UserError."""
+    way, so that a method that does not fit this model is refused before anything runs. Raises: UserError."""
     follows = False
     for job in {str(job.method): job for job in plan.jobs}.values():
         steering = _steering(plan, model, job.method, job.cell.seq_len)

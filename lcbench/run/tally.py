@@ -21,8 +21,7 @@ class Progress(Protocol):
 
 class Tally:
     """Counts a plan's samples and reports each to `progress`. `done` are the ids of recorded samples, kept up to date
-    by
-    the writer; the caller passes every new record to `note` as well."""
+    by the writer; the caller passes every new record to `note` as well."""
 
     def __init__(self, plan: Plan, done: set[str], progress: Progress) -> None:
         self.failed: dict[str, tuple[Job, str]] = {}

@@ -58,10 +58,10 @@ def null_writer() -> Iterator[NullWriter]:
     """The writer of a rank other than 0, with the ids that are done, received from rank 0, which calls `lead`."""
     import torch
 
-    told: list[set[str] | None] = [None]
-    torch.distributed.broadcast_object_list(told, src=0)
+    received: list[set[str] | None] = [None]
+    torch.distributed.broadcast_object_list(received, src=0)
     with tempfile.TemporaryDirectory() as folder:
-        yield NullWriter(told[0] or set(), Path(folder))
+        yield NullWriter(received[0] or set(), Path(folder))
 
 
 def lead(done: set[str]) -> None:

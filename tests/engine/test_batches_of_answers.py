@@ -221,11 +221,11 @@ def test_a_snapshot_is_not_touched_by_what_follows() -> None:
         assert torch.equal(steered(ids[:, 20:], past_key_values=kept).logits, expected)
 
 
-def portions_of(asked: list[SampleRequest], model: PreTrainedModel, tmp_path: Path) -> list[int]:
+def portions_of(requests: list[SampleRequest], model: PreTrainedModel, tmp_path: Path) -> list[int]:
     plan = make_plan(ModelSource(), [Request("passkey", None, (256,), None, 1)])
     measure: Measure = answer.Answer(plan, model, tmp_path, shares=False)
-    portions = list(measure.portions(asked))
-    assert [one for portion in portions for one in portion] == asked
+    portions = list(measure.portions(requests))
+    assert [one for portion in portions for one in portion] == requests
     return list(map(len, portions))
 
 
@@ -233,17 +233,17 @@ def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
     """At most 16, and no more than fit into 16k tokens of cache once all are padded to the longest."""
     jobs = {job.cell.seq_len: job for job in make_plan(ModelSource(), [Request("passkey", None, (256, 8192))]).jobs}
 
-    def asked(seq_len: int, *sizes: int) -> list[SampleRequest]:
+    def requests(seq_len: int, *sizes: int) -> list[SampleRequest]:
         job: Job = jobs[seq_len]
         return [SampleRequest(job, n, Example([], [5] * size, [], (), 10, 0)) for n, size in enumerate(sizes)]
 
     model = zoo.llama()
-    assert portions_of(asked(256, *[200] * 40), model, tmp_path) == [16, 16, 8]
-    assert portions_of([*asked(8192, 200, 8000), *asked(256, 200)], model, tmp_path) == [2, 1]
-    assert portions_of(asked(8192, 8182, 8182, 8182), model, tmp_path) == [2, 1]
-    assert portions_of(asked(8192, 8183, 8183), model, tmp_path) == [1, 1]
-    assert portions_of(asked(8192, 100, 100, 8000, 100, 8000), model, tmp_path) == [2, 2, 1]
-    assert portions_of(asked(8192, 20_000, 5), model, tmp_path) == [1, 1]
+    assert portions_of(requests(256, *[200] * 40), model, tmp_path) == [16, 16, 8]
+    assert portions_of([*requests(8192, 200, 8000), *requests(256, 200)], model, tmp_path) == [2, 1]
+    assert portions_of(requests(8192, 8182, 8182, 8182), model, tmp_path) == [2, 1]
+    assert portions_of(requests(8192, 8183, 8183), model, tmp_path) == [1, 1]
+    assert portions_of(requests(8192, 100, 100, 8000, 100, 8000), model, tmp_path) == [2, 2, 1]
+    assert portions_of(requests(8192, 20_000, 5), model, tmp_path) == [1, 1]
     assert portions_of([], model, tmp_path) == []
 
 
@@ -265,10 +265,10 @@ def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def tensors_of_caches() -> list[torch.Tensor]:
-    found = [x for x in gc.get_objects() if type(x) is Buffer and x.length]
+    buffers = [x for x in gc.get_objects() if type(x) is Buffer and x.length]
     caches = [x for x in gc.get_objects() if type(x) is DynamicCache]
     layers = [x for cache in caches for x in cache.layers if x.is_initialized]
-    return [room.rows for room in found] + [x for layer in layers for x in (layer.keys, layer.values)]
+    return [buffer.rows for buffer in buffers] + [x for layer in layers for x in (layer.keys, layer.values)]
 
 
 def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,8 +339,8 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
     done = cli(*arguments, "short")
     assert done.code == 0
-    told = [line for line in done.err.splitlines() if "out of memory" in line]
-    assert told == [
+    notes = [line for line in done.err.splitlines() if "out of memory" in line]
+    assert notes == [
         f"out of memory: passkey  200  dca:mscale=0.1; trying again with {n} prompts at once." for n in (8, 4)
     ]
     assert sorted({size for size in rows if size > 6}) == [8, 16] and rows.count(16) == rows.count(8) == 1

@@ -109,6 +109,6 @@ def test_peak_memory_is_of_what_follows_the_reset() -> None:
 
 
 def test_prefill_is_told_chunk_by_chunk(model: PreTrainedModel, prompt: list[int]) -> None:
-    told: list[int] = []
-    engine.generate_together(model, [engine.Prompt(prompt, 2, chunk_size=100, on_prefill=told.append)])
-    assert told == [*range(0, len(prompt), 100), len(prompt)] and len(told) > 2
+    reported: list[int] = []
+    engine.generate_together(model, [engine.Prompt(prompt, 2, chunk_size=100, on_prefill=reported.append)])
+    assert reported == [*range(0, len(prompt), 100), len(prompt)] and len(reported) > 2

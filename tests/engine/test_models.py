@@ -185,7 +185,7 @@ def test_fingerprint_tells_models_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "named", "expected"),
+    ("dtype", "named", "expected"),
     [
         ("auto", "bfloat16", torch.bfloat16),
         ("auto", None, torch.float32),
@@ -193,9 +193,9 @@ def test_fingerprint_tells_models_apart() -> None:
         ("float16", None, torch.float16),
     ],
 )
-def test_dtype(asked: str, named: str | None, expected: torch.dtype) -> None:
+def test_dtype(dtype: str, named: str | None, expected: torch.dtype) -> None:
     model_folder(Path("mine"), dtype=named)
-    source = ModelSource("./mine", dtype=asked)
+    source = ModelSource("./mine", dtype=dtype)
     assert source.torch_dtype(source.config()) == expected
     assert {parameter.dtype for parameter in source.model().parameters()} == {expected}
 

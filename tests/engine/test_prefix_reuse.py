@@ -197,8 +197,8 @@ def test_batches_for_several_processes(processes: int) -> None:
         samples = [(job.record_id(0), sample) for batch in batches for job, sample in batch.samples]
         assert sorted(samples) == sorted((job.record_id(0), sample) for job in group.jobs for sample in range(20))
         if processes == 1:  # those together that begin alike, and else as many as may be measured at once
-            alike = {job.task.shares(job.cell, n) for job in group.jobs for n in range(20)}
-            assert len(batches) == (len(alike) if group.shares else math.ceil(20 / AT_ONCE))
+            prefixes = {job.task.shares(job.cell, n) for job in group.jobs for n in range(20)}
+            assert len(batches) == (len(prefixes) if group.shares else math.ceil(20 / AT_ONCE))
         else:
             assert max(len(batch.samples) for batch in batches) <= math.ceil(len(samples) / (2 * processes))
 

@@ -89,8 +89,7 @@ class Conversation:
 
     def _answer(self, prompt: Sequence[int], tokens: list[int], *, complete: bool = False) -> tuple[str, bool]:
         """The text of the tokens so far, and whether it has ended. An incomplete UTF-8 character at the end is held
-        back
-        until it is complete, trailing white space until more text follows."""
+        back until it is complete, trailing white space until more text follows."""
         before = list(prompt[-BEFORE:])
         text = self._decode(before + tokens)[len(self._decode(before)) :].lstrip()
         if not self._prompts.chat and "\n" in text:

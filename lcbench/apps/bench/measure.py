@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from lcbench.apps.bench.check import Check, check
+from lcbench.apps.bench.memory import free_memory, needed_memory
 from lcbench.apps.bench.passes import MATMUL, NEW_TOKENS, Passes, Turn
 from lcbench.apps.bench.result import PARTS, Measurement, Result, Skipped
-from lcbench.apps.bench.room import free_memory, need
 from lcbench.apps.bench.subjects import NATIVE, Steered, Subject, baselines, require_dense
 from lcbench.apps.bench.target import Target
 from lcbench.apps.bench.timing import Clock, Spread, interleaved, ratios
@@ -86,7 +86,7 @@ class Bench:
         free = free_memory(self.target.device) if self.target.device.type == "cpu" else None
         fitting = []
         for subject in self.subjects[length]:
-            needed = need(self.target, what, subject.method, length)
+            needed = needed_memory(self.target, what, subject.method, length)
             if free is None or needed <= free:
                 fitting.append(subject)
                 continue

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lcbench.apps.bench.room import give_back_freed_memory
+from lcbench.apps.bench.memory import release_freed_memory
 from lcbench.apps.bench.subjects import Subject
 from lcbench.apps.bench.target import Target
 from lcbench.apps.bench.timing import Clock
@@ -83,7 +83,7 @@ class Passes:
                     for chunk in torch.split(ids, subject.chunk or length, dim=1):
                         step(chunk)
 
-                give_back_freed_memory()
+                release_freed_memory()
                 reset_peak_memory(device)
                 before = peak_memory(device)
                 seconds["prefill"] = self.clock.seconds(prefill)

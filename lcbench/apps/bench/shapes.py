@@ -50,7 +50,7 @@ def random_model(name: str, config: PretrainedConfig, dtype: torch.dtype, device
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lcbench.apps.bench.room import free_memory
+    from lcbench.apps.bench.memory import free_memory
     from lcbench.engine.footprint import footprint
     from lcbench.results.report.layout import human_bytes
 

@@ -192,15 +192,15 @@ def dense_statements(rng: random.Random, length: int, library: Library) -> Docum
     facts = draw_facts(rng, kinds)
     filler_share = rng.random() * 0.6
     draft = Draft().add([library.start])
-    told: set[str] = set()
+    stated: set[str] = set()
     while len(draft.ids) < length + 1:
         if rng.random() < filler_share:
             draft.add(pick(rng, library.grass if rng.random() < 0.5 else library.any_book(rng)))
             continue
         fact = pick(rng, facts)
-        known = fact.key in told
+        known = fact.key in stated
         draft.add(library.encode(fact.question if known and rng.random() < 0.4 else fact.lead))
         draft.add(library.encode(fact.answer), 1.0 if known else 0.0)
         draft.add(library.encode("."), STOP_WEIGHT if known else 0.0)
-        told.add(fact.key)
+        stated.add(fact.key)
     return draft.cut(length)

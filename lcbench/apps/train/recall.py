@@ -89,15 +89,15 @@ def recall(
 
     noise_share = rng.random() * 0.6 if rng.random() < 0.5 else 0.0
     draft = Draft().add([library.start])
-    told: set[int] = set()
+    seen: set[int] = set()
     while len(draft.ids) < length + 1:
         if rng.random() < noise_share:
             draft.add(_random(rng, anything, 1 + int(rng.random() * 8)))
             continue
         index = int(rng.random() * len(keys))
         draft.add([*before, *keys[index], *gap])
-        draft.add(values[index], 1.0 if index in told else 0.0).add(after)
-        told.add(index)
+        draft.add(values[index], 1.0 if index in seen else 0.0).add(after)
+        seen.add(index)
     return draft.cut(length)
 
 
@@ -116,12 +116,12 @@ def stated_values(rng: random.Random, length: int, library: Library) -> Document
         for key in keys
     ]
     draft = Draft().add([library.start])
-    told: set[int] = set()
+    seen: set[int] = set()
     while len(draft.ids) < length + 1:
         index = int(rng.random() * len(pairs))
         key_ids, value_ids = pairs[index]
-        draft.add(key_ids).add(value_ids, 1.0 if index in told else 0.0).add(library.encode("."))
-        told.add(index)
+        draft.add(key_ids).add(value_ids, 1.0 if index in seen else 0.0).add(library.encode("."))
+        seen.add(index)
     return draft.cut(length)
 
 

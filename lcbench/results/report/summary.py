@@ -196,8 +196,8 @@ def _row(key: TableRow, records: list[Record]) -> TableRow:
     done = [record for record in done if record.measured.scores.metric == metric]
     costs = [record.measured.cost for record in done]
     seconds = sum(cost.prefill_seconds for cost in costs)
-    told = ((record.prompt.details or {}).get("cut_tokens") for record in done)
-    cuts = [cut for cut in told if isinstance(cut, int) and cut > 0]
+    counts = ((record.prompt.details or {}).get("cut_tokens") for record in done)
+    cuts = [cut for cut in counts if isinstance(cut, int) and cut > 0]
     prompts, computed = sum(record.prompt.prompt_tokens for record in done), sum(map(computed_tokens, done))
     likelihood = metric == "nll" and all(record.measured.nll for record in done)
     seed = int.from_bytes(hashlib.sha256(repr((key.task, key.seq_len, metric)).encode()).digest()[:6])

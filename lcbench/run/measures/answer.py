@@ -30,33 +30,33 @@ class Answer(Measure):
         self._stop_tokens = stop_tokens(model, plan.tokenizer) | end_of_turn(plan.tokenizer)
         self._at_once: dict[int, int] = {}  # largest batch by length, where AT_ONCE ran out of memory
 
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
+    def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
         reset_peak_memory(self.device)
-        answers = [[one] for one in self._generate([one.example.prompt for one in asked], asked, self._prefixes)]
-        again = [n for n, one in enumerate(asked) if one.example.follow_up]
-        follow_ups = self._generate([asked[n].example.follow_up for n in again], [asked[n] for n in again])
+        answers = [[one] for one in self._generate([one.example.prompt for one in requests], requests, self._prefixes)]
+        again = [n for n, one in enumerate(requests) if one.example.follow_up]
+        follow_ups = self._generate([requests[n].example.follow_up for n in again], [requests[n] for n in again])
         for n, follow_up in zip(again, follow_ups):
             answers[n].append(follow_up)
         peak = peak_memory(self.device)
-        return [self._measured(one.job, one.example, answer, peak) for one, answer in zip(asked, answers)]
+        return [self._measured(one.job, one.example, answer, peak) for one, answer in zip(requests, answers)]
 
-    def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
+    def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """Batches of as many requests as fit into TOKENS_TOGETHER, padding included."""
-        while asked:
+        while requests:
             count, longest, most = 0, 0, AT_ONCE
-            for one in asked:
+            for one in requests:
                 longest = max(longest, len(one.example.prompt) + one.example.max_new_tokens)
                 most = min(most, self._at_once.get(one.job.cell.seq_len, AT_ONCE))
                 if count and (count == most or (count + 1) * longest > TOKENS_TOGETHER):
                     break
                 count += 1
-            yield asked[:count]
-            asked = asked[count:]
+            yield requests[:count]
+            requests = requests[count:]
 
-    def take_less_memory(self, asked: Sequence[SampleRequest]) -> str | None:
-        if len(asked) == 1:
-            return super().take_less_memory(asked)
-        half = self._at_once[max(one.job.cell.seq_len for one in asked)] = len(asked) // 2
+    def take_less_memory(self, requests: Sequence[SampleRequest]) -> str | None:
+        if len(requests) == 1:
+            return super().take_less_memory(requests)
+        half = self._at_once[max(one.job.cell.seq_len for one in requests)] = len(requests) // 2
         return f"{half} prompts at once" if half > 1 else "one prompt at a time"
 
     def _measured(self, job: Job, example: Example, generations: Sequence[Generation], peak: int) -> Measured:
@@ -76,7 +76,7 @@ class Answer(Measure):
         )
 
     def _generate(
-        self, prompts: list[list[int]], asked: Sequence[SampleRequest], prefixes: PrefixCache | None = None
+        self, prompts: list[list[int]], requests: Sequence[SampleRequest], prefixes: PrefixCache | None = None
     ) -> list[Generation]:
         given = [
             Prompt(
@@ -86,13 +86,13 @@ class Answer(Measure):
                 self.chunk_size(job),
                 self._on_prefill(job, prompt),
             )
-            for prompt, (job, _, example) in zip(prompts, asked)
+            for prompt, (job, _, example) in zip(prompts, requests)
         ]
         return generate_together(self.model, given, self._stop_tokens, prefixes) if given else []
 
     def _on_prefill(self, job: Job, prompt: list[int]) -> Callable[[int], None] | None:
-        told = self.on_prefill
-        return None if told is None else lambda tokens: told(job, tokens, len(prompt))
+        report = self.on_prefill
+        return None if report is None else lambda tokens: report(job, tokens, len(prompt))
 
     def _watch(self, prompt: list[int], example: Example) -> Callable[[list[int]], bool]:
         """A function of the answer's tokens that ends the answer at one of the task's stop strings."""

@@ -56,13 +56,13 @@ class Measure(ABC):
         self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
 
     @abstractmethod
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
+    def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
         """The results, in the order of the requests. Any exception but a UserError fails the job."""
 
-    def portions(self, asked: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
+    def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """The requests split into batches, one a call, in their order; batches of one unless a measure overrides
         this."""
-        return ([one] for one in asked)
+        return ([one] for one in requests)
 
     @property
     def device(self) -> torch.device:
@@ -73,11 +73,10 @@ class Measure(ABC):
         """Tokens of a prompt in one forward call, at the job's length."""
         return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
 
-    def take_less_memory(self, asked: Sequence[SampleRequest]) -> str | None:
+    def take_less_memory(self, requests: Sequence[SampleRequest]) -> str | None:
         """Called after a batch ran out of memory: halve the chunk for later calls. In words what was reduced; None if
-        nothing
-        is left to reduce."""
-        job, _, example = asked[0]
+        nothing is left to reduce."""
+        job, _, example = requests[0]
         half = min(self.chunk_size(job), len(example.prompt)) // 2
         if half < engine.SMALLEST_CHUNK:
             return None

@@ -42,8 +42,8 @@ class Choice(Measure):
         self._prefixes = PrefixCache(model.config) if shares else None
 
     @torch.no_grad()
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
-        return [self._measured(one.job, one.example) for one in asked]
+    def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
+        return [self._measured(one.job, one.example) for one in requests]
 
     def _measured(self, job: Job, example: Example) -> Measured:
         device, chunk = self.device, self.chunk_size(job)
@@ -51,7 +51,7 @@ class Choice(Measure):
         prompt = example.prompt
         cache, reused = take_cache(self.model.config, self._prefixes, prompt, example.max_new_tokens)
         started = time.perf_counter()
-        first_1V = self._logs(prompt[reused:], cache, keep=1, chunk=chunk)
+        first_1V = self._log_probs(prompt[reused:], cache, keep=1, chunk=chunk)
         prefilled = time.perf_counter()
         require_usable(self.model, first_1V, prompt, chunk)
         logs = self._score(example.choices, first_1V, cache)
@@ -80,23 +80,22 @@ class Choice(Measure):
             if first[choice] < max(scores.values(), default=-math.inf):
                 break
             *begun, _ = tokens = choices[choice]
-            logs_TV = torch.cat([first_1V, self._behind(begun, cache)]) if begun else first_1V
+            logs_TV = torch.cat([first_1V, self._log_probs_after(begun, cache)]) if begun else first_1V
             scores[choice] = float(logs_TV[range(len(tokens)), tokens].sum())
         return scores
 
-    def _behind(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
+    def _log_probs_after(self, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
         """ln p [T, V] after each of these T tokens, which are removed from the cache again. A cache that drops keys can
         be cropped only to where the last pass began; one that cannot be cropped is copied."""
         if not all(type(layer) in GO_BACK for layer in cache.layers):
-            return self._logs(tokens, copy.deepcopy(cache), keep=len(tokens))
-        logs_TV = self._logs(tokens, cache, keep=len(tokens))
+            return self._log_probs(tokens, copy.deepcopy(cache), keep=len(tokens))
+        logs_TV = self._log_probs(tokens, cache, keep=len(tokens))
         cache.crop(-len(tokens))
         return logs_TV
 
-    def _logs(self, tokens: Sequence[int], cache: DynamicCache, keep: int, chunk: int | None = None) -> Tensor:
+    def _log_probs(self, tokens: Sequence[int], cache: DynamicCache, keep: int, chunk: int | None = None) -> Tensor:
         """ln p [keep, V] after each of the last `keep` tokens, on the CPU, in float32, or wider if the model is. A
-        forward
-        call takes `chunk` tokens, or all."""
+        forward call takes `chunk` tokens, or all."""
         for part in torch.split(torch.tensor([tokens], device=self.device), chunk or len(tokens), dim=1):
             logits = self.model(part, past_key_values=cache, logits_to_keep=keep).logits
         wide = logits[0, -keep:].to(torch.promote_types(logits.dtype, torch.float32))

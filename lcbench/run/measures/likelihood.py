@@ -52,8 +52,8 @@ class Likelihood(Measure):
         self._longest: _Pass | None = None
         self._difference: float | None = None  # of a slice from a pass of its own, in nats a token; None until verified
 
-    def __call__(self, asked: Sequence[SampleRequest]) -> list[Measured]:
-        return [self._measured(one.job, one.example) for one in asked]
+    def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
+        return [self._measured(one.job, one.example) for one in requests]
 
     def _measured(self, job: Job, example: Example) -> Measured:
         reading, head = example.reading, example.head
@@ -124,7 +124,7 @@ class Likelihood(Measure):
         """
         assert self._longest is not None
         if self._difference is None:
-            lengths = [other.cell.seq_len for other in self.plan.jobs if _alike(job, other)]
+            lengths = [other.cell.seq_len for other in self.plan.jobs if _same_block(job, other)]
             longest, short = self._longest, tokens[: max(min(lengths), first + 1)]
             _compare_hooks(job.resolved, trained_length(self.plan.config), min(lengths), max(lengths))
             alone = self._score(job, short, first)[0].nll
@@ -136,7 +136,7 @@ class Likelihood(Measure):
             )
 
 
-def _alike(job: Job, other: Job) -> bool:
+def _same_block(job: Job, other: Job) -> bool:
     """Whether two jobs may have been put into one block."""
     return (job.task.name, str(job.method), repr(job.resolved)) == (
         other.task.name,

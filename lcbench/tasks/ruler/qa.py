@@ -136,9 +136,9 @@ class DocumentQuestions(Ruler):
 def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> int:
     """A length in tokens that fits every question with the documents that answer it."""
     questions = task._collection.questions
-    asked = [task._ask(question) for question in questions]
-    tails = encode_all(tokenizer, [after for _, after in asked], LINE)
-    head = max(len(encode_start(tokenizer, as_text(tokenizer, before))) for before in {before for before, _ in asked})
+    framed = [task._ask(question) for question in questions]
+    tails = encode_all(tokenizer, [after for _, after in framed], LINE)
+    head = max(len(encode_start(tokenizer, as_text(tokenizer, before))) for before in {before for before, _ in framed})
     numbers = sorted({number for question in questions for number in question.answered_by})
     bodies = bodies_of(tokenizer, task._collection).of(numbers)
     sizes = dict(zip(numbers, map(len, bodies), strict=True))

@@ -247,7 +247,7 @@ def test_methods_that_cannot_be_measured(method: str, sentence: str) -> None:
 
 
 def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcbench.apps.bench.room.free_memory", lambda device: 2**20)
+    monkeypatch.setattr("lcbench.apps.bench.memory.free_memory", lambda device: 2**20)
     done = bench("--seq-len", "256")
     assert done.code == 2
     assert re.match(r"error: the weights of tiny in float32 take \d+ MiB, more than cpu has free; pass", done.error)

@@ -96,9 +96,9 @@ class Counted(Choice):
 
     passes: list[int]
 
-    def _behind(self, tokens: Any, cache: Any) -> Any:
+    def _log_probs_after(self, tokens: Any, cache: Any) -> Any:
         self.passes.append(len(tokens))
-        return super()._behind(tokens, cache)
+        return super()._log_probs_after(tokens, cache)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_any_cache_is_left_as_it_was(of: str, counted: Counted) -> None:
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
-    first = counted._logs(prompt, cache, keep=1)
+    first = counted._log_probs(prompt, cache, keep=1)
     scores = counted._score(choices, first, cache)
     plain = {}
     for name, tokens in choices.items():
@@ -140,7 +140,7 @@ def test_any_cache_is_left_as_it_was(of: str, counted: Counted) -> None:
 def test_what_cannot_win_is_not_scored(counted: Counted) -> None:
     """A single token that is likelier than any other first token ends it without a pass; none is cut short wrongly."""
     first = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()
-    counted._logs = lambda tokens, cache, keep: torch.full((keep, 3), 1 / 3, dtype=torch.float64).log()  # type: ignore[method-assign]
+    counted._log_probs = lambda tokens, cache, keep: torch.full((keep, 3), 1 / 3, dtype=torch.float64).log()  # type: ignore[method-assign]
 
     class Cache:
         layers = ()
@@ -158,7 +158,7 @@ def test_what_cannot_win_is_not_scored(counted: Counted) -> None:
 
 
 def test_what_is_no_number_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = Choice._logs
-    monkeypatch.setattr(Choice, "_logs", lambda *args, **options: logs(*args, **options) * torch.nan)
+    log_probs = Choice._log_probs
+    monkeypatch.setattr(Choice, "_log_probs", lambda *args, **options: log_probs(*args, **options) * torch.nan)
     outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
     assert len(outcome.failed) == 1 and "NotFiniteError: the logits are NaN or infinite" in outcome.failed[0][1]

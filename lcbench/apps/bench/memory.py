@@ -22,10 +22,9 @@ def free_memory(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def need(target: Target, what: str, method: Method, length: int) -> int:
+def needed_memory(target: Target, what: str, method: Method, length: int) -> int:
     """A rough estimate of the bytes that a measurement needs in addition to the weights: all tensors of a layer at
-    once,
-    times the largest number of copies that any implementation keeps."""
+    once, times the largest number of copies that any implementation keeps."""
     size = max(target.dtype.itemsize, 4)  # answers are put together in float32
     attention = length * target.head_dim * (6 * target.heads + 4 * target.kv_heads) * size
     if what == "attention":
@@ -34,8 +33,8 @@ def need(target: Target, what: str, method: Method, length: int) -> int:
     return block if what == "block" else block + target.footprint.kv_cache(method, length)
 
 
-def give_back_freed_memory() -> None:
-    """Return this process's free memory to the system, so that the next measurement's peak is its own."""
+def release_freed_memory() -> None:
+    """Return this process's freed memory to the system, so that the next measurement's peak is its own."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
