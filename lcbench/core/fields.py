@@ -1,7 +1,7 @@
 """Frozen dataclasses that are read from JSON: every field states its type, its unit and its meaning in one place.
 
-A class declares its fields with `told`; `Reader(cls)` builds an instance from the result of `json.loads`, or names the
-field that is wrong. pydantic would do as well, but importing it and building its models takes longer than a table.
+A class declares its fields with `described`; `Reader(cls)` builds an instance from the result of `json.loads`, or names
+the field that is wrong. pydantic would do as well, but importing it and building its models takes longer than a table.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FieldError(ValueError):
         return FieldError(self.wrong, f"{outer}{inner}")
 
 
-def told(
+def described(
     sentence: str,
     *,
     unit: str = "",
@@ -128,7 +128,7 @@ def made(cls: type[T], read: dict[str, Any]) -> T:
 
 @cache
 def specs(cls: Any) -> tuple[Spec, ...]:
-    """The fields of a class that are declared with `told`, in order."""
+    """The fields of a class that are declared with `described`, in order."""
     hints = get_type_hints(cls)
     return tuple(_spec(each.name, hints[each.name], each) for each in fields(cls) if "sentence" in each.metadata)
 

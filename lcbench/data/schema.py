@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lcbench.core.fields import Reader, told
+from lcbench.core.fields import Reader, described
 
 FORMAT = 1  # of prepared folders: incremented when the same source would be converted differently
 SPLITS = ("train", "validation", "test")
@@ -67,23 +67,23 @@ class Document:
 class FileFacts:
     """Hash and size of a file, to detect changes."""
 
-    sha256: str = told("Hash of its content.")
-    bytes: int = told("Its size.", unit="bytes", least=0)
+    sha256: str = described("Hash of its content.")
+    bytes: int = described("Its size.", unit="bytes", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`manifest.json` of a prepared folder."""
 
-    format: int = told("Version of the folder's layout.")
-    name: str | None = told("The data set, as `scrolls/qasper`.", default=None)
-    origin: dict[str, str] = told("Where it is from: `repo`, `revision` and `commit` of the hub, or a `path`.")
-    licence: dict[str, Any] | None = told("The terms on which its makers publish it.", default=None)
-    files: dict[str, FileFacts] = told("The files that were read, by name.")
-    rows: dict[str, int] = told("How many rows each split has.")
-    documents: int = told("How many documents there are.", unit="documents", least=0, default=0)
-    prepared: dict[str, FileFacts] = told("The files of the folder, by name.")
-    prepared_at: str | None = told("When it was prepared, in ISO 8601.", default=None)
+    format: int = described("Version of the folder's layout.")
+    name: str | None = described("The data set, as `scrolls/qasper`.", default=None)
+    origin: dict[str, str] = described("Where it is from: `repo`, `revision` and `commit` of the hub, or a `path`.")
+    licence: dict[str, Any] | None = described("The terms on which its makers publish it.", default=None)
+    files: dict[str, FileFacts] = described("The files that were read, by name.")
+    rows: dict[str, int] = described("How many rows each split has.")
+    documents: int = described("How many documents there are.", unit="documents", least=0, default=0)
+    prepared: dict[str, FileFacts] = described("The files of the folder, by name.")
+    prepared_at: str | None = described("When it was prepared, in ISO 8601.", default=None)
 
 
 read_content = Reader(Manifest)

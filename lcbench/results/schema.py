@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from lcbench.core.fields import FieldError, Reader, as_json, made, told
+from lcbench.core.fields import FieldError, Reader, as_json, described, made
 
 BEFORE = "scores_before_rescoring"
 _SCORE = {int, float, bool, str}
@@ -56,48 +56,52 @@ def _jobs(value: Any) -> Any:
 class Identity:
     """Which sample of which run it is."""
 
-    id: str = told("Task, method, cell and number of the sample: the same in every run that has it.")
-    task: str = told("The task as typed, with its options.")
-    method: str = told("The method as typed, with its options.")
-    method_options: dict[str, Any] = told("All options of the method, defaults worked out for this length.")
-    model: str = told("The model as typed: a name, a Hugging Face id or a folder.")
-    seq_len: int = told("Length of the cell: prompt and answer together.", unit="tokens", least=1)
-    cell_depth: float | None = told(
+    id: str = described("Task, method, cell and number of the sample: the same in every run that has it.")
+    task: str = described("The task as typed, with its options.")
+    method: str = described("The method as typed, with its options.")
+    method_options: dict[str, Any] = described("All options of the method, defaults worked out for this length.")
+    model: str = described("The model as typed: a name, a Hugging Face id or a folder.")
+    seq_len: int = described("Length of the cell: prompt and answer together.", unit="tokens", least=1)
+    cell_depth: float | None = described(
         "Depth of the needle in the cell, from 0 to 1; null: drawn at random.", most=1, least=0
     )
-    depth: float | None = told("Depth of the needle as it is, from 0 to 1; null without a needle.", most=1, least=0)
-    sample: int = told("Number of the sample in its cell, from 0.", least=0)
-    seed: int = told("What the sample was drawn from; the same for all methods.")
+    depth: float | None = described(
+        "Depth of the needle as it is, from 0 to 1; null without a needle.", most=1, least=0
+    )
+    sample: int = described("Number of the sample in its cell, from 0.", least=0)
+    seed: int = described("What the sample was drawn from; the same for all methods.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """What the model was given."""
 
-    prompt_sha256: str = told("Hash of the prompt's token ids, each as 8 bytes, little-endian.")
-    prompt_tokens: int = told("Length of the prompt.", unit="tokens", least=0)
-    max_new_tokens: int = told("Most that an answer may have.", unit="tokens", least=0)
-    references: list[str] = told("Right answers; none for a likelihood.")
-    details: dict[str, Any] | None = told(
+    prompt_sha256: str = described("Hash of the prompt's token ids, each as 8 bytes, little-endian.")
+    prompt_tokens: int = described("Length of the prompt.", unit="tokens", least=0)
+    max_new_tokens: int = described("Most that an answer may have.", unit="tokens", least=0)
+    references: list[str] = described("Right answers; none for a likelihood.")
+    details: dict[str, Any] | None = described(
         "What a score or a table needs beyond that, by the task: `document`, `row`, `draw`, `classes`.", default=None
     )
-    document: str | None = told("Title of the text whose likelihood was measured.", default=None)
-    protocol: str | None = told("How its windows were laid, with what follows from the length.", default=None)
-    excerpt: list[str] | None = told("Parts of the prompt: its start, around the needle, its end.", default=None)
+    document: str | None = described("Title of the text whose likelihood was measured.", default=None)
+    protocol: str | None = described("How its windows were laid, with what follows from the length.", default=None)
+    excerpt: list[str] | None = described("Parts of the prompt: its start, around the needle, its end.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What the model said."""
 
-    output_tokens: int = told("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
-    prediction: str = told("The answer; of several choices the most likely one; empty for a likelihood.")
-    finish_reason: str | None = told(
+    output_tokens: int = described("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
+    prediction: str = described("The answer; of several choices the most likely one; empty for a likelihood.")
+    finish_reason: str | None = described(
         "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget).", default=None
     )
-    answer: str | None = told("What was scored, where that is a part of the prediction.", default=None)
-    scorer: str | None = told("The official metric, where a corpus's score is not the mean of its rows'.", default=None)
-    choices: dict[str, float] | None = told(
+    answer: str | None = described("What was scored, where that is a part of the prediction.", default=None)
+    scorer: str | None = described(
+        "The official metric, where a corpus's score is not the mean of its rows'.", default=None
+    )
+    choices: dict[str, float] | None = described(
         "ln p of each choice that had to be scored: the sum over its tokens, in nats.", default=None
     )
 
@@ -106,12 +110,12 @@ class Answer:
 class Likelihood:
     """The likelihood of a text (`nll`); none for an answer."""
 
-    file: str = told("File in the run's folder with the likelihood of every token (`lcbench.results.nll`).")
-    averaging: str = told("Whether all `tokens` count the same, or all `windows`.")
-    tokens: int = told("Scored tokens.", unit="tokens", least=1)
-    bytes: int = told("Size of the scored text in UTF-8.", unit="bytes", least=0)
-    words: int = told("Words of the scored text, between white space.", unit="words", least=0)
-    buckets: list[tuple[int, int, float, int]] = told(
+    file: str = described("File in the run's folder with the likelihood of every token (`lcbench.results.nll`).")
+    averaging: str = described("Whether all `tokens` count the same, or all `windows`.")
+    tokens: int = described("Scored tokens.", unit="tokens", least=1)
+    bytes: int = described("Size of the scored text in UTF-8.", unit="bytes", least=0)
+    words: int = described("Words of the scored text, between white space.", unit="words", least=0)
+    buckets: list[tuple[int, int, float, int]] = described(
         "By position in the window: [first position, last position, summed negative log-likelihood in nats, tokens]."
     )
     extra: dict[str, Any] = field(default_factory=dict)
@@ -121,30 +125,34 @@ class Likelihood:
 class Cost:
     """What the sample took (`cost`)."""
 
-    prefill_seconds: float = told("Time of the prompt, or of a text whose likelihood it is.", unit="seconds", least=0)
-    decode_seconds: float = told("Time of the answer; of a batch of answers that of all.", unit="seconds", least=0)
-    peak_memory_bytes: int = told(
+    prefill_seconds: float = described(
+        "Time of the prompt, or of a text whose likelihood it is.", unit="seconds", least=0
+    )
+    decode_seconds: float = described("Time of the answer; of a batch of answers that of all.", unit="seconds", least=0)
+    peak_memory_bytes: int = described(
         "Most memory that was allocated: on a GPU by torch, else by the process.", unit="bytes", least=0
     )
-    way: str | None = told("How a likelihood was computed: `cached` or `layerwise`, and why.", key="pass", default=None)
-    reused_tokens: int = told(
+    way: str | None = described(
+        "How a likelihood was computed: `cached` or `layerwise`, and why.", key="pass", default=None
+    )
+    reused_tokens: int = described(
         "Tokens of the prompt that were not computed, as another sample begins with them; records without it computed "
         "all.",
         unit="tokens",
         least=0,
         default=0,
     )
-    decoded_together: int | None = told(
+    decoded_together: int | None = described(
         "Answers in the batch, whose seconds of decoding and peak memory these are.", least=1, default=None
     )
-    reuse_difference: float | None = told(
+    reuse_difference: float | None = described(
         "By how much the reused part of a likelihood differs from a pass of its own; null if nothing was reused.",
         unit="nats a token",
         default=None,
         along="way",
     )
-    prefill_chunk: int | None = told("Most tokens of the prompt in a call.", unit="tokens", least=1, default=None)
-    attention: list[str] | None = told("The backends that computed the attention.", default=None)
+    prefill_chunk: int | None = described("Most tokens of the prompt in a call.", unit="tokens", least=1, default=None)
+    attention: list[str] | None = described("The backends that computed the attention.", default=None)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -152,12 +160,12 @@ class Cost:
 class Scores:
     """How good a sample is: the numbers that the metric gave it."""
 
-    scores: dict[str, Any] = told(
+    scores: dict[str, Any] = described(
         "Scores by name: numbers, and parts of a score that are texts; one that is no finite number counts as none.",
         check=_scores,
         wanted="an object of numbers",
     )
-    metric: str = told("The score that counts: `scores.<metric>`.")
+    metric: str = described("The score that counts: `scores.<metric>`.")
 
     def number(self, name: str) -> float | None:
         """The score of this name; None if it is missing or not a finite number."""
@@ -171,8 +179,8 @@ class Result:
 
     answer: Answer
     scores: Scores
-    nll: Likelihood | None = told("The likelihood of a text.", default=None)
-    cost: Cost = told("What the sample took.")
+    nll: Likelihood | None = described("The likelihood of a text.", default=None)
+    cost: Cost = described("What the sample took.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +190,12 @@ class Record:
     identity: Identity
     prompt: Prompt
     result: Result | None = None
-    error: str | None = told("Why the sample failed; null if it did not.", check=_reason, wanted="a text or null")
-    layers_steered: int | None = told(
+    error: str | None = described("Why the sample failed; null if it did not.", check=_reason, wanted="a text or null")
+    layers_steered: int | None = described(
         "Layers whose attention the method computed.", unit="layers", least=0, default=None
     )
-    session: int | None = told("Which session of run.json wrote it, from 0.", least=0, default=None)
-    scores_before_rescoring: list[Scores] | None = told(
+    session: int | None = described("Which session of run.json wrote it, from 0.", least=0, default=None)
+    scores_before_rescoring: list[Scores] | None = described(
         "What `lcbench rescore` replaced, oldest first: objects of `scores` and `metric`.", default=None
     )
     extra: dict[str, Any] = field(default_factory=dict)
@@ -249,10 +257,10 @@ _KNOWN = _ALWAYS | _ANSWER.known | _SCORES.known | _RESULT.known
 class TaskFacts:
     """A task of a run, with everything that decides its prompts."""
 
-    name: str = told("As typed, with options.")
-    description: str | None = told("What it asks, in a sentence.", default=None)
-    citation: str | None = told("Where it comes from.", default=None)
-    protocol: str | None = told("The protocol that was chosen.", default=None)
+    name: str = described("As typed, with options.")
+    description: str | None = described("What it asks, in a sentence.", default=None)
+    citation: str | None = described("Where it comes from.", default=None)
+    protocol: str | None = described("The protocol that was chosen.", default=None)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -260,23 +268,25 @@ class TaskFacts:
 class RunIdentity:
     """What decides the records of a run (`identity`): the same identity, the same records."""
 
-    tasks: list[TaskFacts] = told("The tasks.", default=())
-    jobs: list[list[Any]] = told(
+    tasks: list[TaskFacts] = described("The tasks.", default=())
+    jobs: list[list[Any]] = described(
         "The cells of the plan, in order: [task, method, `length/depth`].",
         default=(),
         check=_jobs,
         wanted="a list of lists",
     )
-    model: str | None = told("The model as typed.", default=None)
-    model_fingerprint: str | None = told("Hash of the model's weights and config.", default=None)
-    pretraining_length: int | None = told("Length that the model was trained at.", unit="tokens", least=1, default=None)
-    dtype: str | None = told("Type of the weights, as `bfloat16`.", default=None)
-    device: str | None = told("`cpu` or `cuda`.", default=None)
-    attention: str | None = told("The backend that was chosen; null: by the machine.", default=None)
-    kv_dtype: str | None = told("Type of the cached keys and values, where it is not the model's.", default=None)
-    kv_offload: bool | None = told("Whether cached keys and values are kept in RAM.", default=None)
-    seed: int | None = told("What the seeds of all samples are made of.", default=None)
-    chat_date: str | None = told(
+    model: str | None = described("The model as typed.", default=None)
+    model_fingerprint: str | None = described("Hash of the model's weights and config.", default=None)
+    pretraining_length: int | None = described(
+        "Length that the model was trained at.", unit="tokens", least=1, default=None
+    )
+    dtype: str | None = described("Type of the weights, as `bfloat16`.", default=None)
+    device: str | None = described("`cpu` or `cuda`.", default=None)
+    attention: str | None = described("The backend that was chosen; null: by the machine.", default=None)
+    kv_dtype: str | None = described("Type of the cached keys and values, where it is not the model's.", default=None)
+    kv_offload: bool | None = described("Whether cached keys and values are kept in RAM.", default=None)
+    seed: int | None = described("What the seeds of all samples are made of.", default=None)
+    chat_date: str | None = described(
         "The date in prompts whose chat template writes the current one, in ISO 8601.", default=None
     )
     extra: dict[str, Any] = field(default_factory=dict)
@@ -286,10 +296,10 @@ class RunIdentity:
 class Hardware:
     """The machine of a session (`hardware`)."""
 
-    cpu: str | None = told("The processor's name.", default=None)
-    cores: int | None = told("Its cores.", unit="cores", least=1, default=None)
-    threads: int | None = told("Threads that torch computes with.", unit="threads", least=1, default=None)
-    gpus: list[str] = told("Names of the GPUs.", default=())
+    cpu: str | None = described("The processor's name.", default=None)
+    cores: int | None = described("Its cores.", unit="cores", least=1, default=None)
+    threads: int | None = described("Threads that torch computes with.", unit="threads", least=1, default=None)
+    gpus: list[str] = described("Names of the GPUs.", default=())
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -297,27 +307,29 @@ class Hardware:
 class Git:
     """The state of a checkout of lcbench (`git`)."""
 
-    commit: str | None = told("The commit.", default=None)
-    changed: bool | None = told("Whether files differed from it.", default=None)
+    commit: str | None = described("The commit.", default=None)
+    changed: bool | None = described("Whether files differed from it.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """How one process made records (`sessions`)."""
 
-    started_at: str | None = told(
+    started_at: str | None = described(
         "When it started, in ISO 8601.", default=None, check=_time, wanted="a time in ISO 8601"
     )
-    command: list[str] = told("What was typed.", default=())
-    versions: dict[str, str] | None = told("Versions of Python and of packages, by name.", default=None)
-    hardware: Hardware | None = told("The machine.", default=None)
-    platform: str | None = told("The operating system.", default=None)
-    git: Git | None = told("The checkout that lcbench ran from; null if it was installed.", default=None)
-    advice: list[str] = told("What the methods' authors would say of the options.", default=())
-    samples: list[int] = told("How many samples each cell in `identity.jobs` was to have, in their order.", default=())
-    process: int | None = told("Number of the process among several.", least=0, default=None)
-    processes: int | None = told("How many shared the run.", unit="processes", least=1, default=None)
-    tensor_parallel: bool | None = told("Whether each had a shard of one model.", default=None)
+    command: list[str] = described("What was typed.", default=())
+    versions: dict[str, str] | None = described("Versions of Python and of packages, by name.", default=None)
+    hardware: Hardware | None = described("The machine.", default=None)
+    platform: str | None = described("The operating system.", default=None)
+    git: Git | None = described("The checkout that lcbench ran from; null if it was installed.", default=None)
+    advice: list[str] = described("What the methods' authors would say of the options.", default=())
+    samples: list[int] = described(
+        "How many samples each cell in `identity.jobs` was to have, in their order.", default=()
+    )
+    process: int | None = described("Number of the process among several.", least=0, default=None)
+    processes: int | None = described("How many shared the run.", unit="processes", least=1, default=None)
+    tensor_parallel: bool | None = described("Whether each had a shard of one model.", default=None)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -325,9 +337,9 @@ class Session:
 class Manifest:
     """`run.json`; `content` is all of it as it stands on disk."""
 
-    format: int = told("Version of the folder's layout: 1.")
-    identity: RunIdentity = told("What decides the records.")
-    sessions: list[Session] = told("The processes that wrote records, in order.")
+    format: int = described("Version of the folder's layout: 1.")
+    identity: RunIdentity = described("What decides the records.")
+    sessions: list[Session] = described("The processes that wrote records, in order.")
     content: dict[str, Any] = field(default_factory=dict)
 
     def missing(self, records: Iterable[Record]) -> int:
