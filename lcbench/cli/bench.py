@@ -35,7 +35,8 @@ def bench(
         str | None, typer.Option("--shape", help="Random weights of that shape; default: tiny, on a GPU llama-3-8b.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A model instead: embedded, a folder, or a Hugging Face id.")
+        str | None,
+        typer.Option("--model", "-m", help="A model instead: embedded, a folder, a Hugging Face id, a GGUF file."),
     ] = None,
     layers: Annotated[int | None, typer.Option("--layers", min=1, help="Fewer layers than the shape has.")] = None,
     what: Annotated[

@@ -11,8 +11,13 @@ from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL
 
 RESULTS = Path("results")
-MODEL_HELP = f"An embedded model, a folder, or a Hugging Face id; default: {DEFAULT_MODEL}, or the suite's."
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
+MODEL_HELP = (
+    "An embedded model, a folder, a Hugging Face id, or a GGUF file (of the hub: `ID:FILE.gguf`); "
+    f"default: {DEFAULT_MODEL}, or the suite's."
+)
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
+]
 MethodsOption = Annotated[
     list[str] | None,
     typer.Option("--method", help="Methods, as in `vanilla,dca:chunk_size=48,max_position=63,yarn:factor=4`."),

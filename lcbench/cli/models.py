@@ -37,7 +37,7 @@ def ask(
     ] = None,
     method: Annotated[str, typer.Option("--method", help="As in `dca` or `dca:mscale=0.1`.")] = "vanilla",
     model: Annotated[
-        str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")
+        str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
     ] = DEFAULT_MODEL,
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Tokens of document, question and answer; default: as needed.")

@@ -72,7 +72,7 @@ def models(console: Console, results: Path) -> None:
         length = f"{config['max_position_embeddings']:,} tokens"
         table.add_row(name, config["architectures"][0], length, str(folder))
     console.print(table)
-    console.print("and any rotary causal language model: a Hugging Face id, or a folder.")
+    console.print("and any rotary causal language model: a Hugging Face id, a folder, or a GGUF file.")
 
 
 def runs(console: Console, results: Path) -> None:

@@ -36,7 +36,9 @@ def reference(
     typer.echo(f"model: {folder}")
 
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, or a Hugging Face id.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
+]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")]
 RateOption = Annotated[float, typer.Option("--learning-rate", help="Highest learning rate of AdamW.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Train through a method, as in `dca` or `fot`.")]

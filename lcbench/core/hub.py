@@ -38,11 +38,11 @@ def is_reachable() -> bool:
     return answered.is_set()
 
 
-def require_model(name: str, revision: str | None) -> None:
-    """Raises: UserError for a Hugging Face id that is not in the cache while the hub does not answer."""
+def require_model(name: str, revision: str | None, file: str = "config.json") -> None:
+    """Raises: UserError for a Hugging Face id whose file is not in the cache while the hub does not answer."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    cached = try_to_load_from_cache(name, file, revision=revision)
     if not isinstance(cached, str) and not is_reachable():
         why = _unreachable(constants.ENDPOINT)
         advice = ", or unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, out_of_memory, unknown
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
+from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 class ModelSource:
     """Which model, and how to load it, as given on the command line.
 
-    `name` is an embedded model, a folder, or a Hugging Face id; `dtype` "auto" is the checkpoint's own; `device`
+    `name` is an embedded model, a folder, a Hugging Face id, or a GGUF file, of the hub as `ID:FILE.gguf`; `dtype`
+    "auto" is the checkpoint's own; `device`
     "auto" is the first GPU, if any, and under a launcher the GPU of the local rank. Remote code runs only if
     `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, then RAM and disk;
     `tensor_parallel` splits every layer over the processes of torchrun.
@@ -48,8 +52,18 @@ class ModelSource:
     @property
     def location(self) -> str:
         """The first argument of `from_pretrained`: a folder or a Hugging Face id."""
+        if self.gguf:
+            return str(self.gguf.path.parent)
         embedded = embedded_models()
         return str(embedded[self.name]) if self.name in embedded else os.path.expanduser(self.name)
+
+    @cached_property
+    def gguf(self) -> GgufFile | None:
+        """The file of a model that is one; downloaded if it is on the hub. Raises: UserError."""
+        if not is_gguf(self.name) or Path(self.name).expanduser().is_dir():
+            return None
+        hosted = on_hub(self.name)
+        return GgufFile(self.name, self._downloaded(*hosted) if hosted else Path(self.name).expanduser())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises: UserError for a model without tokenizer."""
@@ -58,9 +72,11 @@ class ModelSource:
 
         folder = Path(self.location)
         names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
-        if folder.is_dir() and not any((folder / name).exists() for name in names):
+        if not self.gguf and folder.is_dir() and not any((folder / name).exists() for name in names):
             raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
         tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
+        if self.gguf:
+            self.gguf.complete_tokenizer(tokenizer)
         return tokenizer
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -84,7 +100,14 @@ class ModelSource:
     def config(self) -> PretrainedConfig:
         """Raises: UserError for a model that does not exist."""
         self.check_exists()
-        config: PretrainedConfig = self._load(StockConfig, "config")
+        config: PretrainedConfig
+        if self.gguf:
+            from transformers import AutoConfig
+
+            config = self._load(AutoConfig, "config")
+            self.gguf.complete_config(config)
+        else:
+            config = self._load(StockConfig, "config")
         return config
 
     def torch_device(self) -> torch.device:
@@ -117,7 +140,7 @@ class ModelSource:
             torch.cuda.set_device(device)  # for kernels that launch on the current device
         config = self.config()
         folder = Path(self.location)
-        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        if not self.gguf and folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise UserError(
                 f"{self.name} has no *.safetensors file, and weights are read from this format only; "
                 f"`lcbench convert {self.name} --out FOLDER` makes them from pytorch_model*.bin."
@@ -140,6 +163,8 @@ class ModelSource:
                 f"{len(unfit)}, such as {unfit[0]}."
             )
         self._check_unread(loaded, report["unexpected_keys"])
+        if self.gguf:
+            self.gguf.finish(loaded)
         return loaded.eval()
 
     def _check_unread(self, model: PreTrainedModel, keys: Iterable[str]) -> None:
@@ -213,9 +238,23 @@ class ModelSource:
         named = getattr(config, "dtype", None) if self.dtype == "auto" else getattr(torch, self.dtype)
         return named if isinstance(named, torch.dtype) else torch.float32
 
+    @property
+    def weights(self) -> str | None:
+        """How the weights are stored, where it is not in a dtype of torch: `GGUF Q4_1, Q8_0`."""
+        return f"GGUF {', '.join(self.gguf.types)}" if self.gguf else None
+
+    def notes(self, config: PretrainedConfig) -> list[str]:
+        """What a user should know of how the model is loaded."""
+        dtype = str(self.torch_dtype(config)).removeprefix("torch.")
+        if self.gguf and not self.gguf.dtype:
+            return [f"{self.name}: weights of {' and '.join(self.gguf.types)} are dequantized to {dtype}."]
+        return []
+
     def fingerprint(self, config: PretrainedConfig) -> str:
         """An identifier of the weights: the hub's commit, or a digest of the folder: its configs, and the size and both
         ends of each weight file (hashing a large model as a whole would take minutes)."""
+        if self.gguf:
+            return self.gguf.fingerprint()
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
         if commit or not folder.is_dir():
@@ -242,6 +281,14 @@ class ModelSource:
 
     def check_exists(self) -> None:
         """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
+        if hosted := on_hub(self.name):
+            require_model(hosted[0], self.revision, hosted[1])
+            return
+        if self.gguf:
+            self.gguf.check()
+            if self.revision is not None:
+                raise UserError(f"{self.name} is a file; --revision is for models on the hub.")
+            return
         folder = Path(self.location)
         if self.name and folder.is_dir():
             if not (folder / "config.json").exists():
@@ -266,15 +313,31 @@ class ModelSource:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         silence_hub()
-        if not Path(self.location).is_dir():
+        if self.gguf:
+            options["gguf_file"] = self.gguf.path.name
+        elif not Path(self.location).is_dir():
             options["local_files_only"] = not is_reachable()
         try:
-            return factory.from_pretrained(
-                self.location, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
-            )
+            with self.gguf.read_once() if self.gguf else contextlib.nullcontext():
+                return factory.from_pretrained(
+                    self.location,
+                    revision=None if self.gguf else self.revision,
+                    trust_remote_code=self.trust_remote_code,
+                    **options,
+                )
         except Exception as error:  # a broken folder fails in many ways, depending on the library that reads it
             gist = "out of memory." if out_of_memory(error) else explain(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
+
+    def _downloaded(self, repository: str, file: str) -> Path:
+        """A file of the hub in its cache. Raises: UserError."""
+        from huggingface_hub import hf_hub_download
+
+        silence_hub()
+        try:
+            return Path(hf_hub_download(repository, file, revision=self.revision, local_files_only=not is_reachable()))
+        except Exception as error:  # as in _load
+            raise UserError(f"cannot get {self.name}: {explain(error)}") from error
 
 
 def embedded_models() -> dict[str, Path]:

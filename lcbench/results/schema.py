@@ -60,7 +60,7 @@ class Identity:
     task: str = described("The task as typed, with its options.")
     method: str = described("The method as typed, with its options.")
     method_options: dict[str, Any] = described("All options of the method, defaults worked out for this length.")
-    model: str = described("The model as typed: a name, a Hugging Face id or a folder.")
+    model: str = described("The model as typed: a name, a Hugging Face id, a folder or a GGUF file.")
     seq_len: int = described("Length of the cell: prompt and answer together.", unit="tokens", least=1)
     cell_depth: float | None = described(
         "Depth of the needle in the cell, from 0 to 1; null: drawn at random.", most=1, least=0
@@ -277,6 +277,9 @@ class RunIdentity:
     )
     model: str | None = described("The model as typed.", default=None)
     model_fingerprint: str | None = described("Hash of the model's weights and config.", default=None)
+    weights: str | None = described(
+        "How the file stores the weights that were dequantized, as `GGUF Q4_1, Q8_0`; null: in a dtype.", default=None
+    )
     pretraining_length: int | None = described(
         "Length that the model was trained at.", unit="tokens", least=1, default=None
     )

@@ -95,6 +95,7 @@ class Plan:
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
             "model": self.source.name,
             "model_fingerprint": self.source.fingerprint(self.config),
+            **({"weights": self.source.weights} if self.source.weights else {}),
             "pretraining_length": trained_length(self.config),
             "dtype": str(self.source.torch_dtype(self.config)).removeprefix("torch."),
             "device": self.source.torch_device().type,
@@ -144,7 +145,7 @@ def make_plan(
     source.check_tokenizer(tokenizer, skeleton.get_input_embeddings().weight.shape[0])
     trained = trained_length(config)
     jobs: dict[str, Job] = {}
-    notes: list[str] = []
+    notes = source.notes(config)
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)

@@ -123,6 +123,6 @@ def trained_through(model: PreTrainedModel, method: str | None, length: int) -> 
 
 def described(source: ModelSource, model: PreTrainedModel) -> dict[str, str]:
     """The model that a training run starts from, for its recipe: a folder by its last name, and its weights."""
-    is_folder = Path(source.location).is_dir()
-    name = Path(source.location).resolve().name if is_folder else source.name
+    local = source.gguf.path if source.gguf else Path(source.location)
+    name = local.resolve().name if local.exists() else source.name
     return {"name": name, "weights": source.fingerprint(model.config)}

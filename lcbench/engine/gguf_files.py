@@ -1,0 +1,255 @@
+"""Checkpoints in one GGUF file, the format of llama.cpp; config, tokenizer and weights come out of it by transformers.
+
+The weights are dequantized when they are loaded: the file is small, the model is not. What a file says of its rotary
+frequencies and of splitting digits, and transformers does not read, is added here, or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import stat
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError, brief
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("lcbench")
+SUFFIX = ".gguf"
+MAGIC = b"GGUF"
+ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
+SHARE = 0.01  # of the weights that a type must have to be named
+FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+ON_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
+PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+# llama.cpp's names of the vocabularies whose digits are split one by one before GPT-2's rule.
+DIGITS_SPLIT = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
+GPT2_SPLIT = ("", "default", "gpt-2")
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a name as typed is meant as a GGUF file, on this machine or as `ID:FILE.gguf` on the hub."""
+    return name.lower().endswith(SUFFIX)
+
+
+def on_hub(name: str) -> tuple[str, str] | None:
+    """The repository and the file of `ID:FILE.gguf`; None for a path."""
+    match = None if Path(name).expanduser().exists() else ON_HUB.fullmatch(name)
+    return (match["id"], match["file"]) if match else None
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file on this machine; `name` is what was typed, for messages."""
+
+    name: str
+    path: Path
+
+    def check(self) -> None:
+        """Raises: UserError for what is no whole GGUF file of a model, before anything heavy is imported."""
+        try:
+            mode = self.path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise UserError(f"{self.name} is a folder, and the name of a GGUF file; give the file in it.")
+            if not stat.S_ISREG(mode):
+                raise UserError(f"{self.name} is no regular file; give a GGUF file.")
+            with self.path.open("rb") as file:
+                magic = file.read(len(MAGIC))
+        except OSError as error:
+            raise UserError(f"cannot read {self.name}: {error.strerror or error}.") from error
+        if magic != MAGIC:
+            raise UserError(f"{self.name} is no GGUF file: it does not begin with the letters GGUF.")
+        if PART_OF_SPLIT.search(self.path.name):
+            raise UserError(
+                f"{self.name} is a part of a split model, which transformers does not read; join the parts with "
+                "`llama-gguf-split --merge`."
+            )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Keys and values of the file; of a list of texts the length. Raises: UserError for a damaged file."""
+        return _contents(self)[0]
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    def value(self, key: str) -> Any:
+        """The value under the architecture's own prefix, None if there is none."""
+        return self.metadata.get(f"{self.architecture}.{key}")
+
+    @property
+    def types(self) -> list[str]:
+        """The types of at least `SHARE` of the weights as ggml names them, the most frequent first."""
+        elements: Counter[str] = Counter()
+        for tensor in _contents(self)[1].tensors:
+            elements[tensor.tensor_type.name] += int(tensor.n_elements)
+        return [name for name, count in elements.most_common() if count >= SHARE * elements.total()]
+
+    @property
+    def dtype(self) -> str | None:
+        """The floating-point type of weights that are not quantized, as torch names it."""
+        return FLOATS.get(self.types[0])
+
+    def fingerprint(self) -> str:
+        """A digest of the size and both ends of the file."""
+        digest = hashlib.sha256()
+        size = self.path.stat().st_size
+        digest.update(f"{size}\n".encode())
+        with self.path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(-min(ENDS, size), os.SEEK_END)
+            digest.update(file.read())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Inside, transformers finds this file parsed. Its loader of most architectures would parse it for the config,
+        for the tokenizer and for the weights, and make the table of tensors' names for each module of the model."""
+        import gguf
+
+        parsed, before = _contents(self)[1], (gguf.GGUFReader, gguf.get_tensor_name_map)
+
+        def reader(path: str | os.PathLike[str], *options: Any) -> Any:
+            return parsed if os.path.samefile(path, self.path) else before[0](path, *options)
+
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, cache(before[1])
+        try:
+            with redirect_stderr(StringIO()):  # its progress bar, which no option turns off
+                yield
+        finally:
+            gguf.GGUFReader, gguf.get_tensor_name_map = before
+
+    def complete_config(self, config: PretrainedConfig) -> None:
+        """Add what transformers leaves out. Raises: UserError for frequencies that no config can express."""
+        import torch
+
+        if self.dtype:
+            config.dtype = getattr(torch, self.dtype)
+        if self.architecture == "qwen3" and self.value("attention.key_length"):
+            config.head_dim = self.value("attention.key_length")
+        rope = self._rope()
+        if rope and config.rope_parameters.get("rope_type", "default") == "default":
+            config.rope_parameters = {**config.rope_parameters, **rope}
+
+    def _rope(self) -> dict[str, Any]:
+        """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
+        tensors = {tensor.name: tensor for tensor in _contents(self)[1].tensors}
+        kind, factor = self.value("rope.scaling.type"), self.value("rope.scaling.factor")
+        if "rope_freqs.weight" in tensors:
+            return self._llama3(tensors["rope_freqs.weight"].data)
+        if any(name.startswith("rope_factors_") for name in tensors) or kind not in (None, "none", "linear", "yarn"):
+            raise UserError(
+                f"{self.name} scales its rotary frequencies as {brief(kind or 'longrope')}, which transformers does "
+                "not read from a GGUF file; take the model's own folder or Hugging Face id."
+            )
+        if not factor or kind in (None, "none"):
+            return {}
+        original = self.value("rope.scaling.original_context_length")
+        scaling = {"rope_type": kind, "factor": factor}
+        return {**scaling, "original_max_position_embeddings": original} if original and kind == "yarn" else scaling
+
+    def _llama3(self, factors: Any) -> dict[str, Any]:
+        """Llama 3.1 and later: llama.cpp keeps the divisor of each frequency, the config the options that give it."""
+        import torch
+        from transformers import LlamaConfig
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        divisors = torch.tensor(factors, dtype=torch.float32).flatten()
+        theta = self.value("rope.freq_base") or 10000.0
+        rope = {
+            "rope_type": "llama3",
+            "factor": float(divisors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+        size = 2 * len(divisors)
+        config = LlamaConfig(head_dim=size, rope_parameters={**rope, "rope_theta": theta})
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+        plain = theta ** -(torch.arange(0, size, 2) / size)
+        if not torch.allclose(plain / scaled, divisors, rtol=1e-3):
+            raise UserError(
+                f"{self.name} scales its rotary frequencies in a way that is not Llama 3's; take the model's own "
+                "folder or Hugging Face id."
+            )
+        return rope
+
+    def complete_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Split digits where the vocabulary was learned so; warn of a rule that is not known."""
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+        backend = tokenizer.backend_tokenizer
+        kind = str(self.metadata.get("tokenizer.ggml.pre", ""))
+        if not isinstance(backend.pre_tokenizer, ByteLevel) or kind in GPT2_SPLIT:
+            return
+        if kind in DIGITS_SPLIT:
+            backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+            return
+        logger.warning(
+            "%s splits text by the rule %s, which transformers does not know: GPT-2's is used, and tokens may differ "
+            "from the model's own",
+            self.name,
+            brief(kind),
+        )
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Make a model that was loaded from this file a plain one, which can be saved.
+
+        Raises: UserError for tensors that no parameter takes, such as biases: without them it computes something else
+        than the file means.
+        """
+        self._check_unread(model)
+        _contents.cache_clear()
+        model.hf_quantizer = None
+        del model.config.quantization_config
+
+    def _check_unread(self, model: PreTrainedModel) -> None:
+        import gguf
+        from transformers.integrations.gguf import is_gguf_arch_supported
+
+        if is_gguf_arch_supported(self.architecture):
+            return  # a loader that tells which tensors it did not read
+
+        tensors = [tensor for tensor in _contents(self)[1].tensors if not tensor.name.startswith("rope_")]
+        if sum(int(tensor.n_elements) for tensor in tensors) == sum(x.numel() for x in model.parameters()):
+            return
+        layers = model.config.get_text_config().num_hidden_layers
+        kinds = [kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture]
+        names = gguf.get_tensor_name_map(kinds[0], layers) if kinds else None
+        stem = re.compile(r"\.(weight|bias)$")
+        read = {names.get_name(stem.sub("", key)) for key in model.state_dict()} if names else set()
+        unread = [each.name for each in tensors if stem.sub("", each.name) not in read]
+        if unread:
+            raise UserError(
+                f"{self.name} has tensors that no module of {type(model).__name__} reads: {len(unread)}, such as "
+                f"{unread[0]}."
+            )
+
+
+@lru_cache(maxsize=1)
+def _contents(file: GgufFile) -> tuple[dict[str, Any], Any]:
+    """Metadata and gguf's reader of a file; parsed once a process. Raises: UserError for a damaged file."""
+    file.check()
+    import gguf
+    from transformers.integrations.gguf import read_gguf_metadata
+
+    try:
+        # The strict one of both readers comes first: gguf's own would follow a damaged length for ever.
+        metadata, _ = read_gguf_metadata(str(file.path))
+        reader = gguf.GGUFReader(file.path)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error, OSError) as error:
+        raise UserError(f"{file.name} is damaged, or cut short; get it again.") from error
+    return metadata, reader
