@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from lcbench.attention.options import AttentionOptions
+    from lcbench.engine.footprint import Footprint
+    from lcbench.engine.steered import SteeredHost
+
 
 logger = logging.getLogger("lcbench")
 REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
@@ -166,6 +170,14 @@ class ModelSource:
         if self.gguf:
             self.gguf.finish(loaded)
         return loaded.eval()
+
+    def open_host(
+        self, tokenizer: PreTrainedTokenizerBase, footprint: Footprint, attention: AttentionOptions
+    ) -> SteeredHost:
+        """The model, loaded, as what engines are made of. Raises: UserError."""
+        from lcbench.engine.steered import SteeredHost
+
+        return SteeredHost(self.model(), tokenizer, footprint, attention)
 
     def _check_unread(self, model: PreTrainedModel, keys: Iterable[str]) -> None:
         """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.

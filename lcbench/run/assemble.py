@@ -15,8 +15,8 @@ from lcbench.tasks import Example
 EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
 
 
-def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result:
-    """A measurement, scored by the task; `prefill_chunk` is the largest number of prompt tokens in a forward call."""
+def result(one: SampleRequest, measured: Measured) -> Result:
+    """A measurement, scored by the task."""
     task, prediction = one.job.task, measured.prediction
     answer = scorer = None
     if task.measure == "answer":
@@ -34,15 +34,25 @@ def result(one: SampleRequest, measured: Measured, prefill_chunk: int) -> Result
         ),
         scores=Scores(scores=scores, metric=task.metric),
         nll=measured.nll,
-        cost=replace(measured.cost, prefill_chunk=prefill_chunk),
+        cost=measured.cost,
     )
 
 
-def record(plan: Plan, one: SampleRequest, found: Result | str, layers_steered: int, backends: Sequence[str]) -> Record:
+def record(
+    plan: Plan,
+    one: SampleRequest,
+    found: Result | str,
+    layers_steered: int | None,
+    backends: Sequence[str] | None,
+) -> Record:
     """The record of a sample: `found` is its result, or the reason why it failed. `backends` computed the attention;
     they stand with the cost, since two runs may differ in them and agree in all else."""
     job, example = one.job, one.example
-    done = None if isinstance(found, str) else replace(found, cost=replace(found.cost, attention=list(backends)))
+    done = (
+        None
+        if isinstance(found, str)
+        else replace(found, cost=replace(found.cost, attention=None if backends is None else list(backends)))
+    )
     return Record(
         identity=Identity(
             id=job.record_id(one.sample),

@@ -9,9 +9,9 @@ import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
+from lcbench.engine.base import AT_ONCE
 from lcbench.run.plan import Job
 
-AT_ONCE = 16  # samples without a common prefix in one batch, for measures that take several at once
 TOKENS_AT_ONCE = 131_072  # summed lengths of such a batch: a long sample should not wait until others are built
 
 

@@ -27,6 +27,8 @@ from lcbench.tasks.chat import TODAY, writes_date
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from lcbench.engine.base import Host
+
 MOST_SAMPLES = 1_000_000  # of a cell: more than any task has, and few enough to be counted one by one
 NAMED = 3  # tasks in the name of a folder
 ROWS_SHOWN = 3  # rows that cannot be used, in a note
@@ -84,6 +86,19 @@ class Plan:
     @property
     def tokens(self) -> int:
         return sum(job.samples * job.cell.seq_len for job in self.jobs)
+
+    def open_host(self) -> Host:
+        """The model, loaded. Raises: UserError."""
+        return self.source.open_host(self.tokenizer, self.footprint, self.attention)
+
+    def lengths_like(self, job: Job) -> list[int]:
+        """Lengths of the cells that have this job's task and method, resolved to the same options."""
+        alike = job.task.name, str(job.method), repr(job.resolved)
+        return [
+            other.cell.seq_len
+            for other in self.jobs
+            if (other.task.name, str(other.method), repr(other.resolved)) == alike
+        ]
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the records: the same identity, the same records. The number of samples is not part

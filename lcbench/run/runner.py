@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import time
 from collections import deque
@@ -13,14 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from transformers import PreTrainedModel
-
-from lcbench.attention.steering import Steering
 from lcbench.core import provenance
 from lcbench.core.errors import NotFiniteError, RowError, UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
-from lcbench.methods import Method
+from lcbench.engine.base import Host
 from lcbench.results.records import RunWriter
 from lcbench.results.schema import Record, Result
 from lcbench.run import assemble
@@ -54,7 +49,7 @@ def run(
     plan: Plan,
     folder: Path,
     progress: Progress,
-    load: Callable[[], PreTrainedModel] | None = None,
+    open_host: Callable[[], Host] | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
     """Make the records that the folder lacks. A call that was interrupted is resumed by the same call.
@@ -70,7 +65,7 @@ def run(
     with _writer(plan, folder, processes) as writer, ThreadPoolExecutor(1, "prompts") as builder:
         tally = Tally(plan, writer.done, progress)
         try:
-            _Run(plan, writer, tally, progress, processes, builder).finish_all(load or plan.source.model)
+            _Run(plan, writer, tally, progress, processes, builder).finish_all(open_host or plan.open_host)
         finally:
             progress.finish()
         return Outcome(folder, tally.failures)
@@ -111,30 +106,31 @@ class _Run:
         self._plan, self._writer, self._tally, self._progress = plan, writer, tally, progress
         self._processes, self._builder = processes, builder
 
-    def finish_all(self, load: Callable[[], PreTrainedModel]) -> None:
+    def finish_all(self, open_host: Callable[[], Host]) -> None:
         """Work until every sample is recorded or claimed by another process; the main process waits for the others."""
         if self._tally.complete:
             return
-        model, jobs = load(), self._plan.jobs
-        groups = grouped(jobs, by_length=_rotation_follows_length(self._plan, model))
+        host, jobs = open_host(), self._plan.jobs
+        each = {str(job.method): job for job in jobs}.values()
+        groups = grouped(jobs, by_length=host.follows_length((job.method, job.cell.seq_len) for job in each))
         while True:
             for group in groups:
-                self._work_on(group, model)
+                self._work_on(group, host)
             if not self._processes.main or self._tally.complete:
                 return
             time.sleep(POLL_SECONDS)
             self._tally.note(self._writer.news())
 
-    def _work_on(self, group: Group, model: PreTrainedModel) -> None:
+    def _work_on(self, group: Group, host: Host) -> None:
         """Measure all samples of a group that are missing and that no other process has claimed."""
         claimed = self._claimed(group)
         first = next(claimed, None)
         if first is None:
             return
         job = group.jobs[0]
-        steering = _steering(self._plan, model, job.resolved, max(job.cell.seq_len for job in group.jobs))
-        with steering as steered:
-            measure = MEASURES[job.task.measure](self._plan, steered, self._writer.folder, shares=group.shares)
+        longest = max(job.cell.seq_len for job in group.jobs)
+        with host.engine(job.resolved, longest, self._plan.lengths_like(job), shares=group.shares) as engine:
+            measure = MEASURES[job.task.measure](self._plan, engine, self._writer.folder)
             measure.on_prefill = self._progress.prefilled
             for batch, requests in self._built(itertools.chain([first], claimed)):
                 built, unusable = requests.result()
@@ -145,9 +141,7 @@ class _Run:
                     for one, found in self._measured(measure, portion):
                         if not self._tally.is_missing(one.job, one.sample):
                             continue
-                        self._record(
-                            assemble.record(self._plan, one, found, steering.layers_steered, steering.backends)
-                        )
+                        self._record(assemble.record(self._plan, one, found, engine.layers_steered, engine.backends))
                 self._writer.release(batch.name)
 
     def _record(self, record: Record) -> None:
@@ -200,7 +194,8 @@ class _Run:
         self, measure: Measure, portion: Sequence[SampleRequest]
     ) -> Iterator[tuple[SampleRequest, Result | str]]:
         """The result of each request, or why it failed. A batch that fails is halved and tried again; a single request
-        that runs out of memory is tried again with a smaller prefill chunk."""
+        that
+        runs out of memory is tried again with a smaller prefill chunk."""
         waiting = [portion]
         while waiting:
             left = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
@@ -210,7 +205,7 @@ class _Run:
             waiting += reversed(rest)
             try:
                 measured = measure(these)
-                found = [assemble.result(*each, measure.chunk_size(each[0].job)) for each in zip(these, measured)]
+                found = [assemble.result(*each) for each in zip(these, measured)]
             except NotFiniteError as error:
                 reason = _reason(error)
             except UserError:
@@ -221,9 +216,7 @@ class _Run:
                 yield from zip(these, found)
                 continue
             # After the handler: only now is the traceback gone, and with it the tensors of the failed call.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            measure.engine.release()
             less = measure.take_less_memory(these) if reason == OUT_OF_MEMORY else None
             if less:
                 self._progress.note(f"out of memory: {describe(these[0].job)}; trying again with {less}.")
@@ -233,21 +226,6 @@ class _Run:
                 waiting.append(these)
             else:
                 yield these[0], reason
-
-
-def _steering(plan: Plan, model: PreTrainedModel, method: Method, length: int) -> Steering:
-    return Steering(model, method, length, plan.attention)
-
-
-def _rotation_follows_length(plan: Plan, model: PreTrainedModel) -> bool:
-    """Whether the model's own RoPE frequencies depend on the length of the run. Every method is applied once on the
-    way, so that a method that does not fit this model is refused before anything runs. Raises: UserError."""
-    follows = False
-    for job in {str(job.method): job for job in plan.jobs}.values():
-        steering = _steering(plan, model, job.method, job.cell.seq_len)
-        with steering:
-            follows = any(layer.rope.depends_on_length for layer in steering.layers.values())
-    return follows
 
 
 def _reason(error: Exception) -> str:

@@ -15,11 +15,12 @@ import lcbench
 from lcbench.attention.cache import search
 from lcbench.attention.cache.growing import Buffer
 from lcbench.engine import generate as engine
+from lcbench.engine import steered as steered_engine
 from lcbench.engine.batched_cache import join_caches, snapshot
 from lcbench.engine.generate import Generation, Prompt, generate, generate_together
 from lcbench.engine.models import ModelSource
 from lcbench.engine.prefix_cache import PrefixCache
-from lcbench.run.measures import Measure, SampleRequest, answer
+from lcbench.run.measures import SampleRequest, answer
 from lcbench.run.plan import Job, make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Example
@@ -223,8 +224,9 @@ def test_a_snapshot_is_not_touched_by_what_follows() -> None:
 
 def portions_of(requests: list[SampleRequest], model: PreTrainedModel, tmp_path: Path) -> list[int]:
     plan = make_plan(ModelSource(), [Request("passkey", None, (256,), None, 1)])
-    measure: Measure = answer.Answer(plan, model, tmp_path, shares=False)
-    portions = list(measure.portions(requests))
+    host = steered_engine.SteeredHost(model, plan.tokenizer, plan.footprint, plan.attention)
+    with host.engine(plan.jobs[0].resolved, 256, [256], shares=False) as engine_of_model:
+        portions = list(answer.Answer(plan, engine_of_model, tmp_path).portions(requests))
     assert [one for portion in portions for one in portion] == requests
     return list(map(len, portions))
 
@@ -295,7 +297,7 @@ def test_records_are_those_of_answers_one_by_one(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     assert cli(*RUN, "--samples", "3", "-o", "together").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(answer, "AT_ONCE", 1)
+        patch.setattr(steered_engine, "AT_ONCE", 1)
         assert cli(*RUN, "--samples", "3", "-o", "alone").code == 0
     assert records_of(Path("together")) == records_of(Path("alone"))
     together = [line["cost"]["decoded_together"] for line in lines_of(Path("together"))]
@@ -312,13 +314,13 @@ def test_a_portion_that_was_half_recorded_is_worked_through_again(
     whole, records = records_of(Path("run")), Path("run", "records.jsonl")
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:3]))
     sizes = []
-    real = answer.generate_together
+    real = steered_engine.generate_together
 
     def noted(model: Any, prompts: list[Prompt], *rest: Any) -> list[Generation]:
         sizes.append(len(prompts))
         return real(model, prompts, *rest)
 
-    monkeypatch.setattr(answer, "generate_together", noted)
+    monkeypatch.setattr(steered_engine, "generate_together", noted)
     assert cli(*arguments, "run").code == 0
     assert sizes == [8] and len(lines_of(Path("run"))) == 8 and records_of(Path("run")) == whole
 
@@ -361,7 +363,7 @@ def test_an_error_is_of_the_cell_that_has_it(tmp_path: Path, monkeypatch: pytest
     plan = make_plan(ModelSource(), [Request("needle", None, (400,), (0.0, 0.5, 1.0), 2)])
     first = next(job for job in plan.jobs if job.cell.depth == 0.0)
     bad = first.task.example(first.cell, 0, plan.tokenizer, plan.seed).prompt
-    monkeypatch.setattr(answer, "generate_together", fails)
+    monkeypatch.setattr(steered_engine, "generate_together", fails)
     assert cli(*arguments, "-o", "run").code == 1
     lines = lines_of(Path("run"))
     assert [(line["cell_depth"], line["error"]) for line in lines if line["error"]] == [(0.0, "RuntimeError: boom")]

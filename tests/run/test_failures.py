@@ -15,9 +15,9 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from lcbench.engine import generate as engine
+from lcbench.engine import steered
 from lcbench.engine.generate import Prompt
 from lcbench.results.records import RECORDS
-from lcbench.run.measures import answer
 from tests.helpers import cli, lines_of, records_of
 
 SMALL = ["run", "passkey", "--seq-len", "150", "--samples", "2"]
@@ -34,7 +34,7 @@ def the_run() -> Path:
 
 
 def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = answer.generate_together
+    generate = steered.generate_together
 
     def short_of_memory(model: Any, prompts: list[Prompt], *rest: Any) -> Any:
         if any(len(prompt.tokens) > 200 for prompt in prompts):
@@ -42,7 +42,7 @@ def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) ->
         return generate(model, prompts, *rest)
 
     arguments = ["run", "passkey", "--seq-len", "150,256,160", "--samples", "3"]
-    monkeypatch.setattr(answer, "generate_together", short_of_memory)
+    monkeypatch.setattr(steered, "generate_together", short_of_memory)
     failed = cli(*arguments)
     assert failed.code == 1
     assert "failed: passkey  256  vanilla: out of memory" in failed.err
@@ -53,7 +53,7 @@ def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) ->
     assert bad["error"] == "out of memory" and bad["seq_len"] == 256 and "scores" not in bad
     assert "failed" in cli("table", "-f", "markdown").out
 
-    monkeypatch.setattr(answer, "generate_together", generate)
+    monkeypatch.setattr(steered, "generate_together", generate)
     again = cli(*arguments)
     assert again.code == 0 and "6 of them recorded already" in again.err and "failed" not in again.out
     cli(*arguments, "-o", "undisturbed")
@@ -73,7 +73,7 @@ def test_reasons(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(answer, "generate_together", fail)
+    monkeypatch.setattr(steered, "generate_together", fail)
     assert cli(*SMALL).code == 1
     assert [line["error"] for line in lines_of(the_run())] == [reason]
     assert json.loads((the_run() / RECORDS).read_text())["error"] == reason

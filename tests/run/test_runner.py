@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lcbench.core.errors import UserError
+from lcbench.engine import steered
 from lcbench.engine.models import ModelSource
+from lcbench.engine.steered import SteeredHost
 from lcbench.run import batches, runner
-from lcbench.run.measures import answer
 from lcbench.run.plan import Plan, make_plan
 from lcbench.run.progress import SilentProgress
 from lcbench.run.requests import Request
@@ -38,7 +39,7 @@ def test_the_next_prompt_is_built_while_the_model_works(tmp_path: Path, monkeypa
     """The model waits within its first call until the second prompt is there: it would wait for ever otherwise."""
     plan, built = plan_of("dca:mscale=0.1"), []  # its prompts share nothing
     second_is_there, main = threading.Event(), threading.get_ident()
-    example, generate = Passkey.example, answer.generate_together
+    example, generate = Passkey.example, steered.generate_together
 
     def noted(*arguments: Any) -> Example:
         made = example(*arguments)
@@ -53,7 +54,7 @@ def test_the_next_prompt_is_built_while_the_model_works(tmp_path: Path, monkeypa
         return generate(*arguments)
 
     monkeypatch.setattr(Passkey, "example", noted)
-    monkeypatch.setattr(answer, "generate_together", waits)
+    monkeypatch.setattr(steered, "generate_together", waits)
     runner.run(plan, tmp_path / "run", SilentProgress())
     assert len(built) == 4 and main not in built and len(set(built)) == 1
 
@@ -61,7 +62,7 @@ def test_the_next_prompt_is_built_while_the_model_works(tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("a_batch_each")
 def test_no_more_than_one_batch_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, built, answered, lead = plan_of("dca:mscale=0.1", samples=8), [], [], []
-    example, generate = Passkey.example, answer.generate_together
+    example, generate = Passkey.example, steered.generate_together
 
     def noted(*arguments: Any) -> Example:
         built.append(1)
@@ -74,7 +75,7 @@ def test_no_more_than_one_batch_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
         return generate(*arguments)
 
     monkeypatch.setattr(Passkey, "example", noted)
-    monkeypatch.setattr(answer, "generate_together", counted)
+    monkeypatch.setattr(steered, "generate_together", counted)
     runner.run(plan, tmp_path / "run", SilentProgress())
     assert len(answered) == 8 and max(lead) == 2  # the one that is asked, and the next
 
@@ -119,7 +120,12 @@ def test_a_model_that_is_spread_answers_as_one_in_its_place(where: str, tmp_path
         assert any(weight.device.type == "meta" for weight in model.parameters())
         return model.eval()
 
-    outcome = runner.run(plan, tmp_path / "spread", SilentProgress(), load)
+    outcome = runner.run(
+        plan,
+        tmp_path / "spread",
+        SilentProgress(),
+        lambda: SteeredHost(load(), plan.tokenizer, plan.footprint, plan.attention),
+    )
     assert not outcome.failed
     assert records_of(tmp_path / "spread") == records_of(tmp_path / "whole")
 

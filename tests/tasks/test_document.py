@@ -12,8 +12,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lcbench.core.errors import UserError
+from lcbench.engine import steered
 from lcbench.engine.models import ModelSource
-from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Task, load_task, task_files
 from lcbench.tasks.document import shorten
 from tests.helpers import cli, fields_of
@@ -220,7 +220,7 @@ def run_with(texts: Callable[[int], str], monkeypatch: pytest.MonkeyPatch, *argu
                 break
         return Generation(tokens, 0, 0.1, 0.1)
 
-    monkeypatch.setattr(answer, "generate_together", lambda model, prompts, *_: list(map(said, prompts)))
+    monkeypatch.setattr(steered, "generate_together", lambda model, prompts, *_: list(map(said, prompts)))
     done = cli("run", *arguments, "--output", "run")
     assert done.code == 0, done.err
     return sorted(fields_of(Path("run")), key=lambda record: int(record["sample"]))

@@ -12,9 +12,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lcbench.data.scripts import data_sets
+from lcbench.engine import steered
 from lcbench.engine.generate import Generation, Prompt
 from lcbench.engine.models import ModelSource
-from lcbench.run.measures import answer
 from lcbench.tasks import Cell, Example, load_task, task_files
 from tests.helpers import cli, fields_of
 
@@ -199,7 +199,7 @@ def said(texts: dict[str, str], seen: list[str], monkeypatch: pytest.MonkeyPatch
         reply = next(reply for part, reply in texts.items() if part in text)
         return Generation(tokenizer(reply, add_special_tokens=False).input_ids, 0, 0.1, 0.1)
 
-    monkeypatch.setattr(answer, "generate_together", lambda model, prompts, *_: list(map(generate, prompts)))
+    monkeypatch.setattr(steered, "generate_together", lambda model, prompts, *_: list(map(generate, prompts)))
 
 
 @pytest.mark.parametrize(
@@ -239,12 +239,12 @@ def test_the_second_question_is_without_story_and_its_rules(talking: PreTrainedT
 
 def test_questions_on_a_document_share_its_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare("tpo", document=DOCUMENT[:3000])
-    real = answer.generate_together
+    real = steered.generate_together
 
     def in_a_token(model: Any, prompts: list[Prompt], *rest: Any) -> list[Generation]:
         return real(model, [replace(prompt, max_new_tokens=1) for prompt in prompts], *rest)
 
-    monkeypatch.setattr(answer, "generate_together", in_a_token)
+    monkeypatch.setattr(steered, "generate_together", in_a_token)
     done = cli("run", "leval/tpo:protocol=chunkllama", "--seq-len", "8k", "--output", "run")
     assert done.code == 0, done.err
     first, second = sorted(fields_of(Path("run")), key=lambda record: record["cost"]["reused_tokens"])

@@ -1,18 +1,14 @@
-"""The interface of a measure: from examples of one steered model to what is recorded of them."""
+"""The interface of a measure: from examples and one engine to what is recorded of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from transformers import PreTrainedModel
-
-from lcbench.attention.probe import execution_device
-from lcbench.engine import generate as engine
+from lcbench.engine.base import CallCost, Engine, PromptRequest
 from lcbench.results.schema import Cost, Likelihood
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
@@ -43,17 +39,12 @@ class Measured:
 
 
 class Measure(ABC):
-    """Measures the examples of one steered block, one after another or several at once.
+    """Measures examples with one engine, one after another or several at once. `folder` is the run's, for what is too
+    large for a record."""
 
-    If `shares`, the keys of a prefix do not depend on what follows it, and examples with a common prefix come one after
-    another, the longer before the shorter, so that the KV cache of one can be reused for the next. `folder` is the
-    run's, for what is too large for a record.
-    """
-
-    def __init__(self, plan: Plan, model: PreTrainedModel, folder: Path, *, shares: bool) -> None:
-        self.plan, self.model, self.folder, self.shares = plan, model, folder, shares
+    def __init__(self, plan: Plan, engine: Engine, folder: Path) -> None:
+        self.plan, self.engine, self.folder = plan, engine, folder
         self.on_prefill: Callable[[Job, int, int], None] | None = None  # job, tokens in the cache, of how many
-        self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
 
     @abstractmethod
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
@@ -64,21 +55,19 @@ class Measure(ABC):
         this."""
         return ([one] for one in requests)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the model's inputs."""
-        return execution_device(self.model)
-
-    def chunk_size(self, job: Job) -> int:
-        """Tokens of a prompt in one forward call, at the job's length."""
-        return self._chunks.get(job.cell.seq_len, engine.PREFILL_CHUNK)
-
     def take_less_memory(self, requests: Sequence[SampleRequest]) -> str | None:
-        """Called after a batch ran out of memory: halve the chunk for later calls. In words what was reduced; None if
-        nothing is left to reduce."""
-        job, _, example = requests[0]
-        half = min(self.chunk_size(job), len(example.prompt)) // 2
-        if half < engine.SMALLEST_CHUNK:
-            return None
-        self._chunks[job.cell.seq_len] = half
-        return f"{half} tokens a call"
+        """Called after a batch ran out of memory: take less in later calls. In words what was reduced; None if nothing
+        is left to reduce."""
+        return self.engine.take_less_memory([self.request(one) for one in requests])
+
+    def request(self, one: SampleRequest) -> PromptRequest:
+        """The example's prompt for the engine."""
+        return self._request(one, one.example.prompt)
+
+    def _request(self, one: SampleRequest, prompt: list[int]) -> PromptRequest:
+        return PromptRequest(prompt, one.job.cell.seq_len, one.example.max_new_tokens)
+
+
+def cost_of(costs: Sequence[CallCost]) -> Cost:
+    """The cost of a record whose measurement took these calls."""
+    return Cost(**asdict(CallCost.total(costs)))

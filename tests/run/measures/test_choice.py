@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 import lcbench
+from lcbench.engine import continuations
 from lcbench.engine.models import ModelSource
 from lcbench.run import runner
-from lcbench.run.measures.choice import Choice
 from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
@@ -91,26 +91,9 @@ def test_a_draw_is_computed_once() -> None:
     assert computed < 1.6 * longest, "the questions and the longer length, not the demonstrations again"
 
 
-class Counted(Choice):
-    """How many tokens each pass has behind the prompt."""
-
-    passes: list[int]
-
-    def _log_probs_after(self, tokens: Any, cache: Any) -> Any:
-        self.passes.append(len(tokens))
-        return super()._log_probs_after(tokens, cache)
-
-
-@pytest.fixture
-def counted() -> Counted:
-    measure = Counted.__new__(Counted)
-    measure.passes = []
-    return measure
-
-
 @pytest.mark.parametrize("of", ["llama", "mistral", "gemma3"])
 @torch.no_grad()
-def test_any_cache_is_left_as_it_was(of: str, counted: Counted) -> None:
+def test_any_cache_is_left_as_it_was(of: str) -> None:
     """Also one whose layers have a sliding window, which cannot go back."""
     sliding = {
         "mistral": lambda: zoo.config("MistralConfig", num_hidden_layers=2, sliding_window=16),
@@ -119,14 +102,13 @@ def test_any_cache_is_left_as_it_was(of: str, counted: Counted) -> None:
         ),
     }
     model = (zoo.build(sliding[of]()) if of in sliding else zoo.llama()).double()
-    counted.model = model
     prompt = zoo.tokens(1, 40)[0].tolist()
     choices = {str(n): zoo.tokens(1, 1 + n % 4, seed=n)[0].tolist() for n in range(9)}
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
-    first = counted._log_probs(prompt, cache, keep=1)
-    scores = counted._score(choices, first, cache)
+    first = continuations.log_probabilities(model, prompt, cache, keep=1)
+    scores = continuations.likely(model, choices, first, cache)
     plain = {}
     for name, tokens in choices.items():
         logs = model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
@@ -137,10 +119,16 @@ def test_any_cache_is_left_as_it_was(of: str, counted: Counted) -> None:
 
 
 @torch.no_grad()
-def test_what_cannot_win_is_not_scored(counted: Counted) -> None:
+def test_what_cannot_win_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single token that is likelier than any other first token ends it without a pass; none is cut short wrongly."""
     first = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()
-    counted._log_probs = lambda tokens, cache, keep: torch.full((keep, 3), 1 / 3, dtype=torch.float64).log()  # type: ignore[method-assign]
+    passes: list[int] = []  # how many tokens each pass has behind the prompt
+
+    def even(model: Any, tokens: Any, cache: Any, keep: int) -> torch.Tensor:
+        passes.append(len(tokens))
+        return torch.full((keep, 3), 1 / 3, dtype=torch.float64).log()
+
+    monkeypatch.setattr(continuations, "log_probabilities", even)
 
     class Cache:
         layers = ()
@@ -148,17 +136,17 @@ def test_what_cannot_win_is_not_scored(counted: Counted) -> None:
         def crop(self, tokens: int) -> None: ...
 
     def score(choices: dict[str, list[int]]) -> dict[str, float]:
-        return counted._score(choices, first, Cache())  # type: ignore[arg-type]
+        return continuations.likely(None, choices, first, Cache())  # type: ignore[arg-type]
 
-    assert list(score({"a": [1, 0], "b": [0]})) == ["b"] and counted.passes == []
+    assert list(score({"a": [1, 0], "b": [0]})) == ["b"] and passes == []
     # 0.6 / 3 = 0.2 does not rule out a first token of 0.3, whose whole is likelier; 0.1 is ruled out.
     found = score({"long": [0, 1], "single": [1], "late": [2]})
-    assert list(found) == ["long", "single"] and counted.passes == [1]
+    assert list(found) == ["long", "single"] and passes == [1]
     assert found == {"long": pytest.approx(torch.tensor(0.2).log().item()), "single": pytest.approx(first[0, 1].item())}
 
 
 def test_what_is_no_number_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_probs = Choice._log_probs
-    monkeypatch.setattr(Choice, "_log_probs", lambda *args, **options: log_probs(*args, **options) * torch.nan)
+    logs = continuations.log_probabilities
+    monkeypatch.setattr(continuations, "log_probabilities", lambda *args, **how: logs(*args, **how) * torch.nan)
     outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
     assert len(outcome.failed) == 1 and "NotFiniteError: the logits are NaN or infinite" in outcome.failed[0][1]

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 import lcbench
+from lcbench.engine import reading
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import REGISTRY
 from lcbench.methods.pieces import Piece
 from lcbench.results.nll import TokenNll
 from lcbench.run import runner
-from lcbench.run.measures import likelihood
 from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
@@ -114,9 +114,9 @@ def test_windows_as_a_plain_loop(task: str, tmp_path: Path) -> None:
 
 def test_what_a_prefix_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    plain = likelihood.score_tokens
+    plain = reading.score_tokens
     monkeypatch.setattr(
-        likelihood,
+        reading,
         "score_tokens",
         lambda model, tokens, first, **way: read.append(len(tokens)) or plain(model, tokens, first, **way),
     )

@@ -1,0 +1,121 @@
+"""The likelihood of texts, one after another: of texts with a common start only the longest is computed, if the method
+is prefix-stable, which is verified once before it is relied upon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lcbench.attention.probe import execution_device
+from lcbench.core.errors import UnsupportedModelError
+from lcbench.engine.base import CallCost, TextScores
+from lcbench.engine.footprint import Footprint
+from lcbench.engine.memory import peak_memory, reset_peak_memory
+from lcbench.engine.score import TokenScores, score_tokens
+from lcbench.methods import Lengths, Method
+from lcbench.methods.base import trained_length
+
+
+class PrefixStabilityError(Exception):
+    """A method is declared `prefix_stable`, but its results for a prefix depend on what follows."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The negative log-likelihoods of tokens[first:] in nats, with what their computation took."""
+
+    tokens: list[int]
+    first: int
+    scores: TextScores
+
+    def begins_with(self, tokens: list[int], first: int) -> bool:
+        return self.first == first and self.tokens[: len(tokens)] == tokens
+
+
+class Reader:
+    """Reads texts with a steered model; `lengths` are those of the run under this method."""
+
+    def __init__(
+        self, model: PreTrainedModel, method: Method, footprint: Footprint, lengths: Sequence[int], *, shares: bool
+    ) -> None:
+        self._model, self._method, self._footprint = model, method, footprint
+        self._lengths, self._shares = lengths, shares
+        self._longest: _Pass | None = None
+        self._difference: float | None = None  # of a slice from a pass of its own, in nats a token; None until verified
+
+    def read(self, tokens: list[int], first: int, chunk_size: int) -> TextScores:
+        """The likelihoods of tokens[first:], sliced from the previous pass if that begins with these tokens.
+
+        Raises: PrefixStabilityError.
+        """
+        known = self._longest
+        if self._shares and known and known.begins_with(tokens, first):
+            difference = self._prove(known, tokens, first, chunk_size)
+            cost = CallCost(
+                prefill_seconds=0.0,
+                peak_memory_bytes=known.scores.cost.peak_memory_bytes,
+                way=known.scores.cost.way,
+                reused_tokens=len(tokens),
+                reuse_difference=difference,
+                prefill_chunk=chunk_size,
+            )
+            return TextScores(known.scores.nll[: len(tokens) - first], cost)
+        device = execution_device(self._model)
+        reset_peak_memory(device)
+        scored, way = self._score(tokens, first, chunk_size)
+        cost = CallCost(
+            prefill_seconds=scored.seconds, peak_memory_bytes=peak_memory(device), way=way, prefill_chunk=chunk_size
+        )
+        self._longest = _Pass(tokens, first, TextScores(scored.nll.numpy(), cost))
+        return self._longest.scores
+
+    def _score(self, tokens: list[int], first: int, chunk_size: int) -> tuple[TokenScores, str]:
+        """Layer by layer where that needs less memory than a KV cache and the model allows it; and which way it was."""
+        need, length = self._footprint, len(tokens)
+        layerwise = need.layerwise(self._method, length) < need.kv_cache(self._method, length)
+        way = "cached"
+        if layerwise and length > chunk_size:
+            try:
+                return score_tokens(self._model, tokens, first, layerwise=True, chunk_size=chunk_size), "layerwise"
+            except UnsupportedModelError as error:
+                way = f"cached, since {error}"
+        return score_tokens(self._model, tokens, first, chunk_size=chunk_size), way
+
+    def _prove(self, longest: _Pass, tokens: list[int], first: int, chunk_size: int) -> float:
+        """Verify prefix stability, once: the shortest length of the run is scored in a pass of its own and compared
+        with the slice of the longer pass; the method's hooks are compared at the shortest and the longest length of the
+        run, since they could depend on it. Returns the difference in nats a token.
+
+        Raises: PrefixStabilityError.
+        """
+        if self._difference is None:
+            short = tokens[: max(min(self._lengths), first + 1)]
+            trained = trained_length(self._model.config)
+            _compare_hooks(self._method, trained, min(self._lengths), max(self._lengths))
+            alone = self._score(short, first, chunk_size)[0].nll.numpy()
+            self._difference = float(np.abs(alone - longest.scores.nll[: len(alone)]).mean(dtype=np.float64))
+        if not self._difference <= torch.finfo(self._model.dtype).eps ** 0.5:
+            raise PrefixStabilityError(
+                f"{self._method.label} says that a prefix is computed alike whatever follows it, but by itself it "
+                f"differs by {self._difference:.2g} nats a token; mend its prefix_stable."
+            )
+        return self._difference
+
+
+def _compare_hooks(method: Method, trained: int, short: int, long: int) -> None:
+    """Raises: PrefixStabilityError if the frequencies or the scale of scores depend on the length of the run."""
+    i, inv_freq = torch.arange(short), 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]
+    one, other = (Lengths(trained, length) for length in (short, long))
+    (frequencies, factor), (others, other_factor) = (method.frequencies(inv_freq, each) for each in (one, other))
+    scales = [method.score_scale(i, each) for each in (one, other)]
+    present = [scale for scale in scales if scale is not None]
+    same_scale = not present or (len(present) == 2 and torch.equal(*present))
+    if not (torch.equal(frequencies, others) and factor == other_factor and same_scale):
+        raise PrefixStabilityError(
+            f"{method.label} says that a prefix is computed alike whatever follows it, but it follows the length of "
+            f"the run, {short} or {long}; mend its prefix_stable."
+        )
