@@ -71,6 +71,26 @@ def rotary_modules(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.split(".")[-1].endswith("rotary_emb")]
 
 
+def own_frequencies(model: nn.Module) -> list[Tensor] | None:
+    """The inverse frequencies [M], on the CPU, in the rotary modules that methods scale; `model` may be on the meta
+    device, so that the modules are made again from their configs. None if one of them cannot be made.
+
+    Sliding-window layers with a rotation of their own (Gemma 3) keep it, see `lcbench.attention.rope.scales`.
+    """
+    found = []
+    for rotary in rotary_modules(model):
+        try:
+            made = type(rotary)(rotary.config)
+        except Exception:  # a class of a model's own repository may take anything
+            return None
+        found += [
+            buffer.float()
+            for name, buffer in made.named_buffers()
+            if name.endswith("inv_freq") and not name.endswith("original_inv_freq") and "sliding_attention" not in name
+        ]
+    return found or None
+
+
 def require_rotary(model: nn.Module) -> None:
     """Raises: UnsupportedModelError for a model without rotary position embedding."""
     if not rotary_modules(model):

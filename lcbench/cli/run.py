@@ -193,11 +193,11 @@ def _show_time(plan: Plan, *, always: bool) -> None:
 def _show_plan(plan: Plan, folder: Path) -> None:
     from lcbench.engine.generate import PREFILL_CHUNK
     from lcbench.results.report.tables import human_bytes
-    from lcbench.run.progress import describe
+    from lcbench.run.progress import describe, equal
 
     need = plan.footprint
     for job in plan.jobs:
-        typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}")
+        typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}{equal(job)}")
     typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
     kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)

@@ -33,6 +33,8 @@ class YaRN(Scaling):
         return super().resolve(lengths)
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        if self.resolved_factor == 1:
+            return inv_freq, 1.0  # which the sum below is up to rounding
         dim, theta = 2 * len(inv_freq), rope_theta(inv_freq)
 
         def channel(turns: float) -> float:

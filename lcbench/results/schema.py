@@ -194,6 +194,14 @@ class Record:
     layers_steered: int | None = described(
         "Layers whose attention the method computed.", unit="layers", least=0, default=None
     )
+    equals: str | None = described(
+        "`vanilla`, where the method changes nothing at this length: neither positions nor frequencies nor scores.",
+        default=None,
+    )
+    taken_from: str | None = described(
+        "The `id` of the equal record of this run whose result and cost these are; none where it was computed.",
+        default=None,
+    )
     session: int | None = described("Which session of run.json wrote it, from 0.", least=0, default=None)
     scores_before_rescoring: list[Scores] | None = described(
         "What `lcbench rescore` replaced, oldest first: objects of `scores` and `metric`.", default=None

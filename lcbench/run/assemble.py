@@ -70,7 +70,19 @@ def record(
         result=done,
         error=found if isinstance(found, str) else None,
         layers_steered=layers_steered,
+        equals=job.equals,
     )
+
+
+def taken_over(found: Record, job: Job) -> Record:
+    """The record of the same sample of a job that computes the same: the result and the cost are those of `found`."""
+    named = replace(
+        found.identity,
+        id=job.record_id(found.identity.sample),
+        method=str(job.method),
+        method_options=job.resolved.options(),
+    )
+    return replace(found, identity=named, equals=job.equals, taken_from=found.identity.id)
 
 
 def unbuilt(plan: Plan, job: Job, sample: int, reason: str) -> Record:

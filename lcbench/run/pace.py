@@ -45,8 +45,8 @@ def _keys_seen(method: Method, layer: int, length: int) -> int:
 
 
 def total_work(plan: Plan) -> float:
-    """Operations of all samples, no prefix shared, the answers counted as if they were prompt."""
-    return sum(job.samples * work(plan, job, job.cell.seq_len) for job in plan.jobs)
+    """Operations of all samples that are computed, no prefix shared, the answers counted as if they were prompt."""
+    return sum(job.samples * work(plan, job, job.cell.seq_len) for job in plan.computed)
 
 
 def estimate(plan: Plan) -> float:
@@ -78,7 +78,7 @@ def forecast(plan: Plan, seconds: float) -> str:
     longest = max(plan.jobs, key=lambda job: job.cell.seq_len)
     shorter = []
     if most := max(job.samples for job in plan.jobs) - 1:
-        one = sum(work(plan, job, job.cell.seq_len) for job in plan.jobs) / total_work(plan)
+        one = sum(work(plan, job, job.cell.seq_len) for job in plan.computed) / total_work(plan)
         shorter.append(f"--samples 1 instead of {most + 1} ({duration(seconds * one)})")
     half = work(plan, longest, longest.cell.seq_len // 2) / work(plan, longest, longest.cell.seq_len)
     shorter.append(f"a shorter --seq-len (half of {longest.cell.seq_len:,} takes about {half:.0%} of the time)")
@@ -115,7 +115,10 @@ class Pace:
         self._current = now
 
     def finished(self, job: Job, samples: int = 1, *, failed: bool = False) -> None:
-        """Some samples are recorded. Those of a failed job take no time, and do not count as work."""
+        """Some samples are recorded. Those of a failed job take no time, and do not count as work; nor do those that
+        were taken over, of which none is left to do."""
+        if job.record_id(0) in self._plan.donors:
+            return
         size = work(self._plan, job, job.cell.seq_len)
         self._left -= samples * size
         self._prefilled = max(0.0, self._prefilled + self._current - samples * size)

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import trained_length
+from lcbench.methods.identity import equals_vanilla
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Task, load_task
 from lcbench.tasks.chat import TODAY, writes_date
@@ -34,17 +36,22 @@ NAMED = 3  # tasks in the name of a folder
 ROWS_SHOWN = 3  # rows that cannot be used, in a note
 ROWS_TRIED = 3  # rows that are built before a task or a length is refused
 SECONDS_TRIED = 1.0  # after which no further row is built for that
+VANILLA = "vanilla"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one cell of one task: the unit that succeeds or fails as a whole."""
+    """One method on one cell of one task: the unit that succeeds or fails as a whole.
+
+    `equals` is `vanilla` where the method changes nothing at the cell's length, else None.
+    """
 
     task: Task
     method: Method
     resolved: Method
     cell: Cell
     samples: int
+    equals: str | None = None
 
     def record_id(self, sample: int) -> str:
         return f"{self.task.name}/{self.method}/{self.cell.key}/{sample}"
@@ -62,6 +69,22 @@ class Plan:
     footprint: Footprint
     attention: AttentionOptions
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def donors(self) -> dict[str, Job]:
+        """For each job whose results are taken over from the equal job of vanilla, by its `record_id(0)`: that job."""
+        vanilla = {(job.task.name, job.cell): job for job in self.jobs if str(job.method) == VANILLA}
+        pairs = ((job, vanilla.get((job.task.name, job.cell))) for job in self.jobs if job.equals == VANILLA)
+        return {job.record_id(0): donor for job, donor in pairs if donor and donor.samples >= job.samples}
+
+    @property
+    def computed(self) -> list[Job]:
+        """The jobs whose results are not taken over from another."""
+        return [job for job in self.jobs if job.record_id(0) not in self.donors]
+
+    def heirs(self, donor: Job) -> list[Job]:
+        """The jobs whose results are taken over from this one."""
+        return [job for job in self.jobs if self.donors.get(job.record_id(0)) is donor]
 
     @property
     def samples(self) -> int:
@@ -150,7 +173,7 @@ def make_plan(
 
     from lcbench.attention.backends.dispatch import BackendSelector
     from lcbench.attention.cache.growing import kv_torch_dtype
-    from lcbench.attention.probe import require_rotary
+    from lcbench.attention.probe import own_frequencies, require_rotary
 
     BackendSelector(attention.backend).check(source.torch_device())
     kv_dtype = kv_torch_dtype(attention.kv_dtype)
@@ -158,7 +181,13 @@ def make_plan(
     skeleton = source.skeleton(config)
     require_rotary(skeleton)
     source.check_tokenizer(tokenizer, skeleton.get_input_embeddings().weight.shape[0])
-    trained = trained_length(config)
+    trained, frequencies = trained_length(config), own_frequencies(skeleton)
+
+    @cache
+    def equals(resolved: Method, seq_len: int) -> str | None:
+        layers = config.get_text_config().num_hidden_layers
+        return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
+
     jobs: dict[str, Job] = {}
     notes = source.notes(config)
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
@@ -171,7 +200,8 @@ def make_plan(
             _require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)
             for method in methods:
                 resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
-                job = Job(task, method, resolved, cell, samples)
+                same = None if str(method) == VANILLA else equals(resolved, cell.seq_len)
+                job = Job(task, method, resolved, cell, samples, same)
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)

@@ -21,6 +21,11 @@ def describe(job: Job) -> str:
     return f"{job.task.name}  {job.cell.seq_len}{depth}  {job.method}"
 
 
+def equal(job: Job) -> str:
+    """What the job's method equals at this length, behind whatever is said of the job: `  = vanilla`, or nothing."""
+    return f"  = {job.equals}" if job.equals else ""
+
+
 def _left(pace: Pace) -> str:
     seconds = pace.seconds_left
     return "" if seconds is None else f"{duration(seconds)} left"
@@ -120,7 +125,9 @@ class PlainProgress:
         self._since = self._clock()
         if not left and scores:
             mean, seconds = sum(scores) / len(scores), self._seconds[job.record_id(0)]
-            self._say(f"{describe(job)}  {job.task.metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s")
+            self._say(
+                f"{describe(job)}  {job.task.metric} {mean:.2f}  {len(scores)} samples  {seconds:.1f} s{equal(job)}"
+            )
         elif not record.error:
             self._tell(job)
 

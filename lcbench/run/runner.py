@@ -110,9 +110,11 @@ class _Run:
         """Work until every sample is recorded or claimed by another process; the main process waits for the others."""
         if self._tally.complete:
             return
-        host, jobs = open_host(), self._plan.jobs
-        each = {str(job.method): job for job in jobs}.values()
-        groups = grouped(jobs, by_length=host.follows_length((job.method, job.cell.seq_len) for job in each))
+        host = open_host()
+        each = {str(job.method): job for job in self._plan.jobs}.values()
+        groups = grouped(
+            self._to_compute(), by_length=host.follows_length((job.method, job.cell.seq_len) for job in each)
+        )
         while True:
             for group in groups:
                 self._work_on(group, host)
@@ -120,6 +122,16 @@ class _Run:
                 return
             time.sleep(POLL_SECONDS)
             self._tally.note(self._writer.news())
+
+    def _to_compute(self) -> list[Job]:
+        """The jobs that take over no results; and those that would, from a job that was recorded before they were."""
+        late = (
+            job
+            for job in self._plan.jobs
+            if (donor := self._plan.donors.get(job.record_id(0)))
+            and any(donor.record_id(sample) in self._writer.done for sample in self._tally.missing(job))
+        )
+        return [*self._plan.computed, *late]
 
     def _work_on(self, group: Group, host: Host) -> None:
         """Measure all samples of a group that are missing and that no other process has claimed."""
@@ -136,17 +148,26 @@ class _Run:
                 built, unusable = requests.result()
                 for job, sample, reason in unusable:
                     if self._tally.is_missing(job, sample):
-                        self._record(assemble.unbuilt(self._plan, job, sample, reason))
+                        self._record(job, assemble.unbuilt(self._plan, job, sample, reason))
                 for portion in measure.portions(built):
                     for one, found in self._measured(measure, portion):
                         if not self._tally.is_missing(one.job, one.sample):
                             continue
-                        self._record(assemble.record(self._plan, one, found, engine.layers_steered, engine.backends))
+                        layers, backends = engine.layers_steered, engine.backends
+                        self._record(one.job, assemble.record(self._plan, one, found, layers, backends))
                 self._writer.release(batch.name)
 
-    def _record(self, record: Record) -> None:
-        self._writer.append(record)
-        self._tally.note([record])
+    def _record(self, job: Job, record: Record) -> None:
+        """Append the record of a sample, and before it those that take its result over: so these exist wherever it
+        does, whenever the process is killed."""
+        sample = record.identity.sample
+        heirs = [
+            heir for heir in self._plan.heirs(job) if self._tally.is_missing(heir, sample) and sample < heir.samples
+        ]
+        taken = [assemble.taken_over(record, heir) for heir in heirs]
+        for each in [*taken, record]:
+            self._writer.append(each)
+        self._tally.note([record, *taken])
 
     def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
         """The batches that this process has claimed, each with whether it may claim the next one before it has worked
