@@ -161,10 +161,8 @@ class _Run:
         """Append the record of a sample, and before it those that take its result over: so these exist wherever it
         does, whenever the process is killed."""
         sample = record.identity.sample
-        heirs = [
-            heir for heir in self._plan.heirs(job) if self._tally.is_missing(heir, sample) and sample < heir.samples
-        ]
-        taken = [assemble.taken_over(record, heir) for heir in heirs]
+        heirs = [heir for heir in self._plan.heirs(job) if sample < heir.samples]
+        taken = [assemble.taken_over(record, heir) for heir in heirs if self._tally.is_missing(heir, sample)]
         for each in [*taken, record]:
             self._writer.append(each)
         self._tally.note([record, *taken])

@@ -68,6 +68,7 @@ def test_without_vanilla_it_is_computed_and_marked(tmp_path: Path, prompts: list
         assert record == beside[id]
 
 
+@pytest.mark.slow
 def test_more_samples_and_killed_runs(tmp_path: Path, prompts: list[int]) -> None:
     run(tmp_path / "whole", "vanilla", "dca", samples=3)
     run(tmp_path / "run", "vanilla", "dca")
