@@ -5,16 +5,27 @@
     score_example("leval/coursera", "A and C.", "ACD")      # {"score": 25.0, ..., "pred_letters": "AC", ...}
     score_corpus("scrolls/qmsum", predictions, references)  # {"score": 17.3021, "rouge1": 31.0254, ...}
 
-| metrics | reference implementation | what differs | | --- | --- | --- | | scrolls/* | metrics of tau/scrolls, as in
-HKUNLP/ChunkLlama@2add4d7c | nothing | | leval/* closed-ended | OpenLMLab/LEval@cd34b050 | answers and corpora at which
-the official scorer stops are scored | | leval/* F1 and ROUGE | the same; its f1.py and rouge.py are taken to be those
-of SCROLLS | not compared | | longbench/* | THUDM/LongBench@072a5a73 | four decimals, not two | | ruler/* |
-NVIDIA/RULER@1c45e5c6 | four decimals, not two | | gsm8k | rule of the LongLLaMA paper (last number) | no published code
-| | trec, webqs | accuracy and any alias, on the first line | no published code | | f1, exact_match, rouge | those of
-SCROLLS, for your own tasks | answers that are only an article; words of any script |
+| metrics | reference implementation | what differs |
+| --- | --- | --- |
+| scrolls/* | metrics of tau/scrolls, as in HKUNLP/ChunkLlama@2add4d7c | nothing |
+| leval/* closed-ended | OpenLMLab/LEval@cd34b050 | answers and corpora at which it stops are scored |
+| leval/* F1 and ROUGE | the same; its f1.py and rouge.py are taken to be those of SCROLLS | not compared |
+| longbench/* | THUDM/LongBench@072a5a73 | four decimals, not two |
+| longbench_v2/* | THUDM/LongBench@2e00731f | empty answers count |
+| ruler/* | NVIDIA/RULER@1c45e5c6 | four decimals, not two |
+| graphwalks/* | the data's card, a system card, lm-evaluation-harness@4e7e0d47 | nothing |
+| mrcr/* | the data's card, google-deepmind/eval_hub@67b7fd29 | nothing |
+| babilong/* | booydar/babilong@7a6efee2 | nothing |
+| infinitebench/* | OpenBMB/InfiniteBench@88b3daa6 | answers at which it stops score 0 |
+| helmet/* | princeton-nlp/HELMET@4526dfbd | nothing |
+| longproc/* | princeton-pli/LongProc@78e873ae | nothing |
+| nolima/contains | adobe-research/NoLiMa@7532e4ee | nothing |
+| gsm8k | rule of the LongLLaMA paper (last number) | no published code |
+| trec, webqs | accuracy and any alias, on the first line | no published code |
+| f1, exact_match, rouge | those of SCROLLS, for your own tasks | answers that are only an article; any script |
 
 `score` is always the official one. Where an official rule is plainly wrong, `score_corrected` is given as well; the
-modules `leval`, `longbench`, `overlap` and `arithmetic` document the difference.
+modules of the suites document the difference.
 
 Reasoning is not part of an answer, and no official scorer handles it: all metrics score the text after `</think>`.
 """
@@ -24,19 +35,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import UserError, brief, unknown
 from lcbench.metrics.arithmetic import GSM8K
+from lcbench.metrics.babilong import BABILONG
 from lcbench.metrics.base import Metric, Scored, as_it_is, without_reasoning
+from lcbench.metrics.graphwalks import GRAPHWALKS
+from lcbench.metrics.helmet import HELMET
 from lcbench.metrics.in_context import TREC, WEBQS
+from lcbench.metrics.infinitebench import INFINITEBENCH
 from lcbench.metrics.leval import LEVAL
 from lcbench.metrics.longbench import LONGBENCH
+from lcbench.metrics.longbench_v2 import LONGBENCH_V2
+from lcbench.metrics.longproc import LONGPROC, NOLIMA
+from lcbench.metrics.mrcr import MRCR
 from lcbench.metrics.overlap import EXACT_MATCH, F1, ROUGE, SCROLLS, official_rouge
 from lcbench.metrics.ruler import RULER
 
-__all__ = ["corpus_score", "names", "reads_latin_only", "score_corpus", "score_example"]
+__all__ = [
+    "as_published",
+    "corpus_score",
+    "may_be_empty",
+    "names",
+    "reads_latin_only",
+    "score_corpus",
+    "score_example",
+]
 
-References = str | list[str] | tuple[str, ...]  # one right answer or several
-_SUITES = {"scrolls": SCROLLS, "leval": LEVAL, "longbench": LONGBENCH, "ruler": RULER}
+Reference = str | int | float
+References = Reference | Sequence[Reference]  # one right answer or several
+_SUITES: dict[str, Mapping[str, Metric]] = {
+    "scrolls": SCROLLS,
+    "leval": LEVAL,
+    "longbench": LONGBENCH,
+    "longbench_v2": LONGBENCH_V2,
+    "ruler": RULER,
+    "graphwalks": GRAPHWALKS,
+    "mrcr": MRCR,
+    "babilong": BABILONG,
+    "infinitebench": INFINITEBENCH,
+    "helmet": HELMET,
+    "longproc": LONGPROC,
+    "nolima": NOLIMA,
+}
 _METRICS: dict[str, Metric] = {
     **{f"{suite}/{task}": metric for suite, tasks in _SUITES.items() for task, metric in tasks.items()},
     "gsm8k": GSM8K,
@@ -59,17 +99,30 @@ def reads_latin_only(name: str) -> bool:
     return _metric(name).compare is official_rouge
 
 
+def may_be_empty(name: str) -> bool:
+    """Whether an answer without a reference can be scored: the right set of nodes may be empty. Raises: UserError for
+    an unknown name."""
+    return _metric(name).may_be_empty
+
+
+def as_published(name: str, references: Sequence[str]) -> list[Reference]:
+    """References as the data set of a metric stores them: numbers for metrics that compare numbers, else the texts
+    themselves. Raises: UserError for an unknown name."""
+    return [_number(text) for text in references] if _metric(name).numeric else list(references)
+
+
 def score_example(
     name: str, prediction: str, references: References, *, classes: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """The score of one answer, equal to that of the official scorer on a corpus of this one row.
 
     `references` is the right answer or several, each as in the data set (L-Eval: the raw text, not an extracted
-    letter). `classes` are the names of all classes, required by longbench/trec and longbench/lsht.
+    letter; numbers for code and mathematics of InfiniteBench). `classes` are the names of all classes, required by
+    longbench/trec and longbench/lsht.
 
     Returns: `score` and its parts, from 0 to 100 with four decimals, then values extracted from the texts
     (`pred_letters`, `gt_number`, ...).
-    Raises: UserError for an unknown name, no reference, a prediction or reference that is not a string, or missing
+    Raises: UserError for an unknown name, no reference, a prediction or reference of another type, or missing
     classes.
     """
     metric = _metric(name)
@@ -126,17 +179,28 @@ def _metric(name: str) -> Metric:
 
 def _row(name: str, metric: Metric, prediction: str, references: References, classes: Sequence[str] | None) -> Scored:
     expected = references if isinstance(references, list | tuple) else [references]
-    if not expected:
+    if not expected and not metric.may_be_empty:
         raise UserError(f"{name}: an answer without a reference cannot be scored.")
+    kinds = (str, int, float) if metric.numeric else (str,)
     for text in (prediction, *expected):
-        if not isinstance(text, str):
-            raise UserError(f"{name}: {text!r} is no text; predictions and references are strings.")
+        if not isinstance(text, str if text is prediction else kinds) or isinstance(text, bool):
+            raise UserError(f"{name}: {brief(text)} is no text; predictions and references are strings.")
     prediction = without_reasoning(prediction)
     if not metric.needs_classes:
         return metric.row(prediction, expected)
     if not classes:
         raise UserError(f"{name} needs the names of all classes; pass classes=[...] (all_classes of the data).")
     return metric.row(prediction, expected, classes=classes)
+
+
+def _number(text: str) -> Reference:
+    """A whole or decimal number that a text spells out; else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _score_first(parts: dict[str, Any]) -> dict[str, Any]:

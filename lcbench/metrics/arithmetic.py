@@ -27,9 +27,14 @@ def last_number(text: str) -> str | None:
 
 def number_as_written(text: str) -> str | None:
     """The last number as a reader sees it, without separators between digit groups; None if the text has no number."""
+    numbers = numbers_as_written(text)
+    return numbers[-1] if numbers else None
+
+
+def numbers_as_written(text: str) -> list[str]:
+    """All numbers as a reader sees them, without separators between digit groups."""
     plain = unicodedata.normalize("NFKC", text).translate(_MINUS)  # full-width digits; thin and no-break spaces
-    matches = _WRITTEN.findall(plain)
-    return re.sub(r"[, ]", "", matches[-1]) if matches else None
+    return [re.sub(r"[, ]", "", number) for number in _WRITTEN.findall(plain)]
 
 
 def same_number(one: str | None, other: str | None) -> bool:

@@ -66,8 +66,10 @@ class Metric:
     over_references: Callable[[Sequence[Scored]], Scored] = best
     summarize: Callable[[dict[str, float]], dict[str, float]] = as_it_is
     needs_classes: bool = False
+    numeric: bool = False  # the data set stores its references as numbers, and the rule tells them from texts
+    may_be_empty: bool = False  # an answer may have no reference
 
-    def row(self, prediction: str, references: Sequence[str], **options: Any) -> Scored:
+    def row(self, prediction: str, references: Sequence[Any], **options: Any) -> Scored:
         """One answer against all its references; `options` are further arguments of `compare`."""
         return self.over_references([self.compare(prediction, reference, **options) for reference in references])
 
@@ -79,6 +81,15 @@ class Metric:
     def total(self, rows: Sequence[Scored]) -> dict[str, float]:
         """The parts of a corpus, with rows in the order of the data."""
         return self.average(rows)
+
+
+@dataclass(frozen=True)
+class JointMetric(Metric):
+    """A metric whose `compare(prediction, references)` takes all references at once: the nodes of a set, or an answer
+    and what the rule needs beside it."""
+
+    def row(self, prediction: str, references: Sequence[Any], **options: Any) -> Scored:
+        return self.compare(prediction, references, **options)
 
 
 @dataclass(frozen=True)
