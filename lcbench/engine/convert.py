@@ -32,6 +32,8 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
         raise UserError(f"{out} is not empty; choose another --out.")
     source = ModelSource(name, revision)
     source.check_exists()
+    if source.gguf:
+        raise UserError(f"{name} is a GGUF file, which every command takes as it is.")
     folder = Path(source.location)
     if not folder.is_dir():
         folder = _download(name, revision)

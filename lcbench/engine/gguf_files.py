@@ -6,7 +6,6 @@ frequencies and of splitting digits, and transformers does not read, is added he
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lcbench")
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
-ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
+PROJECTOR = "clip"  # the architecture of mmproj files
 SHARE = 0.01  # of the weights that a type must have to be named
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ON_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
@@ -60,10 +59,7 @@ class GgufFile:
     def check(self) -> None:
         """Raises: UserError for what is no whole GGUF file of a model, before anything heavy is imported."""
         try:
-            mode = self.path.stat().st_mode
-            if stat.S_ISDIR(mode):
-                raise UserError(f"{self.name} is a folder, and the name of a GGUF file; give the file in it.")
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(self.path.stat().st_mode):
                 raise UserError(f"{self.name} is no regular file; give a GGUF file.")
             with self.path.open("rb") as file:
                 magic = file.read(len(MAGIC))
@@ -78,9 +74,15 @@ class GgufFile:
             )
 
     @property
+    def _contents(self) -> tuple[dict[str, Any], Any]:
+        self.check()
+        status = self.path.stat()
+        return _parsed(self, status.st_size, status.st_mtime_ns)
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """Keys and values of the file; of a list of texts the length. Raises: UserError for a damaged file."""
-        return _contents(self)[0]
+        return self._contents[0]
 
     @property
     def architecture(self) -> str:
@@ -94,7 +96,7 @@ class GgufFile:
     def types(self) -> list[str]:
         """The types of at least `SHARE` of the weights as ggml names them, the most frequent first."""
         elements: Counter[str] = Counter()
-        for tensor in _contents(self)[1].tensors:
+        for tensor in self._contents[1].tensors:
             elements[tensor.tensor_type.name] += int(tensor.n_elements)
         return [name for name, count in elements.most_common() if count >= SHARE * elements.total()]
 
@@ -103,24 +105,13 @@ class GgufFile:
         """The floating-point type of weights that are not quantized, as torch names it."""
         return FLOATS.get(self.types[0])
 
-    def fingerprint(self) -> str:
-        """A digest of the size and both ends of the file."""
-        digest = hashlib.sha256()
-        size = self.path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with self.path.open("rb") as file:
-            digest.update(file.read(ENDS))
-            file.seek(-min(ENDS, size), os.SEEK_END)
-            digest.update(file.read())
-        return f"sha256:{digest.hexdigest()[:16]}"
-
     @contextmanager
     def read_once(self) -> Iterator[None]:
         """Inside, transformers finds this file parsed. Its loader of most architectures would parse it for the config,
         for the tokenizer and for the weights, and make the table of tensors' names for each module of the model."""
         import gguf
 
-        parsed, before = _contents(self)[1], (gguf.GGUFReader, gguf.get_tensor_name_map)
+        parsed, before = self._contents[1], (gguf.GGUFReader, gguf.get_tensor_name_map)
 
         def reader(path: str | os.PathLike[str], *options: Any) -> Any:
             return parsed if os.path.samefile(path, self.path) else before[0](path, *options)
@@ -146,7 +137,7 @@ class GgufFile:
 
     def _rope(self) -> dict[str, Any]:
         """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
-        tensors = {tensor.name: tensor for tensor in _contents(self)[1].tensors}
+        tensors = {tensor.name: tensor for tensor in self._contents[1].tensors}
         kind, factor = self.value("rope.scaling.type"), self.value("rope.scaling.factor")
         if "rope_freqs.weight" in tensors:
             return self._llama3(tensors["rope_freqs.weight"].data)
@@ -171,7 +162,7 @@ class GgufFile:
         theta = self.value("rope.freq_base") or 10000.0
         rope = {
             "rope_type": "llama3",
-            "factor": float(divisors.max()),
+            "factor": round(float(divisors.max()), 4),
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
@@ -206,32 +197,30 @@ class GgufFile:
         )
 
     def finish(self, model: PreTrainedModel) -> None:
-        """Make a model that was loaded from this file a plain one, which can be saved.
-
-        Raises: UserError for tensors that no parameter takes, such as biases: without them it computes something else
-        than the file means.
-        """
-        self._check_unread(model)
-        _contents.cache_clear()
+        """Make a model that was loaded from this file a plain one, which can be saved, and forget what was parsed."""
+        self.check_unread(model)
+        _parsed.cache_clear()
         model.hf_quantizer = None
         del model.config.quantization_config
 
-    def _check_unread(self, model: PreTrainedModel) -> None:
+    def check_unread(self, model: PreTrainedModel) -> None:
+        """Raises: UserError for tensors that no parameter takes, such as biases: without them the model computes
+        something else than the file means."""
         import gguf
         from transformers.integrations.gguf import is_gguf_arch_supported
 
         if is_gguf_arch_supported(self.architecture):
             return  # a loader that tells which tensors it did not read
 
-        tensors = [tensor for tensor in _contents(self)[1].tensors if not tensor.name.startswith("rope_")]
+        tensors = [tensor for tensor in self._contents[1].tensors if not tensor.name.startswith("rope_")]
         if sum(int(tensor.n_elements) for tensor in tensors) == sum(x.numel() for x in model.parameters()):
             return
         layers = model.config.get_text_config().num_hidden_layers
         kinds = [kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture]
-        names = gguf.get_tensor_name_map(kinds[0], layers) if kinds else None
-        stem = re.compile(r"\.(weight|bias)$")
-        read = {names.get_name(stem.sub("", key)) for key in model.state_dict()} if names else set()
-        unread = [each.name for each in tensors if stem.sub("", each.name) not in read]
+        names: Any = gguf.get_tensor_name_map(kinds[0], layers) if kinds else None
+        parts = [key.rpartition(".") for key in model.state_dict()] if kinds else []
+        read = {f"{names.get_name(module)}.{parameter}" for module, _, parameter in parts}
+        unread = [tensor.name for tensor in tensors if tensor.name not in read]
         if unread:
             raise UserError(
                 f"{self.name} has tensors that no module of {type(model).__name__} reads: {len(unread)}, such as "
@@ -240,9 +229,9 @@ class GgufFile:
 
 
 @lru_cache(maxsize=1)
-def _contents(file: GgufFile) -> tuple[dict[str, Any], Any]:
-    """Metadata and gguf's reader of a file; parsed once a process. Raises: UserError for a damaged file."""
-    file.check()
+def _parsed(file: GgufFile, size: int, changed: int) -> tuple[dict[str, Any], Any]:
+    """Metadata and gguf's reader of a file, parsed once a process unless it changes. Raises: UserError for a damaged
+    file."""
     import gguf
     from transformers.integrations.gguf import read_gguf_metadata
 
@@ -252,4 +241,6 @@ def _contents(file: GgufFile) -> tuple[dict[str, Any], Any]:
         reader = gguf.GGUFReader(file.path)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error, OSError) as error:
         raise UserError(f"{file.name} is damaged, or cut short; get it again.") from error
+    if metadata["general.architecture"] == PROJECTOR:
+        raise UserError(f"{file.name} holds the vision part of a model only; give the GGUF file of its language model.")
     return metadata, reader

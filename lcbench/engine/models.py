@@ -208,6 +208,8 @@ class ModelSource:
             return
         if self.device_map or self.device != "auto":
             raise UserError("--tensor-parallel places the model itself; leave --device and --device-map out.")
+        if is_gguf(self.name):
+            raise UserError("--tensor-parallel does not split a GGUF file; take the model's folder or Hugging Face id.")
         if processes.count == 1:
             raise UserError(
                 "--tensor-parallel needs several processes: torchrun --nproc-per-node 2 -m lcbench run ... starts two."
@@ -240,6 +242,8 @@ class ModelSource:
                 )
         except Exception as error:  # as in _load: a broken config fails in many ways
             raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
+        if self.gguf:
+            self.gguf.check_unread(skeleton)
         return skeleton
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
@@ -263,17 +267,15 @@ class ModelSource:
         return []
 
     def fingerprint(self, config: PretrainedConfig) -> str:
-        """An identifier of the weights: the hub's commit, or a digest of the folder: its configs, and the size and both
-        ends of each weight file (hashing a large model as a whole would take minutes)."""
-        if self.gguf:
-            return self.gguf.fingerprint()
+        """An identifier of the weights: the hub's commit, or a digest of the files: configs, and the size and both ends
+        of each weight file (hashing a large model as a whole would take minutes)."""
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
-        if commit or not folder.is_dir():
+        if not self.gguf and (commit or not folder.is_dir()):
             return str(commit)
         digest = hashlib.sha256()
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".json", ".safetensors", ".model"):
+        for path in [self.gguf.path] if self.gguf else sorted(folder.glob("*")):
+            if self.gguf or path.suffix in (".json", ".safetensors", ".model"):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
                 with path.open("rb") as file:
                     digest.update(file.read(ENDS))

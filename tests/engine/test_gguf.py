@@ -1,0 +1,310 @@
+"""Models in one GGUF file: what transformers makes of it, and files that cannot be run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from lcbench.apps.train.lm import described
+from lcbench.core.errors import UserError
+from lcbench.engine.models import ModelSource
+from tests.cli.test_errors import assert_refused
+from tests.gguf_models import TEMPLATE, logits, tiny_model, tiny_tokenizer, write_gguf
+from tests.helpers import cli
+
+IDS = list(range(40, 80))
+SIZES: dict[str, Any] = {
+    "vocab_size": 1344,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    "tie_word_embeddings": True,
+}
+
+
+def small(architecture: str = "llama", **options: Any) -> PreTrainedModel:
+    """A model with random weights, biases included."""
+    torch.manual_seed(0)
+    kinds: dict[str, Any] = {
+        "llama": (LlamaForCausalLM, LlamaConfig),
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    }
+    model_class, config_class = kinds[architecture]
+    model: PreTrainedModel = model_class(config_class(**SIZES | options)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("llama", {}), ("qwen2", {}), ("qwen3", {"head_dim": 32}), ("llama", {"tie_word_embeddings": False})],
+)
+def test_a_file_computes_what_its_model_does(architecture: str, options: dict[str, Any]) -> None:
+    model = small(architecture, **options)
+    write_gguf(Path("mine.gguf"), model)
+    source = ModelSource("mine.gguf")
+    config = source.config()
+    assert config.rope_parameters["rope_theta"] == 100000.0 and config.max_position_embeddings == 512
+    assert config.tie_word_embeddings is model.config.tie_word_embeddings
+    torch.testing.assert_close(logits(source.model(), IDS), logits(model, IDS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", None), ("Q4_1", None)])
+def test_dequantized_weights_are_those_of_transformers(kind: str, dtype: str | None) -> None:
+    write_gguf(Path("mine.gguf"), small(), kind)
+    source = ModelSource("mine.gguf", dtype="float32")
+    plain = AutoModelForCausalLM.from_pretrained(".", gguf_file="mine.gguf", dtype=torch.float32)
+    assert torch.equal(logits(source.model(), IDS), logits(plain, IDS))
+    assert source.weights == f"GGUF {kind}" and source.gguf is not None and source.gguf.dtype == dtype
+    own = ModelSource("mine.gguf").torch_dtype(source.config())
+    assert dtype is None or own is getattr(torch, dtype)
+
+
+def test_the_embedded_model_answers_from_a_file_as_it_does_from_its_folder() -> None:
+    write_gguf(Path("mine.gguf"), tiny_model())
+    run = ["run", "passkey", "--seq-len", "200", "--samples", "1", "-o"]
+    assert cli(*run, "folder").code == cli(*run, "file", "-m", "mine.gguf").code == 0
+    one, other = (json.loads(Path(name, "records.jsonl").read_text()) for name in ("folder", "file"))
+    assert one["prompt_sha256"] == other["prompt_sha256"]
+    assert one["prediction"] == other["prediction"] and one["scores"] == other["scores"]
+    identity = json.loads(Path("file/run.json").read_text())["identity"]
+    assert identity["weights"] == "GGUF F32"
+    assert "weights" not in json.loads(Path("folder/run.json").read_text())["identity"]
+
+
+def test_a_note_tells_what_is_dequantized_and_other_weights_are_another_run() -> None:
+    path = write_gguf(Path("mine.gguf"), tiny_model(), "Q8_0")
+    run = ["run", "passkey", "--seq-len", "200", "--samples", "1", "-m", "mine.gguf", "--dtype", "float32", "-o", "run"]
+    assert "note: mine.gguf: weights of Q8_0 are dequantized to float32." in cli(*run).err
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert cli(*run).error == "error: run holds another run (it differs in model_fingerprint); pass another --output."
+
+
+def test_the_tokenizer_is_the_models_own() -> None:
+    write_gguf(Path("mine.gguf"), small())
+    own, tokenizer = tiny_tokenizer(), ModelSource("mine.gguf").tokenizer()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(tokenizer, name) == getattr(own, name)
+    assert tokenizer.chat_template == TEMPLATE
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert asked == "<|endoftext|>user\nHi\n"
+    assert tokenizer(asked, add_special_tokens=False).input_ids[0] == own.eos_token_id
+    assert {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} >= {
+        "<|endoftext|>",
+        "<|pad|>",
+    }
+
+
+def test_digits_are_split_where_the_vocabulary_was_learned_so(caplog: pytest.LogCaptureFixture) -> None:
+    """By GPT-2's rule alone, the second of two spaces would belong to the number."""
+    write_gguf(Path("smollm.gguf"), small())
+    write_gguf(Path("gpt2.gguf"), small(), extra={"tokenizer.ggml.pre": "gpt-2"})
+    write_gguf(Path("other.gguf"), small(), extra={"tokenizer.ggml.pre": "from-the-future"})
+
+    def pieces(name: str) -> list[str]:
+        split = ModelSource(name).tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12")
+        return [piece for piece, _ in split]
+
+    assert pieces("smollm.gguf") == ["a", "ĠĠ", "1", "2"]
+    assert pieces("gpt2.gguf") == ["a", "Ġ", "Ġ12"]
+    assert "splits text" not in caplog.text
+    with caplog.at_level(logging.WARNING, "lcbench"):
+        assert pieces("other.gguf") == ["a", "Ġ", "Ġ12"]
+    assert "splits text by the rule 'from-the-future', which transformers does not know" in caplog.text
+
+
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def divisors(model: PreTrainedModel) -> np.ndarray:
+    """Of the rotary frequencies, as llama.cpp's converter computes them for Llama 3.1."""
+    rope = model.model.rotary_emb
+    size = 2 * len(rope.inv_freq)
+    plain = model.config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2) / size)
+    return (plain / rope.inv_freq).float().numpy()
+
+
+def test_scaled_frequencies_are_those_of_the_model() -> None:
+    """What transformers leaves out of the config, with which a model would compute something else."""
+    model = small(rope_parameters=LLAMA_3, head_dim=64)
+    write_gguf(Path("llama3.gguf"), model, tensors={"rope_freqs.weight": divisors(model)})
+    source = ModelSource("llama3.gguf")
+    assert source.config().rope_parameters == LLAMA_3
+    torch.testing.assert_close(logits(source.model(), IDS), logits(model, IDS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "parameters"),
+    [
+        ({".rope.scaling.type": "linear", ".rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        (
+            {
+                ".rope.scaling.type": "yarn",
+                ".rope.scaling.factor": 4.0,
+                ".rope.scaling.original_context_length": 128,
+            },
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        ),
+        ({".rope.scaling.type": "none"}, {"rope_type": "default"}),
+    ],
+)
+def test_rope_scaling_reaches_the_config(extra: dict[str, Any], parameters: dict[str, Any]) -> None:
+    write_gguf(Path("mine.gguf"), small(), extra=extra)
+    assert ModelSource("mine.gguf").config().rope_parameters == parameters | {"rope_theta": 100000.0}
+
+
+def biased(path: Path) -> None:
+    write_gguf(path, small(attention_bias=True))
+
+
+def with_rope(**tensors: np.ndarray) -> Callable[[Path], None]:
+    names = {"freqs": "rope_freqs.weight", "long": "rope_factors_long.weight"}
+    return lambda path: write_gguf(path, small(), tensors={names[key]: x for key, x in tensors.items()}) and None
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    """As a download that broke off leaves it."""
+
+    def make(path: Path) -> None:
+        content = write_gguf(path, small()).read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return make
+
+
+def endless(path: Path) -> None:
+    """A list that says it has 2 ** 60 numbers."""
+    key = b"general.numbers"
+    listed = struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, 4, 2**60)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + listed)
+
+
+def named(architecture: str) -> Callable[[Path], None]:
+    return lambda path: write_gguf(path, small(), architecture=architecture) and None
+
+
+@pytest.mark.parametrize(
+    ("make", "fragment"),
+    [
+        (lambda path: None, "cannot read mine.gguf: No such file or directory."),
+        (os.mkfifo, "mine.gguf is no regular file; give a GGUF file."),
+        (lambda path: path.symlink_to("/dev/zero"), "mine.gguf is no regular file; give a GGUF file."),
+        (Path.mkdir, "mine.gguf is no model folder: it has no config.json."),
+        (lambda path: path.write_text("{}"), "mine.gguf is no GGUF file: it does not begin with the letters GGUF."),
+        (lambda path: path.write_bytes(b"GGUF"), "mine.gguf is damaged, or cut short; get it again."),
+        (cut(0.01), "mine.gguf is damaged, or cut short; get it again."),
+        (cut(0.99), "mine.gguf is damaged, or cut short; get it again."),
+        (endless, "mine.gguf is damaged, or cut short; get it again."),
+        (named("clip"), "mine.gguf holds the vision part of a model only"),
+        (named("rwkv7"), "cannot load the config of mine.gguf: GGUF model with architecture rwkv7 is not supported"),
+        (biased, "mine.gguf has tensors that no module of LlamaForCausalLM reads: 8, such as blk.0.attn_q.bias."),
+        (with_rope(freqs=np.ones(8, np.float32) * 3), "in a way that is not Llama 3's"),
+        (with_rope(long=np.ones(8, np.float32)), "scales its rotary frequencies as 'longrope', which transformers"),
+    ],
+)
+def test_refused(make: Callable[[Path], None], fragment: str) -> None:
+    make(Path("mine.gguf"))
+    assert_refused(cli("run", "passkey", "-m", "mine.gguf", "--seq-len", "200", "--samples", "1"), fragment)
+    assert not Path("results").exists()
+
+
+def test_a_part_of_a_split_model_is_refused() -> None:
+    write_gguf(Path("mine-00001-of-00003.gguf"), small())
+    assert_refused(cli("show", "passkey", "-m", "mine-00001-of-00003.gguf"), "is a part of a split model")
+
+
+def test_a_file_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lcbench.core.hub.is_reachable", lambda: False)
+    name = "owner/name:mine.gguf"
+    assert_refused(cli("run", "passkey", "-m", name), "owner/name is not in the cache, and ")
+    asked: list[Any] = []
+
+    def download(repository: str, file: str, **options: Any) -> str:
+        asked.append((repository, file, options["revision"]))
+        return str(write_gguf(tmp_path / file, small()))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("lcbench.engine.models.require_model", lambda *_: None)
+    source = ModelSource(name, revision="main")
+    assert source.config().vocab_size == 1344 and source.tokenizer().pad_token_id == 1
+    assert asked == [("owner/name", "mine.gguf", "main")]
+    assert source.fingerprint(source.config()) == ModelSource("mine.gguf").fingerprint(source.config())
+
+
+def test_options_that_do_not_go_with_a_file() -> None:
+    write_gguf(Path("mine.gguf"), small())
+    run = ["run", "passkey", "-m", "mine.gguf", "--seq-len", "200"]
+    assert_refused(cli(*run, "--revision", "main"), "mine.gguf is a file; --revision is for models on the hub.")
+    assert_refused(cli(*run, "--tensor-parallel"), "--tensor-parallel does not split a GGUF file")
+    assert_refused(cli("convert", "mine.gguf", "--out", "new"), "is a GGUF file, which every command takes as it is")
+
+
+def test_other_commands_take_a_file() -> None:
+    write_gguf(Path("mine.gguf"), tiny_model())
+    Path("text.txt").write_text("The grass is green. The sky is blue. ")
+    assert cli("show", "passkey", "-m", "mine.gguf", "--seq-len", "200").code == 0
+    assert cli("ask", "text.txt", "What is green?", "-m", "mine.gguf", "--max-new-tokens", "2").code == 0
+    assert cli("bench", "-m", "mine.gguf", "--seq-len", "64", "--what", "decode", "--rounds", "1").code == 0
+
+
+def test_a_loaded_file_can_be_trained_and_saved_as_any_model() -> None:
+    write_gguf(Path("mine.gguf"), small(), "Q8_0")
+    source = ModelSource("mine.gguf", dtype="float32")
+    model = source.model()
+    assert described(source, model)["name"] == "mine.gguf"
+    model(input_ids=torch.tensor([IDS]), labels=torch.tensor([IDS])).loss.backward()
+    model.save_pretrained("saved")
+    source.tokenizer().save_pretrained("saved")
+    assert torch.equal(logits(ModelSource("./saved").model(), IDS), logits(model, IDS))
+    assert ModelSource("./saved").tokenizer()("a  12").input_ids == source.tokenizer()("a  12").input_ids
+
+
+def test_the_loader_of_transformers_is_left_as_it_was() -> None:
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    write_gguf(Path("mine.gguf"), small())
+    ModelSource("mine.gguf").model()
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+    with pytest.raises(UserError, match="cannot read"):
+        ModelSource("absent.gguf").model()
