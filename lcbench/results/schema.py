@@ -128,7 +128,16 @@ class Cost:
     prefill_seconds: float = described(
         "Time of the prompt, or of a text whose likelihood it is.", unit="seconds", least=0
     )
-    decode_seconds: float = described("Time of the answer; of a batch of answers that of all.", unit="seconds", least=0)
+    decode_seconds: float = described(
+        "Time of the answer; of a batch of answers an even share.", unit="seconds", least=0
+    )
+    cpu_seconds: float | None = described(
+        "CPU time of the process over all its threads, in the prefill and decode seconds; less than these where other "
+        "programs had the processor.",
+        unit="seconds",
+        least=0,
+        default=None,
+    )
     peak_memory_bytes: int = described(
         "Most memory that was allocated: on a GPU by torch, else by the process.", unit="bytes", least=0
     )
@@ -143,7 +152,7 @@ class Cost:
         default=0,
     )
     decoded_together: int | None = described(
-        "Answers in the batch, whose seconds of decoding and peak memory these are.", least=1, default=None
+        "Answers that were decoded as one batch, whose peak memory this is.", least=1, default=None
     )
     reuse_difference: float | None = described(
         "By how much the reused part of a likelihood differs from a pass of its own; null if nothing was reused.",

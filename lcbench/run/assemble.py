@@ -15,8 +15,10 @@ from lcbench.tasks import Example
 EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
 
 
-def result(one: SampleRequest, measured: Measured) -> Result:
-    """A measurement, scored by the task."""
+def result(one: SampleRequest, measured: Measured, cores: float) -> Result:
+    """A measurement, scored by the task; `cores` are the CPU seconds a second that the process had meanwhile."""
+    cost = measured.cost
+    seconds = cost.prefill_seconds + cost.decode_seconds
     task, prediction = one.job.task, measured.prediction
     answer = scorer = None
     if task.measure == "answer":
@@ -34,7 +36,7 @@ def result(one: SampleRequest, measured: Measured) -> Result:
         ),
         scores=Scores(scores=scores, metric=task.metric),
         nll=measured.nll,
-        cost=measured.cost,
+        cost=replace(cost, cpu_seconds=round(cores * seconds, 6)),
     )
 
 

@@ -223,8 +223,10 @@ class _Run:
             these, *rest = measure.portions(left)  # smaller than before, if memory ran out meanwhile
             waiting += reversed(rest)
             try:
+                started = time.perf_counter(), time.process_time()
                 measured = measure(these)
-                found = [assemble.result(*each) for each in zip(these, measured)]
+                wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+                found = [assemble.result(*each, cpu / wall) for each in zip(these, measured)]
             except NotFiniteError as error:
                 reason = _reason(error)
             except UserError:

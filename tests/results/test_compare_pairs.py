@@ -67,3 +67,19 @@ def test_power_equals_simulation(pairs: int, churn: float, alpha: float) -> None
         gained = sum(0.1 + churn <= draw < 0.1 + 2 * churn for draw in draws)
         found += lost > gained and mcnemar(gained, lost) <= alpha
     assert mcnemar_power(pairs, 0.1, churn, alpha) == pytest.approx(found / runs, abs=0.05)
+
+
+def test_what_was_taken_over_is_identical_and_no_gate(tmp_path: Path) -> None:
+    own = cell([1.0, 0.0] * 10)
+    taken = cell([1.0, 0.0] * 10, method="dca")
+    for record, origin in zip(taken, own, strict=True):
+        record |= {"equals": "vanilla", "taken_from": origin["id"]}
+    run = save(tmp_path / "run", own + taken + cell([1.0] * 20, method="yarn"))
+    shown = cli("compare", run, "--pair", "vanilla=dca", "--markdown", tmp_path / "page.md").out
+    assert "identical (= vanilla)" in " ".join(shown.split()) and "nothing can differ there" in shown
+    assert "power" not in shown and "warning" not in shown
+    assert "identical (= vanilla)" in (tmp_path / "page.md").read_text()
+    both = cli("compare", run, "--pair", "vanilla=dca", "--pair", "vanilla=yarn").out
+    assert "power: 1 cell of 20 pairs" in both
+    later = save(tmp_path / "later", own + taken)  # between two runs a gate is one
+    assert "power: 2 cells of 20 pairs" in cli("compare", save(tmp_path / "before", own + taken), later).out

@@ -43,8 +43,14 @@ def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> Ce
     other = _other_prompts(pairs)
     if other:
         return cell if lost else replace(cell, why=other)
-    cell = replace(cell, effect=_effect(key, metric, pairs, smallest_p), ratios=_ratios(pairs))
+    cell = replace(cell, effect=_effect(key, metric, pairs, smallest_p), ratios=_ratios(pairs), equals=_equals(pairs))
     return cell if lost else replace(cell, verdict="no evidence")
+
+
+def _equals(pairs: Pairs) -> str:
+    """The method that all records of both sides equal, or empty."""
+    marks = {record.equals for pair in pairs for record in pair}
+    return marks.pop() or "" if len(marks) == 1 else ""
 
 
 def _scored(records: Records) -> Records:

@@ -10,7 +10,8 @@ from lcbench.results.schema import Record
 
 
 def paired(base: Sequence[Record], new: Sequence[Record], pairs: Iterable[str]) -> tuple[list[Record], list[Record]]:
-    """The records of both sides that belong to pairs `A=B`, named `A -> B`.
+    """The records of both sides that belong to pairs `A=B`, named `A -> B`; all of them say which method they equal,
+    and be it their own.
 
     Raises: UserError for a pair whose methods the runs do not have.
     """
@@ -42,5 +43,6 @@ def _named(records: Iterable[Record], method: str, name: str) -> list[Record]:
         one = record.identity
         if one.method == method:
             id = f"{one.task}/{name}/{one.id.removeprefix(f'{one.task}/{method}/')}"
-            found.append(replace(record, identity=replace(one, method=name, id=id)))
+            named = replace(one, method=name, id=id)
+            found.append(replace(record, identity=named, equals=record.equals or method))
     return found

@@ -66,7 +66,8 @@ class Limits:
 class CellResult:
     """One (task, method, length) over all its depths: the verdict, why, and the effect where there are pairs.
 
-    `pairs` counts the samples scored on both sides; `gaps` names those that are missing or failed on one side.
+    `pairs` counts the samples scored on both sides; `gaps` names those that are missing or failed on one side. `equals`
+    is the method that both sides are or equal at this length, where records say so, else empty.
     """
 
     task: str
@@ -79,6 +80,7 @@ class CellResult:
     effect: Effect | None = None
     ratios: Ratios = Ratios()
     gaps: tuple[str, ...] = ()
+    equals: str = ""
 
     @property
     def name(self) -> str:
@@ -105,6 +107,12 @@ class Comparison:
 
     def having(self, verdict: Verdict) -> list[CellResult]:
         return [cell for cell in self.cells if cell.verdict == verdict]
+
+    @property
+    def testable(self) -> list[CellResult]:
+        """The cells that a change could show in: within one run, equal methods share their results."""
+        one_run = self.base.folder == self.new.folder
+        return [cell for cell in self.cells if not (one_run and cell.equals)]
 
     @property
     def identical(self) -> bool:

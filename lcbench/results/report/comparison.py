@@ -55,8 +55,7 @@ def _table_row(cell: CellResult) -> list[Text]:
     if cell.effect:
         difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
         numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell)]
-    identical = "\nidentical" if cell.effect and cell.effect.identical else ""
-    verdict = Text(cell.verdict + identical, style=STYLES[cell.verdict])
+    verdict = Text("\n".join(filter(None, (cell.verdict, identical(cell)))), style=STYLES[cell.verdict])
     label = method_label(printable(cell.method))
     return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
 
@@ -66,7 +65,8 @@ def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
     for cell in cells:
         console.print(method_label(printable(cell.method)))
         pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
-        lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (cell.verdict, STYLES[cell.verdict]))]
+        verdict = ", ".join(filter(None, (cell.verdict, identical(cell))))
+        lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (verdict, STYLES[cell.verdict]))]
         if cell.effect:
             lines.append(Text(f"BASE {cell.effect.base:.3f}, NEW {cell.effect.new:.3f}, adj. p {p_value(cell)}"))
             lines.append(Text(f"difference {cell.effect.difference:+.3f} {interval(cell)}"))
@@ -120,9 +120,15 @@ def values(cell: CellResult) -> list[str]:
 
 
 def _verdict(cell: CellResult) -> str:
-    identical = "identical" if cell.effect and cell.effect.identical else ""
-    why = printable(cell.why or identical)
+    why = printable(cell.why or identical(cell))
     return f"{cell.verdict} ({why})" if why else cell.verdict
+
+
+def identical(cell: CellResult) -> str:
+    """`identical` where all pairs have equal scores, and `identical (= vanilla)` where both sides are that method."""
+    if not (cell.effect and cell.effect.identical):
+        return ""
+    return f"identical (= {printable(cell.equals)})" if cell.equals else "identical"
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -139,7 +145,10 @@ def remarks(comparison: Comparison) -> list[str]:
         f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
         "(Holm); a cell or depth that BASE has and NEW lacks, and a sample that newly fails, counts as regressed."
     )
-    strength = power(comparison.cells, comparison.alpha)
+    equal = len(comparison.cells) - len(comparison.testable)
+    if equal:
+        lines.append(f"in {equal} cell{'' if equal == 1 else 's'} both sides are one result: nothing can differ there.")
+    strength = power(comparison.testable, comparison.alpha)
     if strength:
         lines.append(f"power: {strength}")
     if strength and strength.weak:

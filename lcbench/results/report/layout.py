@@ -61,7 +61,8 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
                 key = (printable(row.method), printable(row.model) * models, printable(row.run) * runs)
                 lines.setdefault(key, Line(*key, {})).cells[row.seq_len] = row
             lengths = sorted({row.seq_len for row in view})
-            found.append(Grid(_title(task, view), lengths, list(lines.values()), first=place == 0))
+            ordered = [replace(line, cells=dict(sorted(line.cells.items()))) for line in lines.values()]
+            found.append(Grid(_title(task, view), lengths, ordered, first=place == 0))
     return found
 
 
@@ -71,7 +72,7 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     answers the peak memory is for."""
     whole = grids(rows)
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
-    lines += _unknown(whole)
+    lines += _unknown(whole) + _equal(rows) + _spread(whole)
     for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
         spreads = [
             f"{row.method} at {row.seq_len:,} {number(row.draws_sd, row.metric)}"
@@ -97,7 +98,7 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
     """How many documents were cut, and how long prompts are that are much shorter than the length of their column; once
     a length, as all methods read the same prompts."""
     lines = []
-    for row in {row.seq_len: row for row in rows if row.samples}.values():
+    for _, row in sorted({row.seq_len: row for row in rows if row.samples}.items()):
         if row.cut:
             lines.append(
                 f"{task} at {row.seq_len:,}: documents cut in {row.cut} of {row.samples} samples, by "
@@ -112,6 +113,24 @@ def _unknown(whole: Sequence[Grid]) -> list[str]:
     rows = [row for grid in whole for row in grid.rows if row.mean is not None and None in (row.low, row.high)]
     nouns = dict.fromkeys(map(_noun, rows))
     return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
+
+
+def _equal(rows: Sequence[TableRow]) -> list[str]:
+    marks = dict.fromkeys(equal(row) for row in rows if row.equals)
+    taken = "; where both ran, one result and its cost stand for both" if any(row.taken for row in rows) else ""
+    return [f"{mark}: at that length the method changes nothing{taken}." for mark in marks]
+
+
+def _spread(whole: Sequence[Grid]) -> list[str]:
+    """What stands beside tokens a second, and how much of a processor a model on a busy machine had."""
+    rows = [row for grid in whole if grid.first for row in grid.rows]
+    lines = ["cost: prefill tokens a second ± their standard deviation over samples, and peak memory."] * any(
+        row.prefill_tokens_per_second_sd is not None for row in rows
+    )
+    busy = [row.cpu_cores for row in rows if row.busy and row.cpu_cores is not None]
+    if busy:
+        lines.append(f"busy: other programs ran, and lcbench had {min(busy):.2f} cores; its times say little.")
+    return lines
 
 
 def _noun(row: TableRow) -> str:
@@ -161,11 +180,27 @@ def interval(row: TableRow) -> str:
 
 
 def costs(line: Line, lengths: Sequence[int]) -> tuple[str, str]:
-    """Prefill tokens a second and peak memory at the longest of some lengths; empty where that is not known."""
+    """Prefill tokens a second, as `4,025 ± 310` with their standard deviation over the samples, and peak memory with a
+    mark where other programs had the processor, at the longest of some lengths; empty where that is not known."""
     row = line.cells.get(lengths[-1])
-    rate = row.prefill_tokens_per_second if row else None
-    memory = row.peak_memory_bytes if row else None
-    return "" if rate is None else f"{rate:,.0f}", "" if memory is None else human_bytes(memory)
+    return ("", "") if row is None else (rate(row), memory(row))
+
+
+def rate(row: TableRow) -> str:
+    if row.prefill_tokens_per_second is None:
+        return ""
+    sd = row.prefill_tokens_per_second_sd
+    return f"{row.prefill_tokens_per_second:,.0f}{'' if sd is None else f' ± {sd:,.0f}'}"
+
+
+def memory(row: TableRow) -> str:
+    known = "" if row.peak_memory_bytes is None else human_bytes(row.peak_memory_bytes)
+    return f"{known} (busy)".lstrip() if row.busy else known
+
+
+def equal(row: TableRow) -> str:
+    """`= vanilla` where the method changes nothing at this length, else empty."""
+    return f"= {row.equals}" if row.equals else ""
 
 
 def columns(grid: Grid, trained: int | None) -> list[str]:

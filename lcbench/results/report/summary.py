@@ -16,10 +16,11 @@ from lcbench.results.compare.cells import TOP, computed_tokens
 from lcbench.results.records import read_manifest, read_records
 from lcbench.results.report.best import best
 from lcbench.results.report.draws import spread
-from lcbench.results.schema import Record, RunIdentity
+from lcbench.results.schema import Cost, Record, RunIdentity
 
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 ROUNDING = 1e-3  # scores of samples have four decimals
+BUSY = 0.8  # of a core: a model that computes alone on a machine has at least one
 GROUPS = 100  # of samples, each left out once, for the interval of a score that is no mean
 Interval = tuple[float | None, float | None]
 
@@ -34,9 +35,14 @@ class TableRow:
     other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
     standard deviation of `draws_sd`, and the interval then covers other questions after the same draws.
     `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
+    `prefill_tokens_per_second` are all computed tokens by all seconds, and `prefill_tokens_per_second_sd` is the
+    standard deviation (n - 1) of the samples' own rates from it, each weighted by its seconds. `cpu_cores` are the CPU
+    seconds a second that the samples had, None where no record tells; `busy` where a model on the CPU had less than
+    BUSY of them, as other programs ran.
     `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
     numbers then cover the samples that succeeded, and are None without any. `cut` samples had their document cut, by
-    `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average.
+    `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average. `equals` is `vanilla`
+    where the method changes nothing at this length, else empty; `taken` samples were taken over from it.
     """
 
     task: str
@@ -68,6 +74,11 @@ class TableRow:
     cut: int = 0
     cut_tokens: float = 0.0
     tokens: float = 0.0
+    equals: str = ""
+    taken: int = 0
+    prefill_tokens_per_second_sd: float | None = None
+    cpu_cores: float | None = None
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
 
 
-def summarise_runs(runs: Iterable[Run]) -> list[TableRow]:
+def summarise_runs(runs: Sequence[Run]) -> list[TableRow]:
     """Rows in the order in which tasks, methods and lengths first occur.
 
     Raises: UserError for an official score that the records do not have the parts of.
@@ -165,7 +176,8 @@ def summarise_runs(runs: Iterable[Run]) -> list[TableRow]:
                 protocol = protocols.get(one.task, "")
                 groups[key] = TableRow(one.task, one.method, one.seq_len, one.model, run.name, protocol), []
             groups[key][1].append(record)
-    rows = [_row(row, members) for row, members in groups.values()]
+    on_cpu = {run.name for run in runs if run.identity.device == "cpu"}
+    rows = [_row(row, members, on_cpu=row.run in on_cpu) for row, members in groups.values()]
     bold = _bold(rows, [members for _, members in groups.values()])
     return [replace(row, best=index in bold) for index, row in enumerate(rows)]
 
@@ -187,7 +199,9 @@ def _bold(rows: list[TableRow], records: list[list[Record]]) -> set[int]:
     return {index for (*_, metric), column in columns.items() for index in best(column, metric)}
 
 
-def _row(key: TableRow, records: list[Record]) -> TableRow:
+def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
+    equal = {record.equals for record in records}
+    key = replace(key, equals=records[0].equals or "" if len(equal) == 1 else "")
     failed = next((record.failure for record in records if record.failure), None)
     done = [record for record in records if record.score is not None]
     if not done:
@@ -195,7 +209,8 @@ def _row(key: TableRow, records: list[Record]) -> TableRow:
     metric = done[0].measured.scores.metric
     done = [record for record in done if record.measured.scores.metric == metric]
     costs = [record.measured.cost for record in done]
-    seconds = sum(cost.prefill_seconds for cost in costs)
+    rate, sd = _rate([(computed_tokens(record), record.measured.cost.prefill_seconds) for record in done])
+    cores = _cores(costs)
     counts = ((record.prompt.details or {}).get("cut_tokens") for record in done)
     cuts = [cut for cut in counts if isinstance(cut, int) and cut > 0]
     prompts, computed = sum(record.prompt.prompt_tokens for record in done), sum(map(computed_tokens, done))
@@ -208,14 +223,37 @@ def _row(key: TableRow, records: list[Record]) -> TableRow:
         prompt_tokens=prompts,
         reused_tokens=prompts - computed,
         at_once=max(cost.decoded_together or 1 for cost in costs),
-        prefill_tokens_per_second=computed / seconds if seconds else None,
+        prefill_tokens_per_second=rate,
+        prefill_tokens_per_second_sd=sd,
+        cpu_cores=cores,
+        busy=on_cpu and cores is not None and cores < BUSY,
         peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
         failed=failed,
+        taken=sum(record.taken_from is not None for record in done),
         cut=len(cuts),
         cut_tokens=sum(cuts) / len(cuts) if cuts else 0.0,
         tokens=sum(record.prompt.prompt_tokens + record.prompt.max_new_tokens for record in done) / len(done),
         **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )
+
+
+def _rate(samples: Sequence[tuple[int, float]]) -> tuple[float | None, float | None]:
+    """Tokens a second over samples of so many tokens and seconds, and the standard deviation of the samples' rates from
+    it; each None where it is not known."""
+    timed = [(tokens, seconds) for tokens, seconds in samples if seconds]
+    total = sum(seconds for _, seconds in timed)
+    if not timed:
+        return None, None
+    rate = sum(tokens for tokens, _ in timed) / total
+    variance = sum(seconds * (tokens / seconds - rate) ** 2 for tokens, seconds in timed) / total
+    return rate, math.sqrt(variance * len(timed) / (len(timed) - 1)) if len(timed) > 1 else None
+
+
+def _cores(costs: Sequence[Cost]) -> float | None:
+    """CPU seconds a second over the samples that tell."""
+    pairs = [(cost.cpu_seconds, cost.prefill_seconds + cost.decode_seconds) for cost in costs]
+    known = [(cpu, seconds) for cpu, seconds in pairs if cpu is not None and seconds]
+    return sum(cpu for cpu, _ in known) / sum(seconds for _, seconds in known) if known else None
 
 
 def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:

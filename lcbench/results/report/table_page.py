@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lcbench.results.report.layout import Grid, columns, costs, grids, interval, notes, number, titled
+from lcbench.results.report.layout import Grid, columns, costs, equal, grids, interval, notes, number, titled
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import escaped, printable, row
 
@@ -21,7 +21,7 @@ def markdown(rows: Sequence[TableRow], trained: int | None) -> str:
     def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)
         value = f"**{value}**" if cell.best else value
-        return f"{value} {interval(cell)}"
+        return " ".join(filter(None, (value, interval(cell), equal(cell))))
 
     parts = []
     for grid in grids(rows):
@@ -46,7 +46,7 @@ def latex(rows: Sequence[TableRow], trained: int | None) -> str:
     def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)
         value = rf"\textbf{{{value}}}" if cell.best else value
-        return rf"{value} {{\scriptsize {interval(cell)}}}"
+        return rf"{value} {{\scriptsize {' '.join(filter(None, (interval(cell), equal(cell))))}}}"
 
     parts = ["% \\usepackage{booktabs}"]
     for grid in grids(rows):
@@ -82,7 +82,7 @@ def _body(
         cells = (line.cells.get(length) for length in grid.lengths)
         scores = ["" if cell is None else "failed" if cell.mean is None else score(cell) for cell in cells]
         labels = [plain(text) for text in (line.model, line.run) if text]
-        cost = list(costs(line, grid.lengths)) if grid.first else []
+        cost = list(map(plain, costs(line, grid.lengths))) if grid.first else []
         body.append([code(line.method), *labels, *scores, *cost])
     return body
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lcbench.results.report.layout import Grid, costs, grids, heading, notes, number, titled
+from lcbench.results.report.layout import Grid, costs, equal, grids, heading, notes, number, titled
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable
@@ -45,12 +45,11 @@ def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -
     for length in lengths:
         table.add_column(Text(heading(length, trained, "\n")), justify="right", no_wrap=True)
     if grid.first:
-        table.add_column(Text(f"cost at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
+        table.add_column(Text(f"tok/s at\n{lengths[-1]:,}"), justify="right", no_wrap=True)
     for line in grid.lines:
         if not line.cells.keys() & set(lengths):
             continue
-        rate, memory = costs(line, lengths)
-        cost = [Text("\n".join(filter(None, (rate and f"{rate} tok/s", memory))))] if grid.first else []
+        cost = [Text("\n".join(filter(None, costs(line, lengths))))] if grid.first else []
         apart = [f"{word} {text}" for word, text in (("on", line.model), ("in", line.run)) if text]
         scores = (_score(line.cells.get(length), star) for length in lengths)
         table.add_row(method_label(line.method, *apart), *scores, *cost)
@@ -64,8 +63,8 @@ def _score(row: TableRow | None, star: str) -> Text:
         return Text("failed", style="red")
     known = row.low is not None and row.high is not None
     between = f"{_end(row.low, row.metric)}-{_end(row.high, row.metric)}" if known else "unknown"
-    mean = number(row.mean, row.metric)
-    return Text.assemble((f"{star}{mean}", "bold") if row.best else mean, "\n", (between, "dim"))
+    mean, same = number(row.mean, row.metric), f"\n{equal(row)}" if row.equals else ""
+    return Text.assemble((f"{star}{mean}", "bold") if row.best else mean, "\n", (f"{between}{same}", "dim"))
 
 
 def _end(value: float | None, metric: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
 from lcbench.results.report.layout import human_bytes
-from lcbench.results.report.summary import TableRow
+from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.table_page import latex, markdown
 from lcbench.results.report.table_text import print_tables
 
@@ -26,8 +26,13 @@ def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in asdict(row).items()} for row in rows)
+    writer.writerows({name: _no_formula(value) for name, value in asdict(row).items()} for row in _ascending(rows))
     return text.getvalue()
+
+
+def _ascending(rows: Sequence[TableRow]) -> list[TableRow]:
+    """The rows of each task by ascending length, methods in the order in which they come."""
+    return [row for _, members in by_task(rows) for row in sorted(members, key=lambda row: row.seq_len)]
 
 
 def _no_formula(value: object) -> object:
@@ -39,7 +44,7 @@ def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
     """A list with one object per row, numbers unrounded; unknown and non-finite values are null."""
     known = [
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        for row in map(asdict, rows)
+        for row in map(asdict, _ascending(rows))
     ]
     return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
 

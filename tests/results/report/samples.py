@@ -81,5 +81,5 @@ def typed(records: Iterable[Fields]) -> list[Record]:
     return [Record.from_json(each) for each in records]
 
 
-def summarise(records: Iterable[Fields]) -> list[TableRow]:
-    return summarise_runs([Run("", RunIdentity(), typed(records))])
+def summarise(records: Iterable[Fields], **identity: Any) -> list[TableRow]:
+    return summarise_runs([Run("", RunIdentity(**identity), typed(records))])

@@ -121,7 +121,7 @@ def test_scores_cost_and_failures(tmp_path: Path) -> None:
     text = report(tmp_path, *records)
     cells = Reader(text).texts["td"]
     assert "0.750.30 to 0.95" in cells  # the mean and Wilson's interval
-    assert "500 tok/s300 MiB" in cells
+    assert "500 ± 0 tok/s300 MiB" in cells
     assert cells.count("failed") >= 1 and "<li>failed: dca at 1,024: out of &lt;memory&gt;</li>" in text
     headings = Reader(text).texts["th"]
     assert headings[:4] == ["method", "2561x", "5122x", "1,0244x"]

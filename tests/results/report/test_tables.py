@@ -44,7 +44,7 @@ def test_text_fits_80_columns_and_cuts_nothing() -> None:
     for piece in ("1.00", ".84-1.00", "0.35", ".18-.57", "0.00", ".00-.16", "131,072", "(512x)", "tok/s", "300 MiB"):
         assert piece in shown
     options = LONG.partition(":")[2].replace(",", "")
-    assert options in "".join(line[:19].strip() for line in shown.splitlines())  # folded where it must be
+    assert options in "".join(line[1:].split("  ")[0] for line in shown.splitlines())  # folded where it must be
     assert "passkey: exact match, 20 samples a score, 95 % intervals, trained at 256 tokens\n" in shown
 
 
@@ -266,3 +266,24 @@ def test_no_cell_of_a_csv_is_a_formula() -> None:
     (row,) = summarise([record(model="=HYPERLINK(0)")])
     read = list(csv.DictReader(io.StringIO(as_csv([row]))))
     assert read[0]["model"] == "'=HYPERLINK(0)"
+
+
+def test_cells_equal_to_vanilla_and_busy_machines_are_marked() -> None:
+    same = {"equals": "vanilla", "taken_from": "passkey/vanilla/256/uniform/0"}
+    slow = {"cost": {"prefill_seconds": 1.0, "decode_seconds": 1.0, "cpu_seconds": 0.5, "peak_memory_bytes": 2**20}}
+    fast = {"cost": slow["cost"] | {"prefill_seconds": 0.5, "cpu_seconds": 1.5}}
+    records = [record("vanilla", 512, sample, prompt_tokens=100, **(slow, fast)[sample]) for sample in range(2)]
+    records += [record("dca", length, **(same if length == 256 else {})) for length in (512, 256)]
+    rows = summarise(records, device="cpu")
+    shown = text(rows)
+    (line,) = [line for line in shown.splitlines() if "= vanilla  " in line and "method" not in line]
+    assert line.index("= vanilla") < shown.splitlines()[3].index("512")
+    assert "133 ± 67" in shown and "1 MiB (busy)" in shown and "lcbench had 0.57 cores" in shown
+    assert "= vanilla: at that length the method changes nothing; where both ran" in shown
+    page = markdown(rows, 256)
+    assert "[0.21, 1.00] = vanilla |" in page and "133 ± 67 | 1 MiB (busy)" in page
+    assert "[0.21, 1.00] = vanilla}" in latex(rows, 256)
+    first, *others = json.loads(as_json(rows, 256))
+    assert (first["method"], first["seq_len"], first["equals"], first["taken"]) == ("dca", 256, "vanilla", 1)
+    assert [(row["method"], row["equals"]) for row in others] == [("vanilla", ""), ("dca", "")]
+    assert not summarise(records, device="cuda")[0].busy  # a GPU works while the CPU waits

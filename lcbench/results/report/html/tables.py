@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from lcbench.core.specs import split_options
 from lcbench.results.report.html.frame import text
-from lcbench.results.report.layout import Grid, Line, grids, human_bytes, multiple, number, titled
+from lcbench.results.report.layout import Grid, Line, equal, grids, memory, multiple, number, rate, titled
 from lcbench.results.report.summary import TableRow, by_task
 
 
@@ -46,21 +46,23 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
         link = samples_link(f"<b>{score}</b>" if row.best else score, row)
         known = row.low is not None and row.high is not None
         ends = " to ".join(number(end, row.metric) for end in (row.low, row.high) if end is not None)
-        return f"{link}<small>{ends if known else 'interval unknown'}</small>{failed}"
+        same = f"<small>{text(equal(row))}</small>" if row.equals else ""
+        return f"{link}<small>{ends if known else 'interval unknown'}</small>{same}{failed}"
 
     models = dict.fromkeys(row.model for row in grid.rows)
     return _table(f"{titled(grid, trained)}, on {', '.join(models)}", grid, trained, colors, show)
 
 
 def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
-    """Prefill tokens per second, and the largest peak memory of a sample."""
+    """Prefill tokens per second with their spread over the samples, and the largest peak memory of a sample."""
 
     def show(row: TableRow) -> str:
-        rate, memory = row.prefill_tokens_per_second, row.peak_memory_bytes
-        speed = "" if rate is None else f"{rate:,.0f} tok/s"
-        return speed + ("" if memory is None else f"<small>{human_bytes(memory)}</small>")
+        small = filter(None, (memory(row), equal(row) if row.taken else ""))
+        return (f"{rate(row)} tok/s" if rate(row) else "") + "".join(f"<small>{text(each)}</small>" for each in small)
 
-    return _table("prefill speed, and peak memory", grid, trained, colors, show)
+    return _table(
+        "prefill tokens a second ± their standard deviation over samples, and peak memory", grid, trained, colors, show
+    )
 
 
 def failures(grid: Grid) -> str:
