@@ -20,11 +20,14 @@ import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessorList
 
 from lcbench.attention.steering import extend
 from lcbench.core.errors import UserError, gist_of, unknown
 from lcbench.core.specs import parse_seq_len
 from lcbench.core.tokens import encode_plain, encode_start
+from lcbench.engine.finite import not_finite, require_usable
+from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 from lcbench.methods import Composition, Method, parse_method
 from lcbench.methods.base import trained_length
@@ -155,6 +158,27 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         ]
         scored: list[tuple[float, bool]] = super()._loglikelihood_tokens(fitted, *args, **kwargs)
         return scored
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Logits [B, T, V] of texts. Raises: NotFiniteError for those that are no answer."""
+        logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
+        for ids, of_one in zip(inps, logits, strict=True):
+            require_usable(self.model, of_one, ids.tolist(), PREFILL_CHUNK)
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Token ids [B, T] of prompts and answers. Raises: NotFiniteError where the next token would be arbitrary."""
+        checks = LogitsProcessorList([self._require_usable])
+        answered: torch.Tensor = super()._model_generate(context, *args, **kwargs, logits_processor=checks)
+        return answered
+
+    def _require_usable(self, ids_BT: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        """The scores as they are; -inf is a token that the generation config forbids."""
+        low, high = scores_BV.aminmax(dim=-1)
+        wrong = ~(high.isfinite() & (low < high))
+        if wrong.any():
+            raise not_finite(self.model, ids_BT[wrong][0].tolist(), PREFILL_CHUNK)
+        return scores_BV
 
     def _shortened(self, ids: list[int], most: int) -> list[int]:
         """At most `most` tokens: the start tokens, and the last of the others."""

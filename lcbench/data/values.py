@@ -4,7 +4,7 @@
     document:   a text, or a list of paragraphs
 
 A number becomes the text a reader would write (`4821.0`, which pandas writes for a column with gaps, is 4821). NaN,
-null and empty texts are missing. A mapping with a key `text` (SQuAD's answers, ARC's choices) is replaced by that
+null and blank texts are missing. A mapping with a key `text` (SQuAD's answers, ARC's choices) is replaced by that
 value. Any other object is refused, since it is ambiguous.
 """
 
@@ -37,7 +37,7 @@ def texts_of(value: Any, where: str) -> tuple[str, ...]:
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
     found = [text_of(item, where) for item in (value if isinstance(value, list | tuple) else [value])]
-    return tuple(text for text in found if text)
+    return tuple(text for text in found if text.strip())
 
 
 def text_of(value: Any, where: str) -> str:

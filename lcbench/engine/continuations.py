@@ -23,7 +23,7 @@ from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
 from lcbench.attention.probe import execution_device
 from lcbench.engine.base import CallCost, ContinuationScores, PromptRequest
-from lcbench.engine.finite import not_finite, require_usable
+from lcbench.engine.finite import not_finite, require_usable, unusable
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
@@ -54,7 +54,8 @@ def score_continuations(
     if prefixes:
         prefixes.keep(cache, prompt)
     if wrong := [choice for choice, log in logs.items() if not math.isfinite(log)]:
-        raise not_finite(model, [*prompt, *choices[wrong[0]][:-1]], chunk, equal=False)
+        equal = logs[wrong[0]] == math.inf
+        raise not_finite(model, [*prompt, *choices[wrong[0]][:-1]], chunk, equal=equal)
     cost = CallCost(
         prefill_seconds=round(prefilled - started, 6),
         decode_seconds=round(done - prefilled, 6),
@@ -69,19 +70,22 @@ def likely(
     model: PreTrainedModel, choices: Mapping[str, list[int]], first_1V: Tensor, cache: DynamicCache
 ) -> dict[str, float]:
     """ln p of each choice that may be the best, given the tokens in the cache, whose next-token distribution is
-    ln p = first_1V [1, V]. The cache is cropped back to the prompt, if its layers can be cropped."""
+    ln p = first_1V [1, V]; NaN where those of a later token are not finite, infinite where they are all equal. The
+    cache is cropped back to the prompt, if its layers can be cropped."""
     first = {choice: float(first_1V[0, tokens[0]]) for choice, tokens in choices.items()}
     scores: dict[str, float] = {}
     for choice in sorted(choices, key=first.__getitem__, reverse=True):
         if first[choice] < max(scores.values(), default=-math.inf):
             break
         *begun, _ = tokens = choices[choice]
-        logs_TV = torch.cat([first_1V, behind(model, begun, cache)]) if begun else first_1V
+        logs_TV = torch.cat([first_1V, log_probabilities_after(model, begun, cache)]) if begun else first_1V
         scores[choice] = float(logs_TV[range(len(tokens)), tokens].sum())
+        if unusable(logs_TV).any():
+            scores[choice] = math.inf if logs_TV.isfinite().all() else math.nan
     return scores
 
 
-def behind(model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
+def log_probabilities_after(model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache) -> Tensor:
     """ln p [T, V] after each of these T tokens, which are removed from the cache again. A cache that drops keys can be
     cropped only to where the last pass began; one that cannot be cropped is copied."""
     if not all(type(layer) in GO_BACK for layer in cache.layers):

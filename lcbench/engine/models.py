@@ -70,7 +70,7 @@ class ModelSource:
         return GgufFile(self.name, self._downloaded(*hosted) if hosted else Path(self.name).expanduser())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Raises: UserError for a model without tokenizer."""
+        """Raises: UserError for a model without tokenizer, or with one that has tokens beyond its embedding."""
         self.check_exists()
         from transformers import AutoTokenizer
 
@@ -81,6 +81,9 @@ class ModelSource:
         tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
         if self.gguf:
             self.gguf.complete_tokenizer(tokenizer)
+        rows = getattr(self.config().get_text_config(), "vocab_size", None)
+        if isinstance(rows, int):
+            self.check_tokenizer(tokenizer, rows)
         return tokenizer
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

@@ -89,7 +89,7 @@ def score_tokens(
         begin += len(chunk_T)
     nll = nll.cpu()  # synchronises with the device
     if not nll.isfinite().all():
-        raise not_finite(model, tokens, chunk_size, equal=False)
+        raise not_finite(model, tokens, chunk_size, equal=not nll.isnan().any())
     return TokenScores(nll, time.perf_counter() - started)
 
 
@@ -170,10 +170,15 @@ def _tiles(start: int, stop: int, size: int) -> Iterator[slice]:
 
 
 def _nll(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-    """-ln softmax(logits)[target] [T], computed on the device of the logits, which may not be that of the tokens."""
+    """-ln softmax(logits)[target] [T], computed on the device of the logits, which may not be that of the tokens.
+
+    NaN where a logit is NaN or infinite, and infinite where all are equal: neither is a likelihood.
+    """
     wide = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
     targets = targets_T.to(wide.device)[:, None]
-    return wide.logsumexp(-1) - wide.gather(-1, targets)[:, 0]
+    nll = wide.logsumexp(-1) - wide.gather(-1, targets)[:, 0]
+    low, high = wide.aminmax(dim=-1)
+    return nll.masked_fill(low == high, torch.inf).masked_fill(~(low.isfinite() & high.isfinite()), torch.nan)
 
 
 def _unsupported(model: PreTrainedModel) -> UnsupportedModelError:

@@ -20,7 +20,7 @@ from lcbench.core.errors import RowError, UserError, brief
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method, parse_method
-from lcbench.methods.base import trained_length
+from lcbench.methods.base import length_note, trained_length
 from lcbench.methods.identity import equals_vanilla
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Task, load_task
@@ -180,7 +180,6 @@ def make_plan(
     config, tokenizer = source.config(), source.tokenizer()
     skeleton = source.skeleton(config)
     require_rotary(skeleton)
-    source.check_tokenizer(tokenizer, skeleton.get_input_embeddings().weight.shape[0])
     trained, frequencies = trained_length(config), own_frequencies(skeleton)
 
     @cache
@@ -189,12 +188,12 @@ def make_plan(
         return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
 
     jobs: dict[str, Job] = {}
-    notes = source.notes(config)
+    notes = [*source.notes(config), *filter(None, [length_note(config)])]
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)
         samples = _samples(request, task, tokenizer)
-        problems = task.problems(samples)
+        problems = task.problems(samples, seed)
         notes += [*_problems_note(task, problems, samples), *task.notes(samples)]
         for cell in task.cells(seq_lens, _depths(request)):
             _require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)

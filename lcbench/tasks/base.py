@@ -133,9 +133,9 @@ class Task(ABC):
         them together."""
         return cell, sample
 
-    def problems(self, samples: int) -> dict[int, str]:
-        """Which of the first `samples` samples of a cell cannot be built from their rows, and why; found without a
-        tokenizer, before anything runs."""
+    def problems(self, samples: int, seed: int) -> dict[int, str]:
+        """Which of the first `samples` samples of a cell, drawn with `seed`, cannot be built from their rows, and why;
+        found without a tokenizer, before anything runs."""
         return {}
 
     def notes(self, samples: int) -> list[str]:

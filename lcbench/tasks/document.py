@@ -125,7 +125,7 @@ class DocumentTask(Task):
         except RowError:  # raised again where the example is built
             return cell, sample
 
-    def problems(self, samples: int) -> dict[int, str]:
+    def problems(self, samples: int, seed: int) -> dict[int, str]:
         """Rows without references, without the document that the prompt names, with values that are not text, or that
         the prompt cannot be rendered for (as many as `CHECK_SECONDS` allow; others fail when they are built)."""
         found: dict[int, str] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import RowError, UserError
 from lcbench.core.tokens import as_text, encode_start
 from lcbench.data import Row
 from lcbench.tasks.base import Cell, Example, Task
@@ -62,17 +64,27 @@ class HumanEval(Task):
     def require_data(self) -> None:
         self._rows  # noqa: B018
 
+    def problems(self, samples: int, seed: int) -> dict[int, str]:
+        """Rows without a prompt, without tests, or with values that are not text."""
+        found: dict[int, str] = {}
+        for sample in range(samples):
+            try:
+                self._checked(sample)
+            except RowError as error:
+                found[sample] = str(error)
+        return found
+
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._rows)
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        shortest = self.max_new_tokens + _longest_prompt(tokenizer, self._rows)
+        shortest = self.max_new_tokens + _longest_prompt(tokenizer, self._prompts)
         if cell.seq_len < shortest:
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens, {self.max_new_tokens} of them for the answer; "
                 f"use --seq-len {shortest} or more."
             )
-        row = self._rows.row(sample)
+        row = self._checked(sample)
         return Example(
             head=[],
             context=[],
@@ -91,13 +103,10 @@ class HumanEval(Task):
         return {"pass@1": float(failure(program, timeout=self.timeout, memory=self.memory) is None)}
 
     def program(self, row_id: str, completion: str) -> str:
-        """The source of the completed function followed by its tests. Raises: UserError for a row without tests."""
+        """The source of the completed function followed by its tests. Raises: UserError for an unknown row."""
         row = self._by_id.get(row_id)
         if row is None:
             raise UserError(f"{self.data} ({self.split}) has no row {row_id!r}; has it changed since the run?")
-        for name in NEEDED:
-            if not isinstance(row.meta.get(name), str):
-                raise UserError(f"row {row_id} of {self.data} has no column `{name}`, which {self.name} needs.")
         return f"{row.question}{completion}\n{row.meta['test']}\ncheck({row.meta['entry_point']})\n"
 
     @property
@@ -106,8 +115,26 @@ class HumanEval(Task):
 
     @cached_property
     def _by_id(self) -> dict[str, Row]:
-        rows = map(self._rows.row, range(len(self._rows)))
-        return {row.id: row for row in rows}
+        return {row.id: row for row in self._usable()}
+
+    @cached_property
+    def _prompts(self) -> tuple[str, ...]:
+        return tuple(row.question for row in self._usable())
+
+    def _checked(self, sample: int) -> Row:
+        """The row of a sample. Raises: RowError for one without prompt or tests."""
+        row = self._rows.row(sample)
+        texts = {"question": row.question, **{name: row.meta.get(name) for name in NEEDED}}
+        for name, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                column = self.columns.get(name, name)
+                raise RowError(f"row {row.id} of {self.data} has no `{column}`, which {self.name} needs.")
+        return row
+
+    def _usable(self) -> Iterator[Row]:
+        for number in range(len(self._rows)):
+            with contextlib.suppress(RowError):
+                yield self._checked(number)
 
     def _require_execution(self) -> None:
         if not self.execute:
@@ -119,8 +146,6 @@ class HumanEval(Task):
 
 
 @lru_cache(maxsize=8)
-def _longest_prompt(tokenizer: PreTrainedTokenizerBase, rows: Questions) -> int:
+def _longest_prompt(tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...]) -> int:
     """Number of tokens of the longest prompt, BOS included: all problems must fit, not only the first ones."""
-    return max(
-        len(encode_start(tokenizer, as_text(tokenizer, rows.row(number).question))) for number in range(len(rows))
-    )
+    return max(len(encode_start(tokenizer, as_text(tokenizer, question))) for question in questions)

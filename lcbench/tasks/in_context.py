@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import RowError, UserError, unknown
 from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
@@ -43,16 +43,21 @@ class Shot:
 
 
 class Shots:
-    """The rendered rows of a split. Hashed by identity, so that tokens of the same object are cached."""
+    """The rendered rows of a split by their number, and what is wrong with the others. Hashed by identity, so that
+    tokens of the same object are cached."""
 
-    def __init__(self, shots: list[Shot]) -> None:
+    def __init__(self, shots: dict[int, Shot], problems: dict[int, str]) -> None:
         """All rows have the same `lead` and `after`."""
-        self.shots = shots
-        self.lead, self.after = shots[0].lead, shots[0].after
+        self.shots, self.problems = shots, problems
+        first = next(iter(shots.values()))
+        self.lead, self.after = first.lead, first.after
+
+    def __len__(self) -> int:
+        return len(self.shots) + len(self.problems)
 
     @property
     def labels(self) -> set[str]:
-        return {label for shot in self.shots for label in shot.references}
+        return {label for shot in self.shots.values() for label in shot.references}
 
     def order(self, rng: random.Random, balance: str) -> list[int]:
         """Indices of all rows in a random order. With balance="balanced", rounds with one row of each label that still
@@ -134,15 +139,22 @@ class InContextTask(Task):
         self._questions  # noqa: B018
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return len(self._questions.shots) * self.draws
+        return len(self._questions) * self.draws
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """Samples of one draw: their demonstrations at a shorter length are a prefix of those at a longer one."""
         return sample % self.draws
 
+    def problems(self, samples: int, seed: int) -> dict[int, str]:
+        """Samples whose question has no label, a label that is not in `labels`, or a value that is not text."""
+        wrong, numbers = self._questions.problems, map(self._row_number, range(samples), [seed] * samples)
+        return {sample: wrong[number] for sample, number in enumerate(numbers) if number in wrong}
+
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        number, draw = divmod(sample, self.draws)
-        shot = self._questions.shots[_shuffled(len(self._questions.shots), self.sample_seed(Cell(0), -1, seed))[number]]
+        draw, number = sample % self.draws, self._row_number(sample, seed)
+        if number in self._questions.problems:
+            raise RowError(self._questions.problems[number])
+        shot = self._questions.shots[number]
         choices = self._choices(tokenizer) if self.scoring == "likelihood" else {}
         budget = max(map(len, choices.values()), default=self.max_new_tokens)
         longest = _longest_question(self._questions, self._pool.after, tokenizer)
@@ -176,6 +188,10 @@ class InContextTask(Task):
     def corpus_scorer(self) -> str | None:
         return self.scorer if self.scoring == "generate" else None
 
+    def _row_number(self, sample: int, seed: int) -> int:
+        """The row that the question of a sample comes from."""
+        return _shuffled(len(self._questions), self.sample_seed(Cell(0), -1, seed))[sample // self.draws]
+
     @cached_property
     def _questions(self) -> Shots:
         """The rows that questions come from, rendered as demonstrations."""
@@ -183,14 +199,18 @@ class InContextTask(Task):
 
     @cached_property
     def _pool(self) -> Shots:
-        """The rows that demonstrations are drawn from. Raises: UserError if they are also the questions."""
+        """The rows that demonstrations are drawn from, all of which are part of prompts. Raises: UserError if one of
+        them cannot be used, or if they are also the questions."""
         source = self.demonstrations or self.data
         if source == self.data and (self.split == self.demonstrations_split or _is_file(source)):
             raise UserError(
                 f"{self.name} would demonstrate with the rows of {source} that it asks; name another split as "
                 "`demonstrations_split`, or another file as `demonstrations`."
             )
-        return self._read(source, self.demonstrations_split)
+        pool = self._read(source, self.demonstrations_split)
+        if pool.problems:
+            raise UserError(next(iter(pool.problems.values())))
+        return pool
 
     @cached_property
     def _label_words(self) -> dict[str, str]:
@@ -208,24 +228,37 @@ class InContextTask(Task):
         rows, source = questions(data, split, self.columns), data if _is_file(data) else f"{data} ({split})"
         if not len(rows):
             raise UserError(f"{self.name}: {source} has no rows.")
-        shots = [self._shot(rows.row(number), f"row {number + 1} of {source}") for number in range(len(rows))]
-        if not shots[0].after:
+        shots: dict[int, Shot] = {}
+        problems: dict[int, str] = {}
+        for number in range(len(rows)):
+            try:
+                shots[number] = self._shot(rows.row(number), f"row {number + 1} of {source}")
+            except RowError as error:
+                problems[number] = str(error)
+        if not shots:
+            raise UserError(f"{self.name}: none of {len(rows)} rows of {source} can be used; {problems[0]}")
+        read = Shots(shots, problems)
+        if not read.after:
             raise UserError(
                 f"{self.name}: the prompt must go on after its label with what parts one demonstration from the next, "
                 "such as a line break."
             )
-        for number, shot in enumerate(shots, start=1):
-            if (shot.lead, shot.after) != (shots[0].lead, shots[0].after):
+        for number, shot in shots.items():
+            if (shot.lead, shot.after) != (read.lead, read.after):
                 raise UserError(
-                    f"{self.name}: what the prompt has after the label must be the same for all rows; row {number} of "
-                    f"{source} has {shot.after!r}, the first {shots[0].after!r}."
+                    f"{self.name}: what the prompt has after the label must be the same for all rows; row {number + 1} "
+                    f"of {source} has {shot.after!r}, the first {read.after!r}."
                 )
-        return Shots(shots)
+        return read
 
     def _shot(self, row: Row, what: str) -> Shot:
+        """Raises: RowError for a row that cannot be used; UserError for a prompt that no row can be used with."""
         if not row.references:
-            raise UserError(f"{what} has no label; `columns: {{references: NAME}}` names the column that holds it.")
-        text = render(self.name, self.prompt, {**row.meta, "question": row.question, "label": LABEL})
+            raise RowError(f"{what} has no label; `columns: {{references: NAME}}` names the column that holds it.")
+        try:
+            text = render(self.name, self.prompt, {**row.meta, "question": row.question, "label": LABEL})
+        except UserError as error:
+            raise RowError(f"{what}: {error}") from error
         if text.count(LABEL) != 1 or MARKER in text:
             raise UserError(f"{self.name}: the prompt must name `label` once, as it is, and no document.")
         before, _, after = text.partition(LABEL)
@@ -237,7 +270,7 @@ class InContextTask(Task):
         if not self.labels:
             return label
         if label not in self._label_words:
-            raise unknown(f"label of {self.name} in {what}:", label, self._label_words)
+            raise RowError(str(unknown(f"label of {self.name} in {what}:", label, self._label_words)))
         return self._label_words[label]
 
 
@@ -271,7 +304,7 @@ def _fill(
 @lru_cache(maxsize=8)
 def _longest_question(rows: Shots, after: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens of the longest question, with the separator before it."""
-    questions = (as_text(tokenizer, after + shot.question) for shot in rows.shots)
+    questions = (as_text(tokenizer, after + shot.question) for shot in rows.shots.values())
     return max(len(encode_inside(tokenizer, question)) for question in questions)
 
 

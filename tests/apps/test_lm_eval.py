@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 
 import lcbench
 from lcbench.apps.lm_eval import SteeredLM
-from lcbench.core.errors import UserError
+from lcbench.core.errors import NotFiniteError, UserError
 from lcbench.engine.models import ModelSource
 from tests.helpers import TINY, cli, model_folder
 
@@ -154,6 +154,17 @@ def test_exactly_one_bos(folder: str, adds_bos: Path, monkeypatch: pytest.Monkey
     assert [row[keep.bool()][0] for row, keep in zip(ids, mask)] == [0, 0, 0] and ids.shape == (3, 20)
     assert [int((row[keep.bool()] == 0).sum()) for row, keep in zip(ids, mask)] == [1, 1, 1]
     assert mask[0, 0] == 0 and mask[:, -1].all()
+    lm.close()
+
+
+@pytest.mark.parametrize(("factor", "what"), [(float("nan"), "are NaN or infinite"), (0, "are all equal")])
+def test_logits_that_are_no_answer(factor: float, what: str) -> None:
+    lm = SteeredLM("lcbench-tiny", max_length=64, dtype="float32")
+    lm.model.lm_head.weight.data.mul_(factor)
+    with pytest.raises(NotFiniteError, match=what):
+        lm.loglikelihood(requests("loglikelihood", ("The code is", " 4821")), disable_tqdm=True)
+    with pytest.raises(NotFiniteError, match=what):
+        lm.generate_until(requests("generate_until", ("The code is", {"max_gen_toks": 4})), disable_tqdm=True)
     lm.close()
 
 

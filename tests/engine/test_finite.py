@@ -15,7 +15,7 @@ from lcbench.core.errors import NotFiniteError, UnsupportedModelError
 from lcbench.engine import generate as engine
 from lcbench.engine.finite import unusable
 from lcbench.engine.models import ModelSource
-from lcbench.engine.score import score_tokens
+from lcbench.engine.score import _States, score_tokens
 
 PROMPT = list(range(20, 60))
 
@@ -80,6 +80,27 @@ def test_likelihood_with_one_bad_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lcbench.engine.score._nll", lambda logits, targets: targets * float("nan"))
     with pytest.raises(NotFiniteError, match="NaN or infinite"):
         score_tokens(model, PROMPT)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize(("factor", "what"), [(0, "are all equal"), (torch.nan, "are NaN or infinite")])
+def test_likelihood_with_one_bad_window(
+    layerwise: bool, factor: float, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last token of the chunk is in order."""
+    model = ModelSource(dtype="float32").model()
+    states = "lcbench.engine.score._States.logits"
+    own = _States.logits
+
+    def logits(self: _States, rows: slice) -> Tensor:
+        found = own(self, rows)
+        if rows.stop - rows.start > 9:
+            found[:, 7] *= factor
+        return found
+
+    monkeypatch.setattr(states, logits)
+    with pytest.raises(NotFiniteError, match=what):
+        score_tokens(model, PROMPT, layerwise=layerwise)
 
 
 def broken_at(model: PreTrainedModel, wrong: Callable[[int], bool]) -> None:

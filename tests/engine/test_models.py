@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource, embedded_models
-from lcbench.methods.base import scaled_length, trained_length
+from lcbench.methods.base import length_note, scaled_length, trained_length
 from tests.cli.test_errors import assert_refused
 from tests.helpers import TINY, cli, model_folder
 
@@ -211,6 +212,7 @@ def test_trained_length_of_the_embedded_model() -> None:
     ("length", "rope", "reached"),
     [
         (256, {"rope_type": "linear", "factor": 4.0}, 1024),
+        (1024, {"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
         (256, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
         (256, {"rope_type": "yarn", "factor": 4}, 1024),
         (1024, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
@@ -225,6 +227,35 @@ def test_trained_length_of_the_embedded_model() -> None:
 )
 def test_own_scaling_counts(length: int, rope: object, reached: int) -> None:
     assert scaled_length(length, rope) == reached
+
+
+@pytest.mark.parametrize(
+    ("length", "more", "reached", "noted"),
+    [
+        (256, {}, 1024, True),  # Vicuna 16k, or Chinese Alpaca 2 16k: the config does not say which
+        (256, {"max_sequence_length": 1024}, 1024, False),  # FastChat
+        (1024, {"max_sequence_length": 1024}, 1024, False),
+        (
+            1024,
+            {"rope_scaling": {"type": "linear", "factor": 4.0, "original_max_position_embeddings": 256}},
+            1024,
+            False,
+        ),
+        (256, {"rope_scaling": {"type": "linear", "factor": 1.0}}, 256, False),
+        (256, {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, 256, False),
+    ],
+)
+def test_a_linear_scaling_that_may_be_counted_already(
+    length: int, more: dict[str, Any], reached: int, noted: bool
+) -> None:
+    config = transformers.LlamaConfig(
+        max_position_embeddings=length, **{"rope_scaling": {"type": "linear", "factor": 4.0}, **more}
+    )
+    assert trained_length(config) == reached
+    note = length_note(config)
+    assert bool(note) == noted
+    if note:
+        assert "reach 1,024" in note and '"original_max_position_embeddings": 64' in note
 
 
 def with_tensors(**named: int) -> Path:

@@ -130,3 +130,56 @@ def plan_with(template: str) -> Plan:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelSource, "tokenizer", lambda self: tokenizer)
         return make_plan(source, [Request("./t.yaml", seq_lens=(128,))])
+
+
+SHOTS = """
+family: in_context
+data: asked.jsonl
+demonstrations: shown.jsonl
+columns: {references: kind}
+prompt: "{{ question }}: {{ label }}\\n"
+draws: 1
+"""
+
+
+def shown(number: int, **changes: Any) -> dict[str, Any]:
+    return {"question": f"Text {number}", "kind": ("sun", "rain")[number % 2], **changes}
+
+
+def in_context(asked: list[dict[str, Any]], demonstrations: list[dict[str, Any]]) -> None:
+    Path("t.yaml").write_text(SHOTS)
+    for name, rows in (("asked", asked), ("shown", demonstrations)):
+        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("changes", [{"kind": float("nan")}, {"kind": ""}, {"kind": {"a": 1}}, {"question": {"a": 1}}])
+def test_a_bad_question_after_demonstrations_fails_alone(changes: dict[str, Any]) -> None:
+    in_context([shown(n, **(changes if n == 2 else {})) for n in range(4)], [shown(n) for n in range(9)])
+    done = cli(*RUN, "-o", "out")
+    assert done.code == 1 and "note: t: 1 of 4 rows cannot be used" in done.err and "row 3 of asked.jsonl" in done.err
+    assert [line["error"] is None for line in lines_of(Path("out"))].count(False) == 1
+    assert len(lines_of(Path("out"))) == 4
+
+
+@pytest.mark.parametrize("changes", [{"kind": float("nan")}, {"kind": " "}, {"question": {"a": 1}}])
+def test_a_bad_demonstration_is_refused(changes: dict[str, Any]) -> None:
+    in_context([shown(n) for n in range(4)], [shown(n, **(changes if n == 2 else {})) for n in range(9)])
+    done = cli(*RUN, "--dry-run")
+    assert done.code == 2 and "row 3 of shown.jsonl" in done.error
+
+
+@pytest.mark.parametrize(
+    "changes", [{"test": None}, {"entry_point": 3}, {"prompt": float("nan")}, {"prompt": {"a": 1}}]
+)
+def test_a_bad_problem_fails_alone(changes: dict[str, Any]) -> None:
+    good = {"prompt": "def f():\n", "test": "def check(f):\n    f()\n", "entry_point": "f", "answer": "    pass\n"}
+    write([{**good, "id": str(n), **(changes if n == 2 else {})} for n in range(3)])
+    Path("t.yaml").write_text(
+        "family: humaneval\ndata: rows.jsonl\nexecute: true\nmax_new_tokens: 2\n"
+        "columns: {question: prompt, references: answer}\n"
+    )
+    done = cli(*RUN, "-o", "out")
+    assert done.code == 1 and "note: t: 1 of 3 rows cannot be used" in done.err, done.err
+    assert [line["sample"] for line in lines_of(Path("out")) if line["error"]] == [2] and len(
+        lines_of(Path("out"))
+    ) == 3

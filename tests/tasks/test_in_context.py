@@ -196,7 +196,7 @@ def test_scores() -> None:
     [
         ("demonstrations: asked.csv\n", "would demonstrate with the rows of asked.csv that it asks"),
         ("demonstrations: gone.csv\n", "there is no file gone.csv"),
-        ("labels: {A: colour, B: number}\n", "unknown label of mine in row 9 of asked.csv: 'C'; known: A, B."),
+        ("labels: {A: colour, B: number}\n", "unknown label of mine in row 111 of shown.csv: 'C'; known: A, B."),
         ("labels: {A: colour, B: no, C: x}\n", "labels must be text, not False"),
         ("columns: {question: text, references: sort}\n", "unknown column in row 1 of asked.csv: 'sort'"),
         ("columns: {question: text}\n", "row 1 of asked.csv has no label"),

@@ -122,13 +122,13 @@ def test_any_cache_is_left_as_it_was(of: str) -> None:
 def test_what_cannot_win_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single token that is likelier than any other first token ends it without a pass; none is cut short wrongly."""
     first = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()
-    passes: list[int] = []  # how many tokens each pass has behind the prompt
+    passes: list[int] = []  # how many tokens each pass has after the prompt
 
-    def even(model: Any, tokens: Any, cache: Any, keep: int) -> torch.Tensor:
+    def uneven(model: Any, tokens: Any, cache: Any, keep: int) -> torch.Tensor:
         passes.append(len(tokens))
-        return torch.full((keep, 3), 1 / 3, dtype=torch.float64).log()
+        return torch.tensor([[0.3, 1 / 3, 1.1 / 3]], dtype=torch.float64).log().expand(keep, 3)
 
-    monkeypatch.setattr(continuations, "log_probabilities", even)
+    monkeypatch.setattr(continuations, "log_probabilities", uneven)
 
     class Cache:
         layers = ()
@@ -150,3 +150,23 @@ def test_what_is_no_number_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(continuations, "log_probabilities", lambda *args, **how: logs(*args, **how) * torch.nan)
     outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
     assert len(outcome.failed) == 1 and "NotFiniteError: the logits are NaN or infinite" in outcome.failed[0][1]
+
+
+@pytest.mark.parametrize(("factor", "what"), [(0, "are all equal"), (torch.nan, "are NaN or infinite")])
+def test_a_later_token_of_a_choice(factor: float, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is answered for, and a token behind the first of a choice is not."""
+    load = ModelSource.model
+
+    def broken(source: ModelSource) -> PreTrainedModel:
+        model = load(source)
+
+        def hook(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if "input_ids" in kwargs and kwargs["input_ids"].shape[1] < 8:
+                output.logits *= factor
+
+        model.register_forward_hook(hook, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(ModelSource, "model", broken)
+    outcome = runner.run(make_plan(WIDE, [Request("mine.yaml", ("vanilla",), (300,))]), Path("run"), Silent())
+    assert len(outcome.failed) == 1 and f"NotFiniteError: the logits {what}" in outcome.failed[0][1]
