@@ -10,8 +10,8 @@ from functools import cache
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lcbench.engine.models import ModelSource
 from lcbench.tasks import load_task
-from tests.helpers import TINY
 
 BOS, EOS, SPACE = "<s>", "</s>", "▁"
 LLAMA_3 = (
@@ -101,7 +101,12 @@ STYLES = ["lcbench-tiny", *_BUILDERS]
 def build(style: str) -> PreTrainedTokenizerBase:
     """A tokenizer as AutoTokenizer gives it; with a BOS token in all styles but `byte-level`."""
     if style == "lcbench-tiny":
-        return PreTrainedTokenizerFast.from_pretrained(TINY)
+        return ModelSource().tokenizer()
     tokenizer, has_bos = _BUILDERS[style]
     special = {"bos_token": BOS, "eos_token": EOS} if has_bos else {"eos_token": EOS}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer(), clean_up_tokenization_spaces=False, **special)
+
+
+def own_start(style: str) -> list[int]:
+    """What the tokenizer of a style puts before a text: its BOS, or nothing."""
+    return [] if style in ("byte-level", "byte-level-bos-not-added") else [build(style).bos_token_id]

@@ -68,8 +68,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     composition, quotes keep them together: `method="dca:mscale=0.1+yarn:factor=4"`.) `max_length` is the length of the
     run in tokens, prompt and generation, `8192` or `8k`; default: the trained length.
 
-    A text begins with exactly one BOS, or with what the tokenizer puts there instead; the harness has none with a
-    tokenizer that adds none, two for perplexity, and cuts it off with the start of a prompt that is too long.
+    A text begins with what the tokenizer puts there, a BOS or nothing, and once; the harness has two BOS for
+    perplexity, and cuts it off with the start of a prompt that is too long.
 
     Raises: UserError for arguments, methods and models that cannot be used.
     """

@@ -33,8 +33,38 @@ HaystackOption = Annotated[
     typer.Option("--haystack", help="Text to hide needles in: .txt, JSONL, a folder or data set; default: made up."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
+ChatOption = Annotated[
+    str | None,
+    typer.Option("--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off."),
+]
+BosOption = Annotated[
+    str | None,
+    typer.Option("--bos", help="Before a prompt: auto (what the tokenizer puts there), always (one BOS), never."),
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", "--system-instruction", help="System message of the chat.")
+]
+ChatOptionOption = Annotated[
+    list[str] | None,
+    typer.Option("--chat-option", help="Variable of the chat template, as `enable_thinking=false`; repeatable."),
+]
+ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", hidden=True)]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
 RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")]
+
+
+def prompt_format(
+    chat: str | None, bos: str | None, system: str | None, options: list[str] | None, apply: bool
+) -> tuple[tuple[str, object], ...]:
+    """What was typed of the format of prompts, as fields of a task. `apply` is what other harnesses call `chat: on`.
+
+    Raises: UserError for an unknown value."""
+    from lcbench.core.specs import convert_options
+    from lcbench.tasks import Task
+
+    typed = {"chat": chat or ("on" if apply else None), "bos": bos, "system": system, "chat_options": options or None}
+    given = {name: value for name, value in typed.items() if value is not None}
+    return tuple(convert_options("prompts", Task, given).items())
 
 
 def with_haystack(task: str, haystack: str | None) -> str:

@@ -10,11 +10,17 @@ from rich.console import Console
 from lcbench.cli import names
 from lcbench.cli.common import (
     RESULTS,
+    ApplyChatOption,
+    BosOption,
+    ChatOption,
+    ChatOptionOption,
     HaystackOption,
     ModelOption,
     RemoteCodeOption,
     RevisionOption,
     SeedOption,
+    SystemOption,
+    prompt_format,
     with_haystack,
 )
 from lcbench.core.errors import UserError, unknown
@@ -37,10 +43,15 @@ def show(
     depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
     haystack: HaystackOption = None,
     sample: Annotated[int, typer.Option(min=0, help="Number of the sample.")] = 0,
+    chat: ChatOption = None,
+    bos: BosOption = None,
+    system: SystemOption = None,
+    chat_option: ChatOptionOption = None,
     seed: SeedOption = None,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    apply_chat_template: ApplyChatOption = False,
     full: Annotated[bool, typer.Option("--full", help="Print the whole prompt.")] = False,
 ) -> None:
     """Show one prompt with its exact counts; needs the tokenizer only."""
@@ -48,7 +59,8 @@ def show(
     from lcbench.tasks import Cell, load_task
 
     length = parse_seq_len(seq_len)
-    loaded = load_task(with_haystack(task, haystack)).for_lengths([length])
+    format_ = dict(prompt_format(chat, bos, system, chat_option, apply_chat_template))
+    loaded = load_task(with_haystack(task, haystack)).asked(**format_).for_lengths([length])
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     source.check_exists()
     loaded.require_data()
@@ -58,7 +70,8 @@ def show(
     if not full and len(text) > 2 * END:
         text = _shortened(text, _around_needle(example, tokenizer))
     typer.echo(text)
-    typer.echo(f"{_counts(example)}, seed {example.seed}", err=True)
+    asked = ", in the chat template" if loaded.format.in_chat(tokenizer) else ""
+    typer.echo(f"{_counts(example)}, seed {example.seed}{asked}", err=True)
 
 
 @app.command(name="list")

@@ -12,6 +12,10 @@ from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
     MODEL_HELP,
     RESULTS,
+    ApplyChatOption,
+    BosOption,
+    ChatOption,
+    ChatOptionOption,
     DepthsOption,
     HaystackOption,
     LengthsOption,
@@ -19,6 +23,8 @@ from lcbench.cli.common import (
     RemoteCodeOption,
     RevisionOption,
     SeedOption,
+    SystemOption,
+    prompt_format,
     with_haystack,
 )
 from lcbench.core.errors import UserError
@@ -44,6 +50,10 @@ def run(
         int | None,
         typer.Option("--samples", "--limit", "--num-samples", min=1, help="Samples a cell; default: the task's."),
     ] = None,
+    chat: ChatOption = None,
+    bos: BosOption = None,
+    system: SystemOption = None,
+    chat_option: ChatOptionOption = None,
     seed: SeedOption = None,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -69,7 +79,7 @@ def run(
         Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
     ] = None,
     trust_remote_code: RemoteCodeOption = False,
-    apply_chat_template: Annotated[bool, typer.Option("--apply-chat-template", hidden=True)] = False,
+    apply_chat_template: ApplyChatOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
     """Run a task or a suite; the same command again resumes where it stopped.
@@ -80,15 +90,11 @@ def run(
     from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
     from lcbench.run.requests import read_requests
 
-    if apply_chat_template:
-        raise UserError(
-            "lcbench has no --apply-chat-template: a task that wants the chat template says so (`chat: true` in its "
-            "file); for a task of documents type it as an option, as in longbench/qasper:chat=true."
-        )
+    format_ = prompt_format(chat, bos, system, chat_option, apply_chat_template)
     requests, defaults = read_requests(target)
     if haystack is not None:
         requests = _all_with_haystack(requests, haystack)
-    requests = [_override(request, method, seq_len, depths, samples) for request in requests]
+    requests = [_override(request, method, seq_len, depths, samples, format_) for request in requests]
     source = ModelSource(
         defaults.get("model", DEFAULT_MODEL) if model is None else model,
         revision,
@@ -161,13 +167,14 @@ def _override(
     seq_len: str | None,
     depths: str | None,
     samples: int | None,
+    format_: tuple[tuple[str, object], ...],
 ) -> Request:
     """The request with the command line's options, which take precedence over the suite's."""
     from dataclasses import replace
 
     from lcbench.core.specs import parse_depths, parse_lengths, split_list
 
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"format": format_}
     if methods:
         changes["methods"] = tuple(entry for text in methods for entry in split_list(text))
     if seq_len is not None:
@@ -197,7 +204,8 @@ def _show_plan(plan: Plan, folder: Path) -> None:
 
     need = plan.footprint
     for job in plan.jobs:
-        typer.echo(f"{describe(job)}  {job.samples} samples  resolved: {job.resolved}{equal(job)}")
+        in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
+        typer.echo(f"{describe(job)}  {job.samples} samples{in_chat}  resolved: {job.resolved}{equal(job)}")
     typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
     kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)

@@ -118,6 +118,8 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
         if value is None:
             return None
     if get_origin(hint) is Literal:
+        if {"on", "off"} <= set(get_args(hint)):  # which YAML takes for true and false
+            value = {"true": "on", "false": "off"}.get(str(value).strip().lower(), value)
         if value not in get_args(hint):
             raise UserError(f"{what} must be {' or '.join(map(str, get_args(hint)))}, not {brief(value)}.")
         return value

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from lcbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Characters that no tokenizer merges with a following space or line break; tried in turn.
 ANCHORS = ("a", "1", ".")
+LINE = "\n"
+BosRule = Literal["auto", "always", "never", "text"]
 SHORT = 4096  # characters, up to which the tokens of a text are cached
 # Unicode noncharacters, which no text contains: they enclose the number of a control token that is spelled out.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
@@ -24,24 +28,43 @@ def tokenizer_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return full[: starts[0]] if starts else []
 
 
-def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text at the start of a prompt, with the prefix of `tokenizer_prefix`.
+def prompt_prefix(tokenizer: PreTrainedTokenizerBase, bos: BosRule = "auto") -> list[int]:
+    """Token ids before the text of a prompt, by the BOS rule: the tokenizer's own prefix, which is none where it adds
+    none (`auto`); that, or else one BOS (`always`); or nothing (`never`). Before a `text` whose likelihood is measured,
+    so that its first token has one too: the tokenizer's prefix, else BOS, else EOS, if it has any of them.
 
-    A BOS token that exists but is not added by the tokenizer is added here: every prompt has exactly one.
+    Raises: UserError for `always` with a tokenizer that has no BOS token.
     """
+    if bos == "never":
+        return []
     prefix = tokenizer_prefix(tokenizer)
-    if not prefix and tokenizer.bos_token_id is not None:
-        prefix = [tokenizer.bos_token_id]
-    return prefix + _encode(tokenizer, text)
+    if prefix or bos == "auto":
+        return prefix
+    if bos == "text":
+        return [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    if tokenizer.bos_token_id is None:
+        raise UserError("the model's tokenizer has no BOS token; leave --bos always out.")
+    return [tokenizer.bos_token_id]
 
 
-def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text inside a prompt, where it starts with a space or a line break (or is a new word).
+def former_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids before every prompt of runs before there was a BOS rule: `always`, or nothing without a BOS token."""
+    return prompt_prefix(tokenizer, "auto" if tokenizer.bos_token_id is None else "always")
+
+
+def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosRule = "auto") -> list[int]:
+    """Token ids of a text at the start of a prompt, with the prefix of `prompt_prefix`."""
+    return prompt_prefix(tokenizer, bos) + _encode(tokenizer, text)
+
+
+def encode_inside(tokenizer: PreTrainedTokenizerBase, text: str, *, line: bool = False) -> list[int]:
+    """Token ids of a text inside a prompt, where it starts with a space or a line break (or is a new word); with
+    `line`, at the start of a line.
 
     Tokenizers of the SentencePiece family prepend a space to every text they encode; that space belongs to the start
     of a prompt only.
     """
-    for anchor in ANCHORS:
+    for anchor in (LINE, *ANCHORS) if line and OPEN not in text else ANCHORS:
         before, ids = _encode(tokenizer, anchor), _encode(tokenizer, anchor + text)
         if ids[: len(before)] == before:
             return ids[len(before) :]

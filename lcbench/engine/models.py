@@ -78,7 +78,8 @@ class ModelSource:
         names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
         if not self.gguf and folder.is_dir() and not any((folder / name).exists() for name in names):
             raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
-        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer")
+        options = {"add_bos_token": True} if _is_own_tokenizer(folder) else {}
+        tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer, "tokenizer", **options)
         if self.gguf:
             self.gguf.complete_tokenizer(tokenizer)
         rows = getattr(self.config().get_text_config(), "vocab_size", None)
@@ -355,6 +356,13 @@ class ModelSource:
             return Path(hf_hub_download(repository, file, revision=self.revision, local_files_only=not is_reachable()))
         except Exception as error:  # as in _load
             raise UserError(f"cannot get {self.name}: {explain(error)}") from error
+
+
+def _is_own_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the tokenizer of lcbench's own models. They read every text behind a BOS in training, which
+    the file does not tell."""
+    own, given = REFERENCE_MODELS / DEFAULT_MODEL / "tokenizer.json", folder / "tokenizer.json"
+    return given.is_file() and given.stat().st_size == own.stat().st_size and given.read_bytes() == own.read_bytes()
 
 
 def embedded_models() -> dict[str, Path]:

@@ -85,6 +85,8 @@ class Prompt:
     )
     document: str | None = described("Title of the text whose likelihood was measured.", default=None)
     protocol: str | None = described("How its windows were laid, with what follows from the length.", default=None)
+    chat: bool | None = described("Whether it is in the tokenizer's chat template.", default=None)
+    first_token: str | None = described("The first token: a BOS, or what stands there instead.", default=None)
     excerpt: list[str] | None = described("Parts of the prompt: its start, around the needle, its end.", default=None)
 
 
@@ -278,6 +280,11 @@ class TaskFacts:
     description: str | None = described("What it asks, in a sentence.", default=None)
     citation: str | None = described("Where it comes from.", default=None)
     protocol: str | None = described("The protocol that was chosen.", default=None)
+    prompt_format: dict[str, Any] | None = described(
+        "How its prompts are asked, where that is not as plain text behind a BOS: `chat`, `system`, `chat_options`, "
+        "and `bos`, the rule in a chat, else the tokens before the text.",
+        default=None,
+    )
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -68,7 +68,7 @@ def record(
             sample=one.sample,
             seed=example.seed,
         ),
-        prompt=_prompt(plan, example, measured=done is not None),
+        prompt=_prompt(plan, job, example, measured=done is not None),
         result=done,
         error=found if isinstance(found, str) else None,
         layers_steered=layers_steered,
@@ -94,7 +94,7 @@ def unbuilt(plan: Plan, job: Job, sample: int, reason: str) -> Record:
     return record(plan, SampleRequest(job, sample, nothing), reason, 0, ())
 
 
-def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:
+def _prompt(plan: Plan, job: Job, example: Example, *, measured: bool) -> Prompt:
     """Prompt fields of a record; document, protocol and excerpt only if the sample was `measured`."""
     prompt, reading = example.prompt, example.reading if measured else None
     return Prompt(
@@ -105,6 +105,8 @@ def _prompt(plan: Plan, example: Example, *, measured: bool) -> Prompt:
         details=example.details or None,
         document=reading.document if reading else None,
         protocol=reading.protocol if reading else None,
+        chat=job.task.format.in_chat(plan.tokenizer) if prompt else None,
+        first_token=str(plan.tokenizer.decode(prompt[:1])) if prompt else None,
         excerpt=[str(plan.tokenizer.decode(part)) for part in excerpt(example)] if measured else None,
     )
 

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,8 +126,9 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the records: the same identity, the same records. The number of samples is not part
         of it, so that a run can be extended."""
-        tasks = {job.task.name: asdict(job.task) | {"samples": None} for job in self.jobs}
-        dated = any(job.task.asks_in_chat for job in self.jobs) and writes_date(self.tokenizer)
+        tasks = {job.task.name: job.task.identity(self.tokenizer) for job in self.jobs}
+        in_chat = any(job.task.format.in_chat(self.tokenizer) for job in self.jobs)
+        dated = in_chat and writes_date(self.tokenizer)
         return {
             "tasks": list(tasks.values()),
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
@@ -162,7 +163,7 @@ def make_plan(
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
     """
     attention = attention or AttentionOptions()
-    tasks = [load_task(request.task) for request in requests]
+    tasks = [load_task(request.task).asked(**dict(request.format)) for request in requests]
     chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
     source.check()
     attention.check_names()
@@ -188,7 +189,7 @@ def make_plan(
         return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
 
     jobs: dict[str, Job] = {}
-    notes = [*source.notes(config), *filter(None, [length_note(config)])]
+    notes = [*source.notes(config), *_format_notes(requests, tasks, tokenizer), *filter(None, [length_note(config)])]
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)
@@ -204,6 +205,20 @@ def make_plan(
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)
+
+
+def _format_notes(requests: Sequence[Request], tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A note where the chat template is used because there is one. Raises: UserError for one that is asked for and
+    missing, or for what only a chat has, without any."""
+    in_chat = [task for task in tasks if task.format.in_chat(tokenizer)]
+    typed = {name for request in requests for name, _ in request.format}
+    for name, option in (("system", "--system"), ("chat_options", "--chat-option")):
+        if name in typed and not in_chat:
+            raise UserError(f"{option} is for prompts in a chat template, and none is in one here; leave it out.")
+    chosen = dict.fromkeys(task.name for task in in_chat if task.format.chat == "auto")
+    if not chosen:
+        return []
+    return [f"{', '.join(chosen)}: asked in the model's chat template; --chat off asks in plain text."]
 
 
 def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:

@@ -12,13 +12,15 @@ from lcbench.tasks import read_yaml
 
 @dataclass(frozen=True)
 class Request:
-    """One task with the methods and lengths to run it with, as typed; None means the default."""
+    """One task with the methods and lengths to run it with, as typed; None means the default. `format` are fields of
+    the task that say how its prompts are asked, and their values."""
 
     task: str
     methods: tuple[str, ...] | None = None
     seq_lens: tuple[int, ...] | None = None
     depths: tuple[float, ...] | None = None
     samples: int | None = None
+    format: tuple[tuple[str, Any], ...] = ()
 
 
 def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:

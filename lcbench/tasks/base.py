@@ -9,13 +9,16 @@ import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from lcbench.tasks.format import ChatRule, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS, WINDOWS = "tokens", "windows"  # the unit of equal weight in a mean over texts
+FORMAT = ("chat", "bos", "system", "chat_options")  # fields of a task that say how its prompts are asked
 FAMILIES: dict[str, type[Task]] = {}
 
 
@@ -97,7 +100,8 @@ class Task(ABC):
     """A family of tasks. Its dataclass fields are the options that a YAML file or `name:option=value` sets.
 
     Setting `family` in a subclass registers it. `metric` is the key in `score` that tables show; `measure` selects how
-    an example becomes a record (lcbench.run.measures).
+    an example becomes a record (lcbench.run.measures). `chat`, `bos`, `system` and `chat_options` are the format of
+    prompts (lcbench.tasks.format).
     """
 
     family: ClassVar[str] = ""
@@ -108,6 +112,10 @@ class Task(ABC):
     description: str = ""
     citation: str = ""
     samples: int = 20
+    chat: ChatRule = "auto"
+    bos: Literal["auto", "always", "never"] = "auto"
+    system: str = ""
+    chat_options: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -119,6 +127,21 @@ class Task(ABC):
 
         Raises: UserError for data that are missing or cannot be read.
         """
+
+    @property
+    def format(self) -> PromptFormat:
+        """How prompts are asked."""
+        return PromptFormat(self.name, self.chat, self.bos, self.system, self.chat_options)
+
+    def asked(self, **given: Any) -> Self:
+        """A copy of this task whose prompts are asked as `given`: any of the fields in FORMAT."""
+        return replace(self, **given)
+
+    def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """What decides the examples: the task's options, and the format of its prompts with this tokenizer."""
+        options = {name: value for name, value in asdict(self).items() if name not in FORMAT} | {"samples": None}
+        format_ = self.format.identity(tokenizer)
+        return options | ({"prompt_format": format_} if format_ else {})
 
     def for_lengths(self, seq_lens: list[int]) -> Self:
         """A copy of this task for a run over these lengths, for families whose examples depend on all of them."""
@@ -161,11 +184,6 @@ class Task(ABC):
     def extract(self, prediction: str) -> str:
         """The part of a prediction that is scored."""
         return prediction
-
-    @property
-    def asks_in_chat(self) -> bool:
-        """Whether prompts are rendered with the tokenizer's chat template."""
-        return False
 
     @property
     def corpus_scorer(self) -> str | None:

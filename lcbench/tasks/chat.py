@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from lcbench.core.errors import UserError
-from lcbench.core.tokens import tokenizer_prefix
+import yaml
+
+from lcbench.core.errors import UserError, brief
+from lcbench.core.tokens import BosRule, prompt_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,39 +37,89 @@ class Message:
     content: str
 
 
-def render_chat(owner: str, tokenizer: PreTrainedTokenizerBase, text: str, system: str = "") -> str:
-    """The chat prompt of a user message `text`, up to the generation prompt, rendered with the tokenizer's chat
-    template.
+def render_chat(
+    owner: str,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    system: str = "",
+    *,
+    earlier: Sequence[Message] = (),
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The chat prompt of a user message `text` after `earlier` turns, up to the generation prompt, rendered with the
+    tokenizer's chat template and these `variables` of it.
 
-    If the template has no system role, `system` goes in front of the user's text; if it expects content as a list of
+    If the template has no system role, `system` goes in front of the first message; if it expects content as a list of
     parts, it gets one.
 
     Raises: UserError for several templates without a `default`, and for a template that fails, that leaves out a
     message, or whose date cannot be fixed.
     """
     template = chat_template(owner, tokenizer)
-    user = Message("user", text)
-    ways = [[Message("system", system), user], [Message("user", f"{system}\n\n{text}")]] if system else [[user]]
+    first, *others = said = [*earlier, Message("user", text)]
+    ways = [said]
+    if system:
+        ways = [[Message("system", system), *said], [Message("user", f"{system}\n\n{first.content}"), *others]]
     refusal = ""
     for messages in ways:
         for parts in (False, True):
             try:
-                rendered = _render(tokenizer, template, messages, parts=parts)
+                rendered = _render(tokenizer, template, messages, parts=parts, variables=variables)
             except Exception as error:  # a template is third-party code, and may raise anything
                 refusal = refusal or f"refuses the prompt: {_gist(error)}"
                 continue
             if all(one.content.strip() in rendered for one in messages) and not (parts and PART in rendered):
                 return rendered
             refusal = refusal or "leaves out a part of the prompt"
-    raise UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or a task without chat.")
+    raise UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or --chat off.")
 
 
-def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str) -> list[int]:
-    """Token ids that the tokenizer puts before every text (BOS), if the rendered chat does not begin with them; else
-    []."""
-    prefix = tokenizer_prefix(tokenizer)
+def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str, bos: BosRule = "auto") -> list[int]:
+    """Token ids that stand before a prompt by the BOS rule, if the rendered chat does not begin with them; else []."""
+    prefix = prompt_prefix(tokenizer, bos)
     written = str(tokenizer.decode(prefix)) if prefix else ""
     return [] if rendered.lstrip().startswith(written.strip()) else prefix
+
+
+def read_options(owner: str, tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) -> dict[str, Any]:
+    """Variables of the chat template from `name=value`, where a value is read as YAML: `enable_thinking=false`.
+
+    Raises: UserError for another form, or a name that the template does not have.
+    """
+    known = chat_template(owner, tokenizer) if options else ""
+    read: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not name.isidentifier():
+            raise UserError(f"--chat-option {brief(option)} is not name=value, as in enable_thinking=false.")
+        if not re.search(rf"\b{name}\b", known):
+            raise UserError(f"{owner}: the tokenizer's chat template has no option {name!r}; leave --chat-option out.")
+        try:
+            read[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            read[name] = value
+    return read
+
+
+def around_answer(tokenizer: PreTrainedTokenizerBase, options: tuple[str, ...] = ()) -> tuple[str, str]:
+    """What the chat template, with these options, writes before and behind an answer; both empty where it fails."""
+    return _around_answer(tokenizer, str(tokenizer.chat_template), options)
+
+
+@lru_cache(maxsize=64)
+def _around_answer(tokenizer: PreTrainedTokenizerBase, template: str, options: tuple[str, ...]) -> tuple[str, str]:
+    """`template` is part of the cache key only: a tokenizer's template may be replaced."""
+    messages, variables = [Message("user", "a"), Message("assistant", ANSWER)], read_options("", tokenizer, options)
+    for parts in (False, True):
+        try:
+            template = chat_template("", tokenizer)
+            rendered = _render(tokenizer, template, messages, parts=parts, prompt=False, variables=variables)
+        except Exception:
+            continue
+        if ANSWER in rendered:
+            before, _, after = rendered.rpartition(ANSWER)
+            return before, after
+    return "", ""
 
 
 def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -104,33 +156,29 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
     `generation_config.json` of many checkpoints lists only another token, with which an answer would not end.
     """
-    return _end_of_turn(tokenizer, str(tokenizer.chat_template)) if tokenizer.chat_template else frozenset()
-
-
-@lru_cache(maxsize=64)
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
-    """`template` is part of the cache key only: a tokenizer's template may be replaced."""
-    messages = [Message("user", "a"), Message("assistant", ANSWER)]
-    for parts in (False, True):
-        try:
-            rendered = _render(tokenizer, chat_template("", tokenizer), messages, parts=parts, prompt=False)
-        except Exception:
-            continue
-        if ANSWER in rendered:
-            ids = tokenizer(rendered.rpartition(ANSWER)[2].lstrip(), add_special_tokens=False).input_ids
-            return frozenset(ids[:1]) & frozenset(tokenizer.added_tokens_decoder)
-    return frozenset()
+    if not tokenizer.chat_template:
+        return frozenset()
+    behind = tokenizer(around_answer(tokenizer)[1].lstrip(), add_special_tokens=False).input_ids
+    return frozenset(behind[:1]) & frozenset(tokenizer.added_tokens_decoder)
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message], *, parts: bool, prompt: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    messages: Sequence[Message],
+    *,
+    parts: bool,
+    prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     said: list[dict[str, Any]] = [
         {"role": one.role, "content": [{"type": "text", "text": one.content}] if parts else one.content}
         for one in messages
     ]
     return str(
-        tokenizer.apply_chat_template(said, chat_template=template, tokenize=False, add_generation_prompt=prompt)
+        tokenizer.apply_chat_template(
+            said, chat_template=template, tokenize=False, add_generation_prompt=prompt, **(variables or {})
+        )
     )
 
 

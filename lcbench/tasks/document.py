@@ -7,18 +7,19 @@ import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import regex
 
 from lcbench.core.errors import RowError, UserError, brief, unknown
 from lcbench.core.specs import convert_options
-from lcbench.core.tokens import as_text, encode_inside, encode_start
+from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import reads_latin_only, score_example
 from lcbench.metrics.overlap import has_words
-from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.base import FORMAT, Cell, Example, Task
+from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.questions import Questions, questions
 from lcbench.tasks.template import Segments, render, segments
 
@@ -30,8 +31,7 @@ NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
 CHECK_SECONDS = 2.0  # for rendering prompts before a run
 ALL = 10**9  # samples: every row of the data
 IN_PROTOCOLS = (
-    "chat",
-    "system",
+    *FORMAT,
     "prompt",
     "follow_up",
     "answers",
@@ -48,8 +48,8 @@ class DocumentTask(Task):
     """One sample per row of `data` (lcbench/tasks/questions.py), in the order of the source.
 
     `prompt` is a Jinja template of `document`, `question`, `choices`, `references`, `system`, `shots` (each with
-    `question`, `answer` and `choices`) and the other columns of the row; with `chat` it is the user message of the
-    tokenizer's chat template, after the system message `system`. Only the document is truncated, by tokens, on its
+    `question`, `answer` and `choices`) and the other columns of the row; in a chat it is the user message, after the
+    system message `system`. Only the document is truncated, by tokens, on its
     `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
     100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
@@ -66,8 +66,6 @@ class DocumentTask(Task):
     split: str = "validation"
     columns: dict[str, str] = field(default_factory=dict)
     prompt: str = ""
-    chat: bool = False
-    system: str = ""
     follow_up: str = ""
     answers: str = "{0}\n{1}"
     truncate: Literal["left", "middle", "right"] = "right"
@@ -105,6 +103,26 @@ class DocumentTask(Task):
             if key not in IN_PROTOCOLS:
                 raise unknown(f"option of {owner}:", str(key), IN_PROTOCOLS)
         return replace(self, **convert_options(owner, type(self), given), protocol="", protocols={})
+
+    @property
+    def format(self) -> PromptFormat:
+        task = self.resolved
+        return PromptFormat(self.name, task.chat, task.bos, task.system, task.chat_options, self._without_chat())
+
+    def asked(self, **given: Any) -> Self:
+        """Whatever its protocols say."""
+        kept = {
+            name: {key: value for key, value in each.items() if key not in given} if isinstance(each, dict) else each
+            for name, each in self.protocols.items()
+        }
+        return replace(self, **given, protocols=kept)
+
+    def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        found = super().identity(tokenizer) | {"chat": self.chat == "on", "system": self.system}
+        format_ = found.pop("prompt_format", {})
+        if self.resolved.chat == "on":  # as `chat` here or in the protocol has always told
+            format_ = {key: value for key, value in format_.items() if key not in ("chat", "system")}
+        return found | ({"prompt_format": format_} if format_ else {})
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
         """One cell per length, the maximum of prompt and answer together in tokens. Raises: UserError for depths."""
@@ -160,8 +178,9 @@ class DocumentTask(Task):
         task, row = self.resolved, self._checked(sample)
         drawn = self._demonstrations(row, cell, sample, seed)
         fields = self._fields(row, drawn)
-        parts = self._segments(sample, task.prompt, fields, tokenizer, task.system)
-        follow_up = self._segments(sample, task.follow_up, fields, tokenizer, "") if task.follow_up else None
+        parts = self._segments(sample, task.prompt, fields, tokenizer, self.format)
+        alone = replace(self.format, system="")
+        follow_up = self._segments(sample, task.follow_up, fields, tokenizer, alone) if task.follow_up else None
         document = self._document(sample, row, parts, tokenizer)
         space = cell.seq_len - task.max_new_tokens - len(parts.head) - len(parts.tail)
         if space < min(1, len(document)):
@@ -208,10 +227,6 @@ class DocumentTask(Task):
         classes = example.details.get("classes")
         scored = score_example(self.scorer, self.extract(prediction), example.references, classes=classes)
         return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
-
-    @property
-    def asks_in_chat(self) -> bool:
-        return self.resolved.chat
 
     @property
     def corpus_scorer(self) -> str:
@@ -284,21 +299,24 @@ class DocumentTask(Task):
             raise RowError(f"{self._where(sample)}: {error}") from error
 
     def _segments(
-        self, sample: int, template: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str
+        self,
+        sample: int,
+        template: str,
+        fields: dict[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        format_: PromptFormat,
     ) -> Segments:
-        text = self._rendered(sample, template, as_text(tokenizer, fields))
-        return segments(
-            self.name, tokenizer, text, chat=self.resolved.chat, system=system, instead=self._without_chat()
-        )
+        return segments(format_, tokenizer, self._rendered(sample, template, as_text(tokenizer, fields)))
 
-    def _without_chat(self) -> list[str]:
+    def _without_chat(self) -> tuple[str, ...]:
         """Names of this task in its protocols that need no chat template, as typed on the command line."""
-        plain = [
+        off = (False, "off", "false")
+        plain = (
             name
-            for name, given in self.protocols.items()
-            if isinstance(given, dict) and not given.get("chat", self.chat)
-        ]
-        return [f"{self.name.partition(':')[0]}:protocol={name}" for name in plain]
+            for name, each in self.protocols.items()
+            if isinstance(each, dict) and each.get("chat", self.chat) in off
+        )
+        return tuple(f"{self.name.partition(':')[0]}:protocol={name}" for name in plain)
 
     def _document(self, sample: int, row: Row, parts: Segments, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if not parts.has_document:
@@ -328,4 +346,4 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, at_start: bool) -> tu
     text = as_text(tokenizer, text)
     if not at_start:
         return tuple(encode_inside(tokenizer, text))
-    return tuple(encode_start(tokenizer, text)[len(encode_start(tokenizer, "")) :])
+    return tuple(encode_plain(tokenizer, text))

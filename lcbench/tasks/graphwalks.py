@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import encode_inside
 from lcbench.metrics import score_example
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.ruler.base import encode_line
@@ -64,12 +64,12 @@ class GraphWalks(Task):
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         rng, (before, after) = self.rng(cell, sample, seed), self.template.split("{edges}")
-        head = encode_start(tokenizer, before)
-        longest = len(encode_inside(tokenizer, after.replace("{operation}", self._search(0, self.hops))))
+        head = self.format.start(tokenizer, before)
+        longest = len(self.format.end(tokenizer, after.replace("{operation}", self._search(0, self.hops))))
         space = cell.seq_len - self.max_new_tokens - len(head) - longest - SPARE_TOKENS
         graph, lines = self._graph(cell, tokenizer, rng, space)
         operation, answer = self._operation(tokenizer, graph, rng, parents=sample % 2 == 1)
-        tail = encode_inside(tokenizer, after.replace("{operation}", operation))
+        tail = self.format.end(tokenizer, after.replace("{operation}", operation))
         body = list(chain.from_iterable(lines))
         left = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - len(body)
         return Example(

@@ -9,15 +9,18 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import RowError, UserError
-from lcbench.core.tokens import as_text, encode_start
+from lcbench.core.tokens import as_text
 from lcbench.data import Row
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.code_execution import MEMORY, TIMEOUT, failure
+from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.questions import Questions, questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ASK = "Complete this Python file:\n\n"
+FENCE = "\n```"  # after a file in a chat
 NEEDED = ("test", "entry_point")
 
 
@@ -25,9 +28,9 @@ NEEDED = ("test", "entry_point")
 class HumanEval(Task):
     """Chen et al., https://arxiv.org/abs/2107.03374; one greedy completion per problem, so that the mean is pass@1.
 
-    The prompt is the beginning of a file, as published; the answer is its continuation up to the first of the `stop`
-    strings. The shipped task has LongLLaMA's three (the HumanEval paper also stops at "\\n#", "\\nif" and "\\nprint").
-    LongLLaMA's authors do not say how they sampled.
+    The prompt is the beginning of a file, as published, and in no chat unless `--chat on` asks for one; the answer is
+    its continuation up to the first of the `stop` strings. The shipped task has LongLLaMA's three (the HumanEval paper
+    also stops at "\\n#", "\\nif" and "\\nprint"). LongLLaMA's authors do not say how they sampled.
 
     Tests run in lcbench.tasks.code_execution, within `timeout` seconds and `memory` bytes, and only with
     `execute=true`.
@@ -78,7 +81,7 @@ class HumanEval(Task):
         return len(self._rows)
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        shortest = self.max_new_tokens + _longest_prompt(tokenizer, self._prompts)
+        shortest = self.max_new_tokens + _longest_prompt(tokenizer, self.format, self._prompts)
         if cell.seq_len < shortest:
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens, {self.max_new_tokens} of them for the answer; "
@@ -88,11 +91,11 @@ class HumanEval(Task):
         return Example(
             head=[],
             context=[],
-            tail=encode_start(tokenizer, as_text(tokenizer, row.question)),
+            tail=_prompt(tokenizer, self.format, row.question),
             references=row.references,
             max_new_tokens=self.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
-            stop=self.stop,
+            stop=(*self.stop, FENCE) if self.format.in_chat(tokenizer) else self.stop,
             details={"row": row.id},
         )
 
@@ -146,6 +149,15 @@ class HumanEval(Task):
 
 
 @lru_cache(maxsize=8)
-def _longest_prompt(tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...]) -> int:
+def _longest_prompt(tokenizer: PreTrainedTokenizerBase, format_: PromptFormat, questions: tuple[str, ...]) -> int:
     """Number of tokens of the longest prompt, BOS included: all problems must fit, not only the first ones."""
-    return max(len(encode_start(tokenizer, as_text(tokenizer, question))) for question in questions)
+    return max(len(_prompt(tokenizer, format_, question)) for question in questions)
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, format_: PromptFormat, question: str) -> list[int]:
+    """The beginning of the file; in a chat it is what the user gives, and again what the answer begins with, so that
+    the model goes on with the file there too."""
+    begun = as_text(tokenizer, question)
+    if not format_.in_chat(tokenizer):
+        return format_.start(tokenizer, begun)
+    return format_.start(tokenizer, ASK + begun) + format_.end(tokenizer, "", f"{FENCE.strip()}python\n{begun}")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lcbench.core.errors import RowError, UserError, unknown
-from lcbench.core.tokens import as_text, encode_inside, encode_start
 from lcbench.data import Row
 from lcbench.metrics import names as metric_names
 from lcbench.metrics import score_example
 from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.demonstrations import Layout, Shot, Shots, filled, longest_question
 from lcbench.tasks.questions import questions
 from lcbench.tasks.template import MARKER, render
 
@@ -23,56 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LABEL = "thelabelstandshere"  # placeholder of the label while a demonstration is rendered
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A row rendered as text in three parts: `question`, the text before the label without trailing spaces; `lead`, the
-    spaces before the label; `after`, the separator before the next demonstration. `references` are all of its labels,
-    as words."""
-
-    id: str
-    question: str
-    lead: str
-    references: tuple[str, ...]
-    after: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.question}{self.lead}{self.references[0]}"
-
-
-class Shots:
-    """The rendered rows of a split by their number, and what is wrong with the others. Hashed by identity, so that
-    tokens of the same object are cached."""
-
-    def __init__(self, shots: dict[int, Shot], problems: dict[int, str]) -> None:
-        """All rows have the same `lead` and `after`."""
-        self.shots, self.problems = shots, problems
-        first = next(iter(shots.values()))
-        self.lead, self.after = first.lead, first.after
-
-    def __len__(self) -> int:
-        return len(self.shots) + len(self.problems)
-
-    @property
-    def labels(self) -> set[str]:
-        return {label for shot in self.shots.values() for label in shot.references}
-
-    def order(self, rng: random.Random, balance: str) -> list[int]:
-        """Indices of all rows in a random order. With balance="balanced", rounds with one row of each label that still
-        has unused rows."""
-        order = rng.sample(range(len(self.shots)), len(self.shots))
-        if balance == "random":
-            return order
-        by_label: dict[str, list[int]] = {}
-        for number in order:
-            by_label.setdefault(self.shots[number].references[0], []).append(number)
-        rounds: dict[int, list[int]] = {}
-        for members in by_label.values():
-            for turn, number in enumerate(members):
-                rounds.setdefault(turn, []).append(number)
-        return [number for turn in range(len(rounds)) for number in rng.sample(rounds[turn], len(rounds[turn]))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +47,8 @@ class InContextTask(Task):
                          the shorter label would win every time.
     scoring generate     Up to `max_new_tokens` tokens, ended by a `stop` string, scored by `scorer` (lcbench.metrics).
 
-    Scores are from 0 to 100.
+    In a chat all demonstrations and the question are one message; with `multiturn` each is a question and an answer of
+    its own. Scores are from 0 to 100.
     """
 
     family: ClassVar[str] = "in_context"
@@ -116,6 +67,7 @@ class InContextTask(Task):
     scorer: str = "trec"
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 16
+    multiturn: bool = False
 
     def __post_init__(self) -> None:
         if self.scorer not in metric_names():
@@ -128,6 +80,10 @@ class InContextTask(Task):
     @property
     def measure(self) -> str:  # type: ignore[override]  # a class variable in other families
         return "choice" if self.scoring == "likelihood" else "answer"
+
+    def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        found = super().identity(tokenizer)
+        return found if self.multiturn else {name: value for name, value in found.items() if name != "multiturn"}
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
         """One cell per length, the maximum of demonstrations, question and answer together, in tokens."""
@@ -155,12 +111,13 @@ class InContextTask(Task):
         if number in self._questions.problems:
             raise RowError(self._questions.problems[number])
         shot = self._questions.shots[number]
-        choices = self._choices(tokenizer) if self.scoring == "likelihood" else {}
+        layout = self._layout(tokenizer)
+        choices = self._choices(tokenizer, layout) if self.scoring == "likelihood" else {}
         budget = max(map(len, choices.values()), default=self.max_new_tokens)
-        longest = _longest_question(self._questions, self._pool.after, tokenizer)
+        longest = longest_question(self._questions, layout, tokenizer)
         space = cell.seq_len - budget - longest
         draw_seed = self.sample_seed(Cell(0), draw, seed)
-        context, count = _fill(self._pool, tokenizer, draw_seed, self.balance, space)
+        context, count = filled(layout, tokenizer, draw_seed, self.balance, space)
         if not count:
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens: its longest question and the answer take "
@@ -169,7 +126,7 @@ class InContextTask(Task):
         return Example(
             head=[],
             context=list(context),
-            tail=encode_inside(tokenizer, as_text(tokenizer, self._pool.after + shot.question)),
+            tail=layout.question(tokenizer, shot),
             references=shot.references,
             max_new_tokens=budget,
             seed=draw_seed,
@@ -216,13 +173,15 @@ class InContextTask(Task):
     def _label_words(self) -> dict[str, str]:
         return {str(label): words for label, words in self.labels.items()}
 
-    def _choices(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    def _layout(self, tokenizer: PreTrainedTokenizerBase) -> Layout:
+        return Layout(self.format, self._pool, self.format.turns(tokenizer) if self.multiturn else None)
+
+    def _choices(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, list[int]]:
         """Token ids of every label as it continues a question."""
         pool = self._pool
         labels = sorted(set(self._label_words.values()) or {*pool.labels, *self._questions.labels})
         begun = any(longer.startswith(label) for label, longer in pairwise(labels))
-        end = pool.after if begun else ""
-        return {label: encode_inside(tokenizer, as_text(tokenizer, pool.lead + label + end)) for label in labels}
+        return {label: layout.label(tokenizer, label, ended=begun) for label in labels}
 
     def _read(self, data: str, split: str) -> Shots:
         rows, source = questions(data, split, self.columns), data if _is_file(data) else f"{data} ({split})"
@@ -277,35 +236,6 @@ class InContextTask(Task):
 def _is_file(data: str) -> bool:
     """Whether `data` is a local file, which has no splits."""
     return Path(data).expanduser().is_file()
-
-
-@lru_cache(maxsize=8)
-def _fill(
-    pool: Shots, tokenizer: PreTrainedTokenizerBase, seed: int, balance: str, space: int
-) -> tuple[tuple[int, ...], int]:
-    """Token ids of demonstrations in the order of a draw until the next one would exceed `space` tokens, and their
-    count.
-
-    Each is tokenised together with the separator before it, where tokenizers begin a new word: so every label, and the
-    final answer, has the same tokens on both sides.
-    """
-    tokens: list[int] = []
-    order = pool.order(random.Random(seed), balance)
-    for count, number in enumerate(order):
-        shot = pool.shots[number]
-        text = as_text(tokenizer, shot.after + shot.text if count else shot.text)
-        more = encode_inside(tokenizer, text) if count else encode_start(tokenizer, text)
-        if len(tokens) + len(more) > space:
-            return tuple(tokens), count
-        tokens += more
-    return tuple(tokens), len(order)
-
-
-@lru_cache(maxsize=8)
-def _longest_question(rows: Shots, after: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Number of tokens of the longest question, with the separator before it."""
-    questions = (as_text(tokenizer, after + shot.question) for shot in rows.shots.values())
-    return max(len(encode_inside(tokenizer, question)) for question in questions)
 
 
 @lru_cache(maxsize=8)

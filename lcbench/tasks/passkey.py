@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import convert_options
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import encode_inside
 from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.format import begun_answer
 from lcbench.tasks.text.repeated_filler import Haystack
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Protocol:
     """The wording of a passkey test, with `{key}` for the number, drawn from `lowest` to `highest` (inclusive).
 
     The prompt is instruction, filler, needle, filler, question, each on its own line; `glue` stands before the
-    question.
+    question. Where prompts are in a chat, what follows the last question mark begins the answer.
     """
 
     source: str
@@ -80,9 +81,9 @@ class Passkey(Task):
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         wording, haystack, rng = self.wording, _haystack(tokenizer, self.wording.filler), self.rng(cell, sample, seed)
         key = str(rng.randint(wording.lowest, wording.highest))
-        head = encode_start(tokenizer, wording.instruction + "\n")
+        head = self.format.start(tokenizer, wording.instruction + "\n")
         needle = encode_inside(tokenizer, "\n" + wording.needle.replace("{key}", key) + "\n")
-        tail = encode_inside(tokenizer, wording.glue + wording.question)
+        tail = self.format.end(tokenizer, *begun_answer(wording.glue + wording.question))
         budget = len(encode_inside(tokenizer, " " + key))
         shortest = self._shortest(tokenizer)
         if cell.seq_len < shortest:
@@ -113,8 +114,8 @@ class Passkey(Task):
         """The smallest length that fits every key, in tokens: at most one per digit and one before them, in each place
         that the key takes (needle and answer), and one token of filler."""
         wording = self.wording
-        head = encode_start(tokenizer, wording.instruction + "\n")
-        tail = encode_inside(tokenizer, wording.glue + wording.question)
+        head = self.format.start(tokenizer, wording.instruction + "\n")
+        tail = self.format.end(tokenizer, *begun_answer(wording.glue + wording.question))
         needle = encode_inside(tokenizer, "\n" + wording.needle.replace("{key}", "") + "\n")
         keys = 1 + wording.needle.count("{key}")
         return len(head) + len(needle) + len(tail) + keys * (len(str(wording.highest)) + 1) + 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside, encode_plain, encode_start
-from lcbench.tasks.chat import chat_prefix, render_chat
+from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.tasks.format import PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,33 +41,20 @@ def render(owner: str, template: str, fields: dict[str, Any]) -> str:
     return render_bounded(owner, template, fields | {"document": MARKER})
 
 
-def segments(
-    owner: str,
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    *,
-    chat: bool = False,
-    system: str = "",
-    instead: Sequence[str] = (),
-) -> Segments:
-    """Token ids of a rendered prompt, inside the tokenizer's chat template if `chat`.
+def segments(format_: PromptFormat, tokenizer: PreTrainedTokenizerBase, text: str) -> Segments:
+    """Token ids of a rendered prompt, inside the tokenizer's chat template if the format says so.
 
     Spaces before the document are tokenised with it, since most tokenizers join a space to the following word.
-    Raises: UserError for a template with two documents, or a tokenizer without chat template, where the error suggests
-    the tasks `instead`.
+    Raises: UserError for a template with two documents, or a tokenizer without the chat template that is asked for.
     """
     if text.count(MARKER) > 1:
-        raise UserError(f"{owner}: the template has its document {text.count(MARKER)} times; name it once.")
-    if chat:
-        if not tokenizer.chat_template:
-            raise UserError(
-                f"{owner} asks in the chat template of the tokenizer, and this tokenizer has none: "
-                f"use a chat model{', or ' * bool(instead)}{' or '.join(instead)}."
-            )
-        text = render_chat(owner, tokenizer, text, system)
-    before, marker, after = text.partition(MARKER)
+        raise UserError(f"{format_.owner}: the template has its document {text.count(MARKER)} times; name it once.")
+    chat = format_.in_chat(tokenizer)
+    before, marker, after = (format_.render(tokenizer, text) if chat else text).partition(MARKER)
+    if MARKER in after:
+        raise UserError(f"{format_.owner}: the tokenizer's chat template writes the prompt twice; use --chat off.")
     head = before.rstrip(" ") if marker else before
-    start = chat_prefix(tokenizer, text) + encode_plain(tokenizer, head) if chat else encode_start(tokenizer, head)
+    start = format_.encode_chat(tokenizer, head) if chat else encode_start(tokenizer, head, format_.bos)
     return Segments(
         head=start,
         lead=before[len(head) :],

@@ -24,7 +24,7 @@ def test_one_task_shows_its_protocols_and_options() -> None:
         (("list", "task", "paskey"), "did you mean 'passkey'"),
         (("list", "task", "smoke"), "is a suite"),
         (("list", "methods", "dca"), "takes no name"),
-        (("run", "passkey", "--apply-chat-template"), "chat=true"),
+        (("run", "passkey", "--apply-chat-template"), "use a chat model, or --chat off"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], said: str) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from lcbench.core.tokens import as_text, encode_inside, encode_plain, encode_start, spelled_out
-from tests.tokenizers import STYLES, build
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import BosRule, as_text, encode_inside, encode_plain, encode_start, spelled_out
+from tests.tokenizers import STYLES, build, own_start
 
 every_style = pytest.mark.parametrize("style", STYLES)
 WORDS = st.lists(
@@ -19,16 +20,26 @@ WORDS = st.lists(
 
 
 @every_style
-def test_start_has_one_bos_and_no_eos(style: str) -> None:
+def test_what_stands_before_a_text(style: str) -> None:
     tokenizer = build(style)
-    ids = encode_start(tokenizer, "The grass is green.\n")
-    if tokenizer.bos_token_id is None:
-        assert style == "byte-level"
-        assert ids == tokenizer("The grass is green.\n").input_ids
-    else:
-        assert ids[0] == tokenizer.bos_token_id
-    specials = [token for token in ids if token in tokenizer.all_special_ids]
-    assert specials == ids[: len(specials)] and len(specials) == (tokenizer.bos_token_id is not None)
+    for rule, start in starts(style).items():
+        ids = encode_start(tokenizer, "The grass is green.\n", rule)
+        specials = [token for token in ids if token in tokenizer.all_special_ids]
+        assert specials == ids[: len(specials)] == start
+    assert encode_start(tokenizer, "The grass is green.\n") == tokenizer("The grass is green.\n").input_ids
+
+
+def test_a_bos_that_there_is_not() -> None:
+    with pytest.raises(UserError, match="no BOS token; leave --bos always out"):
+        encode_start(build("byte-level"), "The sky", "always")
+
+
+def starts(style: str) -> dict[BosRule, list[int]]:
+    """What stands before a text by the rule for it."""
+    tokenizer, own = build(style), own_start(style)
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rules: dict[BosRule, list[int]] = {"auto": own, "never": [], "text": own or bos or [tokenizer.eos_token_id]}
+    return rules | ({"always": own or bos} if bos else {})
 
 
 def test_what_the_tokenizer_puts_in_front_is_kept() -> None:
@@ -82,7 +93,7 @@ def test_a_control_token_that_data_spell_out_is_text(style: str, around: tuple[s
         assert marked != text and spelled_out(tokenizer, marked) == text
         ids = encode_inside(tokenizer, marked)
         assert tokenizer.convert_tokens_to_ids(token) not in ids
-        assert encode_start(tokenizer, marked).count(tokenizer.bos_token_id) == (tokenizer.bos_token_id is not None)
+        assert encode_start(tokenizer, marked).count(tokenizer.bos_token_id) == len(own_start(style))
         if style != "llama-2":  # its vocabulary spells `<` in bytes; decoded with the rest it is the same text
             assert tokenizer.decode(encode_start(tokenizer, "It is.") + ids).endswith(text.rstrip(" "))
         assert tokenizer.convert_tokens_to_ids(token) in encode_plain(tokenizer, text), "a template may write it"

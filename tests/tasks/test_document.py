@@ -100,7 +100,7 @@ def test_a_space_before_the_document_goes_with_it(tokenizer: PreTrainedTokenizer
     example = spaced.example(Cell(8000), 2, tokenizer, 0)
     assert str(tokenizer.decode(example.head, skip_special_tokens=True)).strip() == "The text:"
     expected = tokenizer("The text: " + ROWS[2]["story"] + "\n\nQuestion: When? (9)\nAnswer:").input_ids
-    assert example.prompt[1:] == expected  # as the tokenizer itself cuts the whole text
+    assert example.prompt == expected  # as the tokenizer itself cuts the whole text
 
 
 def test_questions_on_one_document_belong_together(tokenizer: PreTrainedTokenizerBase) -> None:

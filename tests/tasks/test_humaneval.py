@@ -93,7 +93,7 @@ def test_a_run_records_what_it_was_allowed(tmp_path: Path) -> None:
 
 def test_every_problem_must_fit() -> None:
     tokenizer = ModelSource().tokenizer()
-    longest = max(len(tokenizer(row["prompt"]).input_ids) for row in ROWS) + 1
+    longest = max(len(tokenizer(row["prompt"]).input_ids) for row in ROWS)
     with pytest.raises(UserError, match=f"--seq-len {512 + longest} "):
         task().example(Cell(512 + longest - 1), 0, tokenizer, 0)
     assert task().example(Cell(512 + longest), 0, tokenizer, 0).prompt

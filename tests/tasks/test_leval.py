@@ -78,7 +78,7 @@ def test_every_data_set_has_its_task() -> None:
         for protocol in ("chat", "chunkllama"):
             task: Any = load_task(f"{name}:protocol={protocol}")
             assert (task.data, task.scorer, task.split) == (name, name, "test"), name
-            assert task.resolved.max_new_tokens == 512 and task.resolved.chat == (protocol == "chat")
+            assert task.resolved.max_new_tokens == 512 and task.resolved.chat == ("on" if protocol == "chat" else "off")
             assert task.resolved.system and task.resolved.prompt.count("{{ document }}") == 1
             assert task.resolved.prompt.index("{{ document }}") < task.resolved.prompt.index("{{ question }}")
             assert ("{{ system }}" in task.resolved.prompt) == (protocol == "chunkllama")

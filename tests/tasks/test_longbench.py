@@ -80,7 +80,7 @@ def test_every_metric_has_its_task() -> None:
         task: Any = load_task(f"longbench/{name}")
         assert (task.data, task.scorer, task.split) == (f"longbench/{name}", f"longbench/{name}", "test")
         assert task.resolved.max_new_tokens == length and task.resolved.truncate == "middle", name
-        assert task.resolved.chat == (name in IN_CHAT), name
+        assert task.resolved.chat == ("on" if name in IN_CHAT else "off"), name
         assert task.classes == ("choices" if name in ("trec", "lsht") else ""), name
         assert not task.answer  # the scorers take the first line themselves, where the published ones do
         assert task.resolved.prompt.count("{{ document }}") == 1

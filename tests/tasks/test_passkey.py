@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lcbench.core.errors import UserError
 from lcbench.tasks import Cell, Example, load_task
 from lcbench.tasks.passkey import Passkey
-from tests.tokenizers import STYLES, build
+from tests.tokenizers import STYLES, build, own_start
 
 PROTOCOLS = ["chunkllama", "longlm", "longllama"]
 INSTRUCTION = (
@@ -56,9 +56,9 @@ def test_a_prompt_is_exact_and_whole(
     example = task.example(Cell(seq_len, depth), sample, tokenizer, seed)
     assert len(example.prompt) + example.max_new_tokens == seq_len
     assert example.prompt == example.head + example.context + example.tail
-    if tokenizer.bos_token_id is not None:
-        assert example.prompt[0] == tokenizer.bos_token_id
-    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == (tokenizer.bos_token_id is not None)
+    start = own_start(style)
+    assert example.prompt[: len(start)] == start
+    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == len(start)
 
     (key,) = example.references
     assert wording.lowest <= int(key) <= wording.highest and key == str(int(key))

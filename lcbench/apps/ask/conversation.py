@@ -15,6 +15,7 @@ from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.methods import Method
 from lcbench.tasks.chat import end_of_turn
+from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.template import MARKER, segments
 
 # ChunkLlama's words (test_zero_shot.py, https://github.com/HKUNLP/ChunkLlama), without its call for short answers.
@@ -36,7 +37,7 @@ class Prompts:
             raise UserError("the question is empty.")
         require_whole_characters(question, "the question")
         text = PROMPT.format(question=as_text(self.tokenizer, question.strip()))
-        parts = segments(self._model, self.tokenizer, text, chat=self.chat)
+        parts = segments(PromptFormat(self._model), self.tokenizer, text)
         return parts.head + self._document + parts.tail
 
     @cached_property

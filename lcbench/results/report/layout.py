@@ -230,6 +230,17 @@ def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
             ]
 
 
+def _asked(rows: Sequence[TableRow]) -> list[str]:
+    """In words, whether prompts are in the chat template; of rows that differ in it, which ones are."""
+    if not any(row.chat for row in rows):
+        return []
+    if all(row.chat for row in rows if row.samples):
+        return ["in the chat template"]
+    models, runs = ({getattr(row, name) for row in rows if row.chat} for name in ("model", "run"))
+    plain = {row.model for row in rows if not row.chat}
+    return [f"in the chat template: {', '.join(sorted(runs if models & plain else models))}"]
+
+
 def _title(task: str, rows: Sequence[TableRow]) -> str:
     metrics = dict.fromkeys(row.metric for row in rows if row.samples)
     what = ", ".join(metric.replace("_", " ") for metric in metrics)
@@ -243,6 +254,7 @@ def _title(task: str, rows: Sequence[TableRow]) -> str:
         f"{samples} {'books' if likelihood else 'samples'} a score",
         f"95 % intervals{' over books' if likelihood else ''}",
     ]
+    words += _asked(rows)
     if protocols:
         words.append(f"protocol {'; '.join(protocols)}")
     return printable(", ".join(words))

@@ -42,7 +42,8 @@ class TableRow:
     `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
     numbers then cover the samples that succeeded, and are None without any. `cut` samples had their document cut, by
     `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average. `equals` is `vanilla`
-    where the method changes nothing at this length, else empty; `taken` samples were taken over from it.
+    where the method changes nothing at this length, else empty; `taken` samples were taken over from it. `chat`:
+    whether prompts are in the chat template, None where the records do not tell.
     """
 
     task: str
@@ -79,6 +80,7 @@ class TableRow:
     prefill_tokens_per_second_sd: float | None = None
     cpu_cores: float | None = None
     busy: bool = False
+    chat: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         taken=sum(record.taken_from is not None for record in done),
         cut=len(cuts),
         cut_tokens=sum(cuts) / len(cuts) if cuts else 0.0,
+        chat=done[0].prompt.chat,
         tokens=sum(record.prompt.prompt_tokens + record.prompt.max_new_tokens for record in done) / len(done),
         **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )

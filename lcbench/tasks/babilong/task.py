@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside, encode_start
 from lcbench.metrics import score_example
 from lcbench.tasks.babilong.stories import STORIES
 from lcbench.tasks.base import Cell, Example, Task
@@ -64,7 +63,7 @@ class Babilong(Task):
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         story = STORIES[self.story](self.rng(Cell(0), sample, seed))  # the same at every length
         before, after = self.template.replace("{question}", story.question).split("{context}")
-        head, tail = encode_start(tokenizer, before), encode_inside(tokenizer, after)
+        head, tail = self.format.start(tokenizer, before), self.format.end(tokenizer, after)
         facts = encode_all(tokenizer, [f" {fact}" for fact in story.facts], SENTENCE)
         space = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - sum(map(len, facts))
         if space < 1:

@@ -12,7 +12,7 @@ from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import encode_inside
 from lcbench.metrics.ruler import strings_found
-from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.base import FORMAT, Cell, Example, Task
 from lcbench.tasks.needle.facts import draw_distinct, most_tokens
 from lcbench.tasks.needle.wording import Wording
 from lcbench.tasks.passkey import Passkey
@@ -87,8 +87,8 @@ class Needle(Task):
         queried = keys[: wording.queries]
         answers = tuple(value for key in queried for value in facts[key])
 
-        head = wording.opening(tokenizer)
-        tail = wording.closing(tokenizer, rng.sample(queried, len(queried)))
+        head = wording.opening(self.format, tokenizer)
+        tail = wording.closing(self.format, tokenizer, rng.sample(queried, len(queried)))
         needles = [wording.state(tokenizer, key, value) for key in keys for value in facts[key]]
         budget = wording.max_new_tokens or len(encode_inside(tokenizer, " " + ", ".join(answers))) + SPARE_TOKENS
         space = cell.seq_len - len(head) - len(tail) - sum(map(len, needles)) - budget
@@ -149,7 +149,8 @@ class Needle(Task):
     @property
     def _passkey(self) -> Passkey:
         given = {key: value for key, value in self._given.items() if key != "depths"}
-        return Passkey(name=self.name, protocols={self.protocol: given}, protocol=self.protocol)
+        format_ = {name: getattr(self, name) for name in FORMAT}
+        return Passkey(name=self.name, protocols={self.protocol: given}, protocol=self.protocol, **format_)
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """A length in tokens that fits every sample: the longest possible keys and values, and one token of
@@ -157,11 +158,11 @@ class Needle(Task):
         wording = self.wording
         key, value = most_tokens(tokenizer, wording.key), most_tokens(tokenizer, wording.value)
         needle = len(wording.state(tokenizer, "", "")) + key + value
-        question = len(wording.closing(tokenizer, [""] * wording.queries))
+        question = len(wording.closing(self.format, tokenizer, [""] * wording.queries))
         question += wording.question.count("{keys}") * wording.queries * key
         answer = wording.queries * wording.values * (value + 1) + SPARE_TOKENS
         return (
-            len(wording.opening(tokenizer))
+            len(wording.opening(self.format, tokenizer))
             + wording.keys * wording.values * needle
             + question
             + (wording.max_new_tokens or answer)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import as_text, encode_inside
+from lcbench.tasks.format import PromptFormat, begun_answer
 from lcbench.tasks.needle.facts import KINDS, how_many
 from lcbench.tasks.text.running_text import LINE, RunningText, encode_all, repeated, running_text
 
@@ -65,14 +66,14 @@ class Wording:
         listed = ", ".join(keys[:-1]) + (", and " if keys[1:] else "") + keys[-1]
         return self.question.replace("{keys}", listed)
 
-    def opening(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        return encode_start(tokenizer, self.instruction + self.glue.strip(" "))
+    def opening(self, format_: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        return format_.start(tokenizer, self.instruction + self.glue.strip(" "))
 
-    def closing(self, tokenizer: PreTrainedTokenizerBase, keys: list[str]) -> list[int]:
+    def closing(self, format_: PromptFormat, tokenizer: PreTrainedTokenizerBase, keys: list[str]) -> list[int]:
         """Token ids of the question after the haystack."""
         if self.line is None:
-            return encode_inside(tokenizer, self.glue + self.ask(keys))
-        return encode_all(tokenizer, [self.ask(keys)], LINE)[0]
+            return format_.end(tokenizer, *begun_answer(self.glue + self.ask(keys)))
+        return format_.end(tokenizer, *begun_answer(as_text(tokenizer, self.ask(keys))), line=True)
 
     def state(self, tokenizer: PreTrainedTokenizerBase, key: str, value: str) -> list[int]:
         """Token ids of a needle in the haystack: a sentence after a space, or a line with its line break."""

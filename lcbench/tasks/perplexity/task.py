@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_start
 from lcbench.tasks.base import TOKENS, WINDOWS, Cell, Example, Reading, Task, Window
+from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.perplexity.books import Tokens, books_of, read_book, require_books
 from lcbench.tasks.text.running_text import GENERATED
 
@@ -26,8 +26,8 @@ class Perplexity(Task):
     """Sample k is the k-th book of the source that is long enough for every length of the run, so that all lengths read
     the same books.
 
-    Protocols. A window is `seq_len` tokens, including the tokenizer's prefix (BOS). Without a BOS the first token of a
-    window is not scored.
+    Protocols. A window is `seq_len` tokens, including what stands before the text: the tokenizer's own prefix, else
+    BOS, else EOS. With `bos: never` nothing does, and the first token of a window is not scored. Never in a chat.
 
     prefix    the first window of each book
     sliding   windows over the first `book_tokens` tokens (default: twice the longest length), `stride` apart (default:
@@ -65,6 +65,10 @@ class Perplexity(Task):
             if value is not None and value < 1:
                 raise UserError(f"{self.name}: {option} must be at least 1, not {value}.")
 
+    @property
+    def format(self) -> PromptFormat:
+        return PromptFormat(self.name, "off", "never" if self.bos == "never" else "text")
+
     def require_data(self) -> None:
         require_books(self.source)
 
@@ -74,7 +78,7 @@ class Perplexity(Task):
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         if self.source == GENERATED or self.longest is None:
             return None
-        return len(books_of(tokenizer, self.source, self._need(self.longest, _head(tokenizer))))
+        return len(books_of(tokenizer, self.source, self._need(self.longest, self.format.start(tokenizer, ""))))
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """With `prefix`, the window of a book begins with its windows of all shorter lengths."""
@@ -86,7 +90,7 @@ class Perplexity(Task):
         return [Cell(seq_len) for seq_len in seq_lens]
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        head = _head(tokenizer)
+        head = self.format.start(tokenizer, "")
         if cell.seq_len < SHORTEST:
             raise UserError(f"{self.name} needs windows of {SHORTEST} tokens or more, not {cell.seq_len}.")
         need = self._need(max(cell.seq_len, self.longest or 0), head)
@@ -161,10 +165,6 @@ class Perplexity(Task):
             start = spans[-1][0] + stride
             spans.append((start, min(start + length, need), spans[-1][1]))
         return spans
-
-
-def _head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return encode_start(tokenizer, "")
 
 
 def _window(book: Tokens, span: Span, *, scored_first: bool) -> Window:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.core.tokens import as_text
 from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.text.running_text import LINE, encode_all
@@ -49,14 +50,17 @@ class Ruler(Task):
         recall = sum(strings_found(prediction, example.references)) / len(example.references)
         return {"recall": recall, "exact": float(recall == 1)}
 
-    def _around(self, **values: object) -> tuple[str, str]:
-        """The text before and after the context, with the answer prefix, and with each `{name}` replaced by its
-        value."""
-        text = self.template + self.answer_prefix
+    def _around(self, **values: object) -> tuple[str, str, str]:
+        """The text before and after the context, and the answer prefix, with each `{name}` replaced by its value."""
+        template, answer = self.template, self.answer_prefix
         for name, value in values.items():
-            text = text.replace(f"{{{name}}}", str(value))
-        before, _, after = text.partition("{context}")
-        return before, after
+            template, answer = (text.replace(f"{{{name}}}", str(value)) for text in (template, answer))
+        before, _, after = template.partition("{context}")
+        return before, after, answer
+
+    def _end_line(self, tokenizer: PreTrainedTokenizerBase, after: str, answer: str) -> list[int]:
+        """Token ids of the end of a prompt that starts on a new line. What it spells out is data."""
+        return self.format.end(tokenizer, as_text(tokenizer, after), as_text(tokenizer, answer), line=True)
 
     def _too_short(self, cell: Cell, shortest: int) -> UserError:
         return UserError(f"{self.name} does not fit into {cell.seq_len} tokens; use --seq-len {shortest} or more.")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import encode_inside
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.needle.facts import KINDS
 from lcbench.tasks.ruler.base import Ruler, encode_line
@@ -65,13 +65,13 @@ class CommonWords(Ruler):
         if cell.seq_len < shortest:
             raise self._too_short(cell, shortest)
         rng, often = self.rng(cell, sample, seed), self._frequencies(cell.seq_len)
-        before, after = self._around()
-        tail, known = encode_inside(tokenizer, after), word_tokens(tokenizer)
+        before, after, answer = self._around()
+        tail, known = self.format.end(tokenizer, after, answer), word_tokens(tokenizer)
         least = _numbering(tokenizer, self.num_cw * often.common)
         while True:  # `shortest` assumes words of mean size, so about every other draw fits at that length
             words = rng.sample(all_words(), len(all_words()))
             shown, common, others = words[: often.words], words[often.words :][: self.num_cw], words[often.words :]
-            head = encode_start(tokenizer, self._solved(rng, shown, often) + before)
+            head = self.format.start(tokenizer, self._solved(rng, shown, often) + before)
             space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
             if least + often.common * sum(len(known[word]) for word in common) <= space:
                 break
@@ -103,18 +103,19 @@ class CommonWords(Ruler):
     def _solved(self, rng: random.Random, words: list[str], often: Frequencies) -> str:
         common = words[: self.num_cw]
         listed = common * often.example_common + words[self.num_cw :] * often.example_other
-        before, after = self._around()
-        return f"{before}{_numbered(rng.sample(listed, len(listed)))}{after} {_numbered(common)}\n"
+        before, after, answer = self._around()
+        return f"{before}{_numbered(rng.sample(listed, len(listed)))}{after}{answer} {_numbered(common)}\n"
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase, seq_len: int) -> int:
         """The length in tokens at which words of mean size fit, with the frequencies of `seq_len`."""
         often, known = self._frequencies(seq_len), word_tokens(tokenizer)
         mean = sum(map(len, known.values())) / len(known)
-        before, after = self._around()
+        before, after, answer = self._around()
         others = (often.words - self.num_cw) * often.example_other
         example = self.num_cw * often.example_common + others
         listed = self.num_cw * often.common
-        texts = encode_start(tokenizer, before + after), encode_inside(tokenizer, "\n" + before + after)
+        head = self.format.start(tokenizer, before + after + answer)
+        texts = head, self.format.end(tokenizer, "\n" + before + after, answer)
         words = math.ceil(mean * (example + self.num_cw + listed))
         numbers = sum(_numbering(tokenizer, count) for count in (example, self.num_cw, listed))
         return sum(map(len, texts)) + words + numbers + self.max_new_tokens

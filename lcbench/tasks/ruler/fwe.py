@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.core.tokens import encode_inside
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler
 from lcbench.tasks.text.running_text import SENTENCE, encode_all
@@ -49,8 +49,9 @@ class FrequentWords(Ruler):
             raise self._too_short(cell, shortest)
         rng = self.rng(cell, sample, seed)
         words = _coded(rng, cell.seq_len // TOKENS_PER_WORD - 1)
-        before, after = self._around()
-        head, tail = encode_start(tokenizer, before.removesuffix(" ")), encode_inside(tokenizer, after)
+        before, after, answer = self._around()
+        head = self.format.start(tokenizer, before.removesuffix(" "))
+        tail = self.format.end(tokenizer, after, answer)
         ranked = encode_all(tokenizer, [DOTS, *(f" {word}" for word in words)], SENTENCE)
         space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
         sizes = [len(ids) for ids in ranked]
@@ -85,8 +86,9 @@ class FrequentWords(Ruler):
             1 / (math.pow(last, -self.alpha) - math.pow(last + 1, -self.alpha))
         )  # from here on, the floors differ as well
         counts = self._counts(n, n)
-        before, after = self._around()
-        fixed = len(encode_start(tokenizer, before)) + len(encode_inside(tokenizer, after)) + self.max_new_tokens
+        before, after, answer = self._around()
+        around = self.format.start(tokenizer, before) + self.format.end(tokenizer, after, answer)
+        fixed = len(around) + self.max_new_tokens
         words = n * len(encode_inside(tokenizer, DOTS)) + sum(counts[1:]) * (LETTERS + 1)
         return max(fixed + words, (last + 1) * TOKENS_PER_WORD)
 

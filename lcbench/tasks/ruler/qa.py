@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import as_text, encode_start
+from lcbench.core.tokens import as_text
 from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler, encode_line
@@ -61,8 +61,9 @@ class DocumentQuestions(Ruler):
         if cell.seq_len < shortest:
             raise self._too_short(cell, shortest)
         question, rng = self._collection.questions[sample], self.rng(cell, sample, seed)
-        before, after = self._ask(question)
-        head, tail = encode_start(tokenizer, as_text(tokenizer, before)), encode_line(tokenizer, after)
+        before, after, answer = self._ask(question)
+        head = self.format.start(tokenizer, as_text(tokenizer, before))
+        tail = self._end_line(tokenizer, after, answer)
         space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
         documents, left = self._fill(tokenizer, question, space, rng)
         rng.shuffle(documents)
@@ -93,10 +94,19 @@ class DocumentQuestions(Ruler):
     def _collection(self) -> Collection:
         return read_collection(self.dataset, self.source)
 
-    def _ask(self, question: Question) -> tuple[str, str]:
-        """The text before the documents, and the question after them, which starts on a new line."""
-        before, after = self._around(query=question.text)
-        return before, after.removeprefix(END)
+    def _ask(self, question: Question) -> tuple[str, str, str]:
+        """The text before the documents, the question after them, which starts on a new line, and the answer prefix."""
+        before, after, answer = self._around(query=question.text)
+        return before, after.removeprefix(END), answer
+
+    def _longest_tail(self, tokenizer: PreTrainedTokenizerBase, needs: Sequence[int]) -> int:
+        """The tokens of the longest question and of what it `needs` besides."""
+        asked = [self._ask(question)[1:] for question in self._collection.questions]
+        if self.format.in_chat(tokenizer):
+            sizes = [len(self._end_line(tokenizer, *each)) for each in asked]
+        else:  # in one call of the tokenizer
+            sizes = [len(ids) for ids in encode_all(tokenizer, [after + answer for after, answer in asked], LINE)]
+        return max(size + need for size, need in zip(sizes, needs, strict=True))
 
     def _fill(
         self, tokenizer: PreTrainedTokenizerBase, question: Question, space: int, rng: random.Random
@@ -136,9 +146,8 @@ class DocumentQuestions(Ruler):
 def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> int:
     """A length in tokens that fits every question with the documents that answer it."""
     questions = task._collection.questions
-    framed = [task._ask(question) for question in questions]
-    tails = encode_all(tokenizer, [after for _, after in framed], LINE)
-    head = max(len(encode_start(tokenizer, as_text(tokenizer, before))) for before in {before for before, _ in framed})
+    starts = {task._ask(question)[0] for question in questions}
+    head = max(len(task.format.start(tokenizer, as_text(tokenizer, before))) for before in starts)
     numbers = sorted({number for question in questions for number in question.answered_by})
     bodies = bodies_of(tokenizer, task._collection).of(numbers)
     sizes = dict(zip(numbers, map(len, bodies), strict=True))
@@ -147,8 +156,7 @@ def _shortest(tokenizer: PreTrainedTokenizerBase, task: DocumentQuestions) -> in
         labels = sum(len(_label(tokenizer, place)) for place in range(1, len(question.answered_by) + 1))
         return labels + sum(sizes[number] for number in question.answered_by)
 
-    longest = max(len(tail) + needs(question) for tail, question in zip(tails, questions, strict=True))
-    return head + longest + task.max_new_tokens
+    return head + task._longest_tail(tokenizer, [needs(question) for question in questions]) + task.max_new_tokens
 
 
 def _label(tokenizer: PreTrainedTokenizerBase, place: int) -> list[int]:

@@ -10,7 +10,6 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import encode_start
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler, encode_line
 from lcbench.tasks.text.running_text import hide, repeated
@@ -72,9 +71,9 @@ class VariableTracking(Ruler):
         values = [str(value) for value in rng.sample(VALUES, 2 * self.num_chains)]
         solved = _chains(rng, values[: self.num_chains], self._example_hops, EXAMPLE_LETTERS)
         chains = _chains(rng, values[self.num_chains :], self.num_hops, LETTERS)
-        before, after = self._ask(chains[0])
-        head = encode_start(tokenizer, self._solved(rng, solved) + before)
-        tail = encode_line(tokenizer, after)
+        before, after, answer = self._ask(chains[0])
+        head = self.format.start(tokenizer, self._solved(rng, solved) + before)
+        tail = self._end_line(tokenizer, after, answer)
         lines = [[encode_line(tokenizer, line) for line in one.lines] for one in chains]
         space = cell.seq_len - self.max_new_tokens - len(head) - len(tail) - sum(map(len, chain.from_iterable(lines)))
         noise, ends = repeated(tokenizer, NOISE).cut(space)
@@ -94,28 +93,28 @@ class VariableTracking(Ruler):
     def _example_hops(self) -> int:
         return min(self.num_hops, EXAMPLE_HOPS)
 
-    def _ask(self, chain: Chain) -> tuple[str, str]:
-        """The text before the lines, and the question after them, which starts on a new line."""
-        before, after = self._around(query=chain.value, num_v=len(chain.names), assigned=self.spelling)
-        return before, after.removeprefix("\n")
+    def _ask(self, chain: Chain) -> tuple[str, str, str]:
+        """The text before the lines, the question after them, which starts on a new line, and the answer prefix."""
+        before, after, answer = self._around(query=chain.value, num_v=len(chain.names), assigned=self.spelling)
+        return before, after.removeprefix("\n"), answer
 
     def _solved(self, rng: random.Random, chains: list[Chain]) -> str:
         """The solved example: lines, question and answer."""
         noise = range(max(EXAMPLE_LINES, len(chains[0].names)))
         hidden = _spread(rng, [chain.lines for chain in chains], noise)
         lines = sorted([*hidden, *((place, NOISE + "\n") for place in noise)], key=_place)
-        before, after = self._ask(chains[0])
-        return f"{before}{''.join(line for _, line in lines)}{after} {' '.join(chains[0].names)}\n\n"
+        before, after, answer = self._ask(chains[0])
+        return f"{before}{''.join(line for _, line in lines)}{after}{answer} {' '.join(chains[0].names)}\n\n"
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """A length in tokens that fits every sample: at most one token per letter and digit of a name or value and one
         before it, and enough lines of noise to give every line of a chain its own place."""
         solved = Chain("", ("",) * (self._example_hops + 1))
         queried = Chain("", ("",) * (self.num_hops + 1))
-        before, after = self._ask(queried)
+        before, after, answer = self._ask(queried)
         texts = [
-            encode_start(tokenizer, self._solved(random.Random(0), [solved] * self.num_chains) + before),
-            encode_line(tokenizer, after),
+            self.format.start(tokenizer, self._solved(random.Random(0), [solved] * self.num_chains) + before),
+            self._end_line(tokenizer, after, answer),
             *(encode_line(tokenizer, line) for line in queried.lines * self.num_chains),
         ]
         said = (self.template + self.answer_prefix).count("{query}")

@@ -25,7 +25,7 @@ from lcbench.tasks.needle.task import Needle
 from lcbench.tasks.needle.wording import Wording
 from lcbench.tasks.text.running_text import RunningText, running_text, split_sentences
 from tests.helpers import REPOSITORY, cli, records_of
-from tests.tokenizers import STYLES, build
+from tests.tokenizers import STYLES, build, own_start
 
 RULER = ["multi_key", "multi_value", "multi_query"]
 PROTOCOLS = ["niah", "codes", *RULER]
@@ -77,9 +77,9 @@ def test_a_prompt_is_exact_and_whole(style: str, protocol: str, extra: int, dept
     seq_len = shortest(style, protocol) + extra
     example = task.example(Cell(seq_len, depth), sample, tokenizer, 0)
     assert len(example.prompt) + example.max_new_tokens == seq_len
-    if tokenizer.bos_token_id is not None:
-        assert example.prompt[0] == tokenizer.bos_token_id
-    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == (tokenizer.bos_token_id is not None)
+    start = own_start(style)
+    assert example.prompt[: len(start)] == start
+    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == len(start)
 
     text, wording = text_of(tokenizer, example), task.wording
     assert text.startswith(wording.instruction)

@@ -47,13 +47,13 @@ def books_file(folder: Path, *sizes: int) -> Path:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("seq_len", [8, 257, 1000])
-def test_a_prefix_is_exact_and_has_one_bos(style: str, seq_len: int) -> None:
+def test_a_prefix_is_exact_and_has_one_bos_or_else_eos(style: str, seq_len: int) -> None:
     tokenizer, example = build(style), example_of("", seq_len, style=style)
-    prompt, bos = example.prompt, tokenizer.bos_token_id
+    prompt, start = example.prompt, (tokenizer.bos_token_id, tokenizer.eos_token_id)[tokenizer.bos_token_id is None]
     assert len(prompt) == seq_len and example.max_new_tokens == 0 and example.references == ()
-    assert prompt.count(bos) == (bos is not None) and (bos is None or prompt[0] == bos)
+    assert prompt.count(start) == 1 and prompt[0] == start
     (window,) = reading(example).windows
-    assert (window.start, window.stop, window.first) == (0, len(example.context), int(bos is None))
+    assert (window.start, window.stop, window.first) == (0, len(example.context), 0)
     text = Book(HELD_OUT_SEEDS[0]).text(1000)
     assert tokenizer(text, add_special_tokens=False).input_ids[: len(example.context)] == example.context
 
@@ -67,7 +67,7 @@ def test_bytes_and_words_are_those_of_the_scored_text(style: str) -> None:
     assert text.startswith(book.text) and book.span(0, 500) == book.text
     cuts = [0, 1, 7, 130, 499, 500]
     assert "".join(book.span(a, b) for a, b in pairwise(cuts)) == book.text
-    (window,) = reading(example_of("", 500 + (tokenizer.bos_token_id is not None), 3, style)).windows
+    (window,) = reading(example_of("", 501, 3, style)).windows
     scored = book.span(window.first, window.stop)
     assert window.bytes == len(scored.encode()) and window.words == len(scored.split())
 
@@ -97,7 +97,10 @@ def test_every_length_of_a_run_reads_the_same_books(tmp_path: Path) -> None:
 
 def test_how_long_a_book_is_shows_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, tokenizer = books_file(tmp_path, 3000, 12, 13, 14, 2000), build(TINY)
-    sizes = [len(tokenizer(json.loads(line)["text"]).input_ids) for line in path.read_text().splitlines()]
+    sizes = [
+        len(tokenizer(json.loads(line)["text"], add_special_tokens=False).input_ids)
+        for line in path.read_text().splitlines()
+    ]
     for need in sorted({*sizes, *(size + 1 for size in sizes), 1, 1000}):
         assert books_of(tokenizer, str(path), need) == tuple(n for n, size in enumerate(sizes) if size >= need)
 
@@ -129,7 +132,7 @@ def test_other_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("stride", "book_tokens"), [(1, 90), (16, 100), (32, 100), (63, 200), (7, 64), (16, 64 + 16)])
 def test_sliding_windows_score_every_token_once(style: str, stride: int, book_tokens: int) -> None:
     seq_len, head = 64, int(style == TINY)
-    options = f"protocol=sliding,stride={stride},book_tokens={book_tokens}"
+    options = f"protocol=sliding,stride={stride},book_tokens={book_tokens}" + ("" if head else ",bos=never")
     found = spans(options, seq_len, style=style)
     scored = [token for _, stop, first in found for token in range(first, stop)]
     assert scored == list(range(1 - head, book_tokens))
@@ -141,7 +144,7 @@ def test_sliding_windows_score_every_token_once(style: str, stride: int, book_to
 
 def test_segments() -> None:
     assert spans("protocol=segments,book_tokens=200", 64) == [(0, 63, 0), (63, 126, 63), (126, 189, 126)]
-    assert spans("protocol=segments,book_tokens=200", 64, style="byte-level") == [
+    assert spans("protocol=segments,book_tokens=200,bos=never", 64, style="byte-level") == [
         (0, 64, 1),
         (64, 128, 65),
         (128, 192, 129),

@@ -21,7 +21,7 @@ from lcbench.run.requests import read_requests
 from lcbench.tasks import Cell, Example, Task, load_task, task_files
 from lcbench.tasks.text.words import all_words, words_of
 from tests.helpers import cli, records_of
-from tests.tokenizers import STYLES, build
+from tests.tokenizers import STYLES, build, own_start
 
 TASKS = ["ruler/vt", "ruler/cwe", "ruler/fwe"]
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -106,9 +106,9 @@ def test_a_prompt_is_exact_and_its_answer_is_in_it(style: str, name: str, extra:
     seq_len = min(shortest(style, name) + extra, 4095)
     example, text = draw(name, seq_len, sample, style)
     assert READERS[name](text) == set(example.references) and len(set(example.references)) == len(example.references)
-    if tokenizer.bos_token_id is not None:
-        assert example.prompt[0] == tokenizer.bos_token_id
-    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == (tokenizer.bos_token_id is not None)
+    start = own_start(style)
+    assert example.prompt[: len(start)] == start
+    assert sum(token in tokenizer.all_special_ids for token in example.prompt) == len(start)
 
 
 @pytest.mark.parametrize("style", STYLES)
