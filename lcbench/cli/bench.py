@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lcbench.cli.common import require_folder, write_output
 from lcbench.core.errors import UserError, unknown
+from lcbench.engine.dtypes import check_dtype
 from lcbench.engine.models import ModelSource
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def bench(
         check_backend_name(backend)
     backends = list(dict.fromkeys(map(backend_name, backends)))
     source = ModelSource(model or "", dtype=dtype, device=device)
-    source.check_dtype()
+    check_dtype(source.dtype)
     if source.name:
         source.check_exists()
     elif shape is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lcbench.core.errors import UserError, out_of_memory, unknown
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
+from lcbench.engine.dtypes import AUTO, best_dtype, check_dtype
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
 
@@ -31,7 +32,6 @@ logger = logging.getLogger("lcbench")
 REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
 DEFAULT_MODEL = "lcbench-tiny"
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -251,12 +251,20 @@ class ModelSource:
         return skeleton
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
-        """The requested dtype; "auto" is the one in the config, float32 if it has none. Raises: UserError."""
+        """The requested dtype; "auto" is the one in the config, float32 if it has none, or bfloat16 where the device is
+        faster in it and the checkpoint has no more digits. Raises: UserError."""
         import torch
 
-        self.check_dtype()
-        named = getattr(config, "dtype", None) if self.dtype == "auto" else getattr(torch, self.dtype)
-        return named if isinstance(named, torch.dtype) else torch.float32
+        check_dtype(self.dtype)
+        if self.dtype != AUTO:
+            requested: torch.dtype = getattr(torch, self.dtype)
+            return requested
+        return best_dtype(_own_dtype(config), self.torch_device(), dequantized=self.dequantizes)
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether the file's weights are quantized, and are not when they are loaded."""
+        return self.gguf is not None and self.gguf.dtype is None
 
     @property
     def weights(self) -> str | None:
@@ -265,10 +273,15 @@ class ModelSource:
 
     def notes(self, config: PretrainedConfig) -> list[str]:
         """What a user should know of how the model is loaded."""
-        dtype = str(self.torch_dtype(config)).removeprefix("torch.")
-        if self.gguf and not self.gguf.dtype:
-            return [f"{self.name}: weights of {' and '.join(self.gguf.types)} are dequantized to {dtype}."]
-        return []
+        import torch
+
+        own, dtype = _own_dtype(config), self.torch_dtype(config)
+        name = str(dtype).removeprefix("torch.")
+        chosen = self.dtype == AUTO and self.torch_device().type == "cpu" and dtype != (own or torch.float32)
+        why = f"{name}, in which this CPU is faster; --dtype float32 computes with more digits" if chosen else name
+        if self.gguf and self.dequantizes:
+            return [f"{self.name}: weights of {' and '.join(self.gguf.types)} are dequantized to {why}."]
+        return [f"{self.name}: weights of {str(own).removeprefix('torch.')} are converted to {why}."] if chosen else []
 
     def fingerprint(self, config: PretrainedConfig) -> str:
         """An identifier of the weights: the hub's commit, or a digest of the files: configs, and the size and both ends
@@ -290,12 +303,7 @@ class ModelSource:
     def check(self) -> None:
         """Check name, path and dtype before PyTorch is imported. Raises: UserError."""
         self.check_exists()
-        self.check_dtype()
-
-    def check_dtype(self) -> None:
-        """Raises: UserError for a dtype that is none of `DTYPES`."""
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
+        check_dtype(self.dtype)
 
     def check_exists(self) -> None:
         """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
@@ -363,6 +371,14 @@ def _is_own_tokenizer(folder: Path) -> bool:
     the file does not tell."""
     own, given = REFERENCE_MODELS / DEFAULT_MODEL / "tokenizer.json", folder / "tokenizer.json"
     return given.is_file() and given.stat().st_size == own.stat().st_size and given.read_bytes() == own.read_bytes()
+
+
+def _own_dtype(config: PretrainedConfig) -> torch.dtype | None:
+    """The dtype in a config, None if it has none."""
+    import torch
+
+    named = getattr(config, "dtype", None)
+    return named if isinstance(named, torch.dtype) else None
 
 
 def embedded_models() -> dict[str, Path]:
