@@ -7,6 +7,7 @@ D channels of a head, M rotated pairs of channels, P positions.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -54,6 +55,18 @@ class Rope:
         """Whether the module's frequencies change with the largest position in its input."""
         return "dynamic" in self.kind or self.kind == "longrope"
 
+    def plain_frequencies(self) -> Tensor:
+        """Inverse frequencies [M], in float64, without the scaling in the model's config."""
+        assert self.rotary is not None
+        inv_freq: Tensor = getattr(self.rotary, f"{self.prefix}inv_freq").double()
+        if self.kind == "default":
+            return inv_freq
+        config: Any = self.rotary.config
+        parameters = config.rope_parameters
+        theta = parameters.get(self.kwargs.get("layer_type"), parameters)["rope_theta"]
+        m = torch.arange(len(inv_freq), dtype=torch.float64)
+        return float(theta) ** (-m / len(m))
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
     """Rotate the first 2M channels of x [..., P, D] by cos, sin [P, M]; the rest is copied. Same dtype as x."""
@@ -86,7 +99,7 @@ def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
 
 
 class RopeTables:
-    """Tables of cos and sin by position for one steered model, with the method's frequencies.
+    """Tables of cos and sin by position for one steered model, with the method's frequencies and position unit.
 
     They are computed by a copy of the model's rotary module, which keeps its own attention scaling, precision and rope
     type; the module itself is never changed. If its frequencies depend on the length (dynamic NTK, longrope), there is
@@ -97,6 +110,11 @@ class RopeTables:
         self.method, self.lengths = method, lengths
         self._modules: dict[tuple[nn.Module, str], nn.Module] = {}
         self._tables: dict[tuple[nn.Module, str, str, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def check(self, rope: Rope) -> None:
+        """Raises: UserError if the method has no frequencies for this layer."""
+        if rope.rotary is not None:
+            frequencies(self.method, rope, self.lengths)
 
     def rotate(self, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
         """x [B, H, P, D] rotated to the positions [P] (int64, CPU), as in the layer described by `rope`."""
@@ -135,10 +153,11 @@ class RopeTables:
     def _length(self, rope: Rope, need: int) -> int:
         """The number of positions of a table that needs at least `need`: the next power of two, so that it is rarely
         rebuilt, but not beyond the length of the run; exactly the run's length if frequencies depend on it."""
-        if rope.depends_on_length:
-            return self._run_length(rope, need)
+        unit = self.method.position_unit
+        if self._follows_length(rope):
+            return max(need, unit * self._run_length(rope, math.ceil(need / unit)))
         ahead = 1 << max(8, (need - 1).bit_length())
-        run = self.lengths.run
+        run = None if self.lengths.run is None else unit * self.lengths.run
         return ahead if run is None or run < need else min(ahead, run)
 
     def _run_length(self, rope: Rope, need: int) -> int:
@@ -149,6 +168,9 @@ class RopeTables:
                 f"{run} tokens and is at least {need}; pass length=... (prompt and generation)."
             )
         return run
+
+    def _follows_length(self, rope: Rope) -> bool:
+        return rope.depends_on_length and not (self.method.replaces_scaling and scales(self.method, rope))
 
     def _build(self, rope: Rope, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(length, device=like.device)
@@ -162,14 +184,15 @@ class RopeTables:
 
     @torch.no_grad()
     def _made(self, rope: Rope, positions_P: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [P, M] as the rotary module computes them for an input of `length` tokens."""
-        module = self._module(rope).to(like.device)
+        """cos and sin [P, M] as the rotary module computes them for an input that reaches the position `length`."""
+        module, unit = self._module(rope).to(like.device), self.method.position_unit
         # The class's forward bypasses the hooks of the instance, among them the one that hides rotation from the model.
         forward = partial(type(module).forward, module, like)
-        if rope.depends_on_length:  # reset the longest input so far
+        if self._follows_length(rope):  # reset the longest input so far
             forward(torch.zeros_like(positions_P[None, :1]), **rope.kwargs)
+        tokens = positions_P if unit == 1 else positions_P // unit + (positions_P % unit).float() / unit
         # The last position is appended, since the module takes the length from the largest position.
-        positions = torch.cat([positions_P, positions_P.new_tensor([length - 1])])
+        positions = torch.cat([tokens, tokens.new_tensor([math.ceil(length / unit) - 1])])
         tables = forward(positions[None], **rope.kwargs)
         m = tables[0].shape[-1] if rope.layout == "compact" else tables[0].shape[-1] // 2
         pick = slice(None, None, 2) if rope.layout == "repeated" else slice(0, m)
@@ -185,13 +208,28 @@ class RopeTables:
             module = copy.copy(rope.rotary)
             module._buffers = {name: None if b is None else b.clone() for name, b in rope.rotary._buffers.items()}
             if scales(self.method, rope):
-                name, attention = f"{rope.prefix}inv_freq", f"{rope.prefix}attention_scaling"
-                inv_freq = getattr(module, name)
-                scaled, factor = self.method.frequencies(inv_freq.float(), self.lengths)
-                module._buffers[name] = scaled.to(inv_freq.dtype)
-                setattr(module, attention, getattr(module, attention, 1.0) * factor)
+                name = f"{rope.prefix}inv_freq"
+                scaled, factor = frequencies(self.method, rope, self.lengths)
+                module._buffers[name] = scaled.to(getattr(module, name).dtype)
+                setattr(module, f"{rope.prefix}attention_scaling", factor)
+                if self.method.replaces_scaling:  # else its forward would compute them anew
+                    copied: Any = module
+                    plain = {**copied.rope_type, rope.kwargs["layer_type"]: "default"} if rope.prefix else "default"
+                    copied.rope_type = plain
             self._modules[key] = module
         return self._modules[key]
+
+
+def frequencies(method: Method, rope: Rope, lengths: Lengths) -> tuple[Tensor, float]:
+    """Inverse frequencies [M] of a layer that rotates, and the factor on its cos and sin, under a method."""
+    inv_freq = getattr(rope.rotary, f"{rope.prefix}inv_freq").float()
+    factor = float(getattr(rope.rotary, f"{rope.prefix}attention_scaling", 1.0))
+    if not scales(method, rope):
+        return inv_freq, factor
+    if method.replaces_scaling:
+        inv_freq, factor = rope.plain_frequencies().to(inv_freq), 1.0
+    scaled, more = method.frequencies(inv_freq, lengths)
+    return scaled, factor * more
 
 
 def scales(method: Method, rope: Rope) -> bool:

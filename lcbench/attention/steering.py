@@ -119,6 +119,8 @@ class Steering:
         self.layers_steered = sum(self._steers(layer) for layer in self.layers.values())
         self._require_layers_to_steer()
         self.tables = RopeTables(self.method, self.lengths)
+        for layer in self.layers.values():
+            self.tables.check(layer.rope)
         full = [module for module, layer in self.layers.items() if not self._slides(layer.window)]
         self.caches = CacheWatch(self.method, full, self.model.config.get_text_config(), self._storage)
         self._require_memory_in(full)
@@ -144,7 +146,8 @@ class Steering:
         if not self.layers_steered:
             raise UserError(self._why_nothing_is_steered())
         for layer in self.layers.values():
-            if scales(self.method, layer.rope) and layer.rope.depends_on_length:
+            scaled = scales(self.method, layer.rope) and not self.method.replaces_scaling
+            if scaled and layer.rope.depends_on_length:
                 raise UnsupportedModelError(
                     f"the RoPE of {type(self.model).__name__} ({layer.rope.kind}) follows the length by itself; "
                     f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
@@ -243,7 +246,8 @@ class Steering:
             pieces, factor = method.pieces(i, j, layer), method.score_scale(i, self.lengths)
         else:
             assert window is not None
-            pieces, factor = [Piece(i, j, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
+            unit = self.method.position_unit
+            pieces, factor = [Piece(i * unit, j * unit, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
         if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
             if self.method.forgets and not self._slides(window):
                 raise UserError(GONE)

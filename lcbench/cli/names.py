@@ -21,7 +21,7 @@ def methods(console: Console, results: Path) -> None:
 
     table = _table("method", "options (default)", "what it does")
     for name, cls in sorted(all_methods().items(), key=lambda item: (item[0] != "vanilla", item[0])):
-        options = ", ".join(f.name if f.default is None else f"{f.name} ({f.default})" for f in fields(cls))
+        options = ", ".join(f.name if f.default in (None, "", ()) else f"{f.name} ({f.default})" for f in fields(cls))
         table.add_row(name, options, _module_summary(cls))
     console.print(table)
 

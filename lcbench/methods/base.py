@@ -61,6 +61,7 @@ class Method:
     """
 
     name: ClassVar[str] = ""
+    refines: ClassVar[bool] = False  # `frequencies` changes those of another RoPE scaling, after it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -108,6 +109,17 @@ class Method:
         """Whether the keys and values of a prefix do not depend on what follows it, so that its KV cache can be reused:
         once resolved, no hook reads `lengths.run`."""
         return True
+
+    @property
+    def position_unit(self) -> int:
+        """How many steps of the positions in `pieces` make one token: above 1 for fractions of a position."""
+        return 1
+
+    @property
+    def replaces_scaling(self) -> bool:
+        """Whether `frequencies` starts from plain RoPE, the model's own scaling left out, instead of from the scaled
+        frequencies."""
+        return False
 
     @property
     def layerwise(self) -> bool:
@@ -168,7 +180,7 @@ class Scaling(Method):
 
 @dataclass(frozen=True)
 class Composition(Method):
-    """Several methods that override disjoint hooks, applied together."""
+    """Several methods that override disjoint hooks, applied together; a RoPE scaling may be refined by another."""
 
     parts: tuple[Method, ...]
 
@@ -182,7 +194,11 @@ class Composition(Method):
         return Composition(tuple(part.for_prompt(length) for part in self.parts))
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
-        return self._owner("frequencies").frequencies(inv_freq, lengths)
+        factor = 1.0
+        for part in sorted((part for part in self.parts if "frequencies" in part.hooks), key=lambda part: part.refines):
+            inv_freq, more = part.frequencies(inv_freq, lengths)
+            factor *= more
+        return inv_freq, factor
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         return self._owner("pieces").pieces(i, j, layer)
@@ -196,6 +212,14 @@ class Composition(Method):
     @property
     def prefix_stable(self) -> bool:
         return all(part.prefix_stable for part in self.parts)
+
+    @property
+    def position_unit(self) -> int:
+        return self._owner("pieces").position_unit
+
+    @property
+    def replaces_scaling(self) -> bool:
+        return any(part.replaces_scaling for part in self.parts)
 
     @property
     def layerwise(self) -> bool:
@@ -235,6 +259,8 @@ def compose(methods: list[Method]) -> Method:
     for index, part in enumerate(parts):
         for earlier in parts[:index]:
             for hook in sorted(earlier.hooks & part.hooks):
+                if hook == "frequencies" and earlier.refines != part.refines:
+                    continue
                 what = {"frequencies": "RoPE scalings", "pieces": "position plans", "score_scale": "score scalings"}
                 raise UserError(f"{earlier.name} and {part.name} are both {what[hook]}; compose one of each at most.")
     return parts[0] if len(parts) == 1 else Composition(tuple(parts))

@@ -34,6 +34,7 @@ class Piece:
     The pieces of one method are disjoint, and one softmax runs over all of them. Two rules let backends
     compute in tiles: `start` <= `stop` never decrease with i, and every query sees at least itself in some piece.
 
+    Positions are counted in tokens, or in fractions of one if the method has a `position_unit` above 1.
     Shapes (all int64, on the CPU): q_pos, start, stop [T] for the T queries of this call; k_pos [S] for its S keys.
     `start` and `stop` are absolute positions in the sequence, like i and j themselves. The keys of a
     piece with `memory` are stored as it says; they can be searched if k_pos is the same for all of them.

@@ -23,7 +23,7 @@ from lcbench.attention.probe import ProbedLayer, attention_set_to, probe, unrota
 from lcbench.methods import Composition, Lengths, Method
 
 NAME = "lcbench-test-reference"
-Relative = Callable[[int, int], int | None]
+Relative = Callable[[int, int], float | None]
 
 
 def self_extend(i: int, j: int, group_size: int, neighbor_window: int, **_: Any) -> int:
@@ -43,6 +43,26 @@ def dca(i: int, j: int, chunk_size: int, max_position: int, **_: Any) -> int:
 
 def rerope(i: int, j: int, window: int) -> int:
     return min(i - j, window)
+
+
+def leaky_rerope(i: int, j: int, window: int, k: int) -> float:
+    return i - j if i - j < window else window + (i - j - window) / k
+
+
+def string(i: int, j: int, shift: int, window: int, **_: Any) -> int:
+    """Shifted beyond the diagonal, then the first keys of what is shifted moved away by the window."""
+    return i - j if i - j < shift else (i - j) - (shift - window)
+
+
+def lm_infinite(i: int, j: int, sinks: int, window: int) -> int | None:
+    """A Lambda-shaped mask, and a bound on the distance."""
+    seen = j < sinks or i - j < window
+    return min(i - j, window) if seen else None
+
+
+def tri_shape(i: int, j: int, n: int, sinks: int, window: int, dense: int, **_: Any) -> int | None:
+    seen = j < sinks or i - j < window or n - i <= dense
+    return i - j if seen else None
 
 
 def streaming(i: int, j: int, sinks: int, window: int) -> int | None:
@@ -97,7 +117,10 @@ def within(window: int) -> Relative:
     return lambda i, j: i - j if i - j < window else None
 
 
-PLANS: dict[str, Callable[..., int | None]] = {
+PLANS: dict[str, Callable[..., float | None]] = {
+    "leaky_rerope": leaky_rerope,
+    "lm_infinite": lm_infinite,
+    "string": string,
     "self_extend": self_extend,
     "dca": dca,
     "rerope": rerope,
@@ -118,6 +141,9 @@ def plan(method: Method, layer: int = 0, n: int = 0) -> Relative:
         if part.name == "fot":
             options = part.options()
             return lambda i, j: fot(i, j, layer, options["prompt_length"] or n, **options)
+        if part.name == "tri_shape":
+            options = part.options()
+            return lambda i, j: tri_shape(i, j, options["prompt_length"] or n, **options)
         if part.name in PLANS:
             options = part.options()
             return lambda i, j: PLANS[part.name](i, j, **options)
@@ -128,7 +154,7 @@ def matrices(relative: Relative, n: int, queries: list[int] | None = None) -> tu
     """Relative positions [T, n], and which of n keys each query sees [T, n]; for all queries or for those named."""
     queries = list(range(n)) if queries is None else queries
     rows = [[relative(i, j) if j <= i else None for j in range(n)] for i in queries]
-    rel = torch.tensor([[distance or 0 for distance in row] for row in rows], dtype=torch.long)
+    rel = torch.tensor([[distance or 0 for distance in row] for row in rows], dtype=torch.float64)
     return rel, torch.tensor([[distance is not None for distance in row] for row in rows])
 
 
@@ -140,7 +166,14 @@ def score_scale(method: Method, n: int, lengths: Lengths) -> Tensor:
         base = options["base"] if part.name == "logn" else options.get("log_scale_base")
         if base:
             scale *= torch.tensor([max(1.0, math.log(i + 1) / math.log(base)) for i in range(n)], dtype=torch.float64)
-        if options.get("mscale"):
+        if part.name == "string":
+            scale *= options["attention_factor"] ** 2
+        if part.name == "drope":
+            scale *= options["scale"]
+        if part.name == "llama4_temperature":
+            steps = [math.floor((i + 1) / options["floor_scale"]) for i in range(n)]
+            scale *= torch.tensor([options["attn_scale"] * math.log(step + 1) + 1 for step in steps])
+        if part.name == "dca" and options["mscale"]:
             trained = options["pretraining_length"] if options["variant"] == "paper" else lengths.pretraining
             assert lengths.run is not None
             m = max(1.0, 1 + options["mscale"] * math.log(lengths.run / trained))
@@ -160,10 +193,28 @@ def rope(trained: int, dim: int, theta: float, run: int | None = None, **paramet
 
 def frequencies(method: Method, lengths: Lengths, dim: int, theta: float) -> tuple[Tensor, float]:
     """What the method makes of a RoPE of that many channels and that base."""
+    inv_freq, factor = _scaled(method, lengths, dim, theta)
+    if any(part.name == "resonance" for part in parts(method)):
+        inv_freq = 2 * math.pi / torch.round(2 * math.pi / inv_freq.double())
+    return inv_freq, factor
+
+
+def _scaled(method: Method, lengths: Lengths, dim: int, theta: float) -> tuple[Tensor, float]:
     for part in parts(method):
         options = part.options()
         if part.name == "ntk":
             return rope(lengths.pretraining, dim, theta * options["factor"] ** (dim / (dim - 2)))
+        if part.name == "abf":
+            return rope(lengths.pretraining, dim, options["base"])
+        if part.name in ("p_rope", "drope"):
+            inv_freq, factor = rope(lengths.pretraining, dim, theta)
+            rotating = math.floor(options.get("p", 0) * dim / 2)
+            return torch.tensor([*inv_freq[:rotating].tolist(), *[0.0] * (dim // 2 - rotating)]), factor
+        if part.name == "longrope":
+            given = {key: list(options["factors"]) for key in ("short_factor", "long_factor")}
+            given["attention_factor"] = options["attention_factor"]
+            original = {"original_max_position_embeddings": options["original_length"], "factor": 1.0}
+            return rope(lengths.pretraining, dim, theta, rope_type="longrope", **given, **original)
         kind = {"pi": "linear", "dynamic_ntk": "dynamic"}.get(part.name, part.name)
         if kind in ("linear", "dynamic", "yarn", "llama3"):
             original = (
@@ -222,14 +273,15 @@ def _layer_rope(layer: ProbedLayer, method: Method, lengths: Lengths) -> tuple[T
     rotary = layer.rope.rotary
     if rotary is None:
         return torch.zeros(0), 1.0
-    if layer.rope.depends_on_length:
+    own = not any(part.name == "longrope" for part in parts(method))
+    if layer.rope.depends_on_length and own:
         assert "frequencies" not in method.hooks
         return ROPE_INIT_FUNCTIONS[layer.rope.kind](rotary.config, torch.device("cpu"), seq_len=lengths.run)
     inv_freq = getattr(rotary, f"{layer.rope.prefix}inv_freq")
     own_factor = getattr(rotary, f"{layer.rope.prefix}attention_scaling", 1.0)
     if "frequencies" not in method.hooks or layer.rope.kwargs.get("layer_type") == "sliding_attention":
         return inv_freq, own_factor
-    assert layer.rope.kind == "default"
+    assert layer.rope.kind == "default" or not own
     parameters = rotary.config.rope_parameters
     theta = parameters.get("rope_theta") or parameters[layer.rope.kwargs["layer_type"]]["rope_theta"]
     return frequencies(method, lengths, 2 * len(inv_freq), theta)

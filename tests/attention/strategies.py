@@ -9,11 +9,15 @@ from torch import Tensor
 from lcbench.methods import Method
 from lcbench.methods.dca import DualChunkAttention
 from lcbench.methods.fot import FocusedTransformer
+from lcbench.methods.leaky_rerope import LeakyReRoPE
+from lcbench.methods.lm_infinite import LMInfinite
 from lcbench.methods.logn import LogN
 from lcbench.methods.pi import PositionInterpolation
 from lcbench.methods.rerope import ReRoPE
 from lcbench.methods.self_extend import SelfExtend
 from lcbench.methods.streaming import Streaming
+from lcbench.methods.string import String
+from lcbench.methods.tri_shape import TriShape
 from lcbench.methods.vanilla import Vanilla
 from lcbench.methods.yarn import YaRN
 
@@ -45,6 +49,15 @@ def _fot(draw: st.DrawFn) -> FocusedTransformer:
     )
 
 
+@st.composite
+def _string(draw: st.DrawFn) -> String:
+    shift = draw(sizes)
+    return String(shift, draw(st.integers(0, shift)), draw(st.sampled_from([1.0, 1.1])))
+
+
+_tri_shape = st.builds(
+    TriShape, sinks=st.integers(0, 12), window=sizes, dense=st.integers(0, 30), prompt_length=st.integers(1, 120)
+)
 plans: st.SearchStrategy[Method] = st.one_of(
     st.just(Vanilla()),
     st.builds(SelfExtend, group_size=st.integers(1, 9), neighbor_window=sizes, log_scale_base=st.sampled_from([0, 5])),
@@ -52,9 +65,14 @@ plans: st.SearchStrategy[Method] = st.one_of(
     _fot(),
     st.builds(ReRoPE, window=sizes),
     st.builds(Streaming, sinks=st.integers(0, 12), window=sizes),
+    st.builds(LeakyReRoPE, window=sizes, k=st.integers(1, 6)),
+    st.builds(LMInfinite, sinks=st.integers(0, 12), window=sizes),
+    _string(),
+    _tri_shape,
 )
 scalings: st.SearchStrategy[Method] = st.one_of(
-    st.builds(PositionInterpolation, factor=st.floats(1, 8)), st.builds(YaRN, factor=st.floats(1, 8))
+    st.builds(PositionInterpolation, factor=st.floats(1, 8)),
+    st.builds(YaRN, factor=st.floats(1, 8), truncate=st.booleans()),
 )
 
 
@@ -65,7 +83,7 @@ def methods(draw: st.DrawFn) -> Method:
     if draw(st.booleans()):
         method = method + draw(scalings)
     if "score_scale" not in method.hooks and draw(st.booleans()):
-        method = method + LogN(base=draw(st.floats(2, 30)))
+        method = method + LogN(base=draw(st.floats(4, 30)))
     return method
 
 

@@ -38,7 +38,23 @@ METHODS = [
     "dca:variant=chunkllama",
     "dca:variant=chunkllama,pretraining_length=32",
     "dca:variant=chunkllama,mscale=0",
+    "yarn:factor=4,attention_factor=1.4,truncate=false",
+    "yarn:factor=8,mscale=0.7,mscale_all_dim=0.3,beta_fast=8",
+    "abf:base=300",
+    "p_rope:p=0.6",
+    "drope",
+    "drope:scale=1.5",
+    "resonance",
+    "longrope:factors=[1,1.1,1.3,1.6,2,2.5,3,4]",
+    "llama4_temperature:floor_scale=16,attn_scale=0.5",
     "rerope:window=20",
+    "leaky_rerope",
+    "leaky_rerope:window=13,k=5",
+    "string",
+    "string:shift=30,window=9,attention_factor=1.2",
+    "lm_infinite:sinks=3,window=25",
+    "tri_shape:sinks=3,window=21,dense=12,prompt_length=130",
+    "tri_shape:sinks=2,window=18,dense=9,prompt_length=75",  # the rest is decoded
     "streaming:sinks=4,window=20",
     "streaming:sinks=0,window=9",
     "fot:memory_layers=[1],context_length=40,last_context_length=16,prompt_length=130",
@@ -57,6 +73,9 @@ METHODS = [
     "rerope+logn",
     "streaming:window=30+ntk:factor=2",
     "dca+llama3+logn:base=20",
+    "yarn:factor=4+resonance",
+    "leaky_rerope:window=20,k=3+yarn:factor=2+logn:base=16",
+    "string+longrope:factors=[1,1,1,2,2,2,3,3]+llama4_temperature:floor_scale=30",
 ]
 every_method = pytest.mark.parametrize("spec", METHODS)
 

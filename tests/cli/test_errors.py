@@ -103,7 +103,7 @@ def test_what_is_typed(arguments: str, fragment: str) -> None:
     ("method", "fragment"),
     [
         ("yarm", "unknown method 'yarm'; did you mean 'yarn'?"),
-        ("", "unknown method ''; known: dca,"),
+        ("", "unknown method ''; known: abf, dca,"),
         ("vanilla,,dca", "unknown method ''"),
         ("vanilla,dcaa", "did you mean 'dca'?"),
         ("dca:chunksize=4", "unknown option of dca 'chunksize'; did you mean 'chunk_size'?"),

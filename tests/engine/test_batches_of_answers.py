@@ -35,6 +35,8 @@ KEEP_ALL = [
     "self_extend:group_size=4",
     "yarn:factor=4+logn",
     "streaming:window=16",
+    "tri_shape:sinks=2,window=12,dense=6",
+    "leaky_rerope:window=16,k=3+resonance",
 ]
 FORGET = ["fot:memory_layers=[1]", "fot:memory_layers=[1],memory=knn,top_k=8"]
 

@@ -134,6 +134,7 @@ METHODS = (
     "pi:factor=2",
     "self_extend:group_size=4",
     "dca:chunk_size=96,max_position=127",
+    "leaky_rerope",
     "yarn+logn",
     "streaming",
 )

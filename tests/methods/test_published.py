@@ -158,6 +158,42 @@ def test_streaming_forgets_what_is_between(model: PreTrainedModel) -> None:
         assert not torch.equal(steered(ids).logits[0, 58], steered(other).logits[0, 57])
 
 
+@pytest.mark.parametrize(
+    ("spec", "exact"),
+    [
+        ("string:shift=20,window=5", 20),
+        ("lm_infinite:sinks=4,window=30", 31),
+        ("leaky_rerope:window=20,k=4", 21),
+        ("tri_shape:sinks=4,window=30,dense=10", 34),  # the first key after the sinks leaves the window
+        ("llama4_temperature:floor_scale=40", 39),
+    ],
+)
+def test_the_first_query_that_is_not_vanillas(model: PreTrainedModel, spec: str, exact: int) -> None:
+    assert rows_that_differ(logits(model, spec, 90), logits(model, "vanilla", 90))[0] == exact
+
+
+def test_a_prompt_within_the_dense_queries_of_tri_shape_is_vanilla(model: PreTrainedModel) -> None:
+    assert not rows_that_differ(logits(model, "tri_shape:sinks=0,window=5,dense=90", 90), logits(model, "vanilla", 90))
+
+
+def test_strings_far_keys_are_those_of_a_query_moved_back(model: PreTrainedModel) -> None:
+    """The released decoding: one softmax over the last S keys at their places, and over the others from i - S + W."""
+    method = parse_method("string:shift=20,window=5").resolve(Lengths(P, 90))
+    near, far = method.pieces(torch.tensor([70]), torch.arange(71), 0)
+    assert (int(near.start), int(near.stop), int(near.q_pos)) == (51, 71, 70)
+    assert (int(far.start), int(far.stop), int(far.q_pos)) == (0, 51, 70 - 20 + 5)
+
+
+@torch.no_grad()
+def test_drope_is_the_model_with_its_rotation_left_out(model: PreTrainedModel) -> None:
+    """cos = 1 and sin = 0, as its authors' attention has them."""
+    from lcbench.attention.probe import unrotated
+
+    actual = logits(model, "drope", 90)
+    with unrotated(model):
+        assert not rows_that_differ(actual, model(zoo.tokens(1, 90)).logits[0])
+
+
 @pytest.mark.parametrize("spec", METHODS)
 def test_prefix_stable_says_whether_a_prefix_depends_on_the_length_of_the_run(
     model: PreTrainedModel, spec: str

@@ -70,6 +70,63 @@ def test_yarn(dim: int, theta: float, pretraining: int, options: dict[str, float
     assert_same_rope(method, Lengths(pretraining), dim, theta, "yarn", factor=factor, **options, **original)
 
 
+@every_rope
+@pytest.mark.parametrize("pretraining", [64, 4096])
+@pytest.mark.parametrize("factor", [1.0, 32.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"truncate": False},
+        {"attention_factor": 1.25},
+        {"mscale": 1.0, "mscale_all_dim": 0.707},
+        {"mscale": 0.707, "mscale_all_dim": 0.707, "truncate": False},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_yarn_of_deepseek_and_gpt_oss(
+    dim: int, theta: float, pretraining: int, options: dict[str, float], factor: float
+) -> None:
+    method = parse_method("yarn", factor=factor, **options)
+    original = {"original_max_position_embeddings": pretraining}
+    assert_same_rope(method, Lengths(pretraining), dim, theta, "yarn", factor=factor, **options, **original)
+
+
+def test_yarns_mscale_alone_counts_as_in_deepseeks_code() -> None:
+    method = parse_method("yarn:factor=40,mscale=0.5").resolve(Lengths(4096))
+    assert math.isclose(method.options()["attention_factor"], 0.1 * 0.5 * math.log(40) + 1)
+
+
+@every_rope
+def test_abf_has_the_frequencies_of_another_base(dim: int, theta: float) -> None:
+    inv_freq, _ = oracle.rope(4096, dim, theta)
+    actual, factor = parse_method("abf:base=700000").frequencies(inv_freq, Lengths(4096))
+    torch.testing.assert_close(actual, oracle.rope(4096, dim, 700000.0)[0], rtol=1e-9, atol=0)
+    assert factor == 1
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.0, 0), (0.25, 10), (0.74, 29), (0.75, 30), (1.0, 40)])
+def test_p_rope_stops_the_slowest_channels(p: float, kept: int) -> None:
+    inv_freq, _ = oracle.rope(4096, 80, 1e4)
+    actual, _ = parse_method("p_rope", p=p).frequencies(inv_freq, Lengths(4096))
+    assert torch.equal(actual[:kept], inv_freq[:kept]) and not actual[kept:].any()
+
+
+@every_rope
+@pytest.mark.parametrize("scaling", ["", "+yarn:factor=8", "+p_rope"])
+def test_resonance_repeats_after_whole_tokens(dim: int, theta: float, scaling: str) -> None:
+    """Whatever the other scaling is, and in whichever order they are written; channels that stand still do so."""
+    inv_freq, lengths = oracle.rope(4096, dim, theta)[0], Lengths(4096)
+    methods = [parse_method(spec).resolve(lengths) for spec in (f"resonance{scaling}", f"{scaling}+resonance"[1:])]
+    actual, factor = methods[0].frequencies(inv_freq, lengths)
+    assert all(torch.equal(each.frequencies(inv_freq, lengths)[0], actual) for each in methods)
+    turning = actual[actual > 0]
+    wavelengths = 2 * math.pi / turning
+    torch.testing.assert_close(wavelengths, wavelengths.round(), rtol=1e-12, atol=0)
+    other, other_factor = parse_method(scaling[1:] or "vanilla").resolve(lengths).frequencies(inv_freq, lengths)
+    assert factor == other_factor and torch.equal(actual > 0, other > 0)
+    assert ((2 * math.pi / other)[other > 0] - wavelengths).abs().max() <= 0.5 + 1e-9
+
+
 def test_yarns_ramp_ends_with_the_channels() -> None:
     """A base so small that even the last channel turns within the pretraining length."""
     original = {"original_max_position_embeddings": 1800}
@@ -99,6 +156,7 @@ def test_the_base_is_found_under_the_models_own_scaling(dim: int, theta: float, 
 
 
 NATIVE = {
+    "abf:base=777": {"rope_type": "default", "rope_theta": 777.0},
     "pi:factor=4": {"rope_type": "linear", "factor": 4.0},
     "dynamic_ntk:factor=3": {"rope_type": "dynamic", "factor": 3.0},
     "yarn:factor=4": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": zoo.PRETRAINING},

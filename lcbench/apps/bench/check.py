@@ -10,7 +10,7 @@ from torch import Tensor
 from lcbench.apps.bench.subjects import Subject
 from lcbench.apps.bench.target import SEED, Target
 from lcbench.attention.backends.reference import reference_attention
-from lcbench.attention.rope import scales
+from lcbench.attention.rope import frequencies
 
 ROWS = 64
 ELEMENTS = 2**25  # of the reference's largest tensor, in complex128: 512 MiB
@@ -79,11 +79,7 @@ def _reference(
     length, device = q_BHTD.shape[2], q_BHTD.device
     inv_freq, factor = torch.zeros(0, device=device), 1.0
     if rope.rotary is not None:
-        inv_freq = getattr(rope.rotary, f"{rope.prefix}inv_freq").float()
-        factor = getattr(rope.rotary, f"{rope.prefix}attention_scaling", 1.0)
-        if scales(subject.method, rope):
-            inv_freq, more = subject.method.frequencies(inv_freq, subject.lengths)
-            factor *= more
+        inv_freq, factor = frequencies(subject.method, rope, subject.lengths)
     groups = target.heads // target.kv_heads
     count = max(1, ELEMENTS // (groups * length * max(1, len(inv_freq))))
     scale = float(getattr(target.layers[index][0], "scaling", target.head_dim**-0.5))
@@ -122,4 +118,4 @@ def _plan(target: Target, subject: Subject, index: int, rows_R: Tensor, length: 
         visible = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
         rel = torch.where(visible, piece.q_pos[:, None] - piece.k_pos, rel)
         seen |= visible
-    return rel, seen
+    return rel.double() / subject.method.position_unit, seen
