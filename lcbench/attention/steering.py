@@ -37,7 +37,7 @@ from lcbench.attention.probe import (
 from lcbench.attention.rope import RopeTables, scales
 from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
-from lcbench.methods.base import trained_length
+from lcbench.methods.base import layer_scale, trained_length
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Steering:
         if any(module in _steered for module in self.model.modules()):
             raise UserError(f"this {type(self.model).__name__} is steered already; leave that block first.")
         self.layers = probe(self.model)
-        self.layers_steered = sum(self._steers(layer) for layer in self.layers.values())
+        self.layers_steered = sum(map(self._steers, self.layers))
         self._require_layers_to_steer()
         self.tables = RopeTables(self.method, self.lengths)
         for layer in self.layers.values():
@@ -243,7 +243,7 @@ class Steering:
             if window is not None and i1 > window:
                 raise UserError(f"{type(self.model).__name__} has a sliding window of {window} tokens; set it to null.")
             method = self.method.for_prompt(prompt)
-            pieces, factor = method.pieces(i, j, layer), method.score_scale(i, self.lengths)
+            pieces, factor = method.pieces(i, j, layer), layer_scale(method, i, self.lengths, layer)
         else:
             assert window is not None
             unit = self.method.position_unit
@@ -262,18 +262,22 @@ class Steering:
         (Phi-3: 262144) hid none in training, and is treated as full attention."""
         return window is not None and window < self.lengths.pretraining
 
-    def _steers(self, layer: ProbedLayer) -> bool:
+    def _steers(self, module: nn.Module) -> bool:
         """Whether the method can change the output of this layer; for vanilla, every layer counts.
 
         A layer with a sliding window keeps its positions; a layer without rotation (NoPE) has none, so that a position
         plan matters there only if it hides keys.
         """
-        hooks = self.method.hooks
+        hooks, layer = self.method.hooks, self.layers[module]
         if not hooks or scales(self.method, layer.rope):
             return True
         if self._slides(layer.window):
             return False
-        return "score_scale" in hooks or ("pieces" in hooks and (layer.rope.rotary is not None or self._hides_keys()))
+        if "score_scale" in hooks:
+            first = torch.zeros(1, dtype=torch.long)
+            if layer_scale(self.method, first, self.lengths, layer_index(module)) is not None:
+                return True
+        return "pieces" in hooks and (layer.rope.rotary is not None or self._hides_keys())
 
     def _hides_keys(self) -> bool:
         """Whether some query of the run does not see all earlier keys."""

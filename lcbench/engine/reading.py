@@ -17,7 +17,7 @@ from lcbench.engine.footprint import Footprint
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.methods import Lengths, Method
-from lcbench.methods.base import trained_length
+from lcbench.methods.base import layer_scale, trained_length
 
 
 class PrefixStabilityError(Exception):
@@ -94,8 +94,9 @@ class Reader:
         """
         if self._difference is None:
             short = tokens[: max(min(self._lengths), first + 1)]
-            trained = trained_length(self._model.config)
-            _compare_hooks(self._method, trained, min(self._lengths), max(self._lengths))
+            trained, layers = trained_length(self._model.config), range(self._footprint.layers)
+            ends = (Lengths(trained, length) for length in (min(self._lengths), max(self._lengths)))
+            _compare_hooks(self._method, layers, *ends)
             alone = self._score(short, first, chunk_size)[0].nll.numpy()
             self._difference = float(np.abs(alone - longest.scores.nll[: len(alone)]).mean(dtype=np.float64))
         if not self._difference <= torch.finfo(self._model.dtype).eps ** 0.5:
@@ -106,16 +107,17 @@ class Reader:
         return self._difference
 
 
-def _compare_hooks(method: Method, trained: int, short: int, long: int) -> None:
+def _compare_hooks(method: Method, layers: Sequence[int], short: Lengths, long: Lengths) -> None:
     """Raises: PrefixStabilityError if the frequencies or the scale of scores depend on the length of the run."""
-    i, inv_freq = torch.arange(short), 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]
-    one, other = (Lengths(trained, length) for length in (short, long))
-    (frequencies, factor), (others, other_factor) = (method.frequencies(inv_freq, each) for each in (one, other))
-    scales = [method.score_scale(i, each) for each in (one, other)]
-    present = [scale for scale in scales if scale is not None]
-    same_scale = not present or (len(present) == 2 and torch.equal(*present))
+    i, inv_freq = torch.arange(short.run or 1), 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]
+    (frequencies, factor), (others, other_factor) = (method.frequencies(inv_freq, each) for each in (short, long))
+    same_scale = True
+    for layer in layers if method.layerwise else layers[:1]:
+        scales = [layer_scale(method, i, each, layer) for each in (short, long)]
+        present = [scale for scale in scales if scale is not None]
+        same_scale &= not present or (len(present) == 2 and torch.equal(*present))
     if not (torch.equal(frequencies, others) and factor == other_factor and same_scale):
         raise PrefixStabilityError(
             f"{method.label} says that a prefix is computed alike whatever follows it, but it follows the length of "
-            f"the run, {short} or {long}; mend its prefix_stable."
+            f"the run, {short.run} or {long.run}; mend its prefix_stable."
         )

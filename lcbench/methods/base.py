@@ -96,8 +96,8 @@ class Method:
         that each query sees."""
         return [Piece(q_pos=i, k_pos=j, start=torch.zeros_like(i), stop=i + 1)]
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
-        """Query positions i [T] -> factor [T] on all scores of each query, or None for 1."""
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
+        """Query positions i [T] -> factor [T] on all scores of each query in a layer, or None for 1."""
         return None
 
     def advice(self, lengths: Lengths) -> str | None:
@@ -123,7 +123,8 @@ class Method:
 
     @property
     def layerwise(self) -> bool:
-        """Whether `pieces` differ from layer to layer; otherwise they are computed once per forward pass."""
+        """Whether `pieces` or `score_scale` differ from layer to layer; otherwise both are computed once per forward
+        pass, for layer 0."""
         return False
 
     @property
@@ -203,8 +204,8 @@ class Composition(Method):
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         return self._owner("pieces").pieces(i, j, layer)
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
-        return self._owner("score_scale").score_scale(i, lengths)
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
+        return layer_scale(self._owner("score_scale"), i, lengths, layer)
 
     def advice(self, lengths: Lengths) -> str | None:
         return " ".join(filter(None, (part.advice(lengths) for part in self.parts))) or None
@@ -250,6 +251,11 @@ class Composition(Method):
         return next((part for part in self.parts if hook in part.hooks), self.parts[0])
 
 
+def layer_scale(method: Method, i: Tensor, lengths: Lengths, layer: int) -> Tensor | None:
+    """`score_scale` of a layer; a method that is the same in all layers need not have the argument `layer`."""
+    return method.score_scale(i, lengths, layer) if method.layerwise else method.score_scale(i, lengths)
+
+
 def compose(methods: list[Method]) -> Method:
     """Several methods as one. Raises: UserError if two of them override the same hook."""
     parts: list[Method] = []
@@ -270,6 +276,13 @@ def at_least(method: str, option: str, value: float, least: float) -> None:
     """Raises: UserError unless value >= least."""
     if not value >= least:
         raise UserError(f"{method}: {option} must be at least {least:g}, not {value:g}.")
+
+
+def require_layer(method: str, layer: int, config: PretrainedConfig) -> None:
+    """Raises: UserError unless the model has the layer."""
+    if not 0 <= layer < config.num_hidden_layers:
+        last = config.num_hidden_layers - 1
+        raise UserError(f"{method}: there is no layer {layer}; the model's are 0 to {last}.")
 
 
 def rope_theta(inv_freq: Tensor) -> float:

@@ -65,7 +65,7 @@ class DualChunkAttention(Method):
         earlier = Piece(torch.full_like(i, min(2 * s - 1, c)), j % s, start=torch.zeros_like(i), stop=before)
         return [same, successive, earlier]
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         if not self.mscale:
             return None
         start = self.pretraining_length if self.variant == "paper" else lengths.pretraining

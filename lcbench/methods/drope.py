@@ -35,7 +35,7 @@ class DroPE(Method):
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
         return torch.zeros_like(inv_freq), 1.0
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         return None if self.scale == 1 else torch.full(i.shape, self.scale, dtype=torch.float64)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
 from lcbench.core.specs import convert_options
-from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.base import Lengths, Method, at_least, require_layer
 from lcbench.methods.pieces import Memory, Piece
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class FocusedTransformer(Method):
                 "mem_layers."
             )
         for layer in method.memory_layers:
-            if not 0 <= layer < config.num_hidden_layers:
-                raise UserError(f"fot: there is no layer {layer}; the model's are 0 to {config.num_hidden_layers - 1}.")
+            require_layer(self.name, layer, config)
         return method
 
     def resolve(self, lengths: Lengths) -> FocusedTransformer:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Method
+from lcbench.methods.base import Lengths, Method, layer_scale
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
@@ -25,9 +25,16 @@ def equals_vanilla(method: Method, lengths: Lengths, layers: int, frequencies: S
     run = lengths.need_run(method.label, "whether it changes anything")
     return (
         _own_frequencies(method, lengths, frequencies)
-        and _own_scores(method.score_scale(torch.arange(run), lengths))
+        and all(
+            _own_scores(layer_scale(method, torch.arange(run), lengths, layer)) for layer in _distinct(method, layers)
+        )
         and all(_plain(method.for_prompt(prompt), run, layers) for prompt in _prompts(method, run))
     )
+
+
+def _distinct(method: Method, layers: int) -> range:
+    """Layers that stand for all of them."""
+    return range(layers if method.layerwise else 1)
 
 
 def _own_frequencies(method: Method, lengths: Lengths, frequencies: Sequence[Tensor] | None) -> bool:
@@ -52,7 +59,7 @@ def _prompts(method: Method, run: int) -> Iterable[int]:
 
 def _plain(method: Method, run: int, layers: int) -> bool:
     i = torch.arange(run)
-    return all(_causal(method.pieces(i, i, layer), i) for layer in range(layers if method.layerwise else 1))
+    return all(_causal(method.pieces(i, i, layer), i) for layer in _distinct(method, layers))
 
 
 def _causal(pieces: Sequence[Piece], i: Tensor) -> bool:

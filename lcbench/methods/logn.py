@@ -29,6 +29,6 @@ class LogN(Method):
             raise UserError(f"logn: base must be above 1, not {base:g}.")
         return replace(self, base=base)
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         assert self.base is not None
         return log_length_scale(i, self.base)

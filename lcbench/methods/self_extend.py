@@ -66,7 +66,7 @@ class SelfExtend(Method):
         far = Piece(q_pos=i // g + w - w // g, k_pos=j // g, start=torch.zeros_like(i), stop=edge)
         return [near, far]
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         return log_length_scale(i, self.log_scale_base) if self.log_scale_base else None
 
     @property

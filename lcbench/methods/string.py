@@ -49,7 +49,7 @@ class String(Method):
         far = Piece((i - self.shift + self.window).clamp(min=0), j, start=torch.zeros_like(i), stop=edge)
         return [near, far]
 
-    def score_scale(self, i: Tensor, lengths: Lengths) -> Tensor | None:
+    def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         if self.attention_factor == 1:
             return None
         return torch.full(i.shape, self.attention_factor**2, dtype=torch.float64)

@@ -50,8 +50,9 @@ class YaRN(Scaling):
         return resolved
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
+        assert self.attention_factor is not None
         if self.resolved_factor == 1:
-            return inv_freq, 1.0  # which the sum below is up to rounding
+            return inv_freq, self.attention_factor  # the sum below, without its rounding
         dim, theta = 2 * len(inv_freq), rope_theta(inv_freq)
 
         def channel(turns: float) -> float:
@@ -64,5 +65,4 @@ class YaRN(Scaling):
         low, high = max(low, 0), min(high, dim - 1)
         m = torch.arange(len(inv_freq), device=inv_freq.device, dtype=inv_freq.dtype)
         ramp = ((m - low) / max(high - low, 0.001)).clamp(0, 1)
-        assert self.attention_factor is not None
         return inv_freq / self.resolved_factor * ramp + inv_freq * (1 - ramp), self.attention_factor

@@ -158,19 +158,21 @@ def matrices(relative: Relative, n: int, queries: list[int] | None = None) -> tu
     return rel, torch.tensor([[distance is not None for distance in row] for row in rows])
 
 
-def score_scale(method: Method, n: int, lengths: Lengths) -> Tensor:
-    """Factor [n] on the scores of each query of a run of n tokens."""
+def score_scale(method: Method, n: int, lengths: Lengths, layer: int = 0) -> Tensor:
+    """Factor [n] on the scores of each query of a run of n tokens, in one layer."""
     scale = torch.ones(n, dtype=torch.float64)
     for part in parts(method):
         options = part.options()
         base = options["base"] if part.name == "logn" else options.get("log_scale_base")
+        if part.name == "entropy_abf" and layer >= options["unscaled_layers"]:
+            base = options["length"]
         if base:
             scale *= torch.tensor([max(1.0, math.log(i + 1) / math.log(base)) for i in range(n)], dtype=torch.float64)
         if part.name == "string":
             scale *= options["attention_factor"] ** 2
         if part.name == "drope":
             scale *= options["scale"]
-        if part.name == "llama4_temperature":
+        if part.name == "llama4_temperature" and layer in (options["layers"] or [layer]):
             steps = [math.floor((i + 1) / options["floor_scale"]) for i in range(n)]
             scale *= torch.tensor([options["attn_scale"] * math.log(step + 1) + 1 for step in steps])
         if part.name == "dca" and options["mscale"]:
@@ -204,7 +206,7 @@ def _scaled(method: Method, lengths: Lengths, dim: int, theta: float) -> tuple[T
         options = part.options()
         if part.name == "ntk":
             return rope(lengths.pretraining, dim, theta * options["factor"] ** (dim / (dim - 2)))
-        if part.name == "abf":
+        if part.name in ("abf", "entropy_abf"):
             return rope(lengths.pretraining, dim, options["base"])
         if part.name in ("p_rope", "drope"):
             inv_freq, factor = rope(lengths.pretraining, dim, theta)
@@ -258,7 +260,7 @@ def reference_model(
             pairing=layer.rope.pairing,
             attention_factor=attention_factor,
             scale=q.shape[-1] ** -0.5 if scaling is None else scaling,
-            score_scale_T=score_scale(method, n, lengths) if layer.window is None else None,
+            score_scale_T=score_scale(method, n, lengths, int(module.layer_idx)) if layer.window is None else None,
             softcap=extra.get("softcap"),
             sinks_H=extra.get("s_aux"),
         )

@@ -47,6 +47,8 @@ METHODS = [
     "resonance",
     "longrope:factors=[1,1.1,1.3,1.6,2,2.5,3,4]",
     "llama4_temperature:floor_scale=16,attn_scale=0.5",
+    "llama4_temperature:floor_scale=9,layers=[1]",
+    "entropy_abf:base=900,length=20,unscaled_layers=1",
     "rerope:window=20",
     "leaky_rerope",
     "leaky_rerope:window=13,k=5",

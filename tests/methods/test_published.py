@@ -138,6 +138,26 @@ def test_self_extends_rule_of_thumb(group: int, run: int, advised: bool) -> None
     ) == advice
 
 
+def test_llama4s_temperature_is_that_of_layers_without_rotation() -> None:
+    """Where the config names such layers, else of all."""
+    model = zoo.build(zoo.ARCHITECTURES["smollm3"]())
+    block = lcbench.extend(model, "llama4_temperature:floor_scale=9", length=40)
+    assert block.method.options()["layers"] == (1, 3)
+    with block:
+        assert block.layers_steered == 2
+    assert lcbench.extend(zoo.llama(), "llama4_temperature").method.options()["layers"] is None
+    with pytest.raises(UserError, match=r"^llama4_temperature: there is no layer 2; the model's are 0 to 1"):
+        lcbench.extend(zoo.llama(), "llama4_temperature:layers=[2]")
+
+
+def test_entropy_abf_is_abf_in_its_first_layers(model: PreTrainedModel) -> None:
+    """All layers unscaled is ABF, none is ABF with log-length scaling."""
+    abf = "abf:base=900"
+    for layers, same in ((2, abf), (0, f"{abf}+logn:base=20")):
+        spec = f"entropy_abf:base=900,length=20,unscaled_layers={layers}"
+        assert torch.equal(logits(model, spec, 60), logits(model, same, 60))
+
+
 def test_logn_changes_nothing_within_the_pretraining_length(model: PreTrainedModel) -> None:
     assert rows_that_differ(logits(model, "logn", P + 9), logits(model, "vanilla", P + 9)) == list(range(P, P + 9))
 
@@ -209,4 +229,10 @@ def test_resolving_again_changes_nothing(spec: str) -> None:
     method = parse_method(spec).resolve(Lengths(P, 100))
     assert method.resolve(Lengths(P, 100)) == method
     unset = {name for name, value in method.options().items() if value is None}
-    assert unset <= {"prompt_length", "mem_dtype", "mem_device", "mem_attention_grouping"}  # the model's; no bound
+    assert unset <= {
+        "layers",
+        "prompt_length",
+        "mem_dtype",
+        "mem_device",
+        "mem_attention_grouping",
+    }  # the model's, all; no bound

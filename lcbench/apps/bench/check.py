@@ -11,6 +11,7 @@ from lcbench.apps.bench.subjects import Subject
 from lcbench.apps.bench.target import SEED, Target
 from lcbench.attention.backends.reference import reference_attention
 from lcbench.attention.rope import frequencies
+from lcbench.methods.base import layer_scale
 
 ROWS = 64
 ELEMENTS = 2**25  # of the reference's largest tensor, in complex128: 512 MiB
@@ -86,7 +87,7 @@ def _reference(
     found = []
     for rows in torch.split(rows_R, count):
         rel, seen = _plan(target, subject, index, rows, length)
-        score_scale = None if target.slides(index) else subject.method.score_scale(rows, subject.lengths)
+        score_scale = None if target.slides(index) else layer_scale(subject.method, rows, subject.lengths, index)
         heads = [
             reference_attention(
                 q_BHTD[:, head * groups : (head + 1) * groups, rows.to(device)],
