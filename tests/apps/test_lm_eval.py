@@ -122,8 +122,8 @@ def test_a_method_is_that_of_extend() -> None:
     tokenizer, model = source.tokenizer(), source.model()
     with lcbench.extend(model, DCA, length=512), torch.no_grad():
         for (context, answer), (value, _), text in zip(pairs, found, generated, strict=True):
-            start = [0, *tokenizer(context).input_ids]
-            ids = torch.tensor([start + tokenizer(answer).input_ids])
+            start = tokenizer(context).input_ids
+            ids = torch.tensor([start + tokenizer(answer, add_special_tokens=False).input_ids])
             log = model(ids).logits.log_softmax(-1)[0, len(start) - 1 : -1]
             assert value == pytest.approx(float(log.gather(1, ids[0, len(start) :, None]).sum()), abs=1e-3)
             new = model.generate(torch.tensor([start]), max_new_tokens=6, do_sample=False, eos_token_id=None)

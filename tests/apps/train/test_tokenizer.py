@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from lcbench.apps.train import tokenizer as module
 from lcbench.apps.train.tokenizer import END_OF_TEXT, PADDING, VOCABULARY_SIZE, train_tokenizer
 from lcbench.core.tokens import encode_inside, encode_start
+from lcbench.engine.models import ModelSource
 from lcbench.tasks.text.books import NAMES, Book
+from tests.helpers import TINY
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -56,7 +59,8 @@ def test_every_word_of_the_documents_is_one_token(tokenizer: PreTrainedTokenizer
 
 def test_the_harness_encodes_prompts_as_training_does(tokenizer: PreTrainedTokenizerFast, tmp_path) -> None:
     tokenizer.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    shutil.copy(TINY / "config.json", tmp_path)
+    loaded = ModelSource(str(tmp_path)).tokenizer()
     text = " The code of Mara is 4821."
     assert encode_start(loaded, text) == [0, *ids(tokenizer, text)]
     assert encode_inside(loaded, text) == ids(tokenizer, text)
