@@ -110,8 +110,11 @@ class Engine(ABC):
         them has. Continuations that cannot be the most likely one may be left out."""
 
     @abstractmethod
-    def read(self, tokens: list[int], first: int, seq_len: int) -> TextScores:
-        """-ln p(token | all tokens before it) of tokens[first:], 1 <= first < len(tokens)."""
+    def read(
+        self, tokens: list[int], first: int, seq_len: int, on_prefill: Callable[[float], None] | None = None
+    ) -> TextScores:
+        """-ln p(token | all tokens before it) of tokens[first:], 1 <= first < len(tokens). `on_prefill` is called with
+        the share of the work that is done, as far as that is known."""
 
     def together(self, requests: Iterable[PromptRequest]) -> int:
         """How many of the first of these requests a call of `generate` should have; at least one."""

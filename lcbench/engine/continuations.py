@@ -46,7 +46,7 @@ def score_continuations(
     reset_peak_memory(device)
     cache, reused = take_cache(model.config, prefixes, prompt, request.max_new_tokens)
     started = time.perf_counter()
-    first_1V = log_probabilities(model, prompt[reused:], cache, keep=1, chunk=chunk)
+    first_1V = prefill(model, request, reused, cache, chunk)
     prefilled = time.perf_counter()
     require_usable(model, first_1V, prompt, chunk)
     logs = likely(model, choices, first_1V, cache)
@@ -64,6 +64,16 @@ def score_continuations(
         prefill_chunk=chunk,
     )
     return ContinuationScores(logs, cost)
+
+
+def prefill(model: PreTrainedModel, request: PromptRequest, reused: int, cache: DynamicCache, chunk: int) -> Tensor:
+    """ln p [1, V] after a prompt, of which the cache has the first `reused` tokens, `chunk` tokens a forward call."""
+    tokens, tell = request.tokens, request.on_prefill or (lambda tokens: None)
+    for begin in range(reused, len(tokens), chunk):
+        tell(begin)
+        logs_1V = log_probabilities(model, tokens[begin : begin + chunk], cache, keep=1)
+    tell(len(tokens))
+    return logs_1V
 
 
 def likely(
@@ -95,13 +105,10 @@ def log_probabilities_after(model: PreTrainedModel, tokens: Sequence[int], cache
     return logs_TV
 
 
-def log_probabilities(
-    model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache, keep: int, chunk: int | None = None
-) -> Tensor:
-    """ln p [keep, V] after each of the last `keep` tokens, on the CPU, in float32, or wider if the model is. A forward
-    call takes `chunk` tokens, or all."""
-    for part in torch.split(torch.tensor([tokens], device=execution_device(model)), chunk or len(tokens), dim=1):
-        logits = model(part, past_key_values=cache, logits_to_keep=keep).logits
+def log_probabilities(model: PreTrainedModel, tokens: Sequence[int], cache: DynamicCache, keep: int) -> Tensor:
+    """ln p [keep, V] after each of the last `keep` tokens, on the CPU, in float32, or wider if the model is."""
+    ids_1T = torch.tensor([tokens], device=execution_device(model))
+    logits = model(ids_1T, past_key_values=cache, logits_to_keep=keep).logits
     wide = logits[0, -keep:].to(torch.promote_types(logits.dtype, torch.float32))
     logs: Tensor = wide.log_softmax(-1).cpu()
     return logs

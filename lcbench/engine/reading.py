@@ -3,7 +3,7 @@ is prefix-stable, which is verified once before it is relied upon."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import layer_scale, trained_length
+
+OnPrefill = Callable[[float], None] | None
 
 
 class PrefixStabilityError(Exception):
@@ -47,7 +49,7 @@ class Reader:
         self._longest: _Pass | None = None
         self._difference: float | None = None  # of a slice from a pass of its own, in nats a token; None until verified
 
-    def read(self, tokens: list[int], first: int, chunk_size: int) -> TextScores:
+    def read(self, tokens: list[int], first: int, chunk_size: int, on_prefill: OnPrefill = None) -> TextScores:
         """The likelihoods of tokens[first:], sliced from the previous pass if that begins with these tokens.
 
         Raises: PrefixStabilityError.
@@ -66,24 +68,29 @@ class Reader:
             return TextScores(known.scores.nll[: len(tokens) - first], cost)
         device = execution_device(self._model)
         reset_peak_memory(device)
-        scored, way = self._score(tokens, first, chunk_size)
+        scored, way = self._score(tokens, first, chunk_size, on_prefill)
         cost = CallCost(
             prefill_seconds=scored.seconds, peak_memory_bytes=peak_memory(device), way=way, prefill_chunk=chunk_size
         )
         self._longest = _Pass(tokens, first, TextScores(scored.nll.numpy(), cost))
         return self._longest.scores
 
-    def _score(self, tokens: list[int], first: int, chunk_size: int) -> tuple[TokenScores, str]:
+    def _score(
+        self, tokens: list[int], first: int, chunk_size: int, on_prefill: OnPrefill = None
+    ) -> tuple[TokenScores, str]:
         """Layer by layer where that needs less memory than a KV cache and the model allows it; and which way it was."""
         need, length = self._footprint, len(tokens)
         layerwise = need.layerwise(self._method, length) < need.kv_cache(self._method, length)
         way = "cached"
         if layerwise and length > chunk_size:
             try:
-                return score_tokens(self._model, tokens, first, layerwise=True, chunk_size=chunk_size), "layerwise"
+                scored = score_tokens(
+                    self._model, tokens, first, layerwise=True, chunk_size=chunk_size, on_prefill=on_prefill
+                )
+                return scored, "layerwise"
             except UnsupportedModelError as error:
                 way = f"cached, since {error}"
-        return score_tokens(self._model, tokens, first, chunk_size=chunk_size), way
+        return score_tokens(self._model, tokens, first, chunk_size=chunk_size, on_prefill=on_prefill), way
 
     def _prove(self, longest: _Pass, tokens: list[int], first: int, chunk_size: int) -> float:
         """Verify prefix stability, once: the shortest length of the run is scored in a pass of its own and compared

@@ -8,9 +8,10 @@ model's own code, which may do more than multiply: Gemma 2 caps its logits, Cohe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -43,12 +44,14 @@ def score_tokens(
     *,
     layerwise: bool = False,
     chunk_size: int | None = None,
+    on_prefill: Callable[[float], None] | None = None,
 ) -> TokenScores:
     """-ln p(token | all tokens before it) of tokens[first:]; `first` is at least 1, as token 0 has no context.
 
     Computed in float32, or in the model's dtype where that is wider. `layerwise` runs layer by layer with the keys
     and values of one layer at a time; the results are the same. `chunk_size`: tokens per forward call, by default
-    PREFILL_CHUNK.
+    PREFILL_CHUNK. `on_prefill` is called with the share of the forward calls that are done, before the first one and
+    after each.
     Raises: NotFiniteError for logits that are NaN, infinite or all equal; UnsupportedModelError for a model whose
     logits depend on more than its last hidden states, or that cannot run layer by layer.
     """
@@ -64,11 +67,20 @@ def score_tokens(
     def empty_cache() -> DynamicCache:
         return new_cache(model.config, len(tokens))
 
-    def call(chunk_T: Tensor, cache: DynamicCache) -> _States:
-        return _States.of(model, chunk_T[None], cache)
+    done_calls, calls = count(1), len(chunks)
 
+    def call(chunk_T: Tensor, cache: DynamicCache) -> _States:
+        states = _States.of(model, chunk_T[None], cache)
+        if on_prefill:
+            states.last_11V[0, 0, 0].item()  # waits for a GPU, which may lag behind what was launched
+            on_prefill(next(done_calls) / calls)
+        return states
+
+    if on_prefill:
+        on_prefill(0.0)
     if layerwise:
         stack = LayerStack(model)
+        calls *= len(stack)
         stack.check(ids_T, empty_cache)
         passes = stack.run(chunks, empty_cache, call)
     else:

@@ -113,8 +113,10 @@ class SteeredEngine(Engine):
     def continuations(self, request: PromptRequest, choices: Mapping[str, list[int]]) -> ContinuationScores:
         return score_continuations(self._model, self._prefixes, request, choices, self._chunk(request.seq_len))
 
-    def read(self, tokens: list[int], first: int, seq_len: int) -> TextScores:
-        return self._reader.read(tokens, first, self._chunk(seq_len))
+    def read(
+        self, tokens: list[int], first: int, seq_len: int, on_prefill: Callable[[float], None] | None = None
+    ) -> TextScores:
+        return self._reader.read(tokens, first, self._chunk(seq_len), on_prefill)
 
     def together(self, requests: Iterable[PromptRequest]) -> int:
         """As many as fit into TOKENS_TOGETHER, padding included."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lcbench.engine.base import Output, PromptRequest
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
-from lcbench.run.plan import Job
 from lcbench.tasks.chat import end_of_turn
 
 
@@ -44,12 +43,7 @@ class Answer(Measure):
             super()._request(one, prompt),
             stop=one.example.stop,
             end_tokens=end_of_turn(self.plan.tokenizer),
-            on_prefill=self._on_prefill(one.job, len(prompt)),
         )
-
-    def _on_prefill(self, job: Job, total: int) -> Callable[[int], None] | None:
-        on_prefill = self.on_prefill
-        return None if on_prefill is None else lambda tokens: on_prefill(job, tokens, total)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

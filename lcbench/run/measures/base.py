@@ -65,7 +65,9 @@ class Measure(ABC):
         return self._request(one, one.example.prompt)
 
     def _request(self, one: SampleRequest, prompt: list[int]) -> PromptRequest:
-        return PromptRequest(prompt, one.job.cell.seq_len, one.example.max_new_tokens)
+        job, on_prefill, total = one.job, self.on_prefill, len(prompt)
+        tell = None if on_prefill is None else lambda tokens: on_prefill(job, tokens, total)
+        return PromptRequest(prompt, job.cell.seq_len, one.example.max_new_tokens, on_prefill=tell)
 
 
 def cost_of(costs: Sequence[CallCost]) -> Cost:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lcbench.results.nll import TokenNll
 from lcbench.results.schema import Likelihood as LikelihoodPart
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
+from lcbench.run.pace import work
+from lcbench.run.plan import Job
+
+Tell = Callable[[float], None] | None
 
 
 class Likelihood(Measure):
@@ -22,9 +27,10 @@ class Likelihood(Measure):
         reading, head = example.reading, example.head
         assert reading is not None, f"{job.task.name} gives no text to read"
         scored = []
-        for window in reading.windows:
+        for number, window in enumerate(reading.windows):
             tokens = head + example.context[window.start : window.stop]
-            scored.append(self.engine.read(tokens, len(head) + window.first - window.start, job.cell.seq_len))
+            first, tell = len(head) + window.first - window.start, self._tell(job, number, len(reading.windows))
+            scored.append(self.engine.read(tokens, first, job.cell.seq_len, tell))
         result = TokenNll(
             nll=np.concatenate([each.nll for each in scored]),
             start=np.array([window.start for window in reading.windows]),
@@ -45,3 +51,16 @@ class Likelihood(Measure):
             ),
             cost=cost_of([each.cost for each in scored]),
         )
+
+    def _tell(self, job: Job, number: int, windows: int) -> Tell:
+        """A function of the share of window `number` that is done. It tells the progress so many tokens of a prompt of
+        the cell's length as are the same share of its work, since later tokens take more of it than early ones."""
+        on_prefill, length = self.on_prefill, job.cell.seq_len
+        if on_prefill is None:
+            return None
+
+        def tell(share: float) -> None:
+            done = (number + share) / windows * work(self.plan, job, length)
+            on_prefill(job, bisect_left(range(length), done, key=lambda tokens: work(self.plan, job, tokens)), length)
+
+        return tell

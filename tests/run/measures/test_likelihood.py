@@ -317,3 +317,21 @@ def test_the_other_verbs(tmp_path: Path) -> None:
     assert json.loads(frame["nll.buckets"][0])[0][:2] == [1, 1]
     compared = cli("compare", folder, folder, "--fail-on-regression")
     assert compared.code == 0 and "4 cells: 0 regressed, 0 improved, 4 no evidence" in compared.out
+
+
+@pytest.mark.parametrize(("protocol", "layerwise"), [("prefix", True), ("segments", True), ("prefix", False)])
+def test_progress_moves_within_a_text(
+    protocol: str, layerwise: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By chunks, layers and windows; a layer-by-layer pass counts as many tokens as take the same share of the work."""
+    told: list[tuple[int, int]] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "prefilled", lambda job, tokens, total: told.append((tokens, total)))
+    monkeypatch.setattr("lcbench.engine.generate.PREFILL_CHUNK", 64)
+    if not layerwise:
+        monkeypatch.setattr("lcbench.engine.layerwise._is_stack", lambda *_: False)
+    plan = make_plan(ModelSource(), [Request(f"pg19:protocol={protocol}", ("vanilla",), (256,), samples=1)])
+    runner.run(plan, tmp_path / "run", progress)
+    tokens = [each for each, _ in told]
+    assert tokens == sorted(tokens) and {total for _, total in told} == {256}
+    assert tokens[0] == 0 and tokens[-1] >= 255 and len(set(tokens)) > (12 if layerwise else 4)
