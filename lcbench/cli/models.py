@@ -37,8 +37,9 @@ def ask(
     ] = None,
     method: Annotated[str, typer.Option("--method", help="As in `dca` or `dca:mscale=0.1`.")] = "vanilla",
     model: Annotated[
-        str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option("--model", "-m", help="A folder, a Hugging Face id, a GGUF file, or an embedded model; required."),
+    ] = None,
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Tokens of document, question and answer; default: as needed.")
     ] = None,
@@ -60,6 +61,11 @@ def ask(
     from lcbench.core.specs import parse_seq_len
     from lcbench.methods import parse_method
 
+    if model is None:
+        raise UserError(
+            "name the model that is to answer: --model with a folder or a Hugging Face id, or, to try it out, "
+            f"--model {DEFAULT_MODEL}, which ships with lcbench."
+        )
     if file == STDIN and question is None:
         raise UserError("standard input holds the document, so the question must stand on the command line.")
     chosen = parse_method(method)

@@ -98,9 +98,7 @@ def runs(console: Console, results: Path) -> None:
         missing = manifest.missing(records)
         counts = f"{len(records)} of {len(records) + missing}" if missing else str(len(records))
         counts += f", {failed} failed" if failed else ""
-        table.add_row(
-            *(Text(printable(each)) for each in (str(folder), manifest.identity.model or "")), counts, started
-        )
+        table.add_row(*(Text(printable(each)) for each in (str(folder), manifest.model_name or "")), counts, started)
     console.print(table)
     for refusal in refusals:
         console.print(f"note: {printable(str(refusal))}", markup=False, highlight=False, soft_wrap=True)

@@ -44,6 +44,9 @@ def run(
     method: MethodsOption = None,
     seq_len: LengthsOption = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What tables and figures call the model; default: as it is typed.")
+    ] = None,
     depths: DepthsOption = None,
     haystack: HaystackOption = None,
     samples: Annotated[
@@ -103,6 +106,7 @@ def run(
         trust_remote_code,
         device_map,
         tensor_parallel,
+        name,
     )
     processes = launched()
     source.check_processes(processes)

@@ -32,6 +32,7 @@ logger = logging.getLogger("lcbench")
 REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
 DEFAULT_MODEL = "lcbench-tiny"
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
+LONGEST_NAME = 100  # characters of a display name
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class ModelSource:
     """Which model, and how to load it, as given on the command line.
 
     `name` is an embedded model, a folder, a Hugging Face id, or a GGUF file, of the hub as `ID:FILE.gguf`; `dtype`
-    "auto" is the checkpoint's own; `device`
-    "auto" is the first GPU, if any, and under a launcher the GPU of the local rank. Remote code runs only if
+    "auto" is the checkpoint's own; `device` "auto" is the first GPU, if any, and under a launcher the GPU of the local
+    rank. Remote code runs only if
     `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, then RAM and disk;
-    `tensor_parallel` splits every layer over the processes of torchrun.
+    `tensor_parallel` splits every layer over the processes of torchrun. `display_name` is what tables and figures call
+    the model, None for `name`; it decides nothing.
     """
 
     name: str = DEFAULT_MODEL
@@ -52,6 +54,7 @@ class ModelSource:
     trust_remote_code: bool = False
     device_map: str | None = None
     tensor_parallel: bool = False
+    display_name: str | None = None
 
     @property
     def location(self) -> str:
@@ -301,7 +304,9 @@ class ModelSource:
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def check(self) -> None:
-        """Check name, path and dtype before PyTorch is imported. Raises: UserError."""
+        """Check names, path and dtype before PyTorch is imported. Raises: UserError."""
+        if self.display_name is not None and not 0 < len(self.display_name.strip()) <= LONGEST_NAME:
+            raise UserError(f"a model is shown under a name of 1 to {LONGEST_NAME} characters; shorten --name.")
         self.check_exists()
         check_dtype(self.dtype)
 

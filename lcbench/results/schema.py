@@ -346,6 +346,10 @@ class Session:
         "When it started, in ISO 8601.", default=None, check=_time, wanted="a time in ISO 8601"
     )
     command: list[str] = described("What was typed.", default=())
+    model_name: str | None = described(
+        "The name under which tables and figures show the model; that of the latest session that has one counts.",
+        default=None,
+    )
     versions: dict[str, str] | None = described("Versions of Python and of packages, by name.", default=None)
     hardware: Hardware | None = described("The machine.", default=None)
     platform: str | None = described("The operating system.", default=None)
@@ -368,6 +372,12 @@ class Manifest:
     identity: RunIdentity = described("What decides the records.")
     sessions: list[Session] = described("The processes that wrote records, in order.")
     content: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_name(self) -> str | None:
+        """The name under which the model is shown: by default, as it was typed."""
+        names = [session.model_name for session in self.sessions if session.model_name]
+        return names[-1] if names else self.identity.model
 
     def missing(self, records: Iterable[Record]) -> int:
         """Samples that the last session set out to make and that have no record; none of a cell that failed. 0 where

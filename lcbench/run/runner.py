@@ -76,6 +76,8 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
     """The writer of this process's records; one that discards them in all ranks but 0 of a tensor-parallel model."""
     together = plan.source.tensor_parallel
     session = provenance.session() | {"advice": plan.advice, "samples": [job.samples for job in plan.jobs]}
+    if plan.source.display_name:
+        session["model_name"] = plan.source.display_name
     if processes.count > 1:
         session |= {"process": processes.rank, "processes": processes.count, "tensor_parallel": together}
     shared = processes.count > 1 and not together

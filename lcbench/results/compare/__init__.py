@@ -87,7 +87,7 @@ def _side(folder: Path, manifest: Manifest) -> Side:
     commit = f" ({git.commit[:9]}{', changed since' if git.changed else ''})" if git.commit else ""
     threads = "?" if hardware.threads is None else hardware.threads
     facts = {
-        "model": identity.model or "",
+        "model": manifest.model_name or "",
         "weights": (identity.model_fingerprint or "")[:12],
         "dtype": identity.dtype or "",
         "device": identity.device or "",

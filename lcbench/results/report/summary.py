@@ -86,7 +86,7 @@ class TableRow:
 @dataclass(frozen=True)
 class Run:
     """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol,
-    `missing` is the number of samples that are still to come."""
+    `missing` is the number of samples that are still to come. The model has the name under which it is shown."""
 
     name: str
     identity: RunIdentity
@@ -113,7 +113,10 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     for folder, name in zip(unique, names, strict=True):
         manifest, records = read_manifest(folder), read_records(folder)
         shown = name if names.count(name) == 1 else str(folder)
-        runs.append(Run(shown, manifest.identity, records, manifest.missing(records)))
+        identity, missing = replace(manifest.identity, model=manifest.model_name), manifest.missing(records)
+        if identity.model and identity.model != manifest.identity.model:
+            records = [replace(one, identity=replace(one.identity, model=identity.model)) for one in records]
+        runs.append(Run(shown, identity, records, missing))
     return runs
 
 

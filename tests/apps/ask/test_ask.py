@@ -24,7 +24,7 @@ from tests.apps.ask.pdfs import pdf
 from tests.helpers import TINY, cli, command
 
 QUESTION = "What is the code of Mara? The code of Mara is"
-SHORT = ("--method", "dca:mscale=0.1", "--max-new-tokens", "6")
+SHORT = ("--model", "lcbench-tiny", "--method", "dca:mscale=0.1", "--max-new-tokens", "6")
 CHAT = "{% for m in messages %}<|endoftext|>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
 
@@ -80,18 +80,23 @@ def test_questions_of_a_pipe(document: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_the_user_can_mend(document: Path, arguments: tuple[str, ...], message: str) -> None:
-    outcome = cli("ask", *(argument.format(document=document) for argument in arguments))
+    outcome = cli("ask", "-m", "lcbench-tiny", *(argument.format(document=document) for argument in arguments))
     assert outcome.code == 2 and message in outcome.error and not outcome.out
 
 
+def test_it_asks_for_a_model(document: Path) -> None:
+    outcome = cli("ask", document, QUESTION)
+    assert outcome.code == 2 and not outcome.out and "--model lcbench-tiny" in outcome.error
+
+
 def test_vanilla_beyond_its_length_is_told(document: Path) -> None:
-    assert "trained for" in cli("ask", document, QUESTION, "--max-new-tokens", "1").err
+    assert "trained for" in cli("ask", document, QUESTION, "-m", "lcbench-tiny", "--max-new-tokens", "1").err
 
 
 def test_control_characters_of_a_document_stay_in_it(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("The code \x1b[2J of Mara is 4821.")
-    assert "\x1b" not in cli("ask", path, QUESTION, "--max-new-tokens", "2").out
+    assert "\x1b" not in cli("ask", path, QUESTION, "-m", "lcbench-tiny", "--max-new-tokens", "2").out
 
 
 @pytest.mark.parametrize("method", ["vanilla", "dca:mscale=0.1", "dca+yarn"])
@@ -130,7 +135,7 @@ def test_a_chat_template_is_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_ends_an_answer_and_then_the_conversation(document: Path) -> None:
     process = subprocess.Popen(
-        command("ask", document, "--method", "dca:mscale=0.1", "--max-new-tokens", "4000"),
+        command("ask", document, "-m", "lcbench-tiny", "--method", "dca:mscale=0.1", "--max-new-tokens", "4000"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -109,11 +109,12 @@ def _made(run: Run, folder: Path) -> str:
     """Model, settings, and each session's command, versions and machine; the whole run.json can be unfolded."""
     identity, manifest = run.identity, read_manifest(folder)
     failed = sum(record.error is not None for record in run.records)
-    trained = identity.pretraining_length
+    trained, source = identity.pretraining_length, manifest.identity.model
+    typed = [str(source)] if source != identity.model else []
     facts: list[tuple[str, object]] = [
         ("folder", folder),
         ("samples", f"{len(run.records):,}" + (f", {failed:,} of them failed" if failed else "")),
-        ("model", f"{identity.model} ({identity.model_fingerprint or 'no fingerprint'})"),
+        ("model", f"{identity.model} ({', '.join([*typed, identity.model_fingerprint or 'no fingerprint'])})"),
         ("trained at", f"{trained:,} tokens" if trained else "unknown"),
         ("dtype, device, seed", ", ".join(map(str, (identity.dtype, identity.device, identity.seed)))),
     ]
