@@ -208,7 +208,7 @@ def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
 
 def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
     for method, rows in one.methods.items():
-        style = _style(methods.index(method))
+        style = _style(methods.index(method), len(methods))
         for known, part in groupby(rows, key=lambda row: row.mean is not None and math.isfinite(row.mean)):
             members = list(part)
             if not known:
@@ -218,7 +218,7 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
                 )  # fmt: skip
                 continue
             lengths, means = zip(*((row.seq_len, row.mean or 0.0) for row in members), strict=True)
-            axes.plot(lengths, means, label=method, markersize=4.5, linewidth=1.6, **style)
+            axes.plot(lengths, means, label=method, linewidth=1.6, **style)
             banded = [row for row in members if row.low is not None and row.high is not None]
             low, high = ([getattr(row, end) for row in banded] for end in ("low", "high"))
             ends = [row.seq_len for row in banded]
@@ -241,8 +241,8 @@ def _draw_positions(axes: Axes, one: Curves, methods: Sequence[str], trained: in
         buckets = [bucket for bucket in all_buckets if bucket[0] >= FIRST_POSITION] or all_buckets
         middle = [math.sqrt(first * (last + 1)) for first, last, _ in buckets]
         ticks.update(first for first, _, _ in buckets)
-        style = _style(methods.index(method))
-        axes.plot(middle, [nats for *_, nats in buckets], label=method, markersize=4.5, linewidth=1.6, **style)
+        style = _style(methods.index(method), len(methods))
+        axes.plot(middle, [nats for *_, nats in buckets], label=method, linewidth=1.6, **style)
     _finish(axes, sorted(ticks), [], "nll", trained)
     axes.set(
         title=f"where in the text, at {one.longest:,} tokens", xlabel="tokens before the token", ylabel="nats a token"
@@ -279,8 +279,10 @@ def _finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trai
             axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
 
 
-def _style(index: int) -> dict[str, Any]:
+def _style(index: int, count: int) -> dict[str, Any]:
+    """Of method `index` of so many: where points of several methods coincide, the earlier ones show as rings."""
     return {
+        "markersize": 4 + 5 * (count - 1 - index) / max(count - 1, 3),
         "color": COLORS[index % len(COLORS)],
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
