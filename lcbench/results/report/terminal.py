@@ -19,6 +19,8 @@ def fits(console: Console, table: Table) -> bool:
 
 def method_label(method: str, *more: str) -> Text:
     """The method's name, with each option, and each of `more`, on a line of its own: rows are two lines high anyway."""
+    if " -> " in method:  # a pair of methods
+        return Text(method.replace(" -> ", " ->\n"))
     name, colon, options = method.partition(":")
     lines = [*(split_options(options) if colon else []), *more]
     return Text.assemble(name, ("".join(f"\n{each}" for each in lines), "dim"))

@@ -157,6 +157,7 @@ function details(sample) {
   const reused = cost?.reused_tokens ? `, ${number(cost.reused_tokens)} of them reused` : "";
   const written = sample.output_tokens === undefined ? "" : `; ${number(sample.output_tokens)} written`;
   if (sample.prompt_tokens !== undefined) add("Tokens", `${number(sample.prompt_tokens)} in the prompt${reused}${written}`);
+  if (sample.equals) add("Equals", sample.equals + (sample.taken_from ? ", whose result and cost these are" : ""));
   if (cost) {
     const memory = `${number(cost.peak_memory_bytes / 2 ** 20)} MiB at the peak`;
     add("Cost", `prefill ${number(cost.prefill_seconds)} s, decoding ${number(cost.decode_seconds)} s, ${memory}`);

@@ -45,6 +45,8 @@ KEPT = frozenset(
         "scores",
         "cost",
         "error",
+        "equals",
+        "taken_from",
     }
 )  # of a record
 
