@@ -40,6 +40,7 @@ def tasks(console: Console, results: Path) -> None:
 def task(console: Console, name: str) -> None:
     """Protocols and options of one task. Raises: UserError for an unknown name, or a suite."""
     from lcbench.tasks import load_task, read_yaml
+    from lcbench.tasks.document import ALL
 
     content = read_yaml(name)[1]
     if "runs" in content:
@@ -57,7 +58,9 @@ def task(console: Console, name: str) -> None:
     for field in fields(loaded):
         if field.name in {"name", "description", "citation", "protocols"}:
             continue
-        table.add_row(Text(field.name), Text(textwrap.shorten(repr(getattr(loaded, field.name)), 200)))
+        value = getattr(loaded, field.name)
+        said = "every row of the data" if (field.name, value) == ("samples", ALL) else repr(value)
+        table.add_row(Text(field.name), Text(textwrap.shorten(said, 200)))
     console.print(table)
     option = f"{name}:protocol={next(iter(protocols))}" if protocols else f"{name}:OPTION=VALUE"
     console.print(Text(f"as in: lcbench run {option}"))

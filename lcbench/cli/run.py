@@ -209,7 +209,8 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     need = plan.footprint
     for job in plan.jobs:
         in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
-        typer.echo(f"{describe(job)}  {job.samples} samples{in_chat}  resolved: {job.resolved}{equal(job)}")
+        samples = f"{job.samples} sample{'' if job.samples == 1 else 's'}"
+        typer.echo(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
     typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
     kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
