@@ -179,7 +179,8 @@ def test_run_writes_what_it_says(tmp_path: Path) -> None:
         assert record["error"] is None and record["layers_steered"] == 4
         assert record["scores"] == {"exact_match": float(record["prediction"].strip() == record["references"][0])}
         assert record["cost"]["prefill_seconds"] > 0 and record["cost"]["peak_memory_bytes"] > 2**20
-    assert records[2]["method_options"]["mscale"] == 0.1 and records[2]["method_options"]["chunk_size"] == 192
+    (dca, _) = (record["method_options"] for record in records if record["method"] == "dca:mscale=0.1")
+    assert dca["mscale"] == 0.1 and dca["chunk_size"] == 192
     session = read_manifest(folder).content["sessions"][0]
     assert session["command"] == [
         "lcbench",
