@@ -17,6 +17,7 @@ RESUMABLE = {"run", "train", "prepare"}  # verbs
 try:
     from lcbench.cli.app import app
     from lcbench.core.errors import UserError, gist_of, printable, shortened
+    from lcbench.core.terminal import write_any_character
 except KeyboardInterrupt:  # typer, which turns it into an exit code, is not there yet
     print("interrupted.", file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -28,6 +29,7 @@ def main() -> None:
     Any other exception is a fault of lcbench: one sentence, a file with the traceback, and exit code 2. With `--debug`
     all tracebacks are shown.
     """
+    write_any_character()
     debug = "--debug" in sys.argv  # before the command or after it
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # Before torch starts its threads: by default they spin while they wait, which costs a busy machine a factor of 3.

@@ -8,6 +8,7 @@ import typer
 
 from lcbench import __version__
 from lcbench.cli import bench, data, listing, models, reports, run, train
+from lcbench.core import terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,5 +29,5 @@ def main(
 ) -> None:
     """Options before the command. `debug` is removed by lcbench.__main__ and declared here for the help only."""
     if version:
-        typer.echo(f"lcbench {__version__}")
+        terminal.say(f"lcbench {__version__}")
         raise typer.Exit

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from lcbench.cli.common import require_folder, write_output
+from lcbench.core import terminal
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.dtypes import check_dtype
 from lcbench.engine.models import ModelSource
@@ -91,15 +91,15 @@ def bench(
 
     target, own_layers = _target(source, shape, layers)
     lengths = lengths or parse_lengths(LENGTHS[target.device.type])
-    errors = Console(stderr=True)
+    errors = terminal.console(stderr=True)
     measured = Bench(target, methods, backends, lengths, parts, rounds)
     about = _about(target, own_layers, measured, shaped=model is None)
     try:
         result = measured.run(about, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))
     except WrongAttentionError as error:
-        typer.echo(f"error: {error}", err=True)
+        terminal.say(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    print_result(Console(), result)
+    print_result(terminal.console(), result)
     if json is not None:
         write_output(json, result.to_json(), "--json")
     if plot is not None:

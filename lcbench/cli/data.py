@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lcbench.core import terminal
 from lcbench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def prepare(
             if len(wanted) == 1:
                 raise
             failed += 1
-            typer.echo(f"{data_set.name}: error: {error}", err=True)
+            terminal.say(f"{data_set.name}: error: {error}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -61,7 +62,6 @@ def prepare(
 def list_() -> None:
     """List the data sets, how many rows of them are prepared, and under which licence they are published."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from lcbench.data.scripts import data_sets
@@ -74,7 +74,7 @@ def list_() -> None:
         manifest = read_manifest(data_root() / data_set.name)
         rows = "" if manifest is None else _counts(manifest.rows)
         table.add_row(data_set.name, data_set.description, rows, _terms(data_set.licence))
-    console = Console()
+    console = terminal.console()
     console.print(table)
     console.print(f"prepared data: {data_root()}", markup=False, highlight=False, soft_wrap=True)
 
@@ -88,7 +88,7 @@ def _found_below(path: Path, name: str, wanted: list[DataSet]) -> list[DataSet]:
     files = local_files(wanted, path)
     absent = [name for name in files if not files[name]]
     if absent:
-        typer.echo(f"note: {path} has no file of {', '.join(absent)}", err=True)
+        terminal.say(f"note: {path} has no file of {', '.join(absent)}", err=True)
     return [data_set for data_set in wanted if files[data_set.name]]
 
 
@@ -97,11 +97,13 @@ def _prepare(data_set: DataSet, path: Path | None, update: bool) -> None:
 
     outcome = prepare_data(data_set, path, update=update)
     note = f" ({data_set.licence.note})" if data_set.licence.note else ""
-    typer.echo(f"{data_set.name}: {_summary(outcome)}: {outcome.folder}")
-    typer.echo(f"  licence: {_terms(data_set.licence)}{note}")
+    terminal.say(f"{data_set.name}: {_summary(outcome)}: {outcome.folder}")
+    terminal.say(f"  licence: {_terms(data_set.licence)}{note}")
     for task, splits in _tasks_without_split(data_set.name, outcome.manifest.rows).items():
         missing = " and ".join(splits)
-        typer.echo(f"warning: {task} reads the split {missing}, which {path or 'the source'} does not have.", err=True)
+        terminal.say(
+            f"warning: {task} reads the split {missing}, which {path or 'the source'} does not have.", err=True
+        )
 
 
 def _tasks_without_split(name: str, rows: Mapping[str, int]) -> dict[str, list[str]]:

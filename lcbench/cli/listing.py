@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from lcbench.cli import names
 from lcbench.cli.common import (
@@ -23,6 +22,7 @@ from lcbench.cli.common import (
     prompt_format,
     with_haystack,
 )
+from lcbench.core import terminal
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
@@ -69,9 +69,9 @@ def show(
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 2 * END:
         text = _shortened(text, _around_needle(example, tokenizer))
-    typer.echo(text)
+    terminal.say(text)
     asked = ", in the chat template" if loaded.format.in_chat(tokenizer) else ""
-    typer.echo(f"{_counts(example)}, seed {example.seed}{asked}", err=True)
+    terminal.say(f"{_counts(example)}, seed {example.seed}{asked}", err=True)
 
 
 @app.command(name="list")
@@ -83,7 +83,7 @@ def list_(
 ) -> None:
     """List what can be named on the command line."""
     if what in ("task", "tasks") and name is not None:
-        names.task(Console(), name)
+        names.task(terminal.console(), name)
         return
     if what == "task":
         raise UserError("name the task, as in `lcbench list task passkey`; `lcbench list tasks` shows all.")
@@ -92,7 +92,7 @@ def list_(
     kinds = {"methods": names.methods, "tasks": names.tasks, "models": names.models, "runs": names.runs}
     if what not in kinds:
         raise unknown("list", what, kinds)
-    kinds[what](Console(), RESULTS)
+    kinds[what](terminal.console(), RESULTS)
 
 
 def _shortened(text: str, needle: tuple[int, str] | None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from lcbench.cli.common import RevisionOption
+from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
@@ -101,7 +102,7 @@ def ask(
                 with _CtrlC() as ctrl_c:
                     _answer(conversation, line, pages, index, ctrl_c)
             except UserError as error:
-                typer.echo(f"error: {error}", err=True)
+                terminal.say(f"error: {error}", err=True)
 
 
 @app.command(
@@ -130,7 +131,7 @@ def convert(
     from lcbench.engine.convert import convert_checkpoint
 
     for path in convert_checkpoint(model, out, revision):
-        typer.echo(path)
+        terminal.say(path)
 
 
 class _CtrlC:
@@ -163,16 +164,16 @@ def _answer(
     def show(piece: str) -> bool:
         if ctrl_c is not None:
             ctrl_c.answering = True  # before the first character is visible
-        typer.echo(CONTROLS.sub("", piece), nl=False)
+        terminal.say(CONTROLS.sub("", piece), end="")
         sys.stdout.flush()
         return ctrl_c is not None and ctrl_c.pressed
 
     answer = conversation.ask(question, show)
-    typer.echo("" if answer else "(no answer: the model ended its turn at once)")
+    terminal.say("" if answer else "(no answer: the model ended its turn at once)")
     for passage in index.best(f"{question} {answer}", PASSAGES):
         where = f"page {passage.page}" if pages.numbered else f"line {passage.line}"
         text = textwrap.shorten(passage.text, WIDTH, placeholder=" ...")
-        typer.echo(f"  {where}: {CONTROLS.sub('', text)}")
+        terminal.say(f"  {where}: {CONTROLS.sub('', text)}")
 
 
 def _questions() -> Iterator[str]:
@@ -205,4 +206,4 @@ def _length(prompts: Prompts, question: str | None, seq_len: str | None, max_new
 
 def _tell(note: str | None) -> None:
     if note:
-        typer.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}", err=True)

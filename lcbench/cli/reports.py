@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lcbench.cli.common import RESULTS, require_folder, write_output
+from lcbench.core import terminal
 from lcbench.core.collections import without_collections
 
 app = typer.Typer()
@@ -35,11 +35,11 @@ def table(
     found = read_runs([*(runs or ()), *(run or ())] or [_newest()])
     rows, trained = summarise_runs(found), trained_length(found)
     for line in differences(found):
-        typer.echo(f"note: {line}", err=True)
+        terminal.say(f"note: {line}", err=True)
     if format == "text":
-        print_tables(Console(), rows, trained)
+        print_tables(terminal.console(), rows, trained)
     else:
-        typer.echo(WRITERS[format](rows, trained), nl=False)
+        terminal.say(WRITERS[format](rows, trained), end="")
 
 
 @app.command()
@@ -61,7 +61,7 @@ def plot(
     folders = run or [_newest()]
     found = read_runs(folders)
     for line in differences(found):
-        typer.echo(f"note: {line}", err=True)
+        terminal.say(f"note: {line}", err=True)
     trained, model = trained_length(found), ", ".join(dict.fromkeys(str(each.identity.model) for each in found))
     path = out or folders[0] / f"{task.partition(':')[0]}.png"
     read = side_by_side(found)
@@ -69,12 +69,12 @@ def plot(
     if any(one.cell_depth is not None for one in identities if task in (one.task, one.task.partition(":")[0])):
         maps = heatmap.heatmaps(read.records, task)
         save(heatmap.draw(maps, trained, model), path)
-        heatmap.print_heatmaps(Console(), maps, trained)
+        heatmap.print_heatmaps(terminal.console(), maps, trained)
     else:
         drawn = curves.curves(read, task)
         save(curves.draw(drawn, trained, model), path)
-        curves.print_curves(Console(), drawn, trained)
-    typer.echo(f"figure: {path}", err=True)
+        curves.print_curves(terminal.console(), drawn, trained)
+    terminal.say(f"figure: {path}", err=True)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def compare(
     for path, _ in files.values():
         require_folder(path)
     comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory), pair or ())
-    print_comparison(Console(), comparison)
+    print_comparison(terminal.console(), comparison)
     for option, (path, render) in files.items():
         if path:
             write_output(path, render(comparison), option)
@@ -154,7 +154,7 @@ def report(
     folders = runs or [_newest()]
     path = out or folders[0] / "report.html"
     write_output(path, page(folders), "--out")
-    typer.echo(f"report: {path}", err=True)
+    terminal.say(f"report: {path}", err=True)
 
 
 @app.command()
@@ -169,8 +169,8 @@ def rescore(
 
     result = rescore_run(run, task or ())
     for id, (before, now) in result.changed.items():
-        typer.echo(f"{id}: {_number(before)} -> {_number(now)}")
-    typer.echo(f"{len(result.changed)} of {result.samples} scores changed")
+        terminal.say(f"{id}: {_number(before)} -> {_number(now)}")
+    terminal.say(f"{len(result.changed)} of {result.samples} scores changed")
 
 
 @app.command()
@@ -185,7 +185,7 @@ def export(
     require_folder(out)
     path = out or run / "records.parquet"
     rows = export_run(run, path)
-    typer.echo(f"{rows} row{'' if rows == 1 else 's'}: {path}")
+    terminal.say(f"{rows} row{'' if rows == 1 else 's'}: {path}")
 
 
 def _newest() -> Path:
@@ -193,7 +193,7 @@ def _newest() -> Path:
     from lcbench.results.register import newest_known_run
 
     folder = newest_known_run(RESULTS)
-    typer.echo(f"run: {folder}", err=True)
+    terminal.say(f"run: {folder}", err=True)
     return folder
 
 

@@ -27,6 +27,7 @@ from lcbench.cli.common import (
     prompt_format,
     with_haystack,
 )
+from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.core.processes import launched
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
@@ -114,7 +115,7 @@ def run(
     plan = make_plan(source, requests, seed, AttentionOptions(attention, kv_dtype, kv_offload))
     folder = output or plan.default_output(RESULTS)
     for advice in plan.advice if processes.main else []:
-        typer.echo(f"note: {advice}", err=True)
+        terminal.say(f"note: {advice}", err=True)
     if processes.main:
         _show_time(plan, always=dry_run)
     if dry_run:
@@ -130,7 +131,7 @@ def run(
     if not processes.main:
         run_plan(plan, folder, SilentProgress(), processes=processes)
         return  # the main process reports failures: a launcher ends all processes if one of them fails
-    console, errors = Console(), Console(stderr=True)
+    console, errors = terminal.console(), terminal.console(stderr=True)
     progress = TerminalProgress(errors) if errors.is_terminal else PlainProgress(errors)
     if slurm is None:
         outcome = run_plan(plan, folder, progress, processes=processes)
@@ -198,7 +199,7 @@ def _show_time(plan: Plan, *, always: bool) -> None:
         return
     seconds = estimate(plan)
     if always or seconds >= LONG:
-        typer.echo(f"note: {forecast(plan, seconds)}", err=True)
+        terminal.say(f"note: {forecast(plan, seconds)}", err=True)
 
 
 def _show_plan(plan: Plan, folder: Path) -> None:
@@ -210,11 +211,11 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     for job in plan.jobs:
         in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
         samples = f"{job.samples} sample{'' if job.samples == 1 else 's'}"
-        typer.echo(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
-    typer.echo(f"{plan.size}, {plan.tokens:,} tokens")
+        terminal.say(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
+    terminal.say(f"{plan.size}, {plan.tokens:,} tokens")
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
     kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
-    typer.echo(
+    terminal.say(
         f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
         f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
         f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
@@ -222,8 +223,8 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]
     if read:
         most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)
-        typer.echo(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
-    typer.echo(f"records would go to {folder}")
+        terminal.say(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
+    terminal.say(f"records would go to {folder}")
 
 
 def _print_table(console: Console, folder: Path, plan: Plan) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
@@ -33,7 +34,7 @@ def reference(
     from lcbench.apps.train.reference import train_reference
 
     folder = train_reference(out, seed, structured_start, progress=console_progress())
-    typer.echo(f"model: {folder}")
+    terminal.say(f"model: {folder}")
 
 
 ModelOption = Annotated[
@@ -91,7 +92,7 @@ def fot(
         compile_decoder=compile,
         progress=console_progress(),
     )
-    typer.echo(f"model: {folder}")
+    terminal.say(f"model: {folder}")
 
 
 @app.command()
@@ -141,7 +142,7 @@ def instruct(
         seed=seed,
         progress=console_progress(),
     )
-    typer.echo(f"model: {folder}")
+    terminal.say(f"model: {folder}")
 
 
 @app.command()
@@ -176,7 +177,7 @@ def lm(
         seed=seed,
         progress=console_progress(),
     )
-    typer.echo(f"model: {folder}")
+    terminal.say(f"model: {folder}")
 
 
 def _source(model: str, method: str | None = None) -> ModelSource:

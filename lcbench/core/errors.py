@@ -70,11 +70,11 @@ def shortened(text: str, most: int = 80) -> str:
 def printable(text: str) -> str:
     """A text for a terminal: control characters, which could move its cursor or change its state, and half surrogates
     as escapes such as `\\x1b`; line breaks and tabs stay."""
-    return "".join(each if each in "\n\t" or not _HARMFUL.match(each) else _escaped(each) for each in text)
+    return _HARMFUL.sub(_escaped, text)
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0] in "\n\t" else found[0].encode("unicode_escape").decode("ascii")
 
 
 def out_of_memory(error: BaseException) -> bool:

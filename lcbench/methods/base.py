@@ -348,8 +348,8 @@ def length_note(config: PretrainedConfig) -> str | None:
     if rope.get("original_max_position_embeddings") or _stated(text) == length:
         return None
     return (
-        f"the config's linear scaling (factor {rope['factor']:g}) is taken to start at its {own:,} tokens and to reach "
-        f"{length:,}; if the model was tuned at {own:,}, write "
+        f"the config's linear scaling (factor {rope['factor']:g}) is taken to start from its {own:,} tokens and to "
+        f"reach {length:,}; if the model was tuned at {own:,}, write "
         f'"original_max_position_embeddings": {int(own / rope["factor"])} into rope_scaling in its config.json.'
     )
 

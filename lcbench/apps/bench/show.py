@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lcbench.apps.bench.result import PARTS, Measurement, Result
 from lcbench.apps.bench.timing import Spread
+from lcbench.core import terminal
 from lcbench.results.report.layout import human_bytes
 from lcbench.results.report.terminal import METHOD_WIDTH
 
@@ -27,7 +28,7 @@ def print_result(console: Console, result: Result) -> None:
     """What was measured on what, a table a part, and what was skipped."""
     plain = not console.is_terminal
     if plain:
-        console = Console(file=console.file, width=WIDE)
+        console = terminal.console(file=console.file, width=WIDE)
     for line in _heading(result):
         console.print(Text(line))
     for part in PARTS:

@@ -7,6 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from lcbench.core import terminal
+
 LINE_EVERY = 100  # steps, in a pipe
 
 
@@ -85,5 +87,5 @@ class PlainTraining:
 
 def console_progress() -> TrainingProgress:
     """The bar where stderr is a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     return TerminalTraining(console) if console.is_terminal else PlainTraining(console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from lcbench.core.errors import printable
 from lcbench.results.compare.result import CellResult, Comparison
 from lcbench.results.report.comparison import COLUMNS, by_task, values
 
@@ -43,4 +44,4 @@ def _count(element: ElementTree.Element, cells: list[CellResult]) -> None:
 
 
 def _clean(text: str) -> str:
-    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", printable(text))

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, printable
 from lcbench.results.outputs import write_output
 
 if TYPE_CHECKING:
@@ -26,10 +26,24 @@ def save(figure: Figure, path: Path) -> None:
     if suffix not in SUFFIXES:
         raise UserError(f"cannot draw {path}: its name must end with .{', .'.join(SUFFIXES[:-1])} or .{SUFFIXES[-1]}.")
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
+    _show_as_they_are(figure)
     drawn = BytesIO()
     with rc_context({"svg.hashsalt": "lcbench"}):
         figure.savefig(drawn, format=suffix, dpi=160, metadata=undated)
     write_output(path, drawn.getvalue(), "--out")
+
+
+def _show_as_they_are(figure: Figure) -> None:
+    """Names of models, tasks and methods are text: no formula between dollars, no control characters. (Labels of ticks
+    are numbers, whose powers are formulas of matplotlib's own.)"""
+    from matplotlib.text import Text
+
+    both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = {id(tick) for axis in both for which in ("major", "minor") for tick in axis.get_ticklabels(which=which)}
+    for shown in figure.findobj(Text):
+        if isinstance(shown, Text) and id(shown) not in ticks:
+            shown.set_parse_math(False)
+            shown.set_text(printable(shown.get_text()))
 
 
 def length_label(length: int) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
+from lcbench.core.errors import printable
 from lcbench.results.report.layout import human_bytes
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.table_page import latex, markdown
@@ -22,7 +23,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
     """One line per row, numbers unrounded; unknown values are empty. Texts that a spreadsheet would take for a formula
-    get an apostrophe before them."""
+    get an apostrophe before them; control characters are escapes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
@@ -37,7 +38,9 @@ def _ascending(rows: Sequence[TableRow]) -> list[TableRow]:
 
 def _no_formula(value: object) -> object:
     """https://owasp.org/www-community/attacks/CSV_Injection"""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(FORMULA) else "") + printable(value)
 
 
 def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
@@ -46,7 +49,7 @@ def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         for row in map(asdict, _ascending(rows))
     ]
-    return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(known, indent=2) + "\n"  # in ASCII, which no text can leave
 
 
 WRITERS: dict[str, Callable[[Sequence[TableRow], int | None], str]] = {

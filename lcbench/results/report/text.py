@@ -16,6 +16,6 @@ def row(cells: Iterable[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text with Markdown's special characters escaped: error messages and names of methods can contain anything."""
-    safe = html.escape(text, quote=False)
+    """Text on one line with Markdown's special characters escaped: error messages and names can contain anything."""
+    safe = html.escape(printable(text), quote=False)
     return "".join("\\" + char if char in "\\`*_[]|~" else char for char in safe)

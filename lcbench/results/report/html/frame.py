@@ -14,6 +14,8 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from lcbench.core.errors import printable
+
 
 def document(title: str, body: str, style: str = "", script: str = "", data: Any = None) -> str:
     """A whole page; `body` is HTML, `title` is not. `script` runs last and finds `data` in the element `data`."""
@@ -41,8 +43,9 @@ def document(title: str, body: str, style: str = "", script: str = "", data: Any
 
 
 def text(value: object) -> str:
-    """Any text as HTML that shows it, also within a quoted attribute; halves of surrogate pairs become `?`."""
-    return html.escape(str(value).encode("utf-8", "replace").decode())
+    """Any text as HTML that shows it, also within a quoted attribute, with control characters and halves of surrogate
+    pairs as escapes."""
+    return html.escape(printable(str(value)))
 
 
 def data_block(data: Any) -> str:
