@@ -6,24 +6,25 @@ import os
 import random
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.helpers import Outcome, cli
 
+HOW_MANY = int(os.environ.get("LCBENCH_ALL_DAMAGE") or 0)  # 1: all of them; more: so many of each kind
 SECONDS = 30  # of one command on a busy machine; it takes one or two
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ALL = pytest.param(
-    None,
+    HOW_MANY if HOW_MANY > 1 else None,
     id="all",
     marks=[
         pytest.mark.slow,
-        pytest.mark.skipif("LCBENCH_ALL_DAMAGE" not in os.environ, reason="set LCBENCH_ALL_DAMAGE for all of them"),
+        pytest.mark.skipif(not HOW_MANY, reason="set LCBENCH_ALL_DAMAGE=1 for all of them, =1000 for so many"),
     ],
 )
 Case = TypeVar("Case")
@@ -31,6 +32,12 @@ Case = TypeVar("Case")
 
 class TooLongError(BaseException):
     """A command that does not end; no handler of errors takes it for one of its own."""
+
+
+def report(tried: int, found: Mapping[Any, str]) -> None:
+    """Print how many attacks there were; fails with those that ended wrongly."""
+    print(f"attacks: {tried:,}, wrong: {len(found)}")  # shown with -rP
+    assert not found
 
 
 def some(cases: Sequence[Case], count: int | None) -> list[Case]:

@@ -39,14 +39,16 @@ def bench(
         str | None,
         typer.Option("--model", "-m", help="A model instead: embedded, a folder, a Hugging Face id, a GGUF file."),
     ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Fewer layers than the shape has.")] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, max=10**4, help="Fewer layers than the shape has.")
+    ] = None,
     what: Annotated[
         str, typer.Option("--what", help="Of attention, block, prefill, decode, memory.")
     ] = "attention,block,prefill,decode,memory",
     attention: Annotated[
         str, typer.Option("--attention", help="Backends, each with every method: `flash,triton`; see lcbench run.")
     ] = "auto",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="In which all take turns.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10**6, help="In which all take turns.")] = 5,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, float64; default: the model's, of a shape by the device.")
     ] = "auto",

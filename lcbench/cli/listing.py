@@ -42,7 +42,7 @@ def show(
     seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, answer included.")] = "4k",
     depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
     haystack: HaystackOption = None,
-    sample: Annotated[int, typer.Option(min=0, help="Number of the sample.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, max=10**9, help="Number of the sample.")] = 0,
     chat: ChatOption = None,
     bos: BosOption = None,
     system: SystemOption = None,

@@ -44,7 +44,9 @@ def ask(
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Tokens of document, question and answer; default: as needed.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, max=2**27, help="Tokens of an answer.")
+    ] = 256,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")] = None,

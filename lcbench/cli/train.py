@@ -40,7 +40,7 @@ def reference(
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
 ]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, max=10**9, help="Optimizer steps.")]
 RateOption = Annotated[float, typer.Option("--learning-rate", help="Highest learning rate of AdamW.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Train through a method, as in `dca` or `fot`.")]
 TEXT_HELP = "A .txt, .jsonl or .parquet file (column `text`), a folder of them, or a `datasets` id"
@@ -58,7 +58,7 @@ def fot(
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", help="Highest learning rate of AdamW; for 3 billion parameters 2e-5.")
     ] = 1e-3,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Documents of two windows a step.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Documents of two windows a step.")] = 16,
     context_length: Annotated[
         str | None, typer.Option("--context-length", help="Tokens of a window; default: the trained length.")
     ] = None,
@@ -114,7 +114,7 @@ def instruct(
     max_total_length: Annotated[str | None, typer.Option(help="Tokens; default: the trained length.")] = None,
     steps: StepsOption = 4000,
     learning_rate: RateOption = 1e-5,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples a step.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Samples a step.")] = 16,
     seed: SeedOption = 0,
 ) -> None:
     """Tune a model on instructions and chats in LongLLaMA's format."""
@@ -156,7 +156,7 @@ def lm(
     ] = None,
     steps: StepsOption = 1000,
     learning_rate: RateOption = 2e-5,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows a step.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Windows a step.")] = 8,
     seed: SeedOption = 0,
 ) -> None:
     """Tune a model on text, through any method: with `--method dca`, say, as ChunkLlama does at 16k tokens."""

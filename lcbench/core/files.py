@@ -9,6 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, AnyStr
+
+LARGEST = 2**30  # bytes of a file that is read as a whole, or of what a pipe has: more than a run can read
+LONGEST_LINE = 2**28  # bytes or characters of a line: a hundred times what a book takes
 
 
 def write_atomically(path: Path, content: str | bytes, *, owned: bool = False) -> None:
@@ -30,6 +34,33 @@ def require_regular(path: Path) -> None:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise OSError(errno.EINVAL, "it is a device or a pipe and no file")
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a file. Raises: OSError for one that is no file, or too large to be meant."""
+    require_regular(path)
+    with path.open("rb") as file:
+        return read_bounded(file)
+
+
+def read_bounded(file: IO[bytes]) -> bytes:
+    """What a file or pipe has from here on. Raises: OSError for more than LARGEST bytes."""
+    size = os.fstat(file.fileno()).st_size if file.seekable() else 0
+    content = file.read(LARGEST + 1) if size <= LARGEST else b""
+    if max(size, len(content)) > LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST >> 30} GB; split it")
+    return content
+
+
+def bounded_lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file. Raises: OSError for one of more than LONGEST_LINE bytes or characters."""
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE)
+        if not line:
+            return
+        if len(line) == LONGEST_LINE:
+            raise OSError(errno.EFBIG, f"line {number} has no end within {LONGEST_LINE >> 20} MB")
+        yield line
 
 
 def _write_to_device(path: Path, data: bytes) -> None:

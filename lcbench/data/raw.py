@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from lcbench.core.errors import UserError, gist_of
-from lcbench.core.files import require_regular
+from lcbench.core.files import LARGEST, bounded_lines, require_regular
 
 RawRow = Mapping[str, Any]
 RATIO = 200  # of unpacked to packed bytes: texts reach 10, a zip bomb 1,000
 SMALL = 2**26  # bytes that anything may unpack to
+MOST_ROWS = 1_000_000  # that a parquet file may declare, if it has fewer bytes than rows
 BATCH = 64  # rows of parquet in memory at once: a row may contain a book
 
 
@@ -114,14 +115,17 @@ def sha256(path: Path) -> str:
 
 def _json_lines(file: RawFile) -> Iterator[RawRow]:
     with file.open() as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(bounded_lines(lines), start=1):
             if line.strip():
                 yield parse_row(line, f"{file.name}, line {number},")
 
 
 def _json(file: RawFile) -> Iterator[RawRow]:
     with file.open() as content:
-        rows = _parse(content.read(), file.name)
+        text = content.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"{file.name} has more than {LARGEST >> 30} GB; write it as JSONL, a row a line.")
+        rows = _parse(text, file.name)
     if not isinstance(rows, list):
         raise UserError(f"{file.name} holds no list of rows.")
     for number, row in enumerate(rows, start=1):
@@ -134,7 +138,7 @@ def _labelled_lines(file: RawFile) -> Iterator[RawRow]:
     Latin-1, with a byte 0xF0 in place of a space, which the hub's copy has corrected.
     """
     with file.open() as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(bounded_lines(lines), start=1):
             label, _, text = line.replace(b"\xf0", b" ").decode("latin-1").strip().partition(" ")
             if ":" not in label or not text:
                 raise UserError(f"{file.name}, line {number}, is no `COARSE:fine question`.")
@@ -148,14 +152,24 @@ def _parquet(file: RawFile) -> Iterator[RawRow]:
     with file.open() as content:
         try:
             table = parquet.ParquetFile(content)
+            require_plausible(table.metadata, file.path.stat().st_size)
             classes = _class_names(table.schema_arrow.metadata or {})
             for batch in table.iter_batches(BATCH):
                 for row in batch.to_pylist():
                     yield {**row, **{name: _class_name(row[name], names) for name, names in classes.items()}}
         except UnicodeDecodeError as error:
             raise UserError(f"{file.name} has a text that is not UTF-8; write the file again without it.") from error
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        except (pyarrow.ArrowException, ValueError, TypeError, KeyError, AttributeError, MemoryError) as error:
+            if isinstance(error, UserError):
+                raise
+            # A damaged footer fails wherever the reader meets what it did not expect.
             raise UserError(f"{file.name} is no parquet that can be read: {gist_of(error)}.") from error
+
+
+def require_plausible(metadata: Any, size: int) -> None:
+    """Raises: ValueError for the metadata of a parquet file that declares more rows than a file of `size` bytes has."""
+    if metadata.num_rows > max(MOST_ROWS, size):
+        raise ValueError(f"it declares {metadata.num_rows:,} rows in {size:,} bytes")
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.fields import FieldError, parse
+from lcbench.core.files import read_whole, require_regular
 from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Manifest, Row, read_content
 
 Item = TypeVar("Item")
@@ -90,7 +91,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     broken."""
     path = folder / MANIFEST
     try:
-        return read_content(parse(path.read_bytes()))
+        return read_content(parse(read_whole(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -106,6 +107,7 @@ class JsonLines(Sequence[Item], Generic[Item]):
     def __init__(self, path: Path, parse: Callable[[bytes], Item]) -> None:
         self._path, self._parse = path, parse
         try:
+            require_regular(path)
             with path.open("rb") as file:
                 empty = not os.fstat(file.fileno()).st_size
                 self.bytes: mmap.mmap | bytes = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, gist_of
-from lcbench.core.files import require_regular
+from lcbench.core.files import read_whole, require_regular
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
-from lcbench.data.raw import RawRow, parse_row
+from lcbench.data.raw import RawRow, parse_row, require_plausible
 from lcbench.data.values import clean
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -58,8 +58,7 @@ def read_rows(source: str) -> Sequence[RawRow]:
 
 def _read(path: Path) -> str:
     try:
-        require_regular(path)
-        return clean(path.read_bytes().decode("utf-8"))
+        return clean(read_whole(path).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is no text in UTF-8 (byte {error.start} is none); save it as UTF-8, or give another file."
@@ -85,8 +84,10 @@ def _parquet(source: str, path: Path) -> Sequence[RawRow]:
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror}.") from error
     from datasets import load_dataset
+    from pyarrow import parquet  # type: ignore[import-untyped]
 
     try:
+        require_plausible(parquet.read_metadata(path), path.stat().st_size)
         return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
     except Exception as error:  # broken files raise all kinds of errors
         raise UserError(f"{source} is no parquet that can be read: {gist_of(error)}.") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, out_of_memory, unknown
+from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.dtypes import AUTO, best_dtype, check_dtype
@@ -326,6 +327,7 @@ class ModelSource:
                 raise UserError(f"{self.name} is no model folder: it has no config.json.")
             if self.revision is not None:
                 raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
+            self._check_files(folder)
             return
         looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
         if not looks_like_id:
@@ -337,6 +339,14 @@ class ModelSource:
                 )
             )
         require_model(self.name, self.revision)
+
+    def _check_files(self, folder: Path) -> None:
+        """Raises: UserError for a pipe or a device among the files, which no library that opens them would refuse."""
+        for path in folder.iterdir():
+            try:
+                require_regular(path)
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {error.strerror}; take it out of {self.name}.") from error
 
     def _load(self, factory: Any, what: str, **options: Any) -> Any:
         from transformers.utils import logging as transformers_logging

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcbench.core.errors import UserError, gist_of
-from lcbench.core.files import write_atomically
+from lcbench.core.errors import LostRecordsError, UserError, gist_of
+from lcbench.core.files import LARGEST, require_regular, write_atomically
 
 FOLDER = "nll"
 
@@ -66,13 +66,18 @@ class TokenNll:
 
     def write(self, folder: Path, id: str) -> str:
         """Write the file of the record with this id, atomically, and return its path relative to the run's folder. The
-        same numbers give the same bytes. Raises: UserError if it cannot be written."""
+        same numbers give the same bytes. Raises: UserError if it cannot be written; LostRecordsError without the
+        folder."""
         path = folder / FOLDER / _name(id)
         arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
         try:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, _archive(arrays), owned=True)
         except OSError as error:
+            if not folder.is_dir():
+                raise LostRecordsError(
+                    f"{folder} was removed while lcbench was writing to it; restore it, or run the same command again."
+                ) from error
             raise UserError(
                 f"cannot write {path}: {error.strerror}; what was written is intact, run the same command again once "
                 "there is space."
@@ -83,6 +88,10 @@ class TokenNll:
     def read(cls, path: Path) -> TokenNll:
         """Raises: UserError for a file that is missing or damaged."""
         try:
+            require_regular(path)
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                    raise ValueError(f"it unpacks to more than {LARGEST >> 30} GB")
             with np.load(path, allow_pickle=False) as file:
                 read = cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
             if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from lcbench.core.files import read_whole
 from lcbench.results.records import MANIFEST, RECORDS, find_runs, newest_run
 
 REGISTER = ".runs"
@@ -42,7 +43,7 @@ def newest_known_run(results: Path) -> Path:
 def _registered(results: Path) -> list[Path]:
     """Those that are still there, and have records."""
     try:
-        lines = (results / REGISTER).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_whole(results / REGISTER).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     return [folder for folder in map(Path, dict.fromkeys(filter(None, lines))) if _has_records(folder)]

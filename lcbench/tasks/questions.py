@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import RowError, UserError, unknown
+from lcbench.core.files import LONGEST_LINE, bounded_lines, require_regular
 from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import expand, read_rows, require_whole_characters
@@ -146,10 +146,11 @@ def _file_rows(data: str) -> Sequence[Mapping[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """Rows of a CSV. A cell that spells out a list is parsed: CSV has no other way to store several references."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST_LINE)
     try:
+        require_regular(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), start=1):
+            for number, row in enumerate(csv.DictReader(bounded_lines(file)), start=1):
                 where = f"{path}, row {number},"
                 cells = {name: value for name, value in row.items() if name is not None}
                 listed = {name: value and spelled_out(value, f"{where} `{name}`") for name, value in cells.items()}

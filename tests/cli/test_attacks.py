@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from lcbench.cli.app import app
-from tests.attacks import ALL, fault, some
+from tests.attacks import ALL, fault, report, some
 from tests.helpers import REPOSITORY, TINY
 
 VALUES = (
@@ -158,11 +158,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("count", [25, ALL])
 def test_no_command_line_ends_in_a_traceback(count: int | None, place: Path) -> None:
-    found = {}
-    for words in some(list(command_lines()), count):
+    found, chosen = {}, some(list(command_lines()), count)
+    for words in chosen:
         if wrong := fault(*words):
             found[" ".join(word[:60] for word in words)] = wrong[:300]
-    assert not found
+    report(len(chosen), found)
 
 
 @pytest.mark.parametrize(

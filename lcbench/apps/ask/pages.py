@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import read_bounded, read_whole
 
 STDIN = "-"
 
@@ -46,12 +47,12 @@ def read_pages(source: str) -> Pages:
 
 
 def _read(source: str) -> bytes:
-    if source == STDIN:
-        return sys.stdin.buffer.read()
+    path = Path(source).expanduser()
     try:
-        return Path(source).expanduser().read_bytes()
+        return read_bounded(sys.stdin.buffer) if source == STDIN else read_whole(path)
     except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror}.") from error
+        piped = f"; pipe it in, with {STDIN} in its place" if path.is_fifo() else ""
+        raise UserError(f"cannot read {source}: {error.strerror}{piped}.") from error
 
 
 def _text(content: bytes, name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lcbench.apps.train.checkpoint import RECIPE, write_json
 from lcbench.core.errors import UserError
+from lcbench.core.files import read_whole
 from lcbench.core.locks import locked
 
 LOCK = ".lock"
@@ -48,7 +49,7 @@ def open_folder(out: Path, options: dict[str, Any]) -> None:
         write_json(path, {"options": options, "finished": None})
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["options"]
+        found = json.loads(read_whole(path))["options"]
         differing = sorted(key for key in found.keys() | options.keys() if found.get(key) != options.get(key))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not the {RECIPE} of a training run; pass another --out.") from error

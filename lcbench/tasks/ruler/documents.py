@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, gist_of
+from lcbench.core.files import read_whole
 from lcbench.tasks.text.running_text import LINE, encode_all
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ def read_collection(dataset: str, source: str) -> Collection:
     """
     path, (title, address) = Path(source).expanduser(), PUBLISHED[dataset]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_whole(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; get the file of {title} from {address}.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON in UTF-8: {gist_of(error)}.") from error
     try:
         collection = READERS[dataset](content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
