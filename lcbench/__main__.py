@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 INTERRUPTED = 130
-RESUMABLE = {"run", "train", "prepare"}  # verbs
+RESUMABLE = ("run", "train", "data prepare")  # verbs
 
 try:
     from lcbench.cli.app import app
@@ -45,7 +45,9 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except SystemExit as stop:  # typer has turned Ctrl-C and a broken pipe into exit codes already
         if stop.code == INTERRUPTED:
-            kept = "; what is done is kept, and the same command goes on from here" if RESUMABLE & {*sys.argv} else ""
+            verb = " ".join(argument for argument in arguments if not argument.startswith("-"))
+            goes_on = f"{verb} ".startswith(tuple(f"{each} " for each in RESUMABLE))
+            kept = "; what is done is kept, and the same command goes on from here" if goes_on else ""
             print(f"interrupted{kept}.", file=sys.stderr)
         if isinstance(stop.__context__, BrokenPipeError):  # `lcbench list methods | head`: nobody reads on
             _discard_output()

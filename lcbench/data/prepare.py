@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lcbench.core.errors import UserError
 from lcbench.core.fields import as_json
-from lcbench.core.files import write_atomically
+from lcbench.core.files import require_regular, write_atomically
 from lcbench.core.locks import locked
 from lcbench.data import hub
 from lcbench.data.raw import RawFile, expand, read_rows, sha256
@@ -80,6 +80,10 @@ def local_files(data_sets: list[DataSet], path: Path) -> dict[str, list[RawFile]
     """
     if not path.exists():
         raise UserError(f"there is no {path}.")
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
     found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     files = {_name(file, path): expand(file, _name(file, path)) for file in found}
     chosen = {data_set.name: _own_files(data_set, files) for data_set in data_sets}
