@@ -71,6 +71,7 @@ def fot(
 ) -> None:
     """Tune a model for memory with cross-batch training: 20 minutes on one core for the embedded one."""
     source = _source(model)
+    _require_reachable([text] if text else [])
     layers, contexts = _whole_numbers("--memory-layers", memory_layers), _whole_numbers("--d", d)
     window, last_window = _length(context_length), _length(last_context_length)
 
@@ -119,6 +120,7 @@ def instruct(
 ) -> None:
     """Tune a model on instructions and chats in LongLLaMA's format."""
     source = _source(model, method)
+    _require_reachable(data)
     shares = None if proportions is None else _numbers("--proportions", proportions)
     own_formats = None if formats is None else _read_yaml(formats)
     most_input, most_output, most = map(_length, (max_input_length, max_output_length, max_total_length))
@@ -161,6 +163,7 @@ def lm(
 ) -> None:
     """Tune a model on text, through any method: with `--method dca`, say, as ChunkLlama does at 16k tokens."""
     source, length = _source(model, method), _length(seq_len)
+    _require_reachable([text])
 
     from lcbench.apps.train.lm import train_lm
     from lcbench.apps.train.progress import console_progress
@@ -192,6 +195,17 @@ def _source(model: str, method: str | None = None) -> ModelSource:
     source = ModelSource(model, dtype="float32", device="cpu")
     source.check_exists()
     return source
+
+
+def _require_reachable(sources: list[str]) -> None:
+    """Raises: UserError for a data set of a hub that does not answer, before the model is loaded."""
+    from lcbench.core.hub import require_hub
+    from lcbench.data import is_prepared_data
+
+    for source in sources:
+        named = "/" in source and not Path(source).suffix and not Path(source).expanduser().exists()
+        if named and not is_prepared_data(source):
+            require_hub(source)
 
 
 def _length(text: str | None) -> int | None:
