@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import time
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
 
 from lcbench.apps.train.facts import activity
 from lcbench.core.errors import UserError
-from lcbench.core.specs import convert_options
-from lcbench.tasks import Cell, Example, load_task
+from lcbench.tasks import Cell, load_task
 from lcbench.tasks.needle.facts import KINDS
-from lcbench.tasks.needle.task import Needle
-from lcbench.tasks.needle.wording import Wording
-from lcbench.tasks.text.running_text import RunningText, running_text, split_sentences
-from tests.helpers import REPOSITORY, cli, records_of
+from lcbench.tasks.text.running_text import running_text
+from tests.helpers import cli, records_of
+from tests.tasks.needle.tasks import COUNTS, PROTOCOLS, STATEMENTS, answered, shortest, task_of, text_of
 from tests.tokenizers import STYLES, build, own_start
-
-RULER = ["multi_key", "multi_value", "multi_query"]
-PROTOCOLS = ["niah", "codes", *RULER]
-STATEMENTS = {
-    "niah": r"The best thing to do in (\w+) is ([\w ]+)\.",
-    "codes": r"The code of (\w+) is (\d{4})\.",
-    **dict.fromkeys(RULER, r"One of the special magic numbers for ([a-z]+-[a-z]+) is: (\d{7})\."),
-}
-COUNTS = {"niah": (1, 1), "codes": (4, 1), "multi_key": (4, 1), "multi_value": (4, 4), "multi_query": (4, 4)}
-PG19 = REPOSITORY.parent / "shared" / "data" / "pg19" / "books.jsonl"
-ESSAY = " ".join(f"Sentence number {number} says {number * 7919 % 1000}." for number in range(3000))
-
-
-@cache
-def task_of(protocol: str, haystack: str = "books") -> Needle:
-    task = load_task(f"needle:protocol={protocol},haystack={haystack}")
-    assert isinstance(task, Needle)
-    return task
-
-
-@cache
-def shortest(style: str, protocol: str) -> int:
-    with pytest.raises(UserError, match="does not fit into 5 tokens") as error:
-        task_of(protocol).example(Cell(5), 0, build(style), 0)
-    found = re.search(r"--seq-len (\d+) or more", str(error.value))
-    assert found
-    return int(found[1])
-
-
-def text_of(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
-    return str(tokenizer.decode(example.prompt, skip_special_tokens=True)).removeprefix(" ")
-
-
-def answered(task: Needle, references: tuple[str, ...], prediction: str) -> tuple[float, float]:
-    scores = task.score(Example([], [], [], references, 9, seed=0), prediction)
-    assert set(scores) == {"recall", "exact"}
-    return scores["recall"], scores["exact"]
 
 
 @given(
@@ -219,179 +175,6 @@ def test_activities_are_those_of_training() -> None:
     known = [set(slot) for slot in KINDS["activity"].slots]
     for seed in range(50):
         assert all(word in slot for word, slot in zip(activity(random.Random(seed)).split(), known, strict=True))
-
-
-def test_wordings_of_ruler() -> None:
-    magic = "One of the special magic numbers for {key} is: {value}."
-    assert [(w.keys, w.values, w.queries) for w in (task_of(name).wording for name in RULER)] == [
-        (4, 1, 1),
-        (1, 4, 1),
-        (4, 1, 4),
-    ]
-    for name in RULER:
-        assert task_of(name).wording.needle == magic and task_of(name).wording.max_new_tokens == 128
-    assert (
-        task_of("multi_query")
-        .wording.ask(["a", "b", "c"])
-        .startswith(
-            "What are all the special magic numbers for a, b, and c mentioned in the provided text? The special magic"
-        )
-    )
-    assert task_of("multi_key").wording.ask(["a"]).endswith("number for a mentioned in the provided text is")
-
-
-# Scores
-
-VALUE = "paint a red lantern near the old mill"
-
-
-@pytest.mark.parametrize(
-    ("prediction", "recall", "exact"),
-    [
-        (f" {VALUE}", 1, 1),
-        (f" {VALUE}. Mara went", 1, 1),
-        (VALUE.upper(), 1, 1),
-        (f" to {VALUE}", 1, 0),
-        ("mill, old; lantern: red! paint", 1, 0),
-        (" paint a red lantern near the new mill", 0.8, 0),
-        (" paint", 0.2, 0),
-        ("paints redder lanterns", 0, 0),
-        (" a near the", 0, 0),
-        ("", 0, 0),
-        (" \n", 0, 0),
-    ],
-)
-def test_key_words(prediction: str, recall: float, exact: float) -> None:
-    assert answered(task_of("niah"), (VALUE,), prediction) == (pytest.approx(recall), exact)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "recall", "exact"),
-    [
-        (" 1234567, 2345678, 3456789, and 4567890.", 1, 1),
-        ("4567890 1234567", 0.5, 0),
-        ("It says 3456789, I think", 0.25, 0),
-        ("1234 567", 0, 0),
-        ("", 0, 0),
-    ],
-)
-def test_values(prediction: str, recall: float, exact: float) -> None:
-    references = ("1234567", "2345678", "3456789", "4567890")
-    assert answered(task_of("multi_value"), references, prediction) == (recall, exact)
-
-
-# Haystacks
-
-
-def test_sentences() -> None:
-    text = 'CHAPTER I\n\n"Stop!" cried  Mr. Hall.\nHe (a tall\nman) left. "Why?" she asked. J. Smith knew! A rest'
-    assert split_sentences(text) == [
-        ' CHAPTER I "Stop!" cried Mr. Hall.',
-        " He (a tall man) left.",
-        ' "Why?" she asked.',
-        " J. Smith knew!",
-    ]
-    assert split_sentences("") == [] and split_sentences("no end") == []
-
-
-def test_a_cut_keeps_the_beginning_and_never_stops_in_a_sentence() -> None:
-    tokenizer = build("lcbench-tiny")
-    whole = RunningText(tokenizer, iter(split_sentences(ESSAY)))
-    for n in range(1, 80):
-        tokens, ends = whole.cut(n)
-        assert len(tokens) == n == ends[-1] and ends[0] == 0 and ends == sorted(set(ends))
-        assert tokens[: ends[-2]] == whole.cut(80)[0][: ends[-2]]
-        assert tokenizer.decode(tokens).endswith(".")
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> dict[str, Path]:
-    folder = tmp_path / "essays"
-    folder.mkdir()
-    half = len(ESSAY) // 2
-    cut = ESSAY.index(". ", half) + 1
-    (folder / "one.txt").write_text(ESSAY[:cut])
-    (folder / "two.txt").write_text(ESSAY[cut:])
-    book = {"short_book_title": "E", "publication_date": 1900, "url": "x", "text": ESSAY}
-    jsonl = tmp_path / "books.jsonl"
-    jsonl.write_text(json.dumps(book) + "\n")
-    return {"folder": folder, "jsonl": jsonl, "txt": folder / "one.txt"}
-
-
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "txt"])
-def test_haystack_of_the_user(kind: str, sources: dict[str, Path]) -> None:
-    """In the order of the files, in a circle; never a sentence twice."""
-    task, tokenizer = load_task(f"needle:haystack={sources[kind]}"), build("lcbench-tiny")
-    firsts = set()
-    for sample in range(6):
-        example = task.example(Cell(9000, 0.5), sample, tokenizer, 0)
-        assert len(example.prompt) + example.max_new_tokens == 9000
-        numbers = [int(n) for n in re.findall(r"Sentence number (\d+) says", text_of(tokenizer, example))]
-        assert len(numbers) > 400 and len(set(numbers)) == len(numbers)
-        jumps = [(a, b) for a, b in pairwise(numbers) if b != a + 1]
-        assert len(jumps) <= 2 and all(b < a or b == a + 2 for a, b in jumps)
-        firsts.add(numbers[0])
-    assert len(firsts) > 3
-
-
-def test_a_haystack_that_is_too_short_or_missing(sources: dict[str, Path], tmp_path: Path) -> None:
-    tokenizer = build("lcbench-tiny")
-    task = load_task(f"needle:haystack={sources['txt']}")
-    with pytest.raises(UserError, match=r"one.txt has [\d,]+ tokens in whole sentences, and the prompt needs [\d,]+; "):
-        task.example(Cell(2**17, 0.5), 0, tokenizer, 0)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "other.jsonl").write_text('{"body": "x"}\n')
-    for name, message in {
-        "empty": "holds no .txt",
-        "nowhere.txt": "cannot read",
-        "other.jsonl": "has no column `text`",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            load_task(f"needle:haystack={tmp_path / name}").example(Cell(512, 0.5), 0, tokenizer, 0)
-    with pytest.raises(UserError, match="has its own filler; leave the haystack out"):
-        load_task(f"needle:protocol=passkey_grid,haystack={sources['txt']}")
-
-
-@pytest.mark.skipif(not PG19.exists(), reason="the books of PG19 are not here")
-@pytest.mark.parametrize("style", ["lcbench-tiny", "llama-2"])
-def test_pg19(style: str) -> None:
-    task, tokenizer = task_of("niah", str(PG19)), build(style)
-    for depth in (0.0, 0.5, 1.0):
-        example = task.example(Cell(2**14, depth), 0, tokenizer, 0)
-        assert len(example.prompt) + example.max_new_tokens == 2**14
-        assert example.depth == pytest.approx(depth, abs=0.02)
-        before = text_of(tokenizer, example).split("The best thing to do in")[0]
-        assert re.search(r"[.!?][\"'\u201d\u2019)\]]* $", before)
-
-
-# Errors and the command line
-
-VALID: dict[str, Any] = {
-    "source": "s",
-    "instruction": "i",
-    "needle": "{key} is {value}.",
-    "question": "{keys}?",
-    "key": "name",
-    "value": "code",
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"needle": "{key}."}, "says {key} and {value} once each"),
-        ({"question": "What?"}, "says {keys} in its question"),
-        ({"key": "nme"}, "did you mean 'name'"),
-        ({"queries": 2}, "no more queries than keys"),
-        ({"keys": 0}, "from 1"),
-        ({"keys": 86}, "there are not 86 different keys"),
-        ({"score": "words"}, "score must be key_words or values"),
-        ({"keyz": 3}, "did you mean 'key"),
-    ],
-)
-def test_wordings_that_cannot_be(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        Wording(**convert_options("protocol mine", Wording, VALID | change))
 
 
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
