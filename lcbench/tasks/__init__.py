@@ -15,7 +15,7 @@ from typing import Any
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.plugins import import_all
 from lcbench.core.specs import convert_options, split_spec
-from lcbench.core.yaml_files import read_yaml_file
+from lcbench.core.yaml_files import read_shipped_yaml, read_yaml_file
 from lcbench.tasks.base import FAMILIES, Cell, Example, Task
 
 __all__ = ["Cell", "Example", "Task", "load_task", "read_yaml", "task_files"]
@@ -49,12 +49,14 @@ def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any
     Raises: UserError for a file that is missing or malformed, or an unknown name.
     """
     path, title = Path(os.path.expanduser(name)), Path(name).stem
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml"):
+        content = read_yaml_file(path)
+    else:
         files = task_files()
         if name not in files:
             raise unknown("task", name, files)
         path, title = files[name], name
-    content = read_yaml_file(path)
+        content = read_shipped_yaml(path)
     if not isinstance(content, dict) or not content.keys() & {"family", "like", "runs"}:
         raise UserError(f"{path} must hold a mapping with a `family` (a task), or `runs` (a suite).")
     for key in ("data", "demonstrations"):
