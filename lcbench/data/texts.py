@@ -39,8 +39,8 @@ def read_texts(source: str) -> Sequence[str]:
     return _Texts(read_rows(source), source)
 
 
-def read_rows(source: str) -> Sequence[RawRow]:
-    """The rows of a JSONL or parquet file, or of the training split of a `datasets` id.
+def read_rows(source: str, split: str = "train") -> Sequence[RawRow]:
+    """The rows of a JSONL or parquet file, or of a split of a `datasets` id.
 
     Raises: UserError for a source that is missing, has no rows, or cannot be read.
     """
@@ -50,7 +50,7 @@ def read_rows(source: str) -> Sequence[RawRow]:
     elif path.exists() and path.suffix.lower() != ".parquet":
         raise UserError(f"{source} is no {', '.join(SUFFIXES)} file and no data set on the hub.")
     else:
-        rows = _parquet(source, path) if path.suffix.lower() == ".parquet" else hub_rows(source, "train")
+        rows = _parquet(source, path) if path.suffix.lower() == ".parquet" else hub_rows(source, split)
     if not len(rows):
         raise UserError(f"{source} has no rows.")
     return rows

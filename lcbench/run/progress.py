@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 
 from lcbench.results.schema import Record
 from lcbench.run.pace import LONG, Pace, duration, work
@@ -31,20 +31,25 @@ def _left(pace: Pace) -> str:
     return "" if seconds is None else f"{duration(seconds)} left"
 
 
+def live_bar(console: Console, *columns: ProgressColumn) -> Progress:
+    """A bar that goes when it is done: description, share, count, the field `rate`, and then other columns."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        *columns,
+        console=console,
+        transient=True,
+    )
+
+
 class TerminalProgress:
     """A live bar: samples done, the current cell, prompt tokens per second, time left."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-        )
+        self._bar = live_bar(console, TextColumn("{task.fields[left]}"))
         self._seconds = 0.0
         self._tokens = 0
 

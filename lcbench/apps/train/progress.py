@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
+
+from lcbench.run.progress import live_bar
 
 from lcbench.core import terminal
 
@@ -34,16 +36,7 @@ class TerminalTraining:
     """A live bar: steps done, loss, tokens a second, time left."""
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._bar = live_bar(console, TimeRemainingColumn())
 
     def start(self, steps: int, done: int) -> None:
         self._task = self._bar.add_task("first step", total=steps, completed=done, rate="")

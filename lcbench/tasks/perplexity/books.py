@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
 from lcbench.data import Books, is_prepared_data
-from lcbench.data.hub import hub_rows
 from lcbench.data.raw import RawRow
 from lcbench.data.texts import SUFFIXES, read_rows, read_texts
 from lcbench.data.values import clean
@@ -117,8 +116,7 @@ def _books(source: str) -> Sequence[tuple[str, str]]:
         return [book for file in files for book in _books(str(file))]
     if path.suffix.lower() == ".txt":
         return [(path.stem, read_texts(source)[0])]
-    rows = read_rows(source) if path.exists() or path.suffix.lower() in SUFFIXES else hub_rows(source, SPLIT)
-    return _Rows(rows, source)
+    return _Rows(read_rows(source, SPLIT), source)
 
 
 class _Rows(Sequence[tuple[str, str]]):
