@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_what_a_run_leaves_behind(finished: Path) -> None:
     assert recipe["options"]["schedule"]["learning_rate"] == 5e-3
     assert recipe["finished"]["tokens"] == 24 * 64
     assert recipe["finished"]["seconds"] > 0
-    assert recipe["finished"]["versions"]["torch"] == torch.__version__
+    assert recipe["finished"]["versions"]["torch"] == metadata.version("torch")
 
 
 @pytest.mark.parametrize("fails_at", [3, 10, 23])
