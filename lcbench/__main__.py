@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
 INTERRUPTED = 130
 RESUMABLE = ("run", "train", "data prepare")  # verbs
+
+gc.disable()  # until a verb starts: imports make many objects and no garbage
 
 try:
     from lcbench.cli.app import app
@@ -88,6 +89,9 @@ def _bad_path(error: Exception) -> str | None:
 
 def _unexpected(error: Exception) -> str:
     """The sentence for an exception that no command foresaw; its traceback goes to a new file."""
+    import tempfile
+    import traceback
+
     where = "pass --debug before the command to see the traceback"
     for folder in (None, "."):  # the system's folder of temporary files, or else this one
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -28,6 +29,7 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Options before the command. `debug` is removed by lcbench.__main__ and declared here for the help only."""
+    gc.enable()  # after the imports of lcbench.__main__
     if version:
         terminal.say(f"lcbench {__version__}")
         raise typer.Exit

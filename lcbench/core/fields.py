@@ -6,35 +6,14 @@ the field that is wrong. pydantic would do as well, but importing it and buildin
 
 from __future__ import annotations
 
-import json
-import sys
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, cast, get_type_hints
+
+from lcbench.core.checks import Bounds, Check, FieldError, check_of, condition_of, describe, shown, without_none
 
 T = TypeVar("T")
-Check = Callable[[Any], Any]  # JSON value -> value of the field; raises FieldError
-
-DEEPEST = 64  # levels of nested lists and objects
-FEW_BRACKETS = 500  # fewer cannot nest deeply enough to matter
-SHOWN = 40  # characters of a wrong value
-INT64 = 2**63
-FINITE = sys.float_info.max
-
-
-class FieldError(ValueError):
-    """A field of JSON with a wrong value; the message is a clause with the full path of the field."""
-
-    def __init__(self, wrong: str, name: str = "") -> None:
-        super().__init__(f"field `{name}` {wrong}" if name else wrong)
-        self.wrong, self.name = wrong, name
-
-    def within(self, outer: str) -> FieldError:
-        """The same error, with the path seen from one level above."""
-        inner = self.name if not self.name or self.name[0] == "[" else f".{self.name}"
-        return FieldError(self.wrong, f"{outer}{inner}")
 
 
 def described(
@@ -62,18 +41,19 @@ def described(
 
 @dataclass(frozen=True)
 class Spec:
-    """One field: its name in Python and in JSON, the check of its value, its default (MISSING if required), and its
-    documentation."""
+    """One field: its name in Python and in JSON, the check of its value, which names what is wrong, a condition that
+    all right values meet (if an expression can say so), its default (MISSING if required), and its documentation."""
 
     name: str
     key: str
     check: Check
+    condition: str | None
     default: Any
     kind: Any
     sentence: str
     unit: str
     along: str | None
-    bounds: tuple[float | None, float | None]
+    bounds: Bounds
     wanted: str
 
     @property
@@ -90,33 +70,70 @@ class Reader(Generic[T]):
 
     def __init__(self, cls: type[T]) -> None:
         self._cls = cls
-        self._specs = [(spec.name, spec.key, spec.check, spec.default) for spec in specs(cast(Any, cls))]
-        self.known = frozenset(spec.key for spec in specs(cast(Any, cls)))
+        self._specs = specs(cast(Any, cls))
+        self._read = _compiled(self._specs)
+        self.known = frozenset(spec.key for spec in self._specs)
         self._extra = any(each.name == "extra" for each in fields(cls))  # type: ignore[arg-type]
 
     def __call__(self, content: Any) -> T:
         """Raises: FieldError."""
-        read = self.fields(content)
+        try:
+            read = self._read(content)
+        except (KeyError, FieldError):
+            read = self._checked(content)
         if self._extra:
-            read["extra"] = {key: value for key, value in content.items() if key not in self.known}
+            read["extra"] = unknown(content, self.known)
         return made(self._cls, read)
 
     def fields(self, content: Any) -> dict[str, Any]:
         """The declared fields, by name. Raises: FieldError."""
+        try:
+            return self._read(content)
+        except (KeyError, FieldError):
+            return self._checked(content)
+
+    def _checked(self, content: Any) -> dict[str, Any]:
+        """The fields, one after another, so that the error names the one that is wrong."""
         if type(content) is not dict:
-            raise FieldError(f"must be an object, not {_shown(content)}")
+            raise FieldError(f"must be an object, not {shown(content)}")
         read = {}
-        for name, key, check, default in self._specs:
-            if key in content:
+        for spec in self._specs:
+            if spec.key in content:
                 try:
-                    read[name] = check(content[key])
+                    read[spec.name] = spec.check(content[spec.key])
                 except FieldError as error:
-                    raise error.within(key) from None
-            elif default is MISSING:
-                raise FieldError("is missing", key)
+                    raise error.within(spec.key) from None
+            elif spec.required:
+                raise FieldError("is missing", spec.key)
             else:
-                read[name] = default
+                read[spec.name] = spec.default
         return read
+
+
+def _compiled(specs: tuple[Spec, ...]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function that reads an object without a call for each of its fields; a KeyError or FieldError of its own means
+    that one of them is wrong. Its source is written here, as dataclasses write `__init__`: a table reads thousands."""
+    lines = ["def read(content):", "if type(content) is not dict: raise FieldError('')", "read = {}"]
+    names: dict[str, Any] = {"FieldError": FieldError, "text": {str}}
+    for number, spec in enumerate(specs):
+        default, check, condition = f"default_{number}", f"check_{number}", spec.condition
+        names |= {default: spec.default, check: spec.check}
+        if spec.required:
+            lines.append(f"value = content[{spec.key!r}]")
+        else:
+            lines.append(f"value = content.get({spec.key!r}, {default})")
+        if condition is None:
+            lines.append(f"if value is not {default}: value = {check}(value)")
+        else:
+            lines.append(f"if not ({condition} or value is {default}): raise FieldError('')")
+        lines.append(f"read[{spec.name!r}] = value")
+    exec("\n    ".join([*lines, "return read"]), names)
+    return cast(Callable[[dict[str, Any]], dict[str, Any]], names["read"])
+
+
+def unknown(content: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The entries of an object whose keys are not known."""
+    return {} if known.issuperset(content) else {key: content[key] for key in content if key not in known}
 
 
 def made(cls: type[T], read: dict[str, Any]) -> T:
@@ -158,60 +175,16 @@ def _written(cls: Any) -> tuple[tuple[str, str, str | None], ...]:
     return tuple((spec.name, spec.key, (spec.along or "") if spec.optional else None) for spec in specs(cast(Any, cls)))
 
 
-def parse(text: bytes) -> dict[str, Any]:
-    """An object of JSON in UTF-8; a lone surrogate, which JSON can express and UTF-8 cannot, becomes U+FFFD.
-
-    Raises: FieldError for anything but an object, or for one that is nested too deeply.
-    """
-    try:
-        content = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FieldError("is no JSON in UTF-8") from error
-    if type(content) is not dict:
-        raise FieldError("is no JSON object")
-    if text.count(b"[") + text.count(b"{") > FEW_BRACKETS:
-        for key, value in content.items():
-            if _deep(value, DEEPEST):
-                raise FieldError("is nested too deeply", key)
-    if b"\\ud" in text or b"\\uD" in text:
-        return cast(dict[str, Any], _whole(content))
-    return content
-
-
-def describe(kind: Any, unit: str = "", bounds: tuple[float | None, float | None] = (None, None)) -> str:
-    """A type in words: `a whole number of tokens`, `a text or null`."""
-    optional, inner = _without_none(kind)
-    least, most = bounds
-    if inner in (int, float):
-        words = "a whole number" if inner is int else "a number"
-        words += f" of {unit}" if unit else ""
-        if least is not None and most is not None:
-            words += f" from {least:g} to {most:g}"
-        elif least is not None and (least or not unit):
-            words += f" from {least:g} up"
-    elif inner in (str, bool, Any):
-        words = {str: "a text", bool: "true or false", Any: "anything"}[inner]
-    elif get_origin(inner) is list:
-        words = f"a list of {_plural(get_args(inner)[0])}"
-    elif get_origin(inner) is tuple:
-        words = f"a list of {len(get_args(inner))} numbers"
-    elif get_origin(inner) is dict and get_args(inner)[1] is not Any:
-        words = f"an object of {_plural(get_args(inner)[1])}"
-    else:
-        words = "an object"
-    return f"{words} or null" if optional else words
-
-
 def _spec(name: str, kind: Any, declared: Any) -> Spec:
     about = declared.metadata
-    bounds = about["bounds"]
-    check = about["check"] or _check(kind, describe(kind, about["unit"], bounds), bounds)
-    if declared.default is None and not about["check"] and not _without_none(kind)[0]:
+    own, bounds = about["check"], about["bounds"]
+    if declared.default is None and not own and not without_none(kind)[0]:
         raise TypeError(f"{name} has None as its default and not in its type")
     return Spec(
         name=name,
         key=about["key"] or name,
-        check=check,
+        check=own or check_of(kind, describe(kind, about["unit"], bounds), bounds, nested=Reader),
+        condition=None if own else condition_of(kind, bounds),
         default=declared.default,
         kind=kind,
         sentence=about["sentence"],
@@ -220,153 +193,3 @@ def _spec(name: str, kind: Any, declared: Any) -> Spec:
         bounds=bounds,
         wanted=about["wanted"],
     )
-
-
-def _check(kind: Any, wanted: str, bounds: tuple[float | None, float | None] = (None, None)) -> Check:
-    optional, inner = _without_none(kind)
-    check = _exact(inner, wanted, bounds)
-    if not optional:
-        return check
-
-    def null_too(value: Any) -> Any:
-        return None if value is None else check(value)
-
-    return null_too
-
-
-def _exact(kind: Any, wanted: str, bounds: tuple[float | None, float | None]) -> Check:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return lambda value: value
-    if kind in (int, float):
-        return _number(kind, wanted, *bounds)
-    if is_dataclass(kind):
-        return Reader(kind)  # type: ignore[arg-type]
-    if kind in (str, bool) or (origin is dict and arguments[1] is Any):
-        return _of_type(origin or kind, wanted)
-    if origin is dict:
-        return _object(_check(arguments[1], describe(arguments[1])), wanted)
-    if origin is list and arguments[0] is str:
-        return _texts(wanted)
-    if origin is list:
-        return _list(_check(arguments[0], describe(arguments[0])), wanted)
-    if origin is tuple:
-        return _fixed([_check(each, describe(each)) for each in arguments], wanted)
-    raise TypeError(f"no check for {kind}")
-
-
-def _wrong(wanted: str, value: Any) -> FieldError:
-    return FieldError(f"must be {wanted}, not {_shown(value)}")
-
-
-def _of_type(kind: type, wanted: str) -> Check:
-    def check(value: Any) -> Any:
-        if type(value) is kind:
-            return value
-        raise _wrong(wanted, value)
-
-    return check
-
-
-def _number(kind: type, wanted: str, least: float | None, most: float | None) -> Check:
-    """A finite number within bounds and 64 bits; an int is accepted as a float."""
-    lowest, highest = (-INT64, INT64 - 1) if kind is int else (-FINITE, FINITE)
-    low: float = lowest if least is None else least
-    high: float = highest if most is None else most
-
-    def check(value: Any) -> Any:
-        found: Any = type(value)
-        if (found is kind or found is int) and low <= value <= high:
-            return value
-        raise _wrong(wanted, value)
-
-    return check
-
-
-def _object(check: Check, wanted: str) -> Check:
-    def entries(value: Any) -> Any:
-        if type(value) is not dict:
-            raise _wrong(wanted, value)
-        read = {}
-        for key, entry in value.items():
-            try:
-                read[key] = check(entry)
-            except FieldError as error:
-                raise error.within(key) from None
-        return read
-
-    return entries
-
-
-def _texts(wanted: str) -> Check:
-    """A list of texts, the most frequent list, checked without a call per entry."""
-    entries = _list(_of_type(str, describe(str)), wanted)
-    texts = {str}
-
-    def check(value: Any) -> Any:
-        return value if type(value) is list and texts.issuperset(map(type, value)) else entries(value)
-
-    return check
-
-
-def _list(check: Check, wanted: str) -> Check:
-    def entries(value: Any) -> Any:
-        if type(value) is not list:
-            raise _wrong(wanted, value)
-        read = []
-        for number, entry in enumerate(value):
-            try:
-                read.append(check(entry))
-            except FieldError as error:
-                raise error.within(f"[{number}]") from None
-        return read
-
-    return entries
-
-
-def _fixed(checks: list[Check], wanted: str) -> Check:
-    def check(value: Any) -> Any:
-        if type(value) is not list or len(value) != len(checks):
-            raise _wrong(wanted, value)
-        return tuple(each(entry) for each, entry in zip(checks, value, strict=True))
-
-    return check
-
-
-def _without_none(kind: Any) -> tuple[bool, Any]:
-    """Whether a type allows None, and the type without it."""
-    if get_origin(kind) not in (Union, types.UnionType):
-        return False, kind
-    (inner,) = (each for each in get_args(kind) if each is not types.NoneType)
-    return True, inner
-
-
-def _plural(kind: Any) -> str:
-    words = {str: "texts", int: "whole numbers", float: "numbers", Any: "anything"}
-    if get_origin(kind) in (list, tuple):
-        return f"{describe(kind).replace('a list', 'lists', 1)}"
-    return words.get(kind, "objects")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    try:
-        words = "null" if value is None else json.dumps(value) if isinstance(value, bool) else repr(value)
-    except ValueError:  # more digits than Python prints
-        return "a number beyond all use"
-    return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
-
-
-def _deep(value: Any, left: int) -> bool:
-    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return not left or any(_deep(entry, left - 1) for entry in entries if isinstance(entry, dict | list))
-
-
-def _whole(value: Any) -> Any:
-    """The same value with lone surrogates replaced."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_whole(key): _whole(entry) for key, entry in value.items()}
-    return [_whole(entry) for entry in value] if isinstance(value, list) else value

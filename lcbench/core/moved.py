@@ -9,9 +9,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, cast
 
 MOVED = {
     "ask": "apps.ask",
@@ -63,8 +63,9 @@ MOVED = {
 PACKAGE = "lcbench."
 
 
-class MovedFinder(MetaPathFinder, Loader):
-    """Finds the modules in `MOVED`, and submodules of packages in it.
+class MovedFinder:
+    """Finds and loads the modules in `MOVED`, and submodules of packages in it. It does without the abstract classes of
+    `importlib.abc`, which takes longer to import than the rest of this package.
 
     It must be the first finder: another one would find `lcbench.training.fot` in the folder of `lcbench.apps.train` and
     load it a second time.
@@ -73,7 +74,10 @@ class MovedFinder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if _new_address(fullname) else None
+        return ModuleSpec(fullname, cast(Any, self)) if _new_address(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves it to the import system to make the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__

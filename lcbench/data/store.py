@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from lcbench.core.checks import FieldError
 from lcbench.core.errors import UserError
-from lcbench.core.fields import FieldError, parse
 from lcbench.core.files import read_whole, require_regular
+from lcbench.core.json_objects import parse
 from lcbench.data.schema import DOCUMENTS, FORMAT, MANIFEST, SPLITS, Document, Manifest, Row, read_content
 
 Item = TypeVar("Item")

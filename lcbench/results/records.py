@@ -18,10 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lcbench.core.checks import FieldError
 from lcbench.core.collections import without_collections
 from lcbench.core.errors import LostRecordsError, UserError
-from lcbench.core.fields import FieldError, parse
 from lcbench.core.files import require_regular, write_atomically
+from lcbench.core.json_objects import parse
 from lcbench.core.locks import Claims, locked
 from lcbench.results.schema import Manifest, Record
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError
-from lcbench.core.fields import as_json, parse
+from lcbench.core.fields import as_json
 from lcbench.core.files import write_atomically
+from lcbench.core.json_objects import parse
 from lcbench.core.locks import locked
 from lcbench.results.nll import TokenNll
 from lcbench.results.records import LOCK, RECORDS, read_manifest, read_records

@@ -14,7 +14,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from lcbench.core.fields import FieldError, Reader, as_json, described, made
+from lcbench.core.checks import FieldError
+from lcbench.core.fields import Reader, as_json, described, made, unknown
 
 BEFORE = "scores_before_rescoring"
 _SCORE = {int, float, bool, str}
@@ -227,8 +228,8 @@ class Record:
         if own["error"] is None:
             parts = {"answer": _ANSWER(content), "scores": _SCORES(content)}
             result, known = made(Result, _RESULT.fields(content) | parts), _KNOWN
-        unknown = {} if content.keys() <= known else {key: content[key] for key in content if key not in known}
-        return made(cls, own | {"identity": identity, "prompt": prompt, "result": result, "extra": unknown})
+        rest = unknown(content, known)
+        return made(cls, own | {"identity": identity, "prompt": prompt, "result": result, "extra": rest})
 
     def as_json(self) -> dict[str, Any]:
         """One flat object, in the order in which a run writes it."""
@@ -244,7 +245,7 @@ class Record:
         """Whether the sample failed before it had a prompt: its row is at fault, and not the model or the method."""
         return self.error is not None and not self.prompt.prompt_tokens
 
-    @cached_property
+    @property
     def measured(self) -> Result:
         """The result of a sample that did not fail."""
         if self.result is None:

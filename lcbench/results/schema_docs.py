@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lcbench.core.fields import Spec, describe, specs
+from lcbench.core.checks import describe
+from lcbench.core.fields import Spec, specs
 from lcbench.data.schema import FileFacts
 from lcbench.data.schema import Manifest as DataManifest
 from lcbench.results import schema

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lcbench.core.fields import FieldError, parse
+from lcbench.core.checks import FieldError
+from lcbench.core.json_objects import parse
 from lcbench.results.schema import Manifest, Record
 from lcbench.results.schema_docs import page
 from tests.helpers import REPOSITORY, lines_of

@@ -7,9 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
-from lcbench.run.progress import live_bar
-
 from lcbench.core import terminal
+from lcbench.run.progress import live_bar
 
 LINE_EVERY = 100  # steps, in a pipe
 

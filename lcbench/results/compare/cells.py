@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from statistics import median, pstdev
 
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
@@ -14,6 +15,13 @@ from lcbench.results.schema import Record
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
 TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
 NAMED = 10  # missing samples that are named; the others are counted
+WHAT_DIFFERS = {  # what makes two records incomparable, by the field that tells
+    "result.scores.metric": "the metric differs ({0} and {1})",
+    "identity.seed": "the seeds of {n} differ",
+    "prompt.max_new_tokens": "the generation budgets of {n} differ ({0} and {1} tokens)",
+    "prompt.references": "the references of {n} differ",
+    "prompt.prompt_sha256": "the prompts of {n} differ: the wording, or the tokenizer",
+}
 
 Key = tuple[str, str, int]
 Records = dict[str, Record]
@@ -32,7 +40,7 @@ def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> Ce
     `smallest_p` is the smallest p-value that the bootstrap must be able to resolve.
     """
     scored_base, scored_new = _scored(base), _scored(new)
-    pairs = [(record, scored_new[id]) for id, record in scored_base.items() if id in scored_new]
+    pairs = _pairs(scored_base, scored_new)
     metric = next((record.measured.scores.metric for record in [*scored_base.values(), *scored_new.values()]), "")
     cell = CellResult(*key, metric, "not comparable", "", len(pairs), gaps=_gaps(key, base, new))
     lost = _lost(scored_base, new)
@@ -51,6 +59,18 @@ def _equals(pairs: Pairs) -> str:
     """The method that all records of both sides equal, or empty."""
     marks = {record.equals for pair in pairs for record in pair}
     return marks.pop() or "" if len(marks) == 1 else ""
+
+
+def paired_effect(key: Key, base: Records, new: Records, smallest_p: float) -> Effect | None:
+    """The effect alone, as `compare_cell` finds it; None without pairs, or if they are not of the same prompts."""
+    pairs = _pairs(_scored(base), _scored(new))
+    if not pairs or _other_prompts(pairs):
+        return None
+    return _effect(key, pairs[0][0].measured.scores.metric, pairs, smallest_p)
+
+
+def _pairs(scored_base: Records, scored_new: Records) -> Pairs:
+    return [(record, scored_new[id]) for id, record in scored_base.items() if id in scored_new]
 
 
 def _scored(records: Records) -> Records:
@@ -110,16 +130,11 @@ def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
 
 def _other_prompts(pairs: Pairs) -> str:
     """Why the pairs are not the same samples measured in the same way; empty if they are."""
-    checks: tuple[tuple[str, Callable[[Record], object]], ...] = (
-        ("the metric differs ({0} and {1})", lambda record: record.measured.scores.metric),
-        ("the seeds of {n} differ", lambda record: record.identity.seed),
-        ("the generation budgets of {n} differ ({0} and {1} tokens)", lambda record: record.prompt.max_new_tokens),
-        ("the references of {n} differ", lambda record: record.prompt.references),
-        ("the prompts of {n} differ: the wording, or the tokenizer", lambda record: record.prompt.prompt_sha256),
-    )
-    for words, field in checks:
-        values = [(field(base), field(new)) for base, new in pairs]
-        differing = [pair for pair in values if pair[0] != pair[1]]
+    made_of = attrgetter(*WHAT_DIFFERS)
+    values = [(made_of(base), made_of(new)) for base, new in pairs]
+    unlike = [pair for pair in values if pair[0] != pair[1]]
+    for place, words in enumerate(WHAT_DIFFERS.values()):
+        differing = [(base[place], new[place]) for base, new in unlike if base[place] != new[place]]
         if differing:
             return words.format(*differing[0], n=f"{len(differing)} of {len(pairs)} samples")
     return ""

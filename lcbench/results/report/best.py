@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from lcbench.core.stats import holm
-from lcbench.results.compare.cells import LOWER_IS_BETTER, compare_cell
+from lcbench.results.compare.cells import LOWER_IS_BETTER, paired_effect
 from lcbench.results.compare.result import Effect
 from lcbench.results.schema import Record
 
@@ -28,7 +28,8 @@ RULE = (  # after the name of the mark
 def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
     """Keys of the bold members of a column, which maps each key to the records that its score is the mean of."""
     pairs = list(combinations(column, 2))
-    tried = {pair: _effect(column[pair[0]], column[pair[1]], ALPHA / len(pairs)) for pair in pairs}
+    samples = {key: _by_sample(records) for key, records in column.items()}
+    tried = {pair: _effect(samples[pair[0]], samples[pair[1]], ALPHA / len(pairs)) for pair in pairs}
     effects = {pair: effect for pair, effect in tried.items() if effect}
     sign = -1 if metric in LOWER_IS_BETTER else 1
     worse = {
@@ -39,11 +40,13 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
     return {key for pair in effects for key in pair if worse & set(pair)} - worse
 
 
-def _effect(base: list[Record], new: list[Record], smallest_p: float) -> Effect | None:
+def _by_sample(records: list[Record]) -> dict[str, Record]:
+    """The records by depth and number, which are the same for all methods."""
+    return {f"{record.identity.cell_depth}/{record.identity.sample}": record for record in records}
+
+
+def _effect(base: dict[str, Record], new: dict[str, Record], smallest_p: float) -> Effect | None:
     """The effect on the samples that both have; None without any."""
-    bases, news = (
-        {f"{record.identity.cell_depth}/{record.identity.sample}": record for record in side} for side in (base, new)
-    )
-    first = base[0].identity
-    key = (first.task, f"{first.method} {new[0].identity.method}", first.seq_len)
-    return compare_cell(key, bases, news, smallest_p).effect
+    one, other = (next(iter(side.values())).identity for side in (base, new))
+    key = (one.task, f"{one.method} {other.method}", one.seq_len)
+    return paired_effect(key, base, new, smallest_p)
