@@ -158,7 +158,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("count", [25, ALL])
 def test_no_command_line_ends_in_a_traceback(count: int | None, place: Path) -> None:
-    found, chosen = {}, some(list(command_lines()), count)
+    found, chosen = dict[Any, str](), some(list(command_lines()), count)
     for words in chosen:
         if wrong := fault(*words):
             found[" ".join(word[:60] for word in words)] = wrong[:300]

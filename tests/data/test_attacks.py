@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -183,7 +184,7 @@ def test_no_source_ends_in_a_traceback(count: int | None, tmp_path: Path, monkey
     for work in ("lm.fit", "instruct.fit"):
         monkeypatch.setattr(f"lcbench.apps.train.{work}", lambda *_, **__: Path("nothing"))
     monkeypatch.setattr("lcbench.cli.models._answer", lambda *_, **__: None)
-    found, chosen = {}, some(list(cases()), count)
+    found, chosen = dict[Any, str](), some(list(cases()), count)
     for number, (what, name, command, make) in enumerate(chosen):
         place = tmp_path / str(number)
         place.mkdir()

@@ -154,7 +154,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("count", [60, ALL])
 def test_no_damage_ends_in_a_traceback(count: int | None, place: Path) -> None:
     """Each field of each file dropped, of the wrong type, null, not finite, huge, nested; a part of them by default."""
-    found, chosen = {}, some(list(product(cases(), (*VERBS, ("list", "runs")))), count)
+    found, chosen = dict[Any, str](), some(list(product(cases(), (*VERBS, ("list", "runs")))), count)
     for (what, make), verb in chosen:
         write(place / "bad", *make())
         try:

@@ -204,7 +204,7 @@ def test_no_file_ends_in_a_traceback(count: int | None, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LCBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setattr("lcbench.tasks.jinja.SECONDS", 0.3)
-    found, chosen = {}, some(list(cases()), count)
+    found, chosen = dict[Any, str](), some(list(cases()), count)
     for what, write in chosen:
         _rows({"document": "d " * 50, "question": "q", "references": ["a"]})
         write()
