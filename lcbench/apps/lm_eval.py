@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ ARGUMENTS = (
     "device",
     "revision",
     "trust_remote_code",
+    "adapter",
+    "quantization",
     "batch_size",
     "max_batch_size",
 )
@@ -83,13 +86,17 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        adapter: str | None = None,
+        quantization: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int = 64,
         **options: Any,
     ) -> None:
         chosen = _method(method, options)
         device = "auto" if device == ANY_DEVICE and not torch.cuda.is_available() else device
-        self._source = ModelSource(pretrained, revision, dtype, device, trust_remote_code)
+        self._source = ModelSource(
+            pretrained, revision, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization
+        )
         length = trained_length(self._source.config()) if max_length is None else parse_seq_len(str(max_length).strip())
         super().__init__(
             pretrained,
@@ -116,7 +123,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             "method": str(self.steering.method),
             "method_options": self.steering.method.options(),
             "layers_steered": self.steering.layers_steered,
-            "model_fingerprint": self._source.fingerprint(self.config),
+            **self._source.identity(self.config),
         }
 
     def tok_encode(
@@ -203,10 +210,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         self.tokenizer = self._source.tokenizer()
 
     def _create_model(self, *_: Any, **__: Any) -> None:
-        source = self._source
-        self._model = ModelSource(
-            source.name, source.revision, source.dtype, str(self.device), source.trust_remote_code
-        ).model()
+        self._model = replace(self._source, device=str(self.device)).model()
 
 
 def _method(method: str | Method, options: dict[str, Any]) -> Method:

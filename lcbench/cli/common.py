@@ -50,6 +50,17 @@ ChatOptionOption = Annotated[
 ]
 ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", hidden=True)]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option("--adapter", help="An adapter of peft, merged into the weights: a folder or Hugging Face id."),
+]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option("--quantization", help="Weights of fewer bits: 4bit, 8bit (bitsandbytes), int8 (torchao)."),
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="auto (the checkpoint's, or faster and as exact), float32, bfloat16, float16, float64.")
+]
 RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")]
 
 

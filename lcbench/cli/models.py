@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from lcbench.cli.common import RevisionOption
+from lcbench.cli.common import AdapterOption, DtypeOption, QuantizationOption, RevisionOption
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
@@ -47,12 +47,14 @@ def ask(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, max=2**27, help="Tokens of an answer.")
     ] = 256,
-    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
+    dtype: DtypeOption = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")
     ] = False,
+    adapter: AdapterOption = None,
+    quantization: QuantizationOption = None,
 ) -> None:
     """Ask a document of any length; under each answer stand the passages that share most words with it.
 
@@ -74,8 +76,10 @@ def ask(
     chosen = parse_method(method)
     if seq_len is not None:
         parse_seq_len(seq_len)
-    source = ModelSource(model, revision, dtype, device, trust_remote_code)
+    source = ModelSource(model, revision, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
     source.check()
+    config = source.config()
+    source.check_weights(config)
     pages = read_pages(file)
 
     from lcbench.apps.ask.conversation import Conversation, Prompts
@@ -84,6 +88,8 @@ def ask(
 
     prompts = Prompts(model, source.tokenizer(), pages)
     length = _length(prompts, question, seq_len, max_new_tokens)
+    for note in source.notes(config):
+        _tell(note)
     steering = Steering(source.model(), chosen, length)
     _tell(steering.method.advice(steering.lengths))
     if length > steering.lengths.pretraining and steering.method.label == "vanilla":

@@ -12,14 +12,17 @@ from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
     MODEL_HELP,
     RESULTS,
+    AdapterOption,
     ApplyChatOption,
     BosOption,
     ChatOption,
     ChatOptionOption,
     DepthsOption,
+    DtypeOption,
     HaystackOption,
     LengthsOption,
     MethodsOption,
+    QuantizationOption,
     RemoteCodeOption,
     RevisionOption,
     SeedOption,
@@ -59,7 +62,7 @@ def run(
     system: SystemOption = None,
     chat_option: ChatOptionOption = None,
     seed: SeedOption = None,
-    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
+    dtype: DtypeOption = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     device_map: Annotated[
         str | None, typer.Option("--device-map", help="auto: spread a large model over all GPUs, RAM and disk.")
@@ -83,6 +86,8 @@ def run(
         Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
     ] = None,
     trust_remote_code: RemoteCodeOption = False,
+    adapter: AdapterOption = None,
+    quantization: QuantizationOption = None,
     apply_chat_template: ApplyChatOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
@@ -108,6 +113,8 @@ def run(
         device_map,
         tensor_parallel,
         name,
+        adapter,
+        quantization,
     )
     processes = launched()
     source.check_processes(processes)

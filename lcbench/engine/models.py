@@ -16,9 +16,11 @@ from lcbench.core.errors import UserError, out_of_memory, unknown
 from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
+from lcbench.engine.adapters import Adapter
 from lcbench.engine.dtypes import AUTO, best_dtype, check_dtype
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
+from lcbench.engine.quantization import SCHEMES, check_scheme, loading_options, stored_scheme
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +44,10 @@ class ModelSource:
 
     `name` is an embedded model, a folder, a Hugging Face id, or a GGUF file, of the hub as `ID:FILE.gguf`; `dtype`
     "auto" is the checkpoint's own; `device` "auto" is the first GPU, if any, and under a launcher the GPU of the local
-    rank. Remote code runs only if
-    `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, then RAM and disk;
-    `tensor_parallel` splits every layer over the processes of torchrun. `display_name` is what tables and figures call
-    the model, None for `name`; it decides nothing.
+    rank. Remote code runs only if `trust_remote_code`. `device_map` "auto" spreads the layers over all GPUs, then RAM
+    and disk; `tensor_parallel` splits every layer over the processes of torchrun. `display_name` is what tables and
+    figures call the model, None for `name`; it decides nothing. `adapter` is a folder or id of peft, merged into the
+    weights; `quantization` one of `quantization.SCHEMES`.
     """
 
     name: str = DEFAULT_MODEL
@@ -56,6 +58,14 @@ class ModelSource:
     device_map: str | None = None
     tensor_parallel: bool = False
     display_name: str | None = None
+    adapter: str | None = None
+    quantization: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name with what is done to the weights: `owner/name + my-adapter`, `owner/name (4bit)`."""
+        adapted = f"{self.name} + {self.adapter}" if self.adapter else self.name
+        return f"{adapted} ({self.quantization})" if self.quantization else adapted
 
     @property
     def location(self) -> str:
@@ -151,6 +161,7 @@ class ModelSource:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # for kernels that launch on the current device
         config = self.config()
+        self.check_weights(config)
         folder = Path(self.location)
         if not self.gguf and folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise UserError(
@@ -165,6 +176,7 @@ class ModelSource:
             dtype=self.torch_dtype(config),
             use_safetensors=True,
             **self._placement(device),
+            **(loading_options(self.quantization, self.torch_dtype(config)) if self.quantization else {}),
             ignore_mismatched_sizes=True,  # reported like missing tensors
             output_loading_info=True,
         )
@@ -177,6 +189,10 @@ class ModelSource:
         self._check_unread(loaded, report["unexpected_keys"])
         if self.gguf:
             self.gguf.finish(loaded)
+        if getattr(getattr(loaded.config, "quantization_config", None), "dequantize", False):
+            logger.warning("%s: this machine computes with no weights of its kind; they are dequantized", self.name)
+        if adapter := self._adapter:
+            loaded = adapter.merged(loaded, self.name)
         return loaded.eval()
 
     def open_host(
@@ -186,6 +202,24 @@ class ModelSource:
         from lcbench.engine.steered import SteeredHost
 
         return SteeredHost(self.model(), tokenizer, footprint, attention)
+
+    @cached_property
+    def _adapter(self) -> Adapter | None:
+        return Adapter(self.adapter) if self.adapter is not None else None
+
+    def check_weights(self, config: PretrainedConfig) -> None:
+        """Raises: UserError for an adapter or a quantization that cannot be used, or not with these weights."""
+        stored = stored_scheme(self.name, config)
+        check_scheme(self.quantization)
+        fewer_bits = f"{self.name}, quantized by {stored}," if stored else f"--quantization {self.quantization}"
+        if self.quantization and (stored or self.gguf):
+            raise UserError(f"{self.name} is quantized already; leave --quantization out.")
+        if self._adapter and (stored or self.quantization):
+            raise UserError(f"an adapter cannot be merged into {fewer_bits} without loss; take the unquantized model.")
+        if self.tensor_parallel and (self._adapter or self.quantization):
+            raise UserError("--tensor-parallel does not go with --adapter or --quantization.")
+        if self._adapter:
+            self._adapter.check()
 
     def _check_unread(self, model: PreTrainedModel, keys: Iterable[str]) -> None:
         """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.
@@ -270,11 +304,6 @@ class ModelSource:
         """Whether the file's weights are quantized, and are not when they are loaded."""
         return self.gguf is not None and self.gguf.dtype is None
 
-    @property
-    def weights(self) -> str | None:
-        """How the weights are stored, where it is not in a dtype of torch: `GGUF Q4_1, Q8_0`."""
-        return f"GGUF {', '.join(self.gguf.types)}" if self.gguf else None
-
     def notes(self, config: PretrainedConfig) -> list[str]:
         """What a user should know of how the model is loaded."""
         import torch
@@ -283,9 +312,30 @@ class ModelSource:
         name = str(dtype).removeprefix("torch.")
         chosen = self.dtype == AUTO and self.torch_device().type == "cpu" and dtype != (own or torch.float32)
         why = f"{name}, in which this CPU is faster; --dtype float32 computes with more digits" if chosen else name
+        notes = []
         if self.gguf and self.dequantizes:
-            return [f"{self.name}: weights of {' and '.join(self.gguf.types)} are dequantized to {why}."]
-        return [f"{self.name}: weights of {str(own).removeprefix('torch.')} are converted to {why}."] if chosen else []
+            notes.append(f"{self.name}: weights of {' and '.join(self.gguf.types)} are dequantized to {why}.")
+        elif chosen:
+            notes.append(f"{self.name}: weights of {str(own).removeprefix('torch.')} are converted to {why}.")
+        if stored := stored_scheme(self.name, config):
+            notes.append(f"{self.name}: weights are quantized by {stored}.")
+        if self._adapter:
+            notes.append(self._adapter.note(self.name))
+        if self.quantization:
+            notes.append(f"{self.name}: weights are quantized ({self.quantization}, {SCHEMES[self.quantization]}).")
+        return notes
+
+    def identity(self, config: PretrainedConfig) -> dict[str, str]:
+        """What of the weights decides the records; parts that do not apply are left out."""
+        parts = {
+            "model": self.label,
+            "model_fingerprint": self.fingerprint(config),
+            "weights": f"GGUF {', '.join(self.gguf.types)}" if self.gguf else None,
+            "adapter": self.adapter,
+            "adapter_fingerprint": self._adapter.fingerprint() if self._adapter else None,
+            "quantization": self.quantization,
+        }
+        return {name: value for name, value in parts.items() if value is not None}
 
     def fingerprint(self, config: PretrainedConfig) -> str:
         """An identifier of the weights: the hub's commit, or a digest of the files: configs, and the size and both ends
@@ -305,10 +355,11 @@ class ModelSource:
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def check(self) -> None:
-        """Check names, path and dtype before PyTorch is imported. Raises: UserError."""
+        """Check names, path, dtype and quantization before PyTorch is imported. Raises: UserError."""
         if self.display_name is not None and not 0 < len(self.display_name.strip()) <= LONGEST_NAME:
             raise UserError(f"a model is shown under a name of 1 to {LONGEST_NAME} characters; shorten --name.")
         self.check_exists()
+        check_scheme(self.quantization)
         check_dtype(self.dtype)
 
     def check_exists(self) -> None:

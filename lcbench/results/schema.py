@@ -300,10 +300,15 @@ class RunIdentity:
         check=_jobs,
         wanted="a list of lists",
     )
-    model: str | None = described("The model as typed.", default=None)
+    model: str | None = described("The model as typed, with adapter and quantization.", default=None)
     model_fingerprint: str | None = described("Hash of the model's weights and config.", default=None)
     weights: str | None = described(
-        "How the file stores the weights that were dequantized, as `GGUF Q4_1, Q8_0`; null: in a dtype.", default=None
+        "How a GGUF file stores its weights, which are dequantized: `GGUF Q4_1, Q8_0`.", default=None
+    )
+    adapter: str | None = described("The adapter that was merged into the weights, as typed.", default=None)
+    adapter_fingerprint: str | None = described("Hash of its files.", default=None)
+    quantization: str | None = described(
+        "How the weights were quantized when they were loaded, as `4bit`.", default=None
     )
     pretraining_length: int | None = described(
         "Length that the model was trained at.", unit="tokens", least=1, default=None

@@ -61,7 +61,7 @@ def record(
             task=job.task.name,
             method=str(job.method),
             method_options=job.resolved.options(),
-            model=plan.source.name,
+            model=plan.source.label,
             seq_len=job.cell.seq_len,
             cell_depth=job.cell.depth,
             depth=example.depth,

@@ -132,9 +132,7 @@ class Plan:
         return {
             "tasks": list(tasks.values()),
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
-            "model": self.source.name,
-            "model_fingerprint": self.source.fingerprint(self.config),
-            **({"weights": self.source.weights} if self.source.weights else {}),
+            **self.source.identity(self.config),
             "pretraining_length": trained_length(self.config),
             "dtype": str(self.source.torch_dtype(self.config)).removeprefix("torch."),
             "device": self.source.torch_device().type,
@@ -179,6 +177,7 @@ def make_plan(
     BackendSelector(attention.backend).check(source.torch_device())
     kv_dtype = kv_torch_dtype(attention.kv_dtype)
     config, tokenizer = source.config(), source.tokenizer()
+    source.check_weights(config)
     skeleton = source.skeleton(config)
     require_rotary(skeleton)
     trained, frequencies = trained_length(config), own_frequencies(skeleton)

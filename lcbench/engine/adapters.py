@@ -1,0 +1,110 @@
+"""Adapters of peft (LoRA and its kin), merged into the weights of their base: what methods steer are plain modules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError
+from lcbench.core.hub import explain, is_reachable, silence_hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder of peft, or a Hugging Face id, as given on the command line."""
+
+    name: str
+
+    def check(self) -> None:
+        """Check package and files. Raises: UserError."""
+        if find_spec("peft") is None:
+            raise UserError("--adapter needs peft, which is not installed; pip install 'lcbench[adapter]'.")
+        _ = self.config
+
+    def note(self, base: str) -> str:
+        """What becomes of it, and whether it was trained on another model than `base`."""
+        trained_on = str(self.config.get("base_model_name_or_path") or base)
+        other = f", though it was trained on {trained_on}" if _last_name(trained_on) != _last_name(base) else ""
+        return f"adapter {self.name} is merged into the weights of {base}{other}."
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its files are; downloaded if they are on the hub. Raises: UserError."""
+        folder = Path(self.name).expanduser()
+        if not folder.is_dir():
+            if self.name.count("/") != 1 or self.name.startswith((".", "/", "~")):
+                raise UserError(f"there is no adapter folder {self.name}; give a folder, or a Hugging Face id.")
+            folder = self._downloaded()
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                raise UserError(f"{self.name} is no adapter: it has no {file}.")
+        return folder
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What is in adapter_config.json. Raises: UserError."""
+        try:
+            content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{CONFIG} of {self.name} cannot be read: {explain(error)}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{CONFIG} of {self.name} must be a mapping.")
+        return content
+
+    def fingerprint(self) -> str:
+        """A digest of its files."""
+        digest = hashlib.sha256()
+        for file in (CONFIG, WEIGHTS):
+            digest.update((self.folder / file).read_bytes())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def merged(self, model: PreTrainedModel, base: str) -> PreTrainedModel:
+        """The model with the adapter in its weights. Raises: UserError for an adapter that does not fit, or that is
+        more than weights, such as a prompt."""
+        from peft import PeftModel, get_peft_model_state_dict
+        from safetensors import safe_open
+
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of what is refused below
+                adapted = PeftModel.from_pretrained(model, self.folder, use_safetensors=True)
+            own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+            with safe_open(self.folder / WEIGHTS, "pt") as file:
+                stored = set(file.keys())
+            differing = own - stored | stored - own - set(adapted.state_dict())
+            if not differing:
+                merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+                return merged
+        except Exception as error:  # each kind of adapter fails in its own ways
+            kind = self.config.get("peft_type", "unknown type")
+            raise UserError(f"adapter {self.name} ({kind}) cannot be merged into {base}: {explain(error)}") from error
+        raise UserError(
+            f"adapter {self.name} does not fit {base}: {len(differing)} tensors are on one side only, such as "
+            f"{min(differing)}."
+        )
+
+    def _downloaded(self) -> Path:
+        from huggingface_hub import snapshot_download
+
+        silence_hub()
+        try:
+            return Path(
+                snapshot_download(self.name, allow_patterns=[CONFIG, WEIGHTS], local_files_only=not is_reachable())
+            )
+        except Exception as error:  # as in ModelSource
+            raise UserError(f"cannot get the adapter {self.name}: {explain(error)}") from error
+
+
+def _last_name(name: str) -> str:
+    """Of a path or id, in lower case."""
+    return Path(name).expanduser().name.lower()
