@@ -45,6 +45,9 @@ ARGUMENTS = (
     "quantization",
     "batch_size",
     "max_batch_size",
+    "think_end_token",
+    "enable_thinking",
+    "chat_template_args",
 )
 ANY_DEVICE = "cuda:0"  # what the harness's command line passes if nobody names a device
 PROBE_LENGTHS = (16, 32)  # two lengths of a prompt, to see whether a method tells them apart
@@ -74,6 +77,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     A text begins with what the tokenizer puts there, a BOS or nothing, and once; the harness has two BOS for
     perplexity, and cuts it off with the start of a prompt that is too long.
 
+    `think_end_token`, `enable_thinking` and `chat_template_args` are the harness's own.
+
     Raises: UserError for arguments, methods and models that cannot be used.
     """
 
@@ -90,6 +95,9 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         quantization: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int = 64,
+        think_end_token: str | int | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_args: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         chosen = _method(method, options)
@@ -107,6 +115,9 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             max_length=length,
             batch_size=batch_size,
             max_batch_size=max_batch_size,
+            think_end_token=think_end_token,
+            enable_thinking=enable_thinking,
+            chat_template_args=chat_template_args,
         )
         self._start = encode_start(self.tokenizer, "")
         self._starts_texts = True

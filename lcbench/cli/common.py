@@ -48,6 +48,22 @@ ChatOptionOption = Annotated[
     list[str] | None,
     typer.Option("--chat-option", help="Variable of the chat template, as `enable_thinking=false`; repeatable."),
 ]
+ThinkBudgetOption = Annotated[
+    str | None,
+    typer.Option("--think-budget", help="Tokens of a thought before the answer, part of --seq-len: `2k`; default 0."),
+]
+ThinkEndOption = Annotated[
+    str | None,
+    typer.Option("--think-end", "--think-end-token", help="What ends a thought; default: the model's own, `</think>`."),
+]
+SamplingOption = Annotated[
+    str | None,
+    typer.Option("--sampling", help="As `temperature=0.6,top_p=0.95,top_k=20,min_p=0`, seeded; default: greedy."),
+]
+RepeatsOption = Annotated[
+    int | None,
+    typer.Option("--repeats", min=1, help="Answers to a sample, with --sampling; tables show the spread."),
+]
 ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", hidden=True)]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
 AdapterOption = Annotated[
@@ -65,15 +81,16 @@ RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let
 
 
 def prompt_format(
-    chat: str | None, bos: str | None, system: str | None, options: list[str] | None, apply: bool
+    chat: str | None, options: list[str] | None, *, apply: bool, **typed: object
 ) -> tuple[tuple[str, object], ...]:
-    """What was typed of the format of prompts, as fields of a task. `apply` is what other harnesses call `chat: on`.
+    """What was `typed` of how prompts are asked and answered, as fields of a task. `apply` is what other harnesses call
+    `chat: on`.
 
     Raises: UserError for an unknown value."""
     from lcbench.core.specs import convert_options
     from lcbench.tasks import Task
 
-    typed = {"chat": chat or ("on" if apply else None), "bos": bos, "system": system, "chat_options": options or None}
+    typed |= {"chat": chat or ("on" if apply else None), "chat_options": options or None}
     given = {name: value for name, value in typed.items() if value is not None}
     return tuple(convert_options("prompts", Task, given).items())
 

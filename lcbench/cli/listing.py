@@ -19,6 +19,7 @@ from lcbench.cli.common import (
     RevisionOption,
     SeedOption,
     SystemOption,
+    ThinkBudgetOption,
     prompt_format,
     with_haystack,
 )
@@ -47,6 +48,7 @@ def show(
     bos: BosOption = None,
     system: SystemOption = None,
     chat_option: ChatOptionOption = None,
+    think_budget: ThinkBudgetOption = None,
     seed: SeedOption = None,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
@@ -59,18 +61,21 @@ def show(
     from lcbench.tasks import Cell, load_task
 
     length = parse_seq_len(seq_len)
-    format_ = dict(prompt_format(chat, bos, system, chat_option, apply_chat_template))
+    format_ = dict(
+        prompt_format(chat, chat_option, apply=apply_chat_template, bos=bos, system=system, think_budget=think_budget)
+    )
     loaded = load_task(with_haystack(task, haystack)).asked(**format_).for_lengths([length])
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     source.check_exists()
     loaded.require_data()
     tokenizer = source.tokenizer()
-    example = loaded.example(Cell(length, depth), sample, tokenizer, seed or 0)
+    example = loaded.fitted(Cell(length, depth), sample, tokenizer, seed or 0)
     text = str(tokenizer.decode(example.prompt))
     if not full and len(text) > 2 * END:
         text = _shortened(text, _around_needle(example, tokenizer))
     terminal.say(text)
     asked = ", in the chat template" if loaded.format.in_chat(tokenizer) else ""
+    asked += f", and {loaded.thought_tokens} for a thought" if loaded.thought_tokens else ""
     terminal.say(f"{_counts(example)}, seed {example.seed}{asked}", err=True)
 
 

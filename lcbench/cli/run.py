@@ -24,9 +24,13 @@ from lcbench.cli.common import (
     MethodsOption,
     QuantizationOption,
     RemoteCodeOption,
+    RepeatsOption,
     RevisionOption,
+    SamplingOption,
     SeedOption,
     SystemOption,
+    ThinkBudgetOption,
+    ThinkEndOption,
     prompt_format,
     with_haystack,
 )
@@ -61,6 +65,10 @@ def run(
     bos: BosOption = None,
     system: SystemOption = None,
     chat_option: ChatOptionOption = None,
+    think_budget: ThinkBudgetOption = None,
+    think_end: ThinkEndOption = None,
+    sampling: SamplingOption = None,
+    repeats: RepeatsOption = None,
     seed: SeedOption = None,
     dtype: DtypeOption = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -99,7 +107,17 @@ def run(
     from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
     from lcbench.run.requests import read_requests
 
-    format_ = prompt_format(chat, bos, system, chat_option, apply_chat_template)
+    format_ = prompt_format(
+        chat,
+        chat_option,
+        apply=apply_chat_template,
+        bos=bos,
+        system=system,
+        think_budget=think_budget,
+        think_end=think_end,
+        sampling=sampling,
+        repeats=repeats,
+    )
     requests, defaults = read_requests(target)
     if haystack is not None:
         requests = _all_with_haystack(requests, haystack)

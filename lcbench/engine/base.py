@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lcbench.engine.sampling import Sampling
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,7 +27,8 @@ class PromptRequest:
     """Token ids to continue by at most `max_new_tokens`, in a cell of length `seq_len`.
 
     The output ends at any of the tokens `end_tokens`, besides those that the model ends with, or soon after one of the
-    strings `stop`. `on_prefill` is called with the number of prompt tokens in the KV cache, as far as that is known.
+    strings `stop`. With `sampling` it is drawn, by `seed` alone, else greedy. `on_prefill` is called with the number of
+    prompt tokens in the KV cache, as far as that is known.
     """
 
     tokens: list[int]
@@ -33,6 +36,8 @@ class PromptRequest:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     end_tokens: frozenset[int] = frozenset()
+    sampling: Sampling | None = None
+    seed: int = 0
     on_prefill: Callable[[int], None] | None = None
 
 
@@ -102,7 +107,7 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[PromptRequest], *, shared: bool = True) -> list[Output]:
-        """Greedy continuations. If `shared`, prefixes may be reused from the previous prompts, and by the next."""
+        """Continuations. If `shared`, prefixes may be reused from the previous prompts, and by the next."""
 
     @abstractmethod
     def continuations(self, request: PromptRequest, choices: Mapping[str, list[int]]) -> ContinuationScores:

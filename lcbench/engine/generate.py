@@ -1,4 +1,4 @@
-"""Greedy generation: prefill in chunks, then batched decode from the KV cache."""
+"""Generation: prefill in chunks, then batched decode from the KV cache; greedy, or drawn by the prompt's chooser."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def never(tokens: list[int]) -> bool:
 class Prompt:
     """Tokens to continue by at most `max_new_tokens`; `watch` is called with the output so far after every new token
     and ends it by returning True. `chunk_size`: tokens per forward call of prefill, by default PREFILL_CHUNK.
-    `on_prefill` is called with the number of tokens in the KV cache, before the first forward call and after each."""
+    `on_prefill` is called with the number of tokens in the KV cache, before the first forward call and after each.
+    `choose` gives the next token from its logits [V]; by default it is the most likely one."""
 
     tokens: Sequence[int]
     max_new_tokens: int
     watch: Callable[[list[int]], bool] = never
     chunk_size: int | None = None
     on_prefill: Callable[[int], None] | None = None
+    choose: Callable[[Tensor], int] | None = None
 
 
 FinishReason = Literal["stop", "stop_string", "length"]
@@ -95,7 +97,7 @@ def generate_together(
     stop_tokens: Collection[int] = (),
     prefixes: PrefixCache | None = None,
 ) -> list[Generation]:
-    """Greedy continuations of prompts, each ended by its budget, its watch or any of `stop_tokens`.
+    """Continuations of prompts, each ended by its budget, its watch or any of `stop_tokens`.
 
     Prompts are prefilled one after another, with logits for the last position only; a prefix that `prefixes` has in
     its cache is reused. All outputs are decoded as one batch, left-padded, if KV caches of this type can be joined;
@@ -153,7 +155,7 @@ def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | Non
             prompt.on_prefill(filled)
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
         filled += chunk.shape[1]
-    (token,) = _next_tokens(logits)
+    (token,) = _next_tokens(logits, [prompt])
     if token == UNUSABLE:
         raise not_finite(model, prompt.tokens, prompt.chunk_size or PREFILL_CHUNK)
     if prompt.on_prefill:
@@ -194,15 +196,19 @@ def _decode(
         mask = {} if mask_BS is None else _masked(mask_BS[:, : longest + step])
         ids = torch.tensor(tokens, device=device)[:, None].clamp(min=0)  # of a finished row, any token
         logits = model(ids, past_key_values=cache, logits_to_keep=1, **mask).logits
-        tokens = _next_tokens(logits)
+        tokens = _next_tokens(logits, [prompts[row] for row in rows])
     return outputs
 
 
-def _next_tokens(logits_BTV: Tensor) -> list[int]:
-    """The most likely token of each row after its last position, or UNUSABLE; one transfer from the device."""
+def _next_tokens(logits_BTV: Tensor, prompts: Sequence[Prompt]) -> list[int]:
+    """The token of each row after its last position, as its prompt chooses, or UNUSABLE; greedy, in one transfer from
+    the device."""
     last_BV = logits_BTV[:, -1]
     tokens: list[int] = last_BV.argmax(-1).masked_fill(unusable(last_BV), UNUSABLE).tolist()
-    return tokens
+    return [
+        prompt.choose(last_V) if prompt.choose and token != UNUSABLE else token
+        for prompt, last_V, token in zip(prompts, last_BV, tokens, strict=True)
+    ]
 
 
 def _failed(model: PreTrainedModel, prompt: Prompt, output: _Output) -> NotFiniteError:

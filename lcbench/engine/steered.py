@@ -90,7 +90,14 @@ class SteeredEngine(Engine):
         device = execution_device(self._model)
         reset_peak_memory(device)
         given = [
-            Prompt(one.tokens, one.max_new_tokens, self._watch(one), self._chunk(one.seq_len), one.on_prefill)
+            Prompt(
+                one.tokens,
+                one.max_new_tokens,
+                self._watch(one),
+                self._chunk(one.seq_len),
+                one.on_prefill,
+                one.sampling.chooser(one.seed) if one.sampling else None,
+            )
             for one in requests
         ]
         ends = self._ends.union(*(one.end_tokens for one in requests))

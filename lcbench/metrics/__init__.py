@@ -27,7 +27,8 @@
 `score` is always the official one. Where an official rule is plainly wrong, `score_corrected` is given as well; the
 modules of the suites document the difference.
 
-Reasoning is not part of an answer, and no official scorer handles it: all metrics score the text after `</think>`.
+Reasoning is not part of an answer, and no official scorer handles it: all metrics score the text behind it, as behind
+`</think>` (`lcbench.core.thinking`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcbench.core.errors import UserError, brief, unknown
+from lcbench.core.thinking import without_thought
 from lcbench.metrics.arithmetic import GSM8K
 from lcbench.metrics.babilong import BABILONG
-from lcbench.metrics.base import Metric, Scored, as_it_is, without_reasoning
+from lcbench.metrics.base import Metric, Scored, as_it_is
 from lcbench.metrics.graphwalks import GRAPHWALKS
 from lcbench.metrics.helmet import HELMET
 from lcbench.metrics.in_context import TREC, WEBQS
@@ -185,7 +187,7 @@ def _row(name: str, metric: Metric, prediction: str, references: References, cla
     for text in (prediction, *expected):
         if not isinstance(text, str if text is prediction else kinds) or isinstance(text, bool):
             raise UserError(f"{name}: {brief(text)} is no text; predictions and references are strings.")
-    prediction = without_reasoning(prediction)
+    prediction = without_thought(prediction)
     if not metric.needs_classes:
         return metric.row(prediction, expected)
     if not classes:

@@ -10,18 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-THINK = ("<think>", "</think>")
 DECIMALS = 4  # of every score, as in the SCROLLS and L-Eval scorers
-
-
-def without_reasoning(prediction: str) -> str:
-    """The answer after the reasoning of a thinking model; empty if the reasoning was not finished.
-
-    The opening tag is missing where the chat template writes it at the end of the prompt.
-    """
-    if THINK[1] in prediction:
-        return prediction.rpartition(THINK[1])[2].lstrip()
-    return "" if prediction.lstrip().startswith(THINK[0]) else prediction
 
 
 @dataclass(frozen=True)

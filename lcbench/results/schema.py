@@ -70,6 +70,9 @@ class Identity:
         "Depth of the needle as it is, from 0 to 1; null without a needle.", most=1, least=0
     )
     sample: int = described("Number of the sample in its cell, from 0.", least=0)
+    repeat: int | None = described(
+        "Which of several answers to the sample it is, from 0; null: the only one.", least=0, default=None
+    )
     seed: int = described("What the sample was drawn from; the same for all methods.")
 
 
@@ -80,6 +83,12 @@ class Prompt:
     prompt_sha256: str = described("Hash of the prompt's token ids, each as 8 bytes, little-endian.")
     prompt_tokens: int = described("Length of the prompt.", unit="tokens", least=0)
     max_new_tokens: int = described("Most that an answer may have.", unit="tokens", least=0)
+    think_budget: int | None = described(
+        "Most that a thought before the answer may have, its end included; null: none was asked for.",
+        unit="tokens",
+        least=0,
+        default=None,
+    )
     references: list[str] = described("Right answers; none for a likelihood.")
     details: dict[str, Any] | None = described(
         "What a score or a table needs beyond that, by the task: `document`, `row`, `draw`, `classes`.", default=None
@@ -99,6 +108,13 @@ class Answer:
     prediction: str = described("The answer; of several choices the most likely one; empty for a likelihood.")
     finish_reason: str | None = described(
         "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget).", default=None
+    )
+    reasoning: str | None = described(
+        "The thought before the answer, as the model wrote it; null without one.", default=None
+    )
+    reasoning_tokens: int | None = described("Its length.", unit="tokens", least=0, default=None)
+    reasoning_cut: bool | None = described(
+        "Whether it did not end within its budget, and was ended for the model.", default=None
     )
     answer: str | None = described("What was scored, where that is a part of the prediction.", default=None)
     scorer: str | None = described(

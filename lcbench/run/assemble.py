@@ -30,6 +30,9 @@ def result(one: SampleRequest, measured: Measured, cores: float) -> Result:
             output_tokens=measured.output_tokens,
             prediction=prediction,
             finish_reason=measured.finish_reason,
+            reasoning=measured.reasoning,
+            reasoning_tokens=measured.reasoning_tokens,
+            reasoning_cut=measured.reasoning_cut,
             answer=answer,
             scorer=scorer or None,
             choices=measured.choices,
@@ -65,7 +68,8 @@ def record(
             seq_len=job.cell.seq_len,
             cell_depth=job.cell.depth,
             depth=example.depth,
-            sample=one.sample,
+            sample=one.sample // job.task.repeats,
+            repeat=one.sample % job.task.repeats if job.task.repeats > 1 else None,
             seed=example.seed,
         ),
         prompt=_prompt(plan, job, example, measured=done is not None),
@@ -80,7 +84,7 @@ def taken_over(found: Record, job: Job) -> Record:
     """The record of the same sample of a job that computes the same: the result and the cost are those of `found`."""
     named = replace(
         found.identity,
-        id=job.record_id(found.identity.sample),
+        id=job.record_id(job.number(found)),
         method=str(job.method),
         method_options=job.resolved.options(),
     )
@@ -89,7 +93,7 @@ def taken_over(found: Record, job: Job) -> Record:
 
 def unbuilt(plan: Plan, job: Job, sample: int, reason: str) -> Record:
     """The record of a sample without a prompt: its row cannot be used, for this reason."""
-    seed = job.task.sample_seed(job.cell, sample, plan.seed)
+    seed = job.task.sample_seed(job.cell, sample // job.task.repeats, plan.seed)
     nothing = Example([], [], [], references=(), max_new_tokens=0, seed=seed)
     return record(plan, SampleRequest(job, sample, nothing), reason, 0, ())
 
@@ -101,6 +105,7 @@ def _prompt(plan: Plan, job: Job, example: Example, *, measured: bool) -> Prompt
         prompt_sha256=hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
         prompt_tokens=len(prompt),
         max_new_tokens=example.max_new_tokens,
+        think_budget=job.task.thought_tokens or None,
         references=list(example.references),
         details=example.details or None,
         document=reading.document if reading else None,

@@ -45,7 +45,7 @@ class Group:
         by_prefix: dict[Hashable, list[tuple[Job, int]]] = {}
         for job in sorted(self.jobs, key=lambda job: -job.cell.seq_len):
             for sample in range(job.samples):
-                key = job.task.shares(job.cell, sample) if self.shares else job.record_id(sample)
+                key = job.task.shares(job.cell, sample // job.task.repeats) if self.shares else job.record_id(sample)
                 by_prefix.setdefault(key, []).append((job, sample))
         total = sum(map(len, by_prefix.values()))
         most = total if processes == 1 else math.ceil(total / (2 * processes))

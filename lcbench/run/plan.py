@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import RowError, UserError, brief
+from lcbench.core.thinking import require_markers
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
+from lcbench.engine.sampling import Sampling
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import length_note, trained_length
 from lcbench.methods.identity import equals_vanilla
+from lcbench.results.schema import Record
 from lcbench.run.requests import Request
-from lcbench.tasks import Cell, Task, load_task
+from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.chat import TODAY, writes_date
 
 if TYPE_CHECKING:
@@ -41,10 +44,9 @@ VANILLA = "vanilla"
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one cell of one task: the unit that succeeds or fails as a whole.
-
-    `equals` is `vanilla` where the method changes nothing at the cell's length, else None.
-    """
+    """One method on one cell of one task: the unit that succeeds or fails as a whole. Of `repeats` answers to a sample
+    each counts as one of the `samples`. `equals` is `vanilla` where the method changes nothing at the cell's length,
+    else None."""
 
     task: Task
     method: Method
@@ -54,7 +56,20 @@ class Job:
     equals: str | None = None
 
     def record_id(self, sample: int) -> str:
-        return f"{self.task.name}/{self.method}/{self.cell.key}/{sample}"
+        number, repeat = divmod(sample, self.task.repeats)
+        return f"{self.task.name}/{self.method}/{self.cell.key}/{number}{f'.{repeat}' if repeat else ''}"
+
+    def has(self, record: Record) -> bool:
+        """Whether a record of this cell is one of the job's samples."""
+        return (record.identity.repeat or 0) < self.task.repeats and self.number(record) < self.samples
+
+    def number(self, record: Record) -> int:
+        """The number of a record of this cell among the job's samples."""
+        return record.identity.sample * self.task.repeats + (record.identity.repeat or 0)
+
+    def example(self, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        """The example of a sample. Raises: UserError if the cell is too short; RowError for a row."""
+        return self.task.fitted(self.cell, sample // self.task.repeats, tokenizer, seed)
 
 
 @dataclass(frozen=True)
@@ -166,6 +181,7 @@ def make_plan(
     source.check()
     attention.check_names()
     for request, task in zip(requests, tasks, strict=True):
+        _require_answers(task)
         task.require_data()
         if request.seq_lens:
             task.cells(list(request.seq_lens), _depths(request))
@@ -188,7 +204,8 @@ def make_plan(
         return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
 
     jobs: dict[str, Job] = {}
-    notes = [*source.notes(config), *_format_notes(requests, tasks, tokenizer), *filter(None, [length_note(config)])]
+    notes = [*source.notes(config), *_format_notes(requests, tasks, tokenizer), *_thinking_notes(tasks, tokenizer)]
+    notes += filter(None, [length_note(config)])
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
         task = loaded.for_lengths(seq_lens)
@@ -200,7 +217,7 @@ def make_plan(
             for method in methods:
                 resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
                 same = None if str(method) == VANILLA else equals(resolved, cell.seq_len)
-                job = Job(task, method, resolved, cell, samples, same)
+                job = Job(task, method, resolved, cell, samples * task.repeats, same)
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)
@@ -218,6 +235,33 @@ def _format_notes(requests: Sequence[Request], tasks: Sequence[Task], tokenizer:
     if not chosen:
         return []
     return [f"{', '.join(chosen)}: asked in the model's chat template; --chat off asks in plain text."]
+
+
+def _require_answers(task: Task) -> None:
+    """Raises: UserError for a way to answer that cannot be."""
+    if task.think_budget < 0 or task.repeats < 1:
+        raise UserError(f"{task.name}: --think-budget must be at least 0, and --repeats at least 1.")
+    if task.sampling:
+        Sampling.parse(task.sampling)
+    elif task.repeats > 1:
+        raise UserError(f"{task.name}: all {task.repeats} repeats would be the same answer; give --sampling, too.")
+
+
+def _thinking_notes(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A note where the prompt begins a thought that nothing leaves room for. Raises: UserError for a model that does
+    not tell how its thoughts end, or a budget that no task takes."""
+    for task in tasks:
+        if task.thought_tokens:
+            require_markers(task.name, tokenizer, task.think_end)
+    if tasks and any(task.think_budget for task in tasks) and not any(task.thought_tokens for task in tasks):
+        raise UserError("--think-budget is for tasks whose answers are generated; leave it out.")
+    begun = [task.name for task in tasks if not task.thought_tokens and task.format.begins_thought(tokenizer)]
+    if not begun:
+        return []
+    return [
+        f"{', '.join(dict.fromkeys(begun))}: the chat template begins a thought, and the answer's budget is all that "
+        "it has; give it more, as in --think-budget 2k."
+    ]
 
 
 def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:
@@ -241,7 +285,7 @@ def _require_example(task: Task, cell: Cell, usable: list[int], tokenizer: PreTr
     end = time.monotonic() + SECONDS_TRIED
     for sample in usable[:ROWS_TRIED]:
         try:
-            task.example(cell, sample, tokenizer, seed)
+            task.fitted(cell, sample, tokenizer, seed)
         except RowError as error:
             refusal = refusal or error
             if time.monotonic() > end:

@@ -162,7 +162,7 @@ class _Run:
     def _record(self, job: Job, record: Record) -> None:
         """Append the record of a sample, and before it those that take its result over: so these exist wherever it
         does, whenever the process is killed."""
-        sample = record.identity.sample
+        sample = job.number(record)
         heirs = [heir for heir in self._plan.heirs(job) if sample < heir.samples]
         taken = [assemble.taken_over(record, heir) for heir in heirs if self._tally.is_missing(heir, sample)]
         for each in [*taken, record]:
@@ -203,7 +203,7 @@ class _Run:
             requests = []
             for job, sample in samples:
                 try:
-                    example = job.task.example(job.cell, sample, plan.tokenizer, plan.seed)
+                    example = job.example(sample, plan.tokenizer, plan.seed)
                 except RowError as error:
                     found.unusable.append((job, sample, str(error)))
                 else:

@@ -58,7 +58,7 @@ class Tally:
         for record in records:
             id = f"{record.identity.id.rpartition('/')[0]}/0"
             job = self._jobs.get(id)
-            if job is None or self.gave_up(job) or record.identity.sample >= job.samples:
+            if job is None or self.gave_up(job) or not job.has(record):
                 continue
             if record.row_failed and record.identity.id in self.failed_rows:
                 continue

@@ -12,13 +12,15 @@ from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from lcbench.core.errors import UserError
 from lcbench.tasks.format import ChatRule, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS, WINDOWS = "tokens", "windows"  # the unit of equal weight in a mean over texts
-FORMAT = ("chat", "bos", "system", "chat_options")  # fields of a task that say how its prompts are asked
+# Fields of a task that say how its prompts are asked and answered.
+FORMAT = ("chat", "bos", "system", "chat_options", "think_budget", "think_end", "sampling", "repeats")
 FAMILIES: dict[str, type[Task]] = {}
 
 
@@ -70,6 +72,7 @@ class Example:
     seed: the seed that the example was drawn with.
     depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt.
     stop: generated text ends before the first of these strings.
+    begun: how many of the tail's last tokens begin the answer, and stand behind a thought if there is one.
     follow_up: token ids of a second, independent prompt, run after the first one.
     choices: candidate answers, each with its token ids after the prompt, for tasks that compare likelihoods.
     reading: windows of the context, for tasks that measure the likelihood of a text and generate nothing.
@@ -85,6 +88,7 @@ class Example:
     depth: float | None = None
     needle_at: int | None = None
     stop: tuple[str, ...] = ()
+    begun: int = 0
     follow_up: list[int] = field(default_factory=list)
     choices: dict[str, list[int]] = field(default_factory=dict)
     reading: Reading | None = None
@@ -101,7 +105,9 @@ class Task(ABC):
 
     Setting `family` in a subclass registers it. `metric` is the key in `score` that tables show; `measure` selects how
     an example becomes a record (lcbench.run.measures). `chat`, `bos`, `system` and `chat_options` are the format of
-    prompts (lcbench.tasks.format).
+    prompts (lcbench.tasks.format). Answers may be preceded by a thought of up to `think_budget` tokens, part of the
+    length, ended by `think_end` if that is not the model's own marker; they are greedy, or drawn as `sampling` says,
+    `repeats` times a sample.
     """
 
     family: ClassVar[str] = ""
@@ -116,6 +122,10 @@ class Task(ABC):
     bos: Literal["auto", "always", "never"] = "auto"
     system: str = ""
     chat_options: tuple[str, ...] = ()
+    think_budget: int = 0
+    think_end: str = ""
+    sampling: str = ""
+    repeats: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -131,7 +141,14 @@ class Task(ABC):
     @property
     def format(self) -> PromptFormat:
         """How prompts are asked."""
-        return PromptFormat(self.name, self.chat, self.bos, self.system, self.chat_options)
+        return PromptFormat(
+            self.name, self.chat, self.bos, self.system, self.chat_options, thinks=self.thought_tokens > 0
+        )
+
+    @property
+    def thought_tokens(self) -> int:
+        """The most tokens of a thought before an answer; 0 where nothing is generated."""
+        return self.think_budget if self.measure == "answer" else 0
 
     def asked(self, **given: Any) -> Self:
         """A copy of this task whose prompts are asked as `given`: any of the fields in FORMAT."""
@@ -141,6 +158,9 @@ class Task(ABC):
         """What decides the examples: the task's options, and the format of its prompts with this tokenizer."""
         options = {name: value for name, value in asdict(self).items() if name not in FORMAT} | {"samples": None}
         format_ = self.format.identity(tokenizer)
+        if self.measure == "answer":
+            answered = {"think_budget": self.think_budget, "think_end": self.think_end, "sampling": self.sampling}
+            format_ |= {name: value for name, value in answered.items() if value}
         return options | ({"prompt_format": format_} if format_ else {})
 
     def for_lengths(self, seq_lens: list[int]) -> Self:
@@ -176,6 +196,19 @@ class Task(ABC):
 
         Raises: UserError if the cell is too short; RowError if it is this sample that cannot be built.
         """
+
+    def fitted(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        """The example that leaves room for a thought in the length of the cell. Raises: as `example`."""
+        budget = self.thought_tokens
+        if not budget:
+            return self.example(cell, sample, tokenizer, seed)
+        besides = f"besides the {budget} tokens of --think-budget, which are part of the length"
+        if cell.seq_len <= budget:
+            raise UserError(f"{self.name}: {cell.seq_len} tokens have no room {besides}; use a longer --seq-len.")
+        try:
+            return self.example(replace(cell, seq_len=cell.seq_len - budget), sample, tokenizer, seed)
+        except UserError as error:
+            raise type(error)(f"{str(error).rstrip('.')}, {besides}.") from error
 
     def joined(self, texts: list[str]) -> str:
         """The prediction made of the generated texts: one, or those of a prompt and its follow-up."""

@@ -100,7 +100,8 @@ class Layout:
         if self.turns is None:
             return self.format.end(tokenizer, self.pool.after + asked, answer)
         _, _, after, last = self.turns
-        return encode_inside(tokenizer, after + asked.strip() + last + self.format.begun(tokenizer, answer))
+        answer = self.format.begun(tokenizer, answer)
+        return self.format.joined(tokenizer, after + asked.strip() + last, answer)
 
     def label(self, tokenizer: PreTrainedTokenizerBase, label: str, *, ended: bool) -> list[int]:
         """Token ids of a label behind a question; with what follows it if it is to be `ended`."""

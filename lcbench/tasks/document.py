@@ -107,7 +107,15 @@ class DocumentTask(Task):
     @property
     def format(self) -> PromptFormat:
         task = self.resolved
-        return PromptFormat(self.name, task.chat, task.bos, task.system, task.chat_options, self._without_chat())
+        return PromptFormat(
+            self.name,
+            task.chat,
+            task.bos,
+            task.system,
+            task.chat_options,
+            self._without_chat(),
+            thinks=self.thought_tokens > 0,
+        )
 
     def asked(self, **given: Any) -> Self:
         """Whatever its protocols say."""

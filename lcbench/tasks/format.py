@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lcbench.core.errors import UserError
+from lcbench.core.thinking import markers_of
 from lcbench.core.tokens import BosRule, encode_inside, encode_plain, encode_start, former_prefix, prompt_prefix
 from lcbench.tasks.chat import Message, around_answer, chat_prefix, read_options, render_chat
 
@@ -47,6 +48,7 @@ class PromptFormat:
     system: str = ""
     chat_options: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
+    thinks: bool = False
 
     def in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts are in the chat template. Raises: UserError for `on` with a tokenizer that has none."""
@@ -69,6 +71,17 @@ class PromptFormat:
         if self.in_chat(tokenizer):
             text = self._split(self.render(tokenizer, REST + text), REST)[1]
             answer = self.begun(tokenizer, answer)
+        return self.joined(tokenizer, text, answer, line=line)
+
+    def count_begun(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
+        """How many tokens at the end of a prompt begin the `answer` and may stand behind a thought instead."""
+        apart = self.thinks and self.in_chat(tokenizer) and answer
+        return len(encode_inside(tokenizer, self.begun(tokenizer, answer))) if apart else 0
+
+    def joined(self, tokenizer: PreTrainedTokenizerBase, text: str, answer: str, *, line: bool = False) -> list[int]:
+        """Token ids of the end of a prompt as it stands there, template and all."""
+        if self.count_begun(tokenizer, answer):  # tokens of their own
+            return encode_inside(tokenizer, text, line=line) + encode_inside(tokenizer, answer)
         return encode_inside(tokenizer, text + answer, line=line)
 
     def begun(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
@@ -99,6 +112,13 @@ class PromptFormat:
                 "cannot be turns of their own; leave multiturn out."
             )
         return before, pairs[0][0], pairs[0][1], parts[-1]
+
+    def begins_thought(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether the generation prompt ends with the begin of a thought, as DeepSeek R1's does."""
+        markers = markers_of(tokenizer)
+        if markers is None or not markers.begin or not self.in_chat(tokenizer):
+            return False
+        return self.render(tokenizer, REST).rstrip().endswith(markers.begin)
 
     def render(self, tokenizer: PreTrainedTokenizerBase, text: str, earlier: list[Message] | None = None) -> str:
         """The chat prompt that ends with the user message `text`, after `earlier` turns."""

@@ -95,6 +95,7 @@ class HumanEval(Task):
             references=row.references,
             max_new_tokens=self.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
+            begun=self.format.count_begun(tokenizer, _file(tokenizer, row.question)),
             stop=(*self.stop, FENCE) if self.format.in_chat(tokenizer) else self.stop,
             details={"row": row.id},
         )
@@ -160,4 +161,9 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, format_: PromptFormat, question:
     begun = as_text(tokenizer, question)
     if not format_.in_chat(tokenizer):
         return format_.start(tokenizer, begun)
-    return format_.start(tokenizer, ASK + begun) + format_.end(tokenizer, "", f"{FENCE.strip()}python\n{begun}")
+    return format_.start(tokenizer, ASK + begun) + format_.end(tokenizer, "", _file(tokenizer, question))
+
+
+def _file(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """The beginning of an answer in a chat."""
+    return f"{FENCE.strip()}python\n{as_text(tokenizer, question)}"

@@ -127,6 +127,7 @@ class InContextTask(Task):
             head=[],
             context=list(context),
             tail=layout.question(tokenizer, shot),
+            begun=self.format.count_begun(tokenizer, self._pool.answer),
             references=shot.references,
             max_new_tokens=budget,
             seed=draw_seed,

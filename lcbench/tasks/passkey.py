@@ -83,7 +83,8 @@ class Passkey(Task):
         key = str(rng.randint(wording.lowest, wording.highest))
         head = self.format.start(tokenizer, wording.instruction + "\n")
         needle = encode_inside(tokenizer, "\n" + wording.needle.replace("{key}", key) + "\n")
-        tail = self.format.end(tokenizer, *begun_answer(wording.glue + wording.question))
+        asked, answer = begun_answer(wording.glue + wording.question)
+        tail = self.format.end(tokenizer, asked, answer)
         budget = len(encode_inside(tokenizer, " " + key))
         shortest = self._shortest(tokenizer)
         if cell.seq_len < shortest:
@@ -104,6 +105,7 @@ class Passkey(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=len(before) / filler,
             needle_at=len(head) + len(before),
+            begun=self.format.count_begun(tokenizer, answer),
         )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:

@@ -41,8 +41,10 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
 
 
 def _by_sample(records: list[Record]) -> dict[str, Record]:
-    """The records by depth and number, which are the same for all methods."""
-    return {f"{record.identity.cell_depth}/{record.identity.sample}": record for record in records}
+    """The records by depth, number and repeat, which are the same for all methods."""
+    return {
+        f"{record.identity.cell_depth}/{record.identity.sample}/{record.identity.repeat}": record for record in records
+    }
 
 
 def _effect(base: dict[str, Record], new: dict[str, Record], smallest_p: float) -> Effect | None:

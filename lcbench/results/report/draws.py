@@ -1,4 +1,4 @@
-"""How much a score varies with the draw of demonstrations."""
+"""How much a score varies with the draw of demonstrations, and between several answers to a sample."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lcbench.results.schema import Record
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1) of the scores of several draws of demonstrations, where the score of a draw
-    is the mean of its samples. `sd` is None for a single draw."""
+    """Mean and standard deviation (n - 1) of the scores of several draws of demonstrations, or of several repeats,
+    where the score of a draw is the mean of its samples. `sd` is None for a single draw."""
 
     draws: int
     mean: float
@@ -21,9 +21,17 @@ class Spread:
 
 def spread(records: Iterable[Record]) -> Spread | None:
     """The spread over the records of one (task, method, length); None if no record with a score names its draw."""
+    return _spread((record, (record.prompt.details or {}).get("draw")) for record in records)
+
+
+def spread_of_repeats(records: Iterable[Record]) -> Spread | None:
+    """The same over several answers to each sample."""
+    return _spread((record, record.identity.repeat) for record in records)
+
+
+def _spread(drawn: Iterable[tuple[Record, object]]) -> Spread | None:
     scores: dict[int, list[float]] = {}
-    for record in records:
-        draw = (record.prompt.details or {}).get("draw")
+    for record, draw in drawn:
         if isinstance(draw, int) and record.score is not None:
             scores.setdefault(draw, []).append(record.score)
     if not scores:

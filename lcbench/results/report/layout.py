@@ -74,17 +74,7 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
     lines += _unknown(whole) + _equal(rows) + _spread(whole)
     for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
-        spreads = [
-            f"{row.method} at {row.seq_len:,} {number(row.draws_sd, row.metric)}"
-            for row in members
-            if row.draws_sd is not None
-        ]
-        if spreads:
-            draws = max(row.draws for row in members)
-            lines.append(
-                f"{printable(task)}, standard deviation over {draws} draws of demonstrations: "
-                f"{printable(', '.join(spreads))}."
-            )
+        lines += _spreads(printable(task), members) + _thoughts(printable(task), members)
         prompts, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
         if 0 < reused < prompts:
             lines.append(
@@ -92,6 +82,32 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
             )
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
     return lines
+
+
+def _spreads(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """How much scores vary over draws of demonstrations, and over repeats."""
+    lines = []
+    for count, sd, what in (("draws", "draws_sd", "draws of demonstrations"), ("repeats", "repeats_sd", "repeats")):
+        known = [(row, value) for row in rows if (value := getattr(row, sd)) is not None]
+        if known:
+            most = max(getattr(row, count) for row, _ in known)
+            said = ", ".join(f"{row.method} at {row.seq_len:,} {number(value, row.metric)}" for row, value in known)
+            lines.append(f"{task}, standard deviation over {most} {what}: {printable(said)}.")
+    return lines
+
+
+def _thoughts(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """How many thoughts did not end within their budget."""
+    known = [row for row in rows if row.thoughts]
+    if not known:
+        return []
+    cut = [
+        f"{row.thoughts_cut} of {row.thoughts} with {row.method} at {row.seq_len:,}"
+        for row in known
+        if row.thoughts_cut
+    ]
+    total = sum(row.thoughts for row in known)
+    return [f"{task}, thoughts cut off at their budget: {printable(', '.join(cut)) if cut else f'none of {total}'}."]
 
 
 def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:

@@ -15,8 +15,8 @@ from lcbench.core.stats import mean_interval, ratio_interval, wilson_interval
 from lcbench.results.compare.cells import TOP, computed_tokens
 from lcbench.results.records import read_manifest, read_records
 from lcbench.results.report.best import best
-from lcbench.results.report.draws import spread
-from lcbench.results.schema import Cost, Record, RunIdentity
+from lcbench.results.report.draws import spread, spread_of_repeats
+from lcbench.results.schema import Cost, Prompt, Record, RunIdentity
 
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 ROUNDING = 1e-3  # scores of samples have four decimals
@@ -43,7 +43,9 @@ class TableRow:
     numbers then cover the samples that succeeded, and are None without any. `cut` samples had their document cut, by
     `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average. `equals` is `vanilla`
     where the method changes nothing at this length, else empty; `taken` samples were taken over from it. `chat`:
-    whether prompts are in the chat template, None where the records do not tell.
+    whether prompts are in the chat template, None where the records do not tell. Of `thoughts` before
+    answers, `thoughts_cut` did not end within their budget. Of several `repeats` the standard deviation is
+    `repeats_sd`, and the interval is over samples.
     """
 
     task: str
@@ -66,6 +68,8 @@ class TableRow:
     bits_per_word_high: float | None = None
     draws: int = 0
     draws_sd: float | None = None
+    repeats: int = 0
+    repeats_sd: float | None = None
     prompt_tokens: int = 0
     reused_tokens: int = 0
     at_once: int = 1
@@ -81,6 +85,8 @@ class TableRow:
     cpu_cores: float | None = None
     busy: bool = False
     chat: bool | None = None
+    thoughts: int = 0
+    thoughts_cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,9 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         cut=len(cuts),
         cut_tokens=sum(cuts) / len(cuts) if cuts else 0.0,
         chat=done[0].prompt.chat,
-        tokens=sum(record.prompt.prompt_tokens + record.prompt.max_new_tokens for record in done) / len(done),
+        thoughts=sum(record.measured.answer.reasoning_cut is not None for record in done),
+        thoughts_cut=sum(bool(record.measured.answer.reasoning_cut) for record in done),
+        tokens=sum(map(_length, (record.prompt for record in done))) / len(done),
         **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )
 
@@ -262,6 +270,10 @@ def _cores(costs: Sequence[Cost]) -> float | None:
     return sum(cpu for cpu, _ in known) / sum(seconds for _, seconds in known) if known else None
 
 
+def _length(prompt: Prompt) -> int:
+    return prompt.prompt_tokens + prompt.max_new_tokens + (prompt.think_budget or 0)
+
+
 def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
     scores = [score for record in records if (score := record.score) is not None]
     mean = sum(scores) / len(scores)
@@ -270,19 +282,23 @@ def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
     if scorer and abs((corpus := _corpus(scorer, records)) - mean) > ROUNDING:
         mean, (low, high) = corpus, _jackknife(scorer, records, corpus, seed)
     fields = {"metric": metric, "mean": mean, "low": low, "high": high}
-    drawn = spread(records)
-    if drawn is None or drawn.sd is None:
-        return fields
-    low, high = _over_questions(records, metric, seed)
-    return {**fields, "low": low, "high": high, "draws": drawn.draws, "draws_sd": drawn.sd}
+    drawn, repeated = spread(records), spread_of_repeats(records)
+    if drawn and drawn.sd is not None:
+        fields |= {"draws": drawn.draws, "draws_sd": drawn.sd}
+    if repeated and repeated.sd is not None:
+        fields |= {"repeats": repeated.draws, "repeats_sd": repeated.sd}
+    if "draws" in fields or "repeats" in fields:
+        fields["low"], fields["high"] = _over_questions(records, metric, seed)
+    return fields
 
 
 def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
-    """The interval of a mean where every question was answered several times, after different draws of demonstrations:
-    the answers to one question are correlated, so questions are the clusters."""
+    """The interval of a mean where every question was answered several times, after different draws of demonstrations
+    or sampled anew: the answers to one question are correlated, so questions are the clusters."""
     questions: dict[str, list[float]] = {}
     for record in records:
-        question = str((record.prompt.details or {}).get("row"))
+        row = (record.prompt.details or {}).get("row")
+        question = f"sample {record.identity.sample}" if row is None else str(row)
         questions.setdefault(question, []).append(record.score or 0.0)
     low, high = ratio_interval([sum(one) for one in questions.values()], [len(one) for one in questions.values()], seed)
     return None if low is None else max(low, 0.0), None if high is None else min(high, TOP.get(metric, high))

@@ -1,26 +1,42 @@
-"""The answer that a model generates to a prompt, scored as text."""
+"""The answer that a model generates to a prompt, scored as text; with a thought before it where one is samples for."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from lcbench.engine.base import Output, PromptRequest
+from lcbench.core.thinking import require_markers
+from lcbench.engine.base import CallCost, Output, PromptRequest
+from lcbench.engine.sampling import Sampling
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
+from lcbench.run.measures.thought import Thinking, Thought, cost_of_both, split_answer
 from lcbench.tasks.chat import end_of_turn
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a prompt was answered with: the output, the thought before it, and the cost of both."""
+
+    output: Output
+    thought: Thought | None
+    cost: CallCost
+
+
 class Answer(Measure):
-    """Greedy generation; prompts with a common prefix share its prefill, and short ones are decoded as a batch."""
+    """Greedy generation, or sampling; prompts with a common prefix share its prefill, and short ones are decoded as a
+    batch."""
 
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
-        answers = [[output] for output in self.engine.generate([self.request(one) for one in requests])]
+        replies = [[one] for one in self._replies(requests, [one.example.prompt for one in requests])]
         again = [n for n, one in enumerate(requests) if one.example.follow_up]
         if again:
-            follow_ups = [self._request(requests[n], requests[n].example.follow_up) for n in again]
-            for n, output in zip(again, self.engine.generate(follow_ups, shared=False), strict=True):
-                answers[n].append(output)
-        return [self._measured(one, outputs) for one, outputs in zip(requests, answers, strict=True)]
+            chosen = [requests[n] for n in again]
+            others = self._replies(chosen, [one.example.follow_up for one in chosen], follow_up=True)
+            for n, reply in zip(again, others, strict=True):
+                replies[n].append(reply)
+        return [self._measured(one, each) for one, each in zip(requests, replies, strict=True)]
 
     def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """Batches of as many requests as the engine takes at once."""
@@ -29,21 +45,88 @@ class Answer(Measure):
             yield requests[:count]
             requests = requests[count:]
 
-    def _measured(self, one: SampleRequest, outputs: Sequence[Output]) -> Measured:
-        texts = [cut(output.text, one.example.stop) for output in outputs]
+    def request(self, one: SampleRequest) -> PromptRequest:
+        """The example's prompt with room for all that follows it."""
+        request = super().request(one)
+        return replace(request, max_new_tokens=request.max_new_tokens + one.job.task.thought_tokens)
+
+    def _replies(
+        self, samples: Sequence[SampleRequest], prompts: list[list[int]], *, follow_up: bool = False
+    ) -> list[Reply]:
+        part, shared = ("follow_up" if follow_up else "prompt"), not follow_up
+        before = [0 if follow_up else one.example.begun for one in samples]
+        thoughts = self._thoughts(samples, [p[: len(p) - n] for p, n in zip(prompts, before)], part, shared=shared)
+        requests = []
+        for one, prompt, n, found in zip(samples, prompts, before, thoughts, strict=True):
+            thought = found[0] if found else None
+            behind = [*prompt[: len(prompt) - n], *thought.behind, *prompt[len(prompt) - n :]] if thought else prompt
+            request = self._ask(one, behind, f"answer to {part}")
+            requests.append(replace(request, on_prefill=None) if found else request)
+        outputs = self.engine.generate(requests, shared=shared)
+        return [
+            Reply(output, found[0], cost_of_both(found[1], output.cost)) if found else Reply(output, None, output.cost)
+            for found, output in zip(thoughts, outputs, strict=True)
+        ]
+
+    def _thoughts(
+        self, samples: Sequence[SampleRequest], prompts: list[list[int]], part: str, *, shared: bool
+    ) -> list[tuple[Thought | None, CallCost] | None]:
+        """The thought before each answer, and what it took; None where none was asked for."""
+        found: list[tuple[Thought | None, CallCost] | None] = [None] * len(samples)
+        task = samples[0].job.task  # the same for all: a group has one task
+        if not task.thought_tokens:
+            return found
+        markers = require_markers(task.name, self.plan.tokenizer, task.think_end)
+        thinking = Thinking(self.plan.tokenizer, markers, task.thought_tokens)
+        open_ = [n for n, prompt in enumerate(prompts) if not thinking.is_over(prompt)]
+        requests = [
+            replace(
+                self._ask(samples[n], prompts[n], f"thought on {part}"),
+                max_new_tokens=thinking.budget,
+                stop=(markers.end,),
+                end_tokens=frozenset(),  # a turn may end between a thought and its answer
+            )
+            for n in open_
+        ]
+        outputs = self.engine.generate(requests, shared=shared) if requests else []
+        for n, output in zip(open_, outputs, strict=True):
+            found[n] = thinking.thought(prompts[n], output), output.cost
+        return found
+
+    def _measured(self, one: SampleRequest, replies: Sequence[Reply]) -> Measured:
+        task, texts, thoughts = one.job.task, [], []
+        for reply, prompt in zip(replies, (one.example.prompt, one.example.follow_up)):
+            text = cut(reply.output.text, one.example.stop)
+            if reply.thought is None:
+                thought, text = split_answer(self.plan.tokenizer, task.think_end, prompt, text)
+            else:
+                thought = reply.thought.text
+            texts.append(text)
+            thoughts += [] if thought is None else [thought]
+        budgeted = [reply.thought for reply in replies if reply.thought]
         return Measured(
-            prediction=one.job.task.joined(texts),
-            output_tokens=sum(output.tokens for output in outputs),
-            finish_reason=outputs[-1].finish_reason,
-            cost=cost_of([output.cost for output in outputs]),
+            prediction=task.joined(texts),
+            output_tokens=sum(reply.output.tokens for reply in replies),
+            finish_reason=replies[-1].output.finish_reason,
+            reasoning="\n\n".join(thoughts) if thoughts else None,
+            reasoning_tokens=sum(one.tokens for one in budgeted) if budgeted else None,
+            reasoning_cut=any(one.cut for one in budgeted) if budgeted else None,
+            cost=cost_of([reply.cost for reply in replies]),
         )
 
-    def _request(self, one: SampleRequest, prompt: list[int]) -> PromptRequest:
+    def _ask(self, one: SampleRequest, prompt: list[int], part: str) -> PromptRequest:
+        seed = f"{one.example.seed}|{one.sample % one.job.task.repeats}|{part}"
         return replace(
-            super()._request(one, prompt),
+            self._request(one, prompt),
             stop=one.example.stop,
             end_tokens=end_of_turn(self.plan.tokenizer),
+            sampling=self._sampling.get(one.job.task.sampling),
+            seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),
         )
+
+    @cached_property
+    def _sampling(self) -> dict[str, Sampling]:
+        return {text: Sampling.parse(text) for text in {job.task.sampling for job in self.plan.jobs} if text}
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

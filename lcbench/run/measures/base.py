@@ -33,6 +33,9 @@ class Measured:
     prediction: str = ""
     output_tokens: int = 0
     finish_reason: str | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
+    reasoning_cut: bool | None = None
     choices: dict[str, float] | None = None
     scores: dict[str, float] | None = None
     nll: Likelihood | None = None

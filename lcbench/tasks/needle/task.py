@@ -88,7 +88,8 @@ class Needle(Task):
         answers = tuple(value for key in queried for value in facts[key])
 
         head = wording.opening(self.format, tokenizer)
-        tail = wording.closing(self.format, tokenizer, rng.sample(queried, len(queried)))
+        asked = rng.sample(queried, len(queried))
+        tail = wording.closing(self.format, tokenizer, asked)
         needles = [wording.state(tokenizer, key, value) for key in keys for value in facts[key]]
         budget = wording.max_new_tokens or len(encode_inside(tokenizer, " " + ", ".join(answers))) + SPARE_TOKENS
         space = cell.seq_len - len(head) - len(tail) - sum(map(len, needles)) - budget
@@ -108,6 +109,7 @@ class Needle(Task):
             max_new_tokens=budget,
             seed=self.sample_seed(cell, sample, seed),
             depth=places[0] / space,
+            begun=wording.begun(self.format, tokenizer, asked),
             needle_at=len(head) + places[0] + sum(len(needles[index]) for index in order[: order.index(0)]),
         )
 

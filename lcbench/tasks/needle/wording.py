@@ -75,6 +75,10 @@ class Wording:
             return format_.end(tokenizer, *begun_answer(self.glue + self.ask(keys)))
         return format_.end(tokenizer, *begun_answer(as_text(tokenizer, self.ask(keys))), line=True)
 
+    def begun(self, format_: PromptFormat, tokenizer: PreTrainedTokenizerBase, keys: list[str]) -> int:
+        """How many tokens at the end of `closing` begin the answer."""
+        return format_.count_begun(tokenizer, begun_answer(self.ask(keys))[1])
+
     def state(self, tokenizer: PreTrainedTokenizerBase, key: str, value: str) -> list[int]:
         """Token ids of a needle in the haystack: a sentence after a space, or a line with its line break."""
         needle = _fill(self.needle, key, value)

@@ -92,6 +92,7 @@ class CommonWords(Ruler):
             tail=tail,
             references=tuple(common),
             max_new_tokens=self.max_new_tokens,
+            begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
         )
 

@@ -65,6 +65,7 @@ class FrequentWords(Ruler):
             tail=tail,
             references=tuple(words[:QUERIED]),
             max_new_tokens=self.max_new_tokens,
+            begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
         )
 

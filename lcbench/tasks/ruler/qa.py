@@ -79,6 +79,7 @@ class DocumentQuestions(Ruler):
             tail=tail,
             references=question.answers,
             max_new_tokens=self.max_new_tokens,
+            begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
             needle_at=needle_at,
         )

@@ -85,6 +85,7 @@ class VariableTracking(Ruler):
             tail=tail,
             references=chains[0].names,
             max_new_tokens=self.max_new_tokens,
+            begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
             needle_at=len(head) + hidden[first][0] + sum(len(line) for _, line in hidden[:first]),
         )

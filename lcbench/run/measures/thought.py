@@ -1,0 +1,83 @@
+"""A thought before the answer: generated up to its end or its budget, then closed, so that the model answers behind it.
+
+Two calls of the engine: the prompt without the beginning of the answer, up to the end of the thought; then the prompt
+with the thought, its end and the beginning of the answer, to which the task's own budget and stop strings apply. A
+thought that did not end in its budget is ended for the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lcbench.core.thinking import Markers, markers_of
+from lcbench.core.tokens import as_text, encode_inside
+from lcbench.engine.base import CallCost, Output
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LAST = 24  # tokens at the end of a prompt that tell whether a thought is begun there, or over
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A thought as text, its tokens and whether it was cut; `behind` is what follows the prompt before the answer."""
+
+    text: str
+    tokens: int
+    cut: bool
+    behind: list[int]
+
+
+class Thinking:
+    """How a model thinks: its markers, and the budget of a thought, the tokens of its end included."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Markers, budget: int) -> None:
+        self.markers, self._tokenizer = markers, tokenizer
+        self._close = encode_inside(tokenizer, markers.close)
+        self.budget = max(budget - len(self._close), 1)
+
+    def is_over(self, prompt: list[int]) -> bool:
+        """Whether the prompt ends behind a thought, as with `enable_thinking=false`."""
+        return self.markers.end in self._end_of(prompt)
+
+    def thought(self, prompt: list[int], output: Output) -> Thought | None:
+        """The thought in an output; None if the model began none."""
+        begun, text = has_begun(self._tokenizer, self.markers, prompt), output.text
+        split = self.markers.split(text, begun=begun)
+        if split is None and not (begun or not self.markers.begin or self.markers.starts(text)):
+            return None
+        bare = split[0] if split else self.markers.bare(text)
+        opened = "" if begun or not self.markers.starts(text) else self.markers.begin
+        ids = encode_inside(self._tokenizer, opened + as_text(self._tokenizer, bare))[: self.budget]
+        return Thought(bare.strip(), len(ids), cut=split is None, behind=ids + self._close)
+
+    def _end_of(self, prompt: list[int]) -> str:
+        return str(self._tokenizer.decode(prompt[-LAST:]))
+
+
+def has_begun(tokenizer: PreTrainedTokenizerBase, markers: Markers, prompt: list[int]) -> bool:
+    """Whether the prompt ends with the begin of a thought, as DeepSeek R1's template writes it."""
+    return bool(markers.begin) and str(tokenizer.decode(prompt[-LAST:])).rstrip().endswith(markers.begin)
+
+
+def split_answer(tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str) -> tuple[str | None, str]:
+    """The thought (None without one) and the answer in the output of a model that was given no budget for thoughts."""
+    markers = markers_of(tokenizer, end)
+    if markers is None:
+        return None, text
+    split = markers.split(text, begun=has_begun(tokenizer, markers, prompt))
+    return (None, text) if split is None else (split[0].strip(), split[1])
+
+
+def cost_of_both(thinking: CallCost, answering: CallCost) -> CallCost:
+    """The cost of a thought and its answer: the prompt was read for the first, and whatever follows is decoding."""
+    return CallCost(
+        prefill_seconds=thinking.prefill_seconds,
+        decode_seconds=thinking.decode_seconds + answering.prefill_seconds + answering.decode_seconds,
+        peak_memory_bytes=max(thinking.peak_memory_bytes, answering.peak_memory_bytes),
+        reused_tokens=thinking.reused_tokens,
+        decoded_together=thinking.decoded_together,
+        prefill_chunk=thinking.prefill_chunk,
+    )
