@@ -265,9 +265,10 @@ def read_records(folder: Path) -> list[Record]:
     jobs = manifest.identity.jobs if manifest else []
     order = {"/".join(map(str, job)): number for number, job in enumerate(jobs)}
 
-    def place(record: Record) -> tuple[int, int]:
+    def place(record: Record) -> tuple[int, int, int]:
         job, _, _ = record.identity.id.rpartition("/")
-        return (order[job], record.identity.sample) if job in order else (len(order), 0)
+        one = record.identity
+        return (order[job], one.sample, one.repeat or 0) if job in order else (len(order), 0, 0)
 
     return sorted(records.values(), key=place)
 

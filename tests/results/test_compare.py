@@ -260,3 +260,20 @@ def test_a_drop_of_ten_points_at_200_samples_is_found(lost: float, gained: float
         return simulated([200] + [20] * others, one)
 
     assert share(200, draw, lambda found: found[0].verdict == "regressed") >= 0.8
+
+
+def test_several_answers_to_a_sample_are_one_pair() -> None:
+    """Four answers each to 20 samples: as sure as the 20, and not as 80."""
+
+    def repeated(scores: list[float]) -> list[Fields]:
+        return [
+            one | {"repeat": repeat, "id": one["id"] + (f".{repeat}" if repeat else "")}
+            for one in cell(scores)
+            for repeat in range(4)
+        ]
+
+    new = [1.0] * 17 + [0.0] * 3
+    found = only(repeated([1.0] * 20), repeated(new))
+    single = only(RIGHT, cell(new))
+    assert found.pairs == 80 and found.effect is not None and single.effect is not None
+    assert found.effect.p == single.effect.p == 2 / 2**3

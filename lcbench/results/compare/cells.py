@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from statistics import median, pstdev
+from statistics import fmean, median, pstdev
 
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
 from lcbench.results.compare.result import CellResult, Effect, Ratios
@@ -140,8 +140,19 @@ def _other_prompts(pairs: Pairs) -> str:
     return ""
 
 
+def _by_sample(pairs: Pairs) -> tuple[list[float], list[float]]:
+    """The scores of both sides, sample by sample: of several answers to a sample their mean, since they are no samples
+    of their own."""
+    found: dict[tuple[float | None, int], list[tuple[float, float]]] = {}
+    for base, new in pairs:
+        key = base.identity.cell_depth, base.identity.sample
+        found.setdefault(key, []).append((base.score or 0.0, new.score or 0.0))
+    base_scores, new_scores = ([fmean(pair[side] for pair in one) for one in found.values()] for side in (0, 1))
+    return base_scores, new_scores
+
+
 def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
-    base, new = ([score for pair in pairs if (score := pair[side].score) is not None] for side in (0, 1))
+    base, new = _by_sample(pairs)
     means = sum(base) / len(base), sum(new) / len(new)
     if {*base, *new} <= {0.0, 1.0}:
         both, gained, lost, neither = (

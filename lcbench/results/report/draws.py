@@ -26,7 +26,9 @@ def spread(records: Iterable[Record]) -> Spread | None:
 
 def spread_of_repeats(records: Iterable[Record]) -> Spread | None:
     """The same over several answers to each sample."""
-    return _spread((record, record.identity.repeat) for record in records)
+    known = list(records)
+    several = any(record.identity.repeat for record in known)  # the first one may be of a run without
+    return _spread((record, record.identity.repeat or 0) for record in known) if several else None
 
 
 def _spread(drawn: Iterable[tuple[Record, object]]) -> Spread | None:

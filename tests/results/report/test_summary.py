@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from itertools import chain
 from pathlib import Path
 
@@ -321,3 +322,19 @@ def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() ->
     (spread_out,) = summarise([answer(q, d, 100.0 * (d == 0)) for q in range(10) for d in range(3)])
     assert spread_out.draws_sd == pytest.approx(100 / math.sqrt(3))
     assert "standard deviation over 3 draws of demonstrations: vanilla at 256 57.74." in "".join(notes([spread_out]))
+
+
+def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:
+    records = [
+        record(sample=sample, score=float(repeat != 1), repeat=repeat, reasoning_cut=sample == 0, reasoning="Hm.")
+        | {"id": f"passkey/vanilla/256/uniform/{sample}{f'.{repeat}' if repeat else ''}"}
+        for sample in range(5)
+        for repeat in range(3)
+    ]
+    (row,) = summarise(records)
+    assert (row.repeats, row.samples, row.thoughts, row.thoughts_cut) == (3, 15, 15, 3)
+    assert row.repeats_sd == pytest.approx(statistics.stdev([1, 0, 1])) and row.draws_sd is None
+    assert (row.low, row.high) == (None, None), "five samples are too few, however often each is answered"
+    said = " ".join(notes([row]))
+    assert "standard deviation over 3 repeats: vanilla at 256 0.58." in said
+    assert "thoughts cut off at their budget: 3 of 15 with vanilla at 256." in said

@@ -149,6 +149,7 @@ function details(sample) {
   const excerpt = excerpts[sample.excerpt];
   if (sample.error !== undefined) add("Failed", sample.error);
   if (excerpt) add("Prompt, parts of it", ...excerpt.map((part) => element("blockquote", part)));
+  if (sample.reasoning) add(sample.reasoning_cut ? "Thought, cut off" : "Thought", sample.reasoning);
   if (sample.prediction) add("Prediction", sample.prediction);
   if (expected(sample)) add("Expected", expected(sample));
   if (scores.length) add("Scores", scores.join(", "));
