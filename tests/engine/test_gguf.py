@@ -86,9 +86,9 @@ def test_dequantized_weights_are_those_of_transformers(kind: str, dtype: str | N
     source = ModelSource("mine.gguf", dtype="float32")
     plain = AutoModelForCausalLM.from_pretrained(".", gguf_file="mine.gguf", dtype=torch.float32)
     assert torch.equal(logits(source.model(), IDS), logits(plain, IDS))
-    assert source.weights == f"GGUF {kind}" and source.gguf is not None and source.gguf.dtype == dtype
-    own = ModelSource("mine.gguf").torch_dtype(source.config())
-    assert dtype is None or own is getattr(torch, dtype)
+    config = source.config()
+    assert source.identity(config)["weights"] == f"GGUF {kind}"
+    assert config.dtype == (getattr(torch, dtype) if dtype else None)
 
 
 def test_the_embedded_model_answers_from_a_file_as_it_does_from_its_folder() -> None:
