@@ -78,9 +78,9 @@ def ask(
         parse_seq_len(seq_len)
     source = ModelSource(model, revision, dtype, device, trust_remote_code, adapter=adapter, quantization=quantization)
     source.check()
+    pages = read_pages(file)
     config = source.config()
     source.check_weights(config)
-    pages = read_pages(file)
 
     from lcbench.apps.ask.conversation import Conversation, Prompts
     from lcbench.apps.ask.passages import PassageIndex
