@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, compress
 from typing import NamedTuple
 
 import torch
@@ -52,7 +52,32 @@ class Part(NamedTuple):
 
 def attend(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
     """Softmax attention of un-rotated queries of the batch rows `rows`, which have `pad` tokens of left padding, over
-    the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype."""
+    the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype. Neighbouring KV heads with the same
+    pieces are computed together."""
+    if all(piece.heads is None for piece in pieces):
+        return _attend_heads(q_BHTD, keys, pieces, rows, pad, scoring)
+    K = keys.k_BKSD.shape[1]
+    groups, outputs = q_BHTD.shape[1] // K, []
+    for heads, shown in _runs_of_heads(pieces, K):
+        of = slice(heads.start * groups, heads.stop * groups)
+        sinks = None if scoring.sinks_H is None else scoring.sinks_H[of]
+        own = replace(scoring, sinks_H=sinks)
+        outputs.append(_attend_heads(q_BHTD[:, of], replace(keys, heads=heads), shown, rows, pad, own))
+    return torch.cat(outputs, dim=1)
+
+
+def _runs_of_heads(pieces: list[Piece], kv_heads: int) -> Iterator[tuple[slice, list[Piece]]]:
+    """Consecutive KV heads that see the same pieces, and these."""
+    shown = [[piece.holds_for(head) for piece in pieces] for head in range(kv_heads)]
+    first = 0
+    for head in range(1, kv_heads + 1):
+        if head == kv_heads or shown[head] != shown[first]:
+            yield slice(first, head), list(compress(pieces, shown[first]))
+            first = head
+
+
+def _attend_heads(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
+    """`attend` for the KV heads `keys.heads` and the query heads that belong to them."""
     rope, tables, found = scoring.rope, scoring.tables, []
     for piece in filter(_searched, pieces):
         # Keys in memory are searched un-rotated, which is position 0 except for a factor on cos and sin (YaRN's): the
@@ -83,7 +108,7 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
     keys in the model's own dtype and on its device are one backend call, up to ROTATED_AT_ONCE bytes of keys."""
     storage, rotated_keys = keys.storage(q_BHTD), None
     if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
-        rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, pad)
+        rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, keys.heads, pad)
     for k_all, v_all, first, live in _stored(keys, rows, pad):
         # Cached rotated keys need no further buffer, whatever their number.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
@@ -110,7 +135,7 @@ def _stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor,
     if keys.store is not None and keys.first > 0:
         places.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0, False))
     for k_BKSD, v_BKSD, first, live in places:
-        k, v = (x[rows, :, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
+        k, v = (x[rows, keys.heads, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
         yield k, v, max(0, first - pad), live
 
 

@@ -182,6 +182,8 @@ class Steering:
         keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), store, growing)
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         scoring = Scoring(layer.rope, self.tables, selector=self._selector, **scores)
+        if self.method.headwise:
+            self._require_all_heads(k.shape[1])
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
         for rows, pad in span.rows:
             first_query = max(0, pad - span.q_offset)
@@ -194,6 +196,16 @@ class Steering:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
             out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
         return out.transpose(1, 2).contiguous()
+
+    def _require_all_heads(self, kv_heads: int) -> None:
+        """Raises: UserError if attention gets other KV heads than the model's: a part of them, or repeated ones."""
+        config = self.model.config.get_text_config()
+        expected = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if kv_heads != expected:
+            raise UserError(
+                f"{self.method.label} names KV heads, and attention of {type(self.model).__name__} gets {kv_heads} "
+                f"instead of {expected} of them here; use a model on one device."
+            )
 
     def check(self, span: Span) -> None:
         """Raises: UserError if the forward pass began in another block (a checkpoint that is recomputed too late), or

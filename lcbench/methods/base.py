@@ -128,6 +128,11 @@ class Method:
         return False
 
     @property
+    def headwise(self) -> bool:
+        """Whether some pieces hold for some KV heads only."""
+        return False
+
+    @property
     def forgets(self) -> bool:
         """Whether the KV cache drops keys that no later query sees, or moves them to the memory of a piece."""
         return False
@@ -225,6 +230,10 @@ class Composition(Method):
     @property
     def layerwise(self) -> bool:
         return any(part.layerwise for part in self.parts)
+
+    @property
+    def headwise(self) -> bool:
+        return any(part.headwise for part in self.parts)
 
     @property
     def forgets(self) -> bool:

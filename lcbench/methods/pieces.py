@@ -36,6 +36,8 @@ class Piece:
 
     Positions are counted in tokens, or in fractions of one if the method has a `position_unit` above 1.
     Shapes (all int64, on the CPU): q_pos, start, stop [T] for the T queries of this call; k_pos [S] for its S keys.
+    With `heads`, the piece holds for these KV heads only, with `other_heads` for all but these; the rules above are
+    then those of each KV head by itself.
     `start` and `stop` are absolute positions in the sequence, like i and j themselves. The keys of a
     piece with `memory` are stored as it says; they can be searched if k_pos is the same for all of them.
     """
@@ -45,10 +47,20 @@ class Piece:
     start: Tensor
     stop: Tensor
     memory: Memory | None = None
+    heads: tuple[int, ...] | None = None
+    other_heads: bool = False
 
     @property
     def empty(self) -> bool:
         return not bool((self.start < self.stop).any())
+
+    def holds_for(self, head: int) -> bool:
+        """Whether it holds for a KV head."""
+        return self.heads is None or (head in self.heads) != self.other_heads
+
+    def share(self, kv_heads: int) -> float:
+        """The share of a layer's KV heads that it holds for."""
+        return sum(map(self.holds_for, range(kv_heads))) / kv_heads
 
     def of_keys(self, start: int, stop: int, origin: int) -> Piece:
         """This piece restricted to the keys start <= j < stop, where k_pos[0] belongs to the key `origin`."""

@@ -29,19 +29,21 @@ def work(plan: Plan, job: Job, tokens: int) -> float:
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     pairs = 0.0
     for layer in range(plan.footprint.layers):
-        window = min(_keys_seen(job.resolved, layer, job.cell.seq_len), tokens)
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        window = min(_keys_seen(job.resolved, layer, job.cell.seq_len, kv_heads), tokens)
         pairs += window * tokens - window**2 / 2  # until the window is full, a query sees all keys before it
     weights = max(plan.footprint.weights // itemsize - embedding, 0)
     return float(2.0 * weights * tokens + 4.0 * width * pairs)
 
 
 @cache
-def _keys_seen(method: Method, layer: int, length: int) -> int:
-    """How many keys the last query of so many tokens sees."""
+def _keys_seen(method: Method, layer: int, length: int, kv_heads: int) -> float:
+    """How many keys the last query of so many tokens sees, on average over the heads."""
     import torch
 
     last = torch.tensor([length - 1])
-    return sum(int(piece.stop - piece.start) for piece in method.for_prompt(length).pieces(last, last, layer))
+    pieces = method.for_prompt(length).pieces(last, last, layer)
+    return sum(int(piece.stop - piece.start) * piece.share(kv_heads) for piece in pieces)
 
 
 def total_work(plan: Plan) -> float:

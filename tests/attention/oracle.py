@@ -112,6 +112,13 @@ def _window_starts(n: int, context: int, last: int, variant: str) -> list[int]:
     return [*range(0, split, context), *range(split, 10_000, context)]
 
 
+def duo_attention(
+    i: int, j: int, layer: int, head: int, full_heads: tuple[str, ...], sinks: int, window: int
+) -> int | None:
+    seen = f"{layer}:{head}" in full_heads or j < sinks or i - j < window
+    return i - j if seen else None
+
+
 def within(window: int) -> Relative:
     """A model's own sliding-window layer."""
     return lambda i, j: i - j if i - j < window else None
@@ -132,15 +139,19 @@ def parts(method: Method) -> tuple[Method, ...]:
     return method.parts if isinstance(method, Composition) else (method,)
 
 
-def plan(method: Method, layer: int = 0, n: int = 0) -> Relative:
+def plan(method: Method, layer: int = 0, n: int = 0, head: int = 0) -> Relative:
     """The position plan of a resolved method: relative position of query i and key j <= i, None where i sees not j.
 
-    One that differs from layer to layer, or counts from the end of the prompt, asks for `layer` and its length n.
+    One that differs from layer to layer or from KV head to KV head, or counts from the end of the prompt, asks for
+    `layer`, `head` and its length n.
     """
     for part in parts(method):
         if part.name == "fot":
             options = part.options()
             return lambda i, j: fot(i, j, layer, options["prompt_length"] or n, **options)
+        if part.name == "duo_attention":
+            given = {key: part.options()[key] for key in ("full_heads", "sinks", "window")}
+            return lambda i, j: duo_attention(i, j, layer, head, **given)
         if part.name == "tri_shape":
             options = part.options()
             return lambda i, j: tri_shape(i, j, options["prompt_length"] or n, **options)
@@ -249,21 +260,29 @@ def reference_model(
     ) -> tuple[Tensor, None]:
         layer = layers[module]
         n = q.shape[2]
-        relative = plan(method, int(module.layer_idx), n) if layer.window is None else within(layer.window)
         inv_freq, attention_factor = _layer_rope(layer, method, lengths)
-        out = reference_attention(
-            q,
-            k,
-            v,
-            *matrices(relative, n),
-            inv_freq,
-            pairing=layer.rope.pairing,
-            attention_factor=attention_factor,
-            scale=q.shape[-1] ** -0.5 if scaling is None else scaling,
-            score_scale_T=score_scale(method, n, lengths, int(module.layer_idx)) if layer.window is None else None,
-            softcap=extra.get("softcap"),
-            sinks_H=extra.get("s_aux"),
-        )
+        index, kinds = int(module.layer_idx), k.shape[1] if method.headwise else 1
+        groups, scale = q.shape[1] // kinds, q.shape[-1] ** -0.5 if scaling is None else scaling
+        sinks_H = extra.get("s_aux")
+        outs = []
+        for head in range(kinds):
+            relative = plan(method, index, n, head) if layer.window is None else within(layer.window)
+            of, of_keys = slice(head * groups, (head + 1) * groups), slice(head, head + 1) if kinds > 1 else slice(None)
+            out = reference_attention(
+                q[:, of],
+                k[:, of_keys],
+                v[:, of_keys],
+                *matrices(relative, n),
+                inv_freq,
+                pairing=layer.rope.pairing,
+                attention_factor=attention_factor,
+                scale=scale,
+                score_scale_T=score_scale(method, n, lengths, index) if layer.window is None else None,
+                softcap=extra.get("softcap"),
+                sinks_H=None if sinks_H is None else sinks_H[of],
+            )
+            outs.append(out)
+        out = torch.cat(outs, dim=1)
         return out.to(q.dtype).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(NAME, attend)

@@ -57,6 +57,8 @@ METHODS = [
     "lm_infinite:sinks=3,window=25",
     "tri_shape:sinks=3,window=21,dense=12,prompt_length=130",
     "tri_shape:sinks=2,window=18,dense=9,prompt_length=75",  # the rest is decoded
+    "duo_attention:full_heads=[1:0],sinks=3,window=17",
+    "duo_attention:full_heads=[],window=23",
     "streaming:sinks=4,window=20",
     "streaming:sinks=0,window=9",
     "fot:memory_layers=[1],context_length=40,last_context_length=16,prompt_length=130",
@@ -76,6 +78,7 @@ METHODS = [
     "streaming:window=30+ntk:factor=2",
     "dca+llama3+logn:base=20",
     "yarn:factor=4+resonance",
+    "duo_attention:full_heads=[0:0],window=12+yarn:factor=2+logn:base=16",
     "leaky_rerope:window=20,k=3+yarn:factor=2+logn:base=16",
     "string+longrope:factors=[1,1,1,2,2,2,3,3]+llama4_temperature:floor_scale=30",
 ]

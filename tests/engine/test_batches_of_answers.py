@@ -37,6 +37,7 @@ KEEP_ALL = [
     "streaming:window=16",
     "tri_shape:sinks=2,window=12,dense=6",
     "leaky_rerope:window=16,k=3+resonance",
+    "duo_attention:full_heads=[1:0],window=12",
 ]
 FORGET = ["fot:memory_layers=[1]", "fot:memory_layers=[1],memory=knn,top_k=8"]
 

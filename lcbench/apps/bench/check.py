@@ -86,15 +86,16 @@ def _reference(
     scale = float(getattr(target.layers[index][0], "scaling", target.head_dim**-0.5))
     found = []
     for rows in torch.split(rows_R, count):
-        rel, seen = _plan(target, subject, index, rows, length)
+        kinds = target.kv_heads if subject.method.headwise else 1
+        plans = [_plan(target, subject, index, rows, length, head) for head in range(kinds)]
         score_scale = None if target.slides(index) else layer_scale(subject.method, rows, subject.lengths, index)
         heads = [
             reference_attention(
                 q_BHTD[:, head * groups : (head + 1) * groups, rows.to(device)],
                 k_BKTD[:, head : head + 1],
                 v_BKTD[:, head : head + 1],
-                rel.to(device),
-                seen.to(device),
+                plans[head % kinds][0].to(device),
+                plans[head % kinds][1].to(device),
                 inv_freq.to(device),
                 pairing=rope.pairing,
                 attention_factor=factor,
@@ -107,8 +108,10 @@ def _reference(
     return torch.cat(found)
 
 
-def _plan(target: Target, subject: Subject, index: int, rows_R: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Relative positions [R, length] of some rows, and which keys they see."""
+def _plan(
+    target: Target, subject: Subject, index: int, rows_R: Tensor, length: int, head: int
+) -> tuple[Tensor, Tensor]:
+    """Relative positions [R, length] of some rows, and which keys they see, in a KV head."""
     j = torch.arange(length)
     rel = torch.zeros(len(rows_R), length, dtype=torch.long)
     seen = torch.zeros(len(rows_R), length, dtype=torch.bool)
@@ -116,6 +119,8 @@ def _plan(target: Target, subject: Subject, index: int, rows_R: Tensor, length: 
         rel = rows_R[:, None] - j
         return rel, (rel >= 0) & (rel < (target.layers[index][1].window or 0))
     for piece in subject.method.for_prompt(length).pieces(rows_R, j, index):
+        if not piece.holds_for(head):
+            continue
         visible = (j >= piece.start[:, None]) & (j < piece.stop[:, None])
         rel = torch.where(visible, piece.q_pos[:, None] - piece.k_pos, rel)
         seen |= visible

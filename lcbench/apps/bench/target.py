@@ -124,12 +124,13 @@ class Target:
         return max(indices, key=lambda index: self.pairs(method, index, length)) if method.layerwise else indices[0]
 
     def pairs(self, method: Method, index: int, length: int) -> int:
-        """How many keys all queries of a resolved method see, in one layer."""
+        """How many keys all queries of a resolved method see, in one layer, on average over the heads."""
         i = torch.arange(length)
         if self.slides(index):
             return int((i + 1).clamp(max=self.layers[index][1].window).sum())
         pieces = method.for_prompt(length).pieces(i, i, index)
-        return sum(int((piece.stop - piece.start).clamp(min=0).sum()) for piece in pieces)
+        seen = ((piece.stop - piece.start).clamp(min=0).sum() * piece.share(self.kv_heads) for piece in pieces)
+        return sum(int(pairs) for pairs in seen)
 
     def attention_work(self, method: Method, index: int, length: int) -> int:
         """Floating-point operations of the two products over what is seen."""

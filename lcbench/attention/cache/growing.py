@@ -206,12 +206,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._keys.rows, self._values.rows
         return self.keys, self.values
 
-    def rotated_keys(self, k_BKSD: Tensor, rows: slice, pad: int) -> RotatedKeyCache | None:
-        """The cache of rotated keys of the batch rows `rows` with `pad` padding positions; None if these are not the
-        keys of this layer, or if their storage is meant to save memory."""
+    def rotated_keys(self, k_BKSD: Tensor, rows: slice, heads: slice, pad: int) -> RotatedKeyCache | None:
+        """The cache of rotated keys of the batch rows `rows` with `pad` padding positions, and of the KV heads `heads`;
+        None if these are not the keys of this layer, or if their storage is meant to save memory."""
         if self.storage is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
             return None
-        return self._rotated_keys.setdefault((rows.start, rows.stop, pad), RotatedKeyCache())
+        return self._rotated_keys.setdefault((rows.start, rows.stop, heads.start, heads.stop, pad), RotatedKeyCache())
 
     def reset(self) -> None:
         drop_keys(self)
@@ -222,4 +222,4 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Drop the buffers and rotated keys; `keys` and `values` stay, and are copied into new buffers when they
         grow."""
         self._keys, self._values = Buffer(self._size, self.storage), Buffer(self._size, self.storage)
-        self._rotated_keys: dict[tuple[int, int, int], RotatedKeyCache] = {}
+        self._rotated_keys: dict[tuple[Any, ...], RotatedKeyCache] = {}

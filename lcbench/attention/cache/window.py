@@ -7,7 +7,7 @@ empty `DynamicCache`, so that `generate()` and every other caller uses them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,20 +80,21 @@ class MemoryStore:
 class Keys:
     """All keys of a call: k [B, K, S, D] and v [B, K, S, Dv] of the KV cache, the first at position `first` of the
     sequence, padding included; before them those in the layer's memory `store`, if any. `layer` is their cache layer,
-    if it can cache rotated keys."""
+    if it can cache rotated keys. Attention is over the KV heads `heads` of them."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
     first: int
     store: MemoryStore | None = None
     layer: GrowingLayer | None = None
+    heads: slice = field(default_factory=lambda: slice(None))
 
     def storage(self, q_BHTD: Tensor) -> Memory | None:
         """Dtype and device of the layer's keys, if not those of the queries, and the heads to convert at a time."""
         storage = None if self.layer is None else self.layer.storage
         if storage is None:
             return None
-        K, S = self.k_BKSD.shape[1:3]
+        K, S = self.k_BKSD[:, self.heads].shape[1:3]
         of_a_head = 2 * len(q_BHTD) * S * q_BHTD.shape[-1] * q_BHTD.itemsize
         # One head of a buffer is contiguous, several are not and would be copied in RAM before a transfer to the GPU.
         at_once = 1 if storage.device is not None else max(1, min(K, CONVERTED_AT_ONCE // of_a_head))

@@ -26,6 +26,7 @@ METHODS = [
     "dca:chunk_size=18,max_position=21",
     "self_extend:group_size=3,neighbor_window=10",
     "yarn:factor=2",
+    "duo_attention:full_heads=[1:0],sinks=2,window=9",
 ]
 FP8, BF16 = "float8_e4m3fn", "bfloat16"
 HELD = [{"kv_dtype": FP8}, {"kv_dtype": BF16}, {"kv_offload": True}, {"kv_dtype": FP8, "kv_offload": True}]
