@@ -129,8 +129,8 @@ class Target:
         if self.slides(index):
             return int((i + 1).clamp(max=self.layers[index][1].window).sum())
         pieces = method.for_prompt(length).pieces(i, i, index)
-        seen = ((piece.stop - piece.start).clamp(min=0).sum() * piece.share(self.kv_heads) for piece in pieces)
-        return sum(int(pairs) for pairs in seen)
+        seen = (int((piece.stop - piece.start).clamp(min=0).sum()) * piece.share(self.kv_heads) for piece in pieces)
+        return int(sum(seen))
 
     def attention_work(self, method: Method, index: int, length: int) -> int:
         """Floating-point operations of the two products over what is seen."""

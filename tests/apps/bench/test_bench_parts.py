@@ -37,6 +37,8 @@ METHODS = [
     "self_extend:group_size=4,neighbor_window=16",
     "fot:memory_layers=[1],context_length=32,last_context_length=16",
     "streaming:sinks=2,window=20",
+    "leaky_rerope:window=20,k=3",
+    "duo_attention:full_heads=[0:0,0:1],sinks=2,window=21",
 ]
 
 
@@ -72,17 +74,20 @@ def test_the_reference_sees_what_the_papers_say(spec: str, index: int, target: T
     n = 100
     subject = Steered(target, spec, "auto", n)
     rows = [0, 31, 63, 64, 99]
-    rel, seen = _plan(target, subject, index, torch.tensor(rows), n)
-    expected_rel, expected_seen = matrices(plan(subject.method, index, n), n, rows)
-    assert torch.equal(seen, expected_seen)
-    assert torch.equal(rel[seen], expected_rel[seen])
+    for head in range(target.kv_heads):
+        rel, seen = _plan(target, subject, index, torch.tensor(rows), n, head)
+        expected_rel, expected_seen = matrices(plan(subject.method, index, n, head), n, rows)
+        assert torch.equal(seen, expected_seen)
+        torch.testing.assert_close(rel[seen], expected_rel[seen], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("spec", METHODS)
 def test_work_is_counted_over_what_is_seen(spec: str, target: Target) -> None:
     n = 100
     method = Steered(target, spec, "auto", n).method
-    pairs = [int(matrices(plan(method, index, n), n)[1].sum()) for index in range(2)]
+    heads = range(target.kv_heads)
+    seen = [[int(matrices(plan(method, index, n, head), n)[1].sum()) for head in heads] for index in range(2)]
+    pairs = [sum(of_heads) // len(heads) for of_heads in seen]
     assert [target.pairs(method, index, n) for index in range(2)] == pairs
     assert target.attention_work(method, 1, n) == 2 * 2 * 64 * 4 * pairs[1]
     assert target.longest_layer(method, n) == (1 if spec.startswith("fot") else 0)
