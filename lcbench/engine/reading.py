@@ -103,7 +103,7 @@ class Reader:
             short = tokens[: max(min(self._lengths), first + 1)]
             trained, layers = trained_length(self._model.config), range(self._footprint.layers)
             ends = (Lengths(trained, length) for length in (min(self._lengths), max(self._lengths)))
-            _compare_hooks(self._method, layers, *ends)
+            _compare_hooks(self._method, _inv_freq(self._model), layers, *ends)
             alone = self._score(short, first, chunk_size)[0].nll.numpy()
             self._difference = float(np.abs(alone - longest.scores.nll[: len(alone)]).mean(dtype=np.float64))
         if not self._difference <= torch.finfo(self._model.dtype).eps ** 0.5:
@@ -114,9 +114,17 @@ class Reader:
         return self._difference
 
 
-def _compare_hooks(method: Method, layers: Sequence[int], short: Lengths, long: Lengths) -> None:
+def _inv_freq(model: PreTrainedModel) -> torch.Tensor:
+    """Inverse frequencies [M] of the model's first RoPE, or such as one has."""
+    buffers = (buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
+    return next(buffers, 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]).float()
+
+
+def _compare_hooks(
+    method: Method, inv_freq: torch.Tensor, layers: Sequence[int], short: Lengths, long: Lengths
+) -> None:
     """Raises: PrefixStabilityError if the frequencies or the scale of scores depend on the length of the run."""
-    i, inv_freq = torch.arange(short.run or 1), 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]
+    i = torch.arange(short.run or 1)
     (frequencies, factor), (others, other_factor) = (method.frequencies(inv_freq, each) for each in (short, long))
     same_scale = True
     for layer in layers if method.layerwise else layers[:1]:

@@ -68,7 +68,7 @@ def _tolerance(target: Target, subject: Subject, index: int, rows: Tensor) -> fl
     length = int(rows[-1]) + 1
     pieces = subject.method.for_prompt(length).pieces(rows, torch.arange(length), index)
     dtypes = {target.dtype, *(piece.memory.dtype for piece in pieces if piece.memory and piece.memory.dtype)}
-    furthest = max(int(piece.q_pos.max()) for piece in pieces if not piece.empty)
+    furthest = max(int(piece.q_pos.max()) for piece in pieces if not piece.empty) / subject.method.position_unit
     return max(TOLERANCE[dtype] for dtype in dtypes) + furthest * TOLERANCE_A_POSITION
 
 

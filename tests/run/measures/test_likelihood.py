@@ -33,7 +33,11 @@ from tests.engine.test_prefix_reuse import Silent
 from tests.helpers import Fields, cli, fields_of, records_of
 
 WIDE = ModelSource(dtype="float64")
-METHODS = ("vanilla", "dca", "dca:mscale=0.1", "self_extend:group_size=4", "streaming", "logn", "dynamic_ntk")
+LONGROPE = f"longrope:factors=[{','.join(['1.5'] * 32)}],attention_factor=1.1"
+METHODS = (
+    *("vanilla", "dca", "dca:mscale=0.1", "self_extend:group_size=4", "streaming", "logn", "dynamic_ntk"),
+    *(LONGROPE, "entropy_abf", "leaky_rerope:k=3"),
+)
 FAST = ("vanilla", "dca:mscale=0.1", "dynamic_ntk")
 
 
