@@ -30,6 +30,10 @@ class RowError(UserError):
     """A row of the data cannot become a prompt; its samples fail, and those of other rows do not."""
 
 
+class TooLongError(RowError):
+    """A row does not fit into its cell's length whole, and must not be cut."""
+
+
 class UnsupportedModelError(UserError):
     """This model cannot be steered; the message says which layer and why."""
 

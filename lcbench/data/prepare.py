@@ -88,7 +88,8 @@ def local_files(data_sets: list[DataSet], path: Path) -> dict[str, list[RawFile]
     files = {_name(file, path): expand(file, _name(file, path)) for file in found}
     chosen = {data_set.name: _own_files(data_set, files) for data_set in data_sets}
     if len(data_sets) == 1 and not path.is_dir() and not chosen[data_sets[0].name]:
-        chosen = {data_sets[0].name: files[path.name]}  # a single file for a single data set may have any name
+        readable = [raw for raw in files[path.name] if raw.suffix in data_sets[0].suffixes]
+        chosen = {data_sets[0].name: readable}  # a single file for a single data set may have any name
     if not any(chosen.values()):
         source = data_sets[0].name if len(data_sets) == 1 else data_sets[0].name.partition("/")[0]
         raise UserError(f"{path} holds no file of {source}; give the files as the source has them.")
@@ -175,7 +176,9 @@ def _convert(data_set: DataSet, source: Source, folder: Path) -> tuple[dict[str,
             split = data_set.split(file.name)
             if split is None:
                 continue
-            for number, row in enumerate(read_rows(file), start=1):
+            told = data_set.from_name(file.name) if data_set.from_name else {}
+            for number, given in enumerate(read_rows(file), start=1):
+                row = {**given, **told}
                 where = f"{file.name}, row {number},"
                 data_set.check(row, where)
                 try:
@@ -201,8 +204,12 @@ def _intact(folder: Path, manifest: Manifest) -> bool:
 def _own_files(data_set: DataSet, files: dict[str, list[RawFile]]) -> list[RawFile]:
     """The files of a data set among local files by name; in a copy of the hub's repository, those that match its
     patterns."""
-    names = data_set.hub.choose(files) or sorted(files)
-    return [raw for name in names for raw in files[name] if "/" not in data_set.name or data_set.owns(raw.name)]
+    chosen = data_set.hub.choose(files)
+    raws = [raw for name in chosen or sorted(files) for raw in files[name] if raw.suffix in data_set.suffixes]
+    # One of several data sets takes the files that its patterns name, and of others and of archives those of its name.
+    return [
+        raw for raw in raws if "/" not in data_set.name or (chosen and raw.member is None) or data_set.owns(raw.name)
+    ]
 
 
 def _name(file: Path, path: Path) -> str:
@@ -211,7 +218,7 @@ def _name(file: Path, path: Path) -> str:
 
 def _archive(file: RawFile) -> str:
     """The name of the file on disk; for a member of a zip, that of the zip."""
-    return file.name if file.member is None else file.name.removesuffix(f"/{file.member}")
+    return file.name if file.member is None else file.name.removesuffix(f"/{file.member.removeprefix('./')}")
 
 
 def _digests(paths: dict[str, Path]) -> dict[str, FileFacts]:

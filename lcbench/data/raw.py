@@ -1,11 +1,14 @@
-"""Readers of source files: JSONL, JSON and parquet, plain, gzipped, or inside a zip."""
+"""Readers of source files: JSONL, JSON, CSV, parquet and text, plain, gzipped, or inside a zip or tar archive."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
 import json
+import sys
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,23 +24,31 @@ RawRow = Mapping[str, Any]
 RATIO = 200  # of unpacked to packed bytes: texts reach 10, a zip bomb 1,000
 SMALL = 2**26  # bytes that anything may unpack to
 MOST_ROWS = 1_000_000  # that a parquet file may declare, if it has fewer bytes than rows
+TARS = (".tar", ".tar.gz", ".tgz")
 BATCH = 64  # rows of parquet in memory at once: a row may contain a book
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file on disk, or a member of a zip. `name` is its name at the source, with `/` between folders."""
+    """A file on disk, or a member of an archive. `name` is its name at the source, with `/` between folders."""
 
     path: Path
     name: str
     member: str | None = None
+    tar: bool = False  # of a member: its archive is a tar, else a zip
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The decompressed content. Raises: UserError for a file that cannot be read, or a broken archive."""
         try:
             require_regular(self.path)
-            if self.member is not None:
+            if self.member is not None and self.tar:
+                with tarfile.open(self.path) as tar:
+                    content = tar.extractfile(self.member)
+                    if content is None:
+                        raise OSError("it is no file in its archive")
+                    yield _bounded(content, self.path.stat().st_size)
+            elif self.member is not None:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
                     yield _bounded(file, archive.getinfo(self.member).compress_size)
             elif self.name.endswith(".gz"):
@@ -46,7 +57,7 @@ class RawFile:
             else:
                 with self.path.open("rb") as file:
                     yield file
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
             raise UserError(f"cannot read {self.name}: {gist_of(error)}.") from error
         except (RuntimeError, NotImplementedError) as error:  # zipfile: encrypted, or packed in another way
             raise UserError(f"cannot read {self.name}: {gist_of(error)}; unpack it and give the folder.") from error
@@ -88,10 +99,18 @@ def _bounded(file: IO[bytes], packed: int) -> IO[bytes]:
 
 
 def expand(path: Path, name: str) -> list[RawFile]:
-    """The readable files at a path: the file itself, or the members of a zip, if their format is known.
+    """The readable files at a path: the file itself, or the members of an archive, if their format is known.
 
-    Raises: UserError for a broken zip.
+    Raises: UserError for a broken archive.
     """
+    if name.lower().endswith(TARS):
+        try:
+            with tarfile.open(path) as tar:
+                names = sorted(member.name for member in tar if member.isfile())
+        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            raise UserError(f"{name} is no tar archive that can be read: {gist_of(error)}.") from error
+        members = [RawFile(path, f"{name}/{member.removeprefix('./')}", member, tar=True) for member in names]
+        return [member for member in members if member.suffix in READERS]
     if not name.lower().endswith(".zip"):
         file = RawFile(path, name)
         return [file] if file.suffix in READERS else []
@@ -130,6 +149,28 @@ def _json(file: RawFile) -> Iterator[RawRow]:
         raise UserError(f"{file.name} holds no list of rows.")
     for number, row in enumerate(rows, start=1):
         yield _object(row, f"{file.name}, row {number},")
+
+
+def _csv(file: RawFile) -> Iterator[RawRow]:
+    csv.field_size_limit(sys.maxsize)
+    with file.open() as content:
+        try:
+            lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
+            for number, row in enumerate(csv.DictReader(lines), start=1):
+                yield _object(
+                    {name: value for name, value in row.items() if name is not None}, f"{file.name}, row {number},"
+                )
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"cannot read {file.name} as CSV in UTF-8: {error}.") from error
+
+
+def _text(file: RawFile) -> Iterator[RawRow]:
+    """The whole text as one row, with the name of the file."""
+    with file.open() as content:
+        try:
+            yield {"name": file.name, "text": content.read().decode("utf-8")}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file.name} is no text in UTF-8 (byte {error.start} is none).") from error
 
 
 def _labelled_lines(file: RawFile) -> Iterator[RawRow]:
@@ -223,4 +264,6 @@ READERS: dict[str, Callable[[RawFile], Iterator[RawRow]]] = {
     ".json": _json,
     ".parquet": _parquet,
     ".label": _labelled_lines,
+    ".csv": _csv,
+    ".txt": _text,
 }

@@ -23,6 +23,7 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
+ROWS = (".jsonl", ".json", ".parquet", ".label")
 SPLIT_SUFFIX = re.compile(rf"[-_.]({'|'.join(SPLIT_NAMES)})\b.*$")
 Fields = Mapping[str, type]
 
@@ -79,6 +80,8 @@ class DataSet:
     name: that of the script, or script/name as in `scrolls/qasper`.
     formats: required columns and their types; the first is the hub's format, others are of local copies.
     examples: maps a row and its number in its split (from 0) to its questions.
+    suffixes: the formats that are read; others stay unread where a folder holds more.
+    from_name: further columns of all rows of a file, which its name tells, such as the length of their documents.
     unnamed_split: the split of a local file whose name contains none.
     """
 
@@ -90,6 +93,8 @@ class DataSet:
     examples: Callable[[RawRow, int], Iterable[SourceRow]]
     splits: tuple[str, ...] = SPLITS
     unnamed_split: str = "test"
+    suffixes: tuple[str, ...] = ROWS
+    from_name: Callable[[str], dict[str, Any]] | None = None
 
     def owns(self, name: str) -> bool:
         """Whether a file of a source with several data sets belongs to this one: `qasper.zip`, `qasper/train.jsonl`."""

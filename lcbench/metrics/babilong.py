@@ -5,8 +5,8 @@ the first sentence of an answer counts; labels that the question names are no an
 and the question.
 
 Faults of the official rule, which `score` keeps: labels are found inside other words ("officer" is an office), and an
-answer is not cut where the model asks itself a new question, since the text is in lower case by then. `score_corrected`
-finds whole words and cuts there.
+answer is not cut where the model asks itself a new question, since the text is in lower case by then.
+`score_corrected` finds whole words and cuts there.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Four rules are in use, and every answer is scored by all of them; the name of th
 - readme_literal: the code of the card as it stands. It always loses the first node, reads nothing before a trailing
   line break, and gives every answer 1 that shares no node with the right set.
 
-`exact` is 1 if the sets are equal. `score_corrected` (opus46_fixed) gives an answer without any list 0, also where the
-right set is empty.
+`exact` is 1 if the sets are equal. `score_corrected` (opus46_fixed) gives an answer without any list 0, also where
+the right set is empty.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 Reference: princeton-nlp/HELMET@4526dfbd utils.py and data.py (Yen et al. 2024, https://arxiv.org/abs/2410.02694). An
 answer is scored as it is and again after its cue ("Answer:", "Corresponding value:"), and the better counts; learning
-in context only after the cue. Re-ranking is NDCG at 10 with the gains of trec_eval; its references are lines of a qrels
-file, `ID LABEL`.
+in context only after the cue. Re-ranking is NDCG at 10 with the gains of trec_eval; its references are lines of a
+qrels file, `ID LABEL`.
 
-Faults of the official rule, which `score` keeps: an answer that is only an article ("The") is found in every text, and
-`answers` holds the answer `answer`; `score_corrected` finds whole words. IDs with commas between them are no ranking.
+Faults of the official rule, which `score` keeps: an answer that is only an article ("The") is found in every text,
+and `answers` holds the answer `answer`; `score_corrected` finds whole words. IDs with commas between them are no
+ranking.
 """
 
 from __future__ import annotations

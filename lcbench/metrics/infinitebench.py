@@ -12,11 +12,11 @@ Faults of the official rules, which `score` keeps:
 - math_find, math_calc: signs are not read. code_run: 4.0 is not 4.
 - longdialogue_qa_eng: only the first of several names of a character counts, and one of two words never matches.
 
-`score_corrected`, for those, takes the letter as a reader understands it, or the option's text; numbers as people write
-them; any of the names.
+`score_corrected`, for those, takes the letter as a reader understands it, or the option's text; numbers as people
+write them; any of the names.
 
-Deviations: the official scorer stops at a decimal number for a whole one in math_find, and at labels of math_find that
-are texts; here these score 0. The variant for GPT-4 of math_calc, which skips the first number, is not given.
+Deviations: the official scorer stops at a decimal number for a whole one in math_find, and at labels of math_find
+that are texts; here these score 0. The variant for GPT-4 of math_calc, which skips the first number, is not given.
 `lm_eval_longbook_choice` is the rule of EleutherAI/lm-evaluation-harness@4e7e0d47 infinitebench/utils.py: the last
 single letter.
 """

@@ -1,11 +1,12 @@
 """LongBench v2: multiple choice among four, with and without a chain of thought.
 
 Reference: THUDM/LongBench@2e00731f pred.py and result.py (Bai et al. 2024, https://arxiv.org/abs/2412.15204).
-`compensated` is 0.25 for an answer without a letter, as their option of that name. Deviation: an empty answer counts as
-one without a letter, where their script leaves the row out of the mean.
+`compensated` is 0.25 for an answer without a letter, as their option of that name. Deviation: an empty answer counts
+as one without a letter, where their script leaves the row out of the mean.
 
 Fault of the official rule, which `score` keeps: the letter may begin a word ("The correct answer is Alice" is A), and
-only that very sentence counts. `score_corrected` takes the letter as a reader understands it (lcbench.metrics.choices).
+only that very sentence counts. `score_corrected` takes the letter as a reader understands it
+(lcbench.metrics.choices).
 """
 
 from __future__ import annotations

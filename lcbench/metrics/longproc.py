@@ -1,10 +1,10 @@
 """LongProc's path traversal, and the answers of NoLiMa.
 
-References: princeton-pli/LongProc@78e873ae longproc/longproc_data.py (Ye et al. 2025, https://arxiv.org/abs/2501.05414):
-the text between <Route> and </Route> must equal the route. `partial_accuracy` is theirs, which counts the first wrong
-line as right; `partial_corrected` does not.
-adobe-research/NoLiMa@7532e4ee (Modarressi et al. 2025, https://arxiv.org/abs/2502.05167), metric `contains`: an answer
-holds one of the references, in their case.
+References: princeton-pli/LongProc@78e873ae longproc/longproc_data.py (Ye et al. 2025,
+https://arxiv.org/abs/2501.05414): the text between <Route> and </Route> must equal the route. `partial_accuracy` is
+theirs, which counts the first wrong line as right; `partial_corrected` does not. adobe-research/NoLiMa@7532e4ee
+(Modarressi et al. 2025, https://arxiv.org/abs/2502.05167), metric `contains`: an answer holds one of the references,
+in their case.
 """
 
 from __future__ import annotations

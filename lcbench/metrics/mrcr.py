@@ -1,14 +1,13 @@
 """MRCR: similarity of an answer to the message that it must repeat after a random string.
 
-References: the data card of openai/mrcr, as in NVIDIA-NeMo/Skills@8b18f399 evaluation/evaluator/mrcr.py (lines 27-36);
-google-deepmind/eval_hub@67b7fd29 mrcr_v2/run_evaluation.py. Both take `ratio` of Python's difflib with its heuristic
-for frequent characters, so that the order of the two texts matters.
+References: the data card of openai/mrcr, as in NVIDIA-NeMo/Skills@8b18f399 evaluation/evaluator/mrcr.py (lines
+27-36); google-deepmind/eval_hub@67b7fd29 mrcr_v2/run_evaluation.py. Both take `ratio` of Python's difflib with its
+heuristic for frequent characters, so that the order of the two texts matters.
 
-- openai_grade: references are the right answer and the random string that it begins with (without one, every answer is
-  compared). An answer that does not begin with that string gets 0, one with a blank before it, too: `score_corrected`
-  leaves white space around an answer out.
-- gdm_v2_metric: the reference is the right answer, whose first 12 characters are the string; what follows the last
-  occurrence of it in an answer is compared.
+- openai_grade: references are the right answer and the random string that it begins with (without one, every answer
+is compared). An answer that does not begin with that string gets 0, one with a blank before it, too:
+`score_corrected` leaves white space around an answer out. - gdm_v2_metric: the reference is the right answer, whose
+first 12 characters are the string; what follows the last occurrence of it in an answer is compared.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Hashable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lcbench.core.errors import UserError
@@ -73,7 +73,8 @@ class Example:
     depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt.
     stop: generated text ends before the first of these strings.
     begun: how many of the tail's last tokens begin the answer, and stand behind a thought if there is one.
-    follow_up: token ids of a second, independent prompt, run after the first one.
+    follow_up: token ids of a second, independent prompt, run after the first one; `follow_up_of` makes them of the
+        first answer instead. Its answer has up to `follow_up_tokens` tokens, or `max_new_tokens` if that is None.
     choices: candidate answers, each with its token ids after the prompt, for tasks that compare likelihoods.
     reading: windows of the context, for tasks that measure the likelihood of a text and generate nothing.
     details: further fields of the record.
@@ -90,6 +91,8 @@ class Example:
     stop: tuple[str, ...] = ()
     begun: int = 0
     follow_up: list[int] = field(default_factory=list)
+    follow_up_of: Callable[[str], list[int]] | None = None
+    follow_up_tokens: int | None = None
     choices: dict[str, list[int]] = field(default_factory=dict)
     reading: Reading | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class Task(ABC):
     family: ClassVar[str] = ""
     metric: ClassVar[str] = ""
     measure: ClassVar[str] = "answer"
+    newer: ClassVar[frozenset[str]] = frozenset()  # options that are no part of a run's identity at their default
 
     name: str
     description: str = ""
@@ -131,6 +135,16 @@ class Task(ABC):
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("family"):
             FAMILIES[cls.family] = cls
+
+    def options(self) -> dict[str, Any]:
+        """What decides the examples and is part of a run's identity: all options, but those in `newer` only where they
+        are not at their default, so that runs of before they existed are found again."""
+        default = {
+            one.name: one.default if one.default_factory is MISSING else one.default_factory()
+            for one in fields(self)
+            if one.name in self.newer
+        }
+        return {name: value for name, value in asdict(self).items() if name not in default or value != default[name]}
 
     def require_data(self) -> None:  # noqa: B027  (optional: generated tasks read nothing)
         """Open the files or the data set that examples come from, before the tokenizer is loaded, which takes seconds.
@@ -156,7 +170,7 @@ class Task(ABC):
 
     def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What decides the examples: the task's options, and the format of its prompts with this tokenizer."""
-        options = {name: value for name, value in asdict(self).items() if name not in FORMAT} | {"samples": None}
+        options = {name: value for name, value in self.options().items() if name not in FORMAT} | {"samples": None}
         format_ = self.format.identity(tokenizer)
         if self.measure == "answer":
             answered = {"think_budget": self.think_budget, "think_end": self.think_end, "sampling": self.sampling}

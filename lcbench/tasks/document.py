@@ -6,17 +6,17 @@ import contextlib
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import regex
 
-from lcbench.core.errors import RowError, UserError, brief, unknown
+from lcbench.core.errors import RowError, TooLongError, UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
+from lcbench.metrics import as_published, may_be_empty, reads_latin_only, score_example
 from lcbench.metrics import names as metric_names
-from lcbench.metrics import reads_latin_only, score_example
 from lcbench.metrics.overlap import has_words
 from lcbench.tasks.base import FORMAT, Cell, Example, Task
 from lcbench.tasks.format import PromptFormat
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
+NAMES_ANSWER = regex.compile(r"\{\{-?\s*answer\b")
 NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
 CHECK_SECONDS = 2.0  # for rendering prompts before a run
 ALL = 10**9  # samples: every row of the data
@@ -34,6 +35,7 @@ IN_PROTOCOLS = (
     *FORMAT,
     "prompt",
     "follow_up",
+    "follow_up_tokens",
     "answers",
     "truncate",
     "shots",
@@ -53,22 +55,30 @@ class DocumentTask(Task):
     `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
     100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
+    With truncate=never a row whose document does not fit whole is not asked. `only` maps columns to the value that a
+    row must have there; `groups` are columns by which tables give the scores once more.
+
     Generation ends at the first of the `stop` strings. If `answer` (a regular expression) is given, its group in the
     output is scored, else the whole output, by `scorer` (lcbench.metrics), from 0 to 100. `follow_up` is a second,
-    independent prompt without `system`; `answers` is the format string that joins both outputs. `protocols` maps names
-    to other values for any of these.
+    independent prompt without `system`, which may print the first output as `answer`; `follow_up_tokens` is its budget
+    if that is not `max_new_tokens`, and `answers` the format string that joins both outputs. `protocols` maps names to
+    other values for any of these.
     """
 
     family: ClassVar[str] = "document"
     metric: ClassVar[str] = "score"
+    newer: ClassVar[frozenset[str]] = frozenset({"only", "groups", "follow_up_tokens"})
 
     data: str
     split: str = "validation"
     columns: dict[str, str] = field(default_factory=dict)
+    only: dict[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
     prompt: str = ""
     follow_up: str = ""
+    follow_up_tokens: int | None = None
     answers: str = "{0}\n{1}"
-    truncate: Literal["left", "middle", "right"] = "right"
+    truncate: Literal["left", "middle", "right", "never"] = "right"
     shots: int = 0
     shots_split: str = "train"
     scorer: str
@@ -87,6 +97,8 @@ class DocumentTask(Task):
             raise unknown(f"protocol of {self.name}", self.protocol, self.protocols)
         if self.resolved.max_new_tokens < 1 or self.resolved.shots < 0:
             raise UserError(f"{self.name}: max_new_tokens must be at least 1, and shots at least 0.")
+        if self.resolved.follow_up_tokens is not None and self.resolved.follow_up_tokens < 1:
+            raise UserError(f"{self.name}: follow_up_tokens must be at least 1, not {self.resolved.follow_up_tokens}.")
         if not self.resolved.prompt:
             raise UserError(f"{self.name} lacks `prompt`.")
         self._pattern  # noqa: B018  (compiled now, so that a broken one fails before anything runs)
@@ -187,15 +199,20 @@ class DocumentTask(Task):
         drawn = self._demonstrations(row, cell, sample, seed)
         fields = self._fields(row, drawn)
         parts = self._segments(sample, task.prompt, fields, tokenizer, self.format)
-        alone = replace(self.format, system="")
-        follow_up = self._segments(sample, task.follow_up, fields, tokenizer, alone) if task.follow_up else None
+        chained = NAMES_ANSWER.search(task.follow_up) is not None
+        follow_up = [] if chained or not task.follow_up else self._follow_up(sample, fields, tokenizer)
         document = self._document(sample, row, parts, tokenizer)
         space = cell.seq_len - task.max_new_tokens - len(parts.head) - len(parts.tail)
         if space < min(1, len(document)):
-            raise RowError(
+            raise TooLongError(
                 f"{self.name} does not fit into {cell.seq_len} tokens: sample {sample} needs "
                 f"{cell.seq_len - space + min(1, len(document))} even without its document; use a longer --seq-len"
                 + (" or fewer shots." if task.shots else ".")
+            )
+        if task.truncate == "never" and len(document) > space:
+            raise TooLongError(
+                f"{self._where(sample)} has {len(document):,} tokens, and {max(space, 0):,} fit into {cell.seq_len:,} "
+                f"with the rest of the prompt; {self.name} asks whole documents only."
             )
         return Example(
             head=parts.head,
@@ -205,7 +222,9 @@ class DocumentTask(Task):
             max_new_tokens=task.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
             stop=task.stop,
-            follow_up=follow_up.head + follow_up.tail if follow_up else [],
+            follow_up=follow_up,
+            follow_up_of=partial(self._after_answer, sample, fields, tokenizer) if chained else None,
+            follow_up_tokens=task.follow_up_tokens,
             details={
                 "row": row.id,
                 "document": row.document_id,
@@ -213,8 +232,19 @@ class DocumentTask(Task):
                 "cut_tokens": max(0, len(document) - space),
                 "shots": [one.id for one in drawn],
                 **({"classes": self._classes(fields)} if self.classes else {}),
+                **({"groups": self._groups(row)} if self.groups else {}),
             },
         )
+
+    def _follow_up(self, sample: int, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        parts = self._segments(sample, self.resolved.follow_up, fields, tokenizer, replace(self.format, system=""))
+        return parts.head + parts.tail
+
+    def _after_answer(
+        self, sample: int, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase, answer: str
+    ) -> list[int]:
+        """Token ids of the second prompt, which prints the answer to the first."""
+        return self._follow_up(sample, {**fields, "answer": answer.strip()}, tokenizer)
 
     def joined(self, texts: list[str]) -> str:
         return self.resolved.answers.format(*texts) if len(texts) > 1 else texts[0]
@@ -233,7 +263,8 @@ class DocumentTask(Task):
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         classes = example.details.get("classes")
-        scored = score_example(self.scorer, self.extract(prediction), example.references, classes=classes)
+        references = as_published(self.scorer, example.references)
+        scored = score_example(self.scorer, self.extract(prediction), references, classes=classes)
         return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
 
     @property
@@ -249,15 +280,21 @@ class DocumentTask(Task):
 
     @property
     def _rows(self) -> Questions:
-        return questions(self.data, self.split, self.columns)
+        return questions(self.data, self.split, self.columns, self.only)
+
+    def _groups(self, row: Row) -> dict[str, str]:
+        for column in self.groups:
+            if column not in row.meta:
+                raise unknown(f"column of {self.data} in `groups`:", column, row.meta)
+        return {column: str(row.meta[column]) for column in self.groups}
 
     def _where(self, sample: int) -> str:
-        return f"row {sample + 1} of {self.data} ({self.split})"
+        return f"row {self._rows.number(sample) + 1} of {self.data} ({self.split})"
 
     def _checked(self, sample: int) -> Row:
         """The row of a sample. Raises: RowError for one that cannot be scored, or lacks the document."""
         row = self._rows.row(sample)
-        if not row.references:
+        if not row.references and not may_be_empty(self.scorer):
             raise RowError(f"{self._where(sample)} has no references to score an answer by.")
         if row.document_id is None and self._names_document:
             raise self._without_document(sample)

@@ -32,18 +32,28 @@ class Questions(ABC):
     def row(self, number: int) -> Row:
         """Row `number`, from 0. Raises: RowError for a row with a missing column or a value that is not text."""
 
+    def number(self, number: int) -> int:
+        """The number of this row in its split, where these are a selection of its rows."""
+        return number
+
     @abstractmethod
     def document(self, row: Row) -> str:
         """The document of a row; empty if it has none."""
 
 
-def questions(data: str, split: str, columns: Mapping[str, str]) -> Questions:
+def questions(data: str, split: str, columns: Mapping[str, str], only: Mapping[str, str] | None = None) -> Questions:
     """The questions of a prepared data set such as `scrolls/qasper`, of a file, or of a `datasets` id
     (`owner/name`, or `owner/name:configuration`). `columns` maps `document`, `question`, `references` (one text or
-    several), `choices` and `id` to the names of the source's columns, where they differ.
+    several), `choices` and `id` to the names of the source's columns, where they differ. `only` maps columns to the
+    value that a row must have there.
 
-    Raises: UserError for data that are missing or cannot be read.
+    Raises: UserError for data that are missing or cannot be read, or have no such row.
     """
+    rows = _all(data, split, columns)
+    return _selected(rows, f"{data} ({split})", tuple(only.items())) if only else rows
+
+
+def _all(data: str, split: str, columns: Mapping[str, str]) -> Questions:
     for name in columns:
         if name not in COLUMNS:
             raise unknown("entry of `columns`:", name, COLUMNS)
@@ -55,7 +65,13 @@ def questions(data: str, split: str, columns: Mapping[str, str]) -> Questions:
         return _own(data, split, tuple(sorted(columns.items())), None)
     if columns:
         raise UserError(f"{data} is data of `lcbench data prepare`, whose columns have names already.")
-    return _Prepared(data, split)
+    return _prepared(data, load_rows(data, split))
+
+
+@lru_cache(maxsize=16)
+def _prepared(name: str, rows: Sequence[Row]) -> Questions:
+    """The same object for the same rows, which are others once the data were prepared again."""
+    return _Prepared(name, rows)
 
 
 @lru_cache(maxsize=16)
@@ -73,9 +89,41 @@ def _stamp(path: Path) -> Hashable:
     return path.resolve(), path.stat().st_mtime_ns, path.stat().st_size
 
 
+@lru_cache(maxsize=8)
+def _selected(rows: Questions, source: str, only: tuple[tuple[str, str], ...]) -> Questions:
+    numbers = []
+    for number in range(len(rows)):
+        meta = rows.row(number).meta
+        if missing := [column for column, _ in only if column not in meta]:
+            raise unknown(f"column of {source} in `only`:", missing[0], meta)
+        if all(str(meta[column]) == value for column, value in only):
+            numbers.append(number)
+    if not numbers:
+        wanted = ", ".join(f"{column}: {value}" for column, value in only)
+        raise UserError(f"{source} has no row with {wanted}; name other values in `only`.")
+    return _Selected(rows, numbers)
+
+
+class _Selected(Questions):
+    def __init__(self, rows: Questions, numbers: Sequence[int]) -> None:
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def row(self, number: int) -> Row:
+        return self._rows.row(self._numbers[number])
+
+    def number(self, number: int) -> int:
+        return self._numbers[number]
+
+    def document(self, row: Row) -> str:
+        return self._rows.document(row)
+
+
 class _Prepared(Questions):
-    def __init__(self, name: str, split: str) -> None:
-        self._name, self._rows = name, load_rows(name, split)
+    def __init__(self, name: str, rows: Sequence[Row]) -> None:
+        self._name, self._rows = name, rows
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import TooLongError, UserError
 from lcbench.engine import steered
 from lcbench.engine.models import ModelSource
 from lcbench.tasks import Cell, Task, load_task, task_files
@@ -357,3 +357,43 @@ def test_an_answer_pattern_without_end_is_ended() -> None:
     assert endless.extract("aaa") == "a"
     with pytest.raises(UserError, match=r"mine: `answer` takes more than 2 seconds to search 61 characters"):
         endless.extract("a" * 60 + "b")
+
+
+def test_only_some_rows_are_asked_and_their_groups_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+    some = task("only: {number: '9'}\ngroups: [number]\n")
+    example = some.example(Cell(8000), 0, tokenizer, 0)
+    assert some.available(tokenizer) == 1 and example.references == ("late",)
+    assert example.details["groups"] == {"number": "9"}
+    with pytest.raises(UserError, match=r"has no row with number: 1; name other values"):
+        task("only: {number: '1'}\n").require_data()
+    with pytest.raises(UserError, match=r"unknown column of .* in `only`: 'numbers'; did you mean 'number'"):
+        task("only: {numbers: '1'}\n").require_data()
+    with pytest.raises(UserError, match="in `groups`: 'kind'"):
+        task("groups: [kind]\n").example(Cell(8000), 0, tokenizer, 0)
+
+
+def test_a_document_that_is_never_cut_fits_or_is_not_asked(tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = task("truncate: never\n")
+    assert whole.example(Cell(8000), 0, tokenizer, 0).details["cut_tokens"] == 0
+    with pytest.raises(TooLongError, match=r"row 2 of rows.jsonl .* asks whole documents only"):
+        whole.example(Cell(300), 1, tokenizer, 0)
+    assert len(whole.example(Cell(300), 2, tokenizer, 0).context) > 0
+
+
+def test_newer_options_leave_the_identity_of_older_runs_alone() -> None:
+    options = task().options()
+    assert not {"only", "groups", "follow_up_tokens"} & options.keys() and options["truncate"] == "right"
+    assert task("groups: [number]\n").options()["groups"] == ("number",)
+
+
+def test_a_second_prompt_may_have_the_first_answer_in_it(tmp_path: Path) -> None:
+    more = "follow_up: 'Said: {{ answer }} Again: {{ question }}'\nfollow_up_tokens: 3\nanswers: '{0}|{1}'\n"
+    example = task(more).example(Cell(400), 2, ModelSource().tokenizer(), 0)
+    assert example.follow_up == [] and example.follow_up_of is not None and example.follow_up_tokens == 3
+    second = str(ModelSource().tokenizer().decode(example.follow_up_of("{{ 7 }}"), skip_special_tokens=True))
+    assert second.strip() == "Said: {{ 7 }} Again: When?"
+    Path("mine.yaml").write_text(YAML + more)
+    assert cli("run", "./mine.yaml", "--seq-len", "400", "--output", tmp_path / "run").code == 0
+    for record in fields_of(tmp_path / "run"):
+        first, _, second = record["prediction"].partition("|")
+        assert first and second and record["output_tokens"] <= 8 + 3

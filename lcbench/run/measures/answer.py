@@ -12,6 +12,7 @@ from lcbench.engine.base import CallCost, Output, PromptRequest
 from lcbench.engine.sampling import Sampling
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
 from lcbench.run.measures.thought import Thinking, Thought, cost_of_both, split_answer
+from lcbench.tasks import Example
 from lcbench.tasks.chat import end_of_turn
 
 
@@ -29,14 +30,19 @@ class Answer(Measure):
     batch."""
 
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
-        replies = [[one] for one in self._replies(requests, [one.example.prompt for one in requests])]
-        again = [n for n, one in enumerate(requests) if one.example.follow_up]
+        first = self._replies(requests, [one.example.prompt for one in requests])
+        turns = [[(one.example.prompt, reply)] for one, reply in zip(requests, first, strict=True)]
+        again = {
+            n: one._replace(example=_second(one.example, self._said(one, *turns[n][0])[1]))
+            for n, one in enumerate(requests)
+            if one.example.follow_up or one.example.follow_up_of
+        }
         if again:
-            chosen = [requests[n] for n in again]
-            others = self._replies(chosen, [one.example.follow_up for one in chosen], follow_up=True)
-            for n, reply in zip(again, others, strict=True):
-                replies[n].append(reply)
-        return [self._measured(one, each) for one, each in zip(requests, replies, strict=True)]
+            prompts = [one.example.prompt for one in again.values()]
+            others = self._replies(list(again.values()), prompts, follow_up=True)
+            for n, prompt, reply in zip(again, prompts, others, strict=True):
+                turns[n].append((prompt, reply))
+        return [self._measured(one, each) for one, each in zip(requests, turns, strict=True)]
 
     def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
         """Batches of as many requests as the engine takes at once."""
@@ -93,16 +99,17 @@ class Answer(Measure):
             found[n] = thinking.thought(prompts[n], output), output.cost
         return found
 
-    def _measured(self, one: SampleRequest, replies: Sequence[Reply]) -> Measured:
-        task, texts, thoughts = one.job.task, [], []
-        for reply, prompt in zip(replies, (one.example.prompt, one.example.follow_up)):
-            text = cut(reply.output.text, one.example.stop)
-            if reply.thought is None:
-                thought, text = split_answer(self.plan.tokenizer, task.think_end, prompt, text)
-            else:
-                thought = reply.thought.text
-            texts.append(text)
-            thoughts += [] if thought is None else [thought]
+    def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str]:
+        """The thought in a reply, None without one, and its answer."""
+        text = cut(reply.output.text, one.example.stop)
+        if reply.thought is not None:
+            return reply.thought.text, text
+        return split_answer(self.plan.tokenizer, one.job.task.think_end, prompt, text)
+
+    def _measured(self, one: SampleRequest, turns: Sequence[tuple[list[int], Reply]]) -> Measured:
+        task, replies = one.job.task, [reply for _, reply in turns]
+        said = [self._said(one, *turn) for turn in turns]
+        texts, thoughts = [text for _, text in said], [thought for thought, _ in said if thought is not None]
         budgeted = [reply.thought for reply in replies if reply.thought]
         return Measured(
             prediction=task.joined(texts),
@@ -127,6 +134,13 @@ class Answer(Measure):
     @cached_property
     def _sampling(self) -> dict[str, Sampling]:
         return {text: Sampling.parse(text) for text in {job.task.sampling for job in self.plan.jobs} if text}
+
+
+def _second(example: Example, said: str) -> Example:
+    """The second prompt of an example, as an example, after the answer `said` to the first."""
+    prompt = example.follow_up_of(said) if example.follow_up_of else example.follow_up
+    budget = example.max_new_tokens if example.follow_up_tokens is None else example.follow_up_tokens
+    return replace(example, head=[], context=[], tail=prompt, max_new_tokens=budget)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
