@@ -71,10 +71,12 @@ def test_an_empty_set_is_an_answer(talking: PreTrainedTokenizerBase) -> None:
 def test_babilong_published(talking: PreTrainedTokenizerBase) -> None:
     prepare("babilong/qa1", BABILONG)
     text = prompt("babilong/published_qa1", talking)
-    made = str(ModelSource().tokenizer().decode(load_task("babilong/qa1").example(Cell(700), 0, talking, 0).head))
+    made = str(
+        talking.decode(load_task("babilong/qa1").example(Cell(700), 0, talking, 0).head, skip_special_tokens=True)
+    )
     assert text.startswith("<user>I will give you context with the facts about positions")
     assert text.endswith(f"<context>\n{BABILONG['input']}\n</context>\n\nQuestion: Where is Mary?<assistant>")
-    assert made.removeprefix("<|endoftext|>") == text.removeprefix("<user>").partition(BABILONG["input"])[0]
+    assert made == text.partition(BABILONG["input"])[0]
     task = load_task("babilong/published_qa1")
     assert task.score(task.example(Cell(9000), 0, talking, 0), "In the office.")["score"] == 100.0
 
@@ -120,8 +122,8 @@ def test_infinitebench_has_a_task_for_each_metric(talking: PreTrainedTokenizerBa
     for name in names:
         task: Any = load_task(f"infinitebench/{name}")
         assert (task.data, task.scorer) == (f"infinitebench/{name}",) * 2 and task.truncate == "middle"
-        assert task.resolved.max_new_tokens == BUDGETS.get(name, 40) and not task.resolved.chat
-        assert load_task(f"infinitebench/{name}:protocol=gpt4").resolved.chat  # type: ignore[attr-defined]
+        assert task.resolved.max_new_tokens == BUDGETS.get(name, 40) and task.resolved.chat == "off"
+        assert load_task(f"infinitebench/{name}:protocol=gpt4").resolved.chat == "on"  # type: ignore[attr-defined]
 
 
 def test_infinitebench_prompts(talking: PreTrainedTokenizerBase) -> None:
