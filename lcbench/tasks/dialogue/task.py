@@ -1,0 +1,238 @@
+"""MRCR: one of several like messages of a long conversation is to be repeated, after a random string."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lcbench.core.errors import RowError, TooLongError, UserError
+from lcbench.core.tokens import as_text, encode_inside
+from lcbench.data import Row
+from lcbench.metrics import score_example
+from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.chat import Message
+from lcbench.tasks.dialogue.made_up import (
+    FORMS,
+    ORDINALS,
+    TOPICS,
+    distractors,
+    examples,
+    question,
+    random_string,
+    reply,
+    request,
+)
+from lcbench.tasks.questions import Questions, questions
+from lcbench.tasks.text.running_text import GENERATED, running_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+METRIC = "mrcr/openai_grade"
+PLAIN = ("User: ", "\n\nAssistant: ", "\n\nUser: ", "\n\nAssistant:")  # around turns without a chat template
+SPARE_TOKENS = 16  # of an answer beyond the right one
+BINS = [2**power for power in range(12, 21)]  # tokens of prompt and answer: upper ends of the published bins
+ALL = 10**9  # samples: every row of the data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialogue(Task):
+    """Vodrahalli et al. 2024, https://arxiv.org/abs/2409.12640, in the form of openai/mrcr: the user asks again and
+    again for a text of a form about a topic, `needles` times for the same, and at last for one of these, by its
+    number.
+
+    Without `data` conversations are made up: two solved examples, then as many exchanges as fit, needles among them at
+    random places, and one reply of running text that makes prompt and answer exactly `seq_len` tokens. The budget is
+    the right answer and some tokens more, at least `max_new_tokens`.
+
+    With `data: mrcr` (`lcbench data prepare mrcr`) samples are the published rows with so many needles. A row that does
+    not fit with `max_new_tokens` is not asked, since nothing may be cut. Tables give the score again by the published
+    bins of length, in tokens of the model's own tokenizer.
+
+    In a chat every message is a turn; templates that refuse two turns of the user in a row, as the published rows
+    begin, get them as one. Without a chat template turns are `User:` and `Assistant:`, as in Google's MRCR.
+
+    Scores, from 0 to 100: see lcbench.metrics.mrcr.
+    """
+
+    family: ClassVar[str] = "dialogue"
+    metric: ClassVar[str] = "score"
+
+    needles: int = 2
+    data: str = ""
+    split: str = "test"
+    max_new_tokens: int = 0
+    samples: int = 20
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.needles <= len(ORDINALS):
+            raise UserError(f"{self.name}: needles must be from 1 to {len(ORDINALS)}, not {self.needles}.")
+        if self.max_new_tokens < bool(self.data):
+            raise UserError(f"{self.name}: max_new_tokens must be at least {int(bool(self.data))}.")
+
+    def require_data(self) -> None:
+        if self.data:
+            self._rows  # noqa: B018
+
+    def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        return len(self._rows) if self.data else None
+
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        if depths is not None:
+            raise UserError(f"{self.name} draws the places of its messages; leave the depths out.")
+        return [Cell(seq_len) for seq_len in seq_lens]
+
+    def shares(self, cell: Cell, sample: int) -> Hashable:
+        return cell, sample
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        return (self._published if self.data else self._made_up)(cell, sample, tokenizer, seed)
+
+    @property
+    def corpus_scorer(self) -> str:
+        return METRIC
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        scored = score_example(METRIC, prediction, example.references)
+        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+
+    def _made_up(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        rng = self.rng(cell, sample, seed)
+        subject = rng.choice(FORMS), rng.choice(TOPICS)
+        replies: dict[str, None] = {}
+        while len(replies) < self.needles:
+            replies[reply(rng, subject[1])] = None
+        wanted, prefix = rng.randrange(self.needles), random_string(rng)
+        answer = prefix + list(replies)[wanted]
+        budget = max(self.max_new_tokens, len(encode_inside(tokenizer, " " + answer)) + SPARE_TOKENS)
+
+        before, middle, between, end = self._around(tokenizer)
+        head = self._opening(tokenizer, before + examples(rng))
+        tail = encode_inside(tokenizer, question(prefix, wanted, subject) + end)
+
+        def exchange(asked: str, said: str) -> list[int]:
+            return encode_inside(tokenizer, f"{asked}{middle}{said}{between}")
+
+        needles = [exchange(request(subject), said) for said in replies]
+        others = distractors(rng, subject)
+        asked, _ = next(others)
+        frame = encode_inside(tokenizer, f"{asked}{middle}"), encode_inside(tokenizer, between)
+        space = cell.seq_len - budget - len(head) - len(tail) - sum(map(len, chain(needles, frame)))
+        if space < 1:
+            raise UserError(
+                f"{self.name} does not fit into {cell.seq_len} tokens; use --seq-len {cell.seq_len + 1 - space} or "
+                "more."
+            )
+        turns: list[list[int]] = []
+        for asked, said in others:
+            turn = exchange(asked, said)
+            if len(turn) >= space:
+                break
+            turns.append(turn)
+            space -= len(turn)
+        text = running_text(tokenizer, GENERATED, f"{self.name}|{sample}|{seed}")
+        turns.insert(rng.randrange(len(turns) + 1), frame[0] + text_of(text, space) + frame[1])
+        places = sorted(rng.sample(range(len(turns) + self.needles), self.needles))
+        for place, needle in zip(places, needles, strict=True):
+            turns.insert(place, needle)
+        needle_at = sum(map(len, islice(turns, places[wanted])))
+        context = list(chain.from_iterable(turns))
+        return Example(
+            head=head,
+            context=context,
+            tail=tail,
+            references=(answer, prefix),
+            max_new_tokens=budget,
+            seed=self.sample_seed(cell, sample, seed),
+            depth=needle_at / len(context),
+            needle_at=len(head) + needle_at,
+            details={"needles": self.needles, "wanted": wanted + 1, "turns": len(turns)},
+        )
+
+    def _around(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, str]:
+        """What stands before the first request, between a request and its reply, between a reply and the next request,
+        and after the last one."""
+        return self.format.turns(tokenizer) if self.format.in_chat(tokenizer) else PLAIN
+
+    def _opening(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """Token ids of the start of the prompt; of a chat, its template included."""
+        in_chat = self.format.in_chat(tokenizer)
+        return self.format.encode_chat(tokenizer, text) if in_chat else self.format.start(tokenizer, text)
+
+    def _published(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        row = self._rows.row(sample)
+        prompt = self._encoded(tokenizer, self._messages(row, sample))
+        answer = len(encode_inside(tokenizer, as_text(tokenizer, f" {row.references[0]}")))
+        if len(prompt) + self.max_new_tokens > cell.seq_len:
+            raise TooLongError(
+                f"row {self._rows.number(sample) + 1} of {self.data} has {len(prompt):,} tokens, and with "
+                f"{self.max_new_tokens:,} for the answer does not fit into {cell.seq_len:,}; {self.name} asks whole "
+                "conversations only."
+            )
+        return Example(
+            head=[],
+            context=prompt,
+            tail=[],
+            references=row.references,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.sample_seed(cell, sample, seed),
+            details={"row": row.id, "document": row.document_id, "groups": {"tokens": _bin(len(prompt) + answer)}},
+        )
+
+    def _encoded(self, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+        *earlier, last = [Message(one.role, as_text(tokenizer, one.content)) for one in messages]
+        if not self.format.in_chat(tokenizer):
+            said = {"user": "User", "assistant": "Assistant"}
+            turns = "".join(f"{said[one.role]}: {one.content}\n\n" for one in (*earlier, last))
+            return self.format.start(tokenizer, f"{turns}Assistant:")
+        try:
+            rendered = self.format.render(tokenizer, last.content, earlier)
+        except UserError:
+            *earlier, last = _merged([*earlier, last])
+            rendered = self.format.render(tokenizer, last.content, earlier)
+        return self.format.encode_chat(tokenizer, rendered)
+
+    def _messages(self, row: Row, sample: int) -> list[Message]:
+        """The messages of a row. Raises: RowError for a document that is no conversation."""
+        where = f"row {self._rows.number(sample) + 1} of {self.data}"
+        try:
+            given: list[dict[str, Any]] = json.loads(self._rows.document(row))
+            messages = [Message(str(one["role"]), str(one["content"])) for one in given]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RowError(f"{where} is no conversation in JSON.") from error
+        if not messages or messages[-1].role != "user" or {one.role for one in messages} - {"user", "assistant"}:
+            raise RowError(f"{where} does not end with a message of the user.")
+        return messages
+
+    @property
+    def _rows(self) -> Questions:
+        return questions(self.data, self.split, {}, {"n_needles": str(self.needles)})
+
+
+def text_of(text: Any, size: int) -> list[int]:
+    """The first tokens of a running text."""
+    text.reach(size)
+    tokens: list[int] = text.cut(size)[0]
+    return tokens
+
+
+def _merged(messages: list[Message]) -> list[Message]:
+    """The messages with those in a row of the same role as one."""
+    found: list[Message] = []
+    for message in messages:
+        if found and found[-1].role == message.role:
+            found[-1] = Message(message.role, f"{found[-1].content}\n{message.content}")
+        else:
+            found.append(message)
+    return found
+
+
+def _bin(tokens: int) -> str:
+    """The published bin of a length, as `8k to 16k`; a smaller or larger one has a bin of its own."""
+    upper = next((end for end in BINS if tokens <= end), None)
+    if upper is None:
+        return f"over {BINS[-1] >> 10}k"
+    return f"up to {upper >> 10}k" if upper == BINS[0] else f"{upper >> 11}k to {upper >> 10}k"
