@@ -81,6 +81,8 @@ class DataSet:
     formats: required columns and their types; the first is the hub's format, others are of local copies.
     examples: maps a row and its number in its split (from 0) to its questions.
     suffixes: the formats that are read; others stay unread where a folder holds more.
+    members: patterns of the names of its files in an archive or a folder, where they are not named after it.
+    train_files: patterns of files whose rows are demonstrations, whatever split their names tell.
     from_name: further columns of all rows of a file, which its name tells, such as the length of their documents.
     unnamed_split: the split of a local file whose name contains none.
     """
@@ -94,14 +96,21 @@ class DataSet:
     splits: tuple[str, ...] = SPLITS
     unnamed_split: str = "test"
     suffixes: tuple[str, ...] = ROWS
+    members: tuple[str, ...] = ()
+    train_files: tuple[str, ...] = ()
     from_name: Callable[[str], dict[str, Any]] | None = None
 
     def owns(self, name: str) -> bool:
-        """Whether a file of a source with several data sets belongs to this one: `qasper.zip`, `qasper/train.jsonl`."""
+        """Whether a file of a source with several data sets belongs to this one: `qasper.zip`, `qasper/train.jsonl`, or
+        one that `members` names."""
+        if self.members:
+            return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.members)
         return any(SPLIT_SUFFIX.sub("", part.partition(".")[0]) == self._own for part in _parts(name))
 
     def split(self, name: str) -> str | None:
         """The split of a file, by its name or its folder; None if that split is not used."""
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.train_files):
+            return "train"
         for part in reversed(_parts(name)):
             for word in re.split(r"[^a-z]+", part.lower()):
                 if word in SPLIT_NAMES:

@@ -55,8 +55,8 @@ class DocumentTask(Task):
     `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
     100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
-    With truncate=never a row whose document does not fit whole is not asked. `only` maps columns to the value that a
-    row must have there; `groups` are columns by which tables give the scores once more.
+    With truncate=never a row whose document does not fit whole is not asked. `only` lists what a row must have
+    in its columns, as `length=long`; `groups` are columns by which tables give the scores once more.
 
     Generation ends at the first of the `stop` strings. If `answer` (a regular expression) is given, its group in the
     output is scored, else the whole output, by `scorer` (lcbench.metrics), from 0 to 100. `follow_up` is a second,
@@ -72,7 +72,7 @@ class DocumentTask(Task):
     data: str
     split: str = "validation"
     columns: dict[str, str] = field(default_factory=dict)
-    only: dict[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     prompt: str = ""
     follow_up: str = ""
@@ -280,7 +280,7 @@ class DocumentTask(Task):
 
     @property
     def _rows(self) -> Questions:
-        return questions(self.data, self.split, self.columns, self.only)
+        return questions(self.data, self.split, self.columns, wanted(self.name, self.only))
 
     def _groups(self, row: Row) -> dict[str, str]:
         for column in self.groups:
@@ -369,6 +369,14 @@ class DocumentTask(Task):
         if row.document_id is None:
             raise self._without_document(sample)
         return list(_tokens(tokenizer, parts.lead + self._rows.document(row), parts.at_start))
+
+
+def wanted(owner: str, only: tuple[str, ...]) -> dict[str, str]:
+    """The value that each column must have, from `column=value`. Raises: UserError for another form."""
+    pairs = [item.partition("=") for item in only]
+    if broken := [item for item, (column, equals, _) in zip(only, pairs, strict=True) if not column or not equals]:
+        raise UserError(f"{owner}: only={brief(broken[0])} is not column=value, as in only=[length=long].")
+    return {column.strip(): value.strip() for column, _, value in pairs}
 
 
 def shorten(tokens: list[int], space: int, side: str) -> list[int]:

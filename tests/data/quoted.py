@@ -58,3 +58,34 @@ BABILONG = {
 def infinite(**changes: Any) -> dict[str, Any]:
     """A row of InfiniteBench."""
     return {"id": 0, "context": "A tale.", "input": "Who?", "answer": ["Anna"], "options": []} | changes
+
+
+JSON_KV = {
+    "context": 'JSON data:\n{"a": "1", "b": "2"}',
+    "question": "b",
+    "answer": "2",
+    "num_kvs": 2,
+    "depth": 0.5,
+    "demos": [["a", "1"], ["c", "3"], ["d", "4"]],
+}
+PASSAGES = [
+    {"id": "4", "title": "Mill", "text": "The mill stands in Dale.", "label": 3},
+    {"id": "9", "title": "Barn", "text": "The barn is red.", "label": 0},
+]
+RAG = {
+    "id": "q1",
+    "question": "Where is the mill?",
+    "answers": ["Dale", "Dale village"],
+    "depth": 0.0,
+    "ctxs": PASSAGES,
+}
+RERANK = {"qid": "10", "query": "mill location", "ctxs": PASSAGES}
+AA_LCR = {
+    "document_category": "Legal",
+    "document_set_id": "set_1",
+    "question_id": "7",
+    "question": "How many?",
+    "answer": "3",
+    "data_source_filenames": "caf\u00e9.txt;b.txt",
+    "input_tokens": "40",
+}

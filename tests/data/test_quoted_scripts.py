@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lcbench.core.errors import UserError
 from lcbench.data import load_document, load_rows
 from lcbench.data.raw import RawFile, expand, read_rows
-from tests.data.quoted import BABILONG, CONVERSATION, GRAPH, LONGBENCH_V2, MRCR, infinite
+from tests.data.quoted import AA_LCR, BABILONG, CONVERSATION, GRAPH, JSON_KV, LONGBENCH_V2, MRCR, RAG, RERANK, infinite
 from tests.data.sources import write_jsonl, write_parquet
 from tests.data.test_scripts import prepare, refused, refused_update
+from tests.helpers import cli
 
 
 def test_graphwalks(tmp_path: Path) -> None:
@@ -95,3 +98,109 @@ def test_members_of_a_tar_archive(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:60])
     with pytest.raises(UserError, match="no tar archive that can be read"):
         expand(archive, "data.tar.gz")
+
+
+def _three(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [row | {key: f"Q{number}"} for number in range(3)]
+
+
+def helmet(tmp_path: Path) -> Path:
+    data = tmp_path / "HELMET" / "data"
+    write_jsonl(data / "json_kv" / "test_k105_dep6.jsonl", [JSON_KV])
+    write_jsonl(data / "json_kv" / "test_k1800_dep6.jsonl", [JSON_KV])
+    write_jsonl(data / "kilt" / "nq-dev-multikilt_1000_k50_dep6.jsonl", [RAG])
+    write_jsonl(
+        data / "kilt" / "nq-train-multikilt_1000_k3_dep6.jsonl", [RAG | {"question": f"Q{n}?"} for n in range(3)]
+    )
+    popular = [RAG | {"s_pop": views} for views in (999, 1000, 0)]
+    write_jsonl(data / "kilt" / "popqa_test_1000_k50_dep6.jsonl", popular)
+    write_jsonl(data / "kilt" / "popqa_test_1000_k3_dep6.jsonl", popular[:1])
+    write_jsonl(data / "msmarco" / "test_reranking_data_k50_dep3.jsonl", [RERANK])
+    write_jsonl(data / "msmarco" / "test_reranking_data_k10_dep3.jsonl", _three(RERANK, "qid"))
+    return data
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_helmet_from_its_archive_and_from_a_folder(tmp_path: Path, packed: bool) -> None:
+    folder = helmet(tmp_path)
+    if packed:
+        with tarfile.open(tmp_path / "data.tar.gz", "w:gz") as tar:
+            tar.add(folder, "data")
+        folder = tmp_path / "data.tar.gz"
+    done = cli("data", "prepare", "helmet", "--from", folder)
+    assert done.code == 0 and "helmet/triviaqa" in done.err  # of which the copy has no file
+    few, many = load_rows("helmet/json_kv", "test")
+    assert {few.meta["k"], many.meta["k"]} == {"105", "1800"} and few.references == ("2",)
+    assert few.meta["demonstrations"] == "Key: a\nCorresponding value: 1\n\nKey: c\nCorresponding value: 3\n\n"
+    (row,) = load_rows("helmet/nq", "validation")
+    passages = "Document (Title: Mill): The mill stands in Dale.\n\nDocument (Title: Barn): The barn is red."
+    assert load_document("helmet/nq", str(row.document_id)).text == passages and row.meta["k"] == "50"
+    assert len(load_rows("helmet/nq", "train")) == 3 and load_rows("helmet/nq", "train")[0].meta["context"] == passages
+    assert len(load_rows("helmet/popqa", "test")) == 2 and len(load_rows("helmet/popqa", "train")) == 1
+    (query,) = load_rows("helmet/msmarco", "test")
+    assert query.references == ("4 3", "9 0") and query.meta["ranking"] == "4 > 9"
+    text = load_document("helmet/msmarco", str(query.document_id)).text
+    assert (
+        text.startswith("[ID: 4] Document (Title: Mill): The mill") and len(load_rows("helmet/msmarco", "train")) == 3
+    )
+
+
+def test_aa_lcr_joins_the_documents_of_a_question(tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "AA-LCR_extracted-text.zip", "w") as archive:
+        archive.writestr("lcr/Legal/set_1/café.txt".encode().decode("cp437"), "First.")
+        archive.writestr("lcr/Legal/set_1/b.txt", "Second.")
+    header = ",".join(AA_LCR)
+    (folder / "AA-LCR_Dataset.csv").write_text(f"{header}\n{','.join(map(str, AA_LCR.values()))}\n")
+    prepare("aa_lcr", folder)
+    (row,) = load_rows("aa_lcr/questions", "test")
+    text = load_document("aa_lcr/questions", str(row.document_id)).text
+    assert text == "BEGIN DOCUMENT 1:\nFirst.\nEND DOCUMENT 1\n\nBEGIN DOCUMENT 2:\nSecond.\nEND DOCUMENT 2"
+    assert (row.id, row.question, row.references) == ("7", "How many?", ("3",))
+    missing = write_jsonl(tmp_path / "questions.jsonl", [AA_LCR | {"data_source_filenames": "c.txt"}])
+    assert "have no Legal/set_1/c.txt" in refused_update("aa_lcr/questions", missing)
+
+
+NEEDLES = [
+    {
+        "id": "9001",
+        "system_prompt": "",
+        "needle": "{CHAR} keeps a flat beside the {1}.",
+        "questions": {"onehop": "Who has seen {2}?", "direct": "Who lives by the {1}?"},
+        "tests": {"T1": {"input_args": ["old tower", "Dale"]}, "T2": {"input_args": ["mill", "Hill"]}},
+        "character_set": ["Ada", "Bo"],
+    },
+    {
+        "id": "9002",
+        "needle": "{CHAR} cannot eat {1}.",
+        "questions": {"onehop": "Who avoids {2}?"},
+        "character_set": [],
+        "tests": {"T1": {"input_args": ["bread", "grain"], "gold_answers": ["Ada"]}},
+    },
+]
+
+
+def test_nolima_says_its_licence(tmp_path: Path) -> None:
+    folder = tmp_path / "NoLiMa"
+    (folder / "haystack" / "rand_shuffle").mkdir(parents=True)
+    (folder / "haystack" / "rand_shuffle" / "rand_book_1.txt").write_text("It rained.\nThe tide was low.\n")
+    (folder / "needlesets").mkdir()
+    (folder / "needlesets" / "needle_set.json").write_text(json.dumps(NEEDLES))
+    done = cli("data", "prepare", "nolima", "--from", folder)
+    assert done.code == 0 and "Adobe Research License" in done.out and "commercial use forbidden" in done.out
+    rows = load_rows("nolima/needles", "test")
+    assert [row.id for row in rows] == [
+        "9001-onehop-T1",
+        "9001-onehop-T2",
+        "9001-direct-T1",
+        "9001-direct-T2",
+        "9002-onehop-T1",
+    ]
+    assert (
+        rows[0].question == "Who has seen Dale?"
+        and rows[0].meta["needle"] == "{CHAR} keeps a flat beside the old tower."
+    )
+    assert rows[0].references == () and rows[4].references == ("Ada",) and rows[0].meta["kind"] == "onehop"
+    (book,) = load_rows("nolima/books", "test")
+    assert load_document("nolima/books", str(book.document_id)).text.startswith("It rained.")

@@ -360,14 +360,17 @@ def test_an_answer_pattern_without_end_is_ended() -> None:
 
 
 def test_only_some_rows_are_asked_and_their_groups_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
-    some = task("only: {number: '9'}\ngroups: [number]\n")
+    some = task("only: [number=9]\ngroups: [number]\n")
     example = some.example(Cell(8000), 0, tokenizer, 0)
     assert some.available(tokenizer) == 1 and example.references == ("late",)
     assert example.details["groups"] == {"number": "9"}
     with pytest.raises(UserError, match=r"has no row with number: 1; name other values"):
-        task("only: {number: '1'}\n").require_data()
+        task("only: [number=1]\n").require_data()
     with pytest.raises(UserError, match=r"unknown column of .* in `only`: 'numbers'; did you mean 'number'"):
-        task("only: {numbers: '1'}\n").require_data()
+        task("only: [numbers=1]\n").require_data()
+    with pytest.raises(UserError, match=r"only='number' is not column=value"):
+        task("only: [number]\n").require_data()
+    assert task(options=":only=[number=8]").available(tokenizer) == 1
     with pytest.raises(UserError, match="in `groups`: 'kind'"):
         task("groups: [kind]\n").example(Cell(8000), 0, tokenizer, 0)
 
