@@ -99,7 +99,7 @@ class Needle(Task):
         hay, ends = text.cut(space)
         places = [rng.choice(ends) for _ in needles]
         if cell.depth is not None:
-            places[0] = _nearest(ends, cell.depth * space)
+            places[0] = nearest(ends, cell.depth * space)
         order = sorted(range(len(needles)), key=lambda index: places[index])
         return Example(
             head=head,
@@ -179,7 +179,7 @@ class _Grid:
     depths: tuple[float, ...]
 
 
-def _nearest(ends: list[int], target: float) -> int:
+def nearest(ends: list[int], target: float) -> int:
     """The element of an ascending list that is nearest to a target; the smaller of two equally near."""
     index = min(bisect_left(ends, target), len(ends) - 1)
     return min(ends[max(index - 1, 0) : index + 1], key=lambda end: abs(end - target))

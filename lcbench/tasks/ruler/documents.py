@@ -1,10 +1,10 @@
-"""Questions and the documents that answer them, from the published files of SQuAD and HotpotQA."""
+"""Questions and the documents that answer them, of SQuAD and HotpotQA: prepared data, or the published files."""
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, gist_of
 from lcbench.core.files import read_whole
+from lcbench.data import Row, load_document, load_rows
+from lcbench.data.schema import Document
 from lcbench.tasks.text.running_text import LINE, encode_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END = "\n\n"  # after every document
-PUBLISHED = {
-    "squad": ("SQuAD 2.0", "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json"),
-    "hotpotqa": ("HotpotQA", "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json"),
-}
+TITLES = {"squad": "SQuAD 2.0", "hotpotqa": "HotpotQA"}
+SPLIT = "validation"  # of prepared data
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,71 @@ def bodies_of(tokenizer: PreTrainedTokenizerBase, collection: Collection) -> Bod
     return Bodies(tokenizer, collection)
 
 
+def collection(dataset: str, source: str) -> Collection:
+    """The questions of `squad` or `hotpotqa` from its published file, or without a `source` from the data that `lcbench
+    data prepare` made of the same questions. Raises: UserError for data that are missing or cannot be read."""
+    return read_collection(dataset, source) if source else _prepared(dataset, load_rows(dataset, SPLIT))
+
+
+@lru_cache(maxsize=4)
+def _prepared(dataset: str, rows: Sequence[Row]) -> Collection:
+    """The collection of prepared rows, which is that of the published file."""
+    documents = {id: load_document(dataset, id) for id in dict.fromkeys(str(row.document_id) for row in rows)}
+    if dataset == "squad":
+        return _prepared_squad(rows, documents)
+    items = [
+        {
+            "question": row.question,
+            "answer": row.references[0],
+            "context": [_titled(part) for part in documents[str(row.document_id)].text.split(END)],
+            "supporting_facts": [(title, 0) for title in row.meta["supporting"]],
+        }
+        for row in rows
+    ]
+    try:
+        return _hotpotqa(items)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the data `{dataset}` are not as lcbench writes them ({error}); prepare them again."
+        ) from error
+
+
+def _prepared_squad(rows: Sequence[Row], documents: Mapping[str, Document]) -> Collection:
+    """Paragraphs with the same title are of one article."""
+    numbers = _numbered(document.text for document in documents.values())
+    articles: dict[str, dict[int, None]] = {}
+    for document in documents.values():
+        articles.setdefault(document.title, {})[numbers[document.text]] = None
+    questions = []
+    for row in rows:
+        document = documents[str(row.document_id)]
+        own = numbers[document.text]
+        near = tuple(number for number in articles[document.title] if number != own)
+        if row.references:  # SQuAD 2.0 has questions without
+            questions.append(Question(row.question, tuple(dict.fromkeys(row.references)), (own,), near))
+    return Collection(tuple(numbers), tuple(questions))
+
+
+def _titled(part: str) -> tuple[str, list[str]]:
+    """The title and the sentences of a paragraph of HotpotQA."""
+    title, _, text = part.partition("\n")
+    return title, [text]
+
+
 @lru_cache(maxsize=4)
 def read_collection(dataset: str, source: str) -> Collection:
     """The file of `squad` (1.1 or 2.0; questions without answer are left out) or `hotpotqa` (distractor setting).
 
     Raises: UserError for a file that cannot be read, is not in that format, or asks nothing.
     """
-    path, (title, address) = Path(source).expanduser(), PUBLISHED[dataset]
+    path, title = Path(source).expanduser(), TITLES[dataset]
     try:
         content = json.loads(read_whole(path))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; get the file of {title} from {address}.") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; use the file of {title}, or prepared data: "
+            f"`lcbench data prepare {dataset}`."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON in UTF-8: {gist_of(error)}.") from error
     try:
@@ -81,7 +135,7 @@ def read_collection(dataset: str, source: str) -> Collection:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not in the format of {title} ({type(error).__name__}: {error}); "
-            f"use the file as it was published, from {address}."
+            f"use the file as it was published, or `lcbench data prepare {dataset}`."
         ) from error
     if not collection.questions:
         raise UserError(f"{path} has no questions with answers.")

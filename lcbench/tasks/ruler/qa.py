@@ -14,7 +14,7 @@ from lcbench.core.tokens import as_text
 from lcbench.metrics.ruler import strings_found
 from lcbench.tasks.base import Cell, Example
 from lcbench.tasks.ruler.base import Ruler, encode_line
-from lcbench.tasks.ruler.documents import END, PUBLISHED, Collection, Question, bodies_of, read_collection
+from lcbench.tasks.ruler.documents import END, Collection, Question, bodies_of, collection
 from lcbench.tasks.text.running_text import LINE, encode_all
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ BATCH = 64  # documents per call of the tokenizer
 class DocumentQuestions(Ruler):
     """RULER's `qa_1` and `qa_2` (qa.py): a question, the documents that answer it, and others around them, in random
     order. Distractors are first those of the question (the rest of a SQuAD article, the eight distractors of
-    HotpotQA), then any documents of the file. Sample n is the n-th answerable question of the file.
+    HotpotQA), then any documents of the data. Sample n is the n-th answerable question. Data are those of `lcbench
+    data prepare squad` or `hotpotqa`, or the published file as `source`; both give the same prompts.
 
     The length is exact: one distractor is cut at its end; a remainder too small for the label of a document is blank
     lines. Differences from RULER: HotpotQA's own distractors are left out where they do not fit, and no document occurs
@@ -41,14 +42,6 @@ class DocumentQuestions(Ruler):
 
     dataset: Literal["squad", "hotpotqa"]
     source: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.source:
-            title, address = PUBLISHED[self.dataset]
-            raise UserError(
-                f"{self.name} needs the file of {title}: get {address}, and name it as {self.name}:source=FILE."
-            )
 
     def require_data(self) -> None:
         self._collection  # noqa: B018
@@ -93,7 +86,7 @@ class DocumentQuestions(Ruler):
 
     @property
     def _collection(self) -> Collection:
-        return read_collection(self.dataset, self.source)
+        return collection(self.dataset, self.source)
 
     def _ask(self, question: Question) -> tuple[str, str, str]:
         """The text before the documents, the question after them, which starts on a new line, and the answer prefix."""
@@ -131,8 +124,8 @@ class DocumentQuestions(Ruler):
                 else:
                     return documents, left
         raise UserError(
-            f"the documents of {self.source} have {space - left:,} tokens, and the prompt needs {space:,}; "
-            "give a larger file, or a shorter --seq-len."
+            f"the documents of {self.source or self.dataset} have {space - left:,} tokens, and the prompt needs "
+            f"{space:,}; give a larger file, or a shorter --seq-len."
         )
 
     def _others(self, question: Question, rng: random.Random) -> Iterator[int]:

@@ -12,6 +12,7 @@ import pytest
 
 from lcbench.core.errors import UserError
 from lcbench.tasks import Cell, Example, load_task
+from lcbench.tasks.ruler.documents import collection
 from tests.helpers import cli, records_of
 from tests.tokenizers import STYLES, build
 
@@ -179,8 +180,8 @@ def test_squad_of_the_first_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("qa_1", None, r"cannot read .*: No such file or directory; get the file of SQuAD 2.0 from https://rajpurkar"),
-        ("qa_2", None, r"get the file of HotpotQA from http://curtis.ml.cmu.edu"),
+        ("qa_1", None, r"cannot read .*: No such file or directory; use the file of SQuAD 2.0, or prepared data"),
+        ("qa_2", None, r"use the file of HotpotQA, or prepared data: `lcbench data prepare hotpotqa`"),
         ("qa_1", "{", "is not JSON"),
         ("qa_1", "[]", "is not in the format of SQuAD 2.0"),
         ("qa_1", '{"data": [{"paragraphs": [{"context": null, "qas": []}]}]}', "is not in the format"),
@@ -201,11 +202,56 @@ def test_files_that_cannot_be_used(name: str, content: str | None, message: str,
         load_task(f"ruler/{name}:source={path}").example(Cell(2000), 0, build("lcbench-tiny"), 0)
 
 
-def test_without_a_file() -> None:
-    with pytest.raises(
-        UserError, match=r"needs the file of SQuAD 2.0: get https://.*, and name it as ruler/qa_1:source=FILE"
-    ):
-        load_task("ruler/qa_1")
+@pytest.mark.parametrize("name", ["qa_1", "qa_2"])
+def test_prepared_data_give_the_prompts_of_the_published_file(
+    name: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCBENCH_DATA", str(tmp_path / "data"))
+    dataset, rows = ("squad", hub_squad()) if name == "qa_1" else ("hotpotqa", hub_hotpotqa())
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"there is no data `{dataset}`; run `lcbench data prepare {dataset}`"):
+        load_task(f"ruler/{name}").require_data()
+    done = cli("data", "prepare", dataset, "--from", tmp_path / "hub" / "validation.jsonl")
+    assert done.code == 0, done.err
+    prepared, published = collection(dataset, ""), collection(dataset, str(files[name]))
+    assert (prepared.documents, prepared.questions) == (published.documents, published.questions)
+    example = load_task(f"ruler/{name}").example(Cell(2000), 1, build("lcbench-tiny"), 0)
+    assert len(example.prompt) + 32 == 2000 and example.references == published.questions[1].answers
+
+
+def hub_squad() -> list[dict[str, Any]]:
+    """The same questions as `squad`, in the rows of the hub."""
+    return [
+        {
+            "id": f"{article['title']}-{number}-{qa['id']}-{qa['question']}",
+            "title": article["title"],
+            "context": paragraph["context"],
+            "question": qa["question"],
+            "answers": {"text": [answer["text"] for answer in qa["answers"]], "answer_start": [0] * len(qa["answers"])},
+        }
+        for article in squad()["data"]
+        for number, paragraph in enumerate(article["paragraphs"])
+        for qa in paragraph["qas"]
+    ]
+
+
+def hub_hotpotqa() -> list[dict[str, Any]]:
+    return [
+        {
+            **{name: item[name] for name in ("question", "answer", "type", "level")},
+            "id": item["_id"],
+            "context": {
+                "title": [title for title, _ in item["context"]],
+                "sentences": [lines for _, lines in item["context"]],
+            },
+            "supporting_facts": {"title": [title for title, _ in item["supporting_facts"]], "sent_id": []},
+        }
+        for item in hotpotqa()
+    ]
+
+
+def test_an_unknown_data_set() -> None:
     with pytest.raises(UserError, match="dataset must be squad or hotpotqa"):
         load_task("ruler/qa_1:source=x,dataset=trivia")
 
