@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import MANY, UserError
 from lcbench.engine.models import DEFAULT_MODEL
 
 RESULTS = Path("results")
@@ -31,6 +31,10 @@ DepthsOption = Annotated[
 HaystackOption = Annotated[
     str | None,
     typer.Option("--haystack", help="Text to hide needles in: .txt, JSONL, a folder or data set; default: made up."),
+]
+TooLongOption = Annotated[
+    str | None,
+    typer.Option("--too-long", help="Documents that do not fit: cut (the default), skip (left out), fail."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
 ChatOption = Annotated[
@@ -97,19 +101,27 @@ def prompt_format(
 
 def with_haystack(task: str, haystack: str | None) -> str:
     """The task with its option `haystack`. Raises: UserError for a task that takes none."""
+    return with_option(task, "haystack", haystack)
+
+
+def with_option(task: str, name: str, value: str | None) -> str:
+    """The task with an option that `--name` on the command line gives. Raises: UserError for a task that takes none."""
     from dataclasses import fields
 
     from lcbench.tasks import all_families, load_task, read_yaml, task_files
 
-    if haystack is None:
+    if value is None:
         return task
-    if "," in haystack:
-        raise UserError(f"--haystack {haystack} has a comma in it, which ends an option; rename it, or link to it.")
-    if "haystack" not in {field.name for field in fields(load_task(task))}:
-        families = {name for name, cls in all_families().items() if "haystack" in {field.name for field in fields(cls)}}
-        takers = [name for name in task_files() if read_yaml(name)[1].get("family") in families]
-        raise UserError(f"{task} takes no --haystack; tasks that take one: {', '.join(takers)}.")
-    return f"{task}{',' if ':' in task else ':'}haystack={haystack}"
+    typed = f"--{name.replace('_', '-')}"
+    if "," in value:
+        raise UserError(f"{typed} {value} has a comma in it, which ends an option; rename it, or link to it.")
+    if name not in {field.name for field in fields(load_task(task))}:
+        families = {family for family, cls in all_families().items() if name in {field.name for field in fields(cls)}}
+        takers = [one for one in task_files() if read_yaml(one)[1].get("family") in families]
+        if len(takers) > MANY:
+            takers = sorted({one if "/" not in one else f"{one.partition('/')[0]}/..." for one in takers})
+        raise UserError(f"{task} takes no {typed}; tasks that take one: {', '.join(takers)}.")
+    return f"{task}{',' if ':' in task else ':'}{name}={value}"
 
 
 def require_folder(path: Path | None) -> None:

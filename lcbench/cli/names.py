@@ -95,7 +95,7 @@ def runs(console: Console, results: Path) -> None:
         except UserError as error:  # one of another version hides no other
             refusals.append(error)
             continue
-        failed = sum(record.error is not None for record in records)
+        failed = sum(record.failed for record in records)
         begun = manifest.sessions[0].started_at if manifest.sessions else None
         started = datetime.fromisoformat(begun).strftime("%Y-%m-%d %H:%M") if begun else ""
         missing = manifest.missing(records)

@@ -33,7 +33,7 @@ def table(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     found = read_runs([*(runs or ()), *(run or ())] or [_newest()])
-    rows, trained = summarise_runs(found), trained_length(found)
+    rows, trained = summarise_runs(found, grouped=True), trained_length(found)
     for line in differences(found):
         terminal.say(f"note: {line}", err=True)
     if format == "text":

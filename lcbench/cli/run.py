@@ -31,8 +31,9 @@ from lcbench.cli.common import (
     SystemOption,
     ThinkBudgetOption,
     ThinkEndOption,
+    TooLongOption,
     prompt_format,
-    with_haystack,
+    with_option,
 )
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
@@ -57,6 +58,7 @@ def run(
     ] = None,
     depths: DepthsOption = None,
     haystack: HaystackOption = None,
+    too_long: TooLongOption = None,
     samples: Annotated[
         int | None,
         typer.Option("--samples", "--limit", "--num-samples", min=1, help="Samples a cell; default: the task's."),
@@ -119,8 +121,9 @@ def run(
         repeats=repeats,
     )
     requests, defaults = read_requests(target)
-    if haystack is not None:
-        requests = _all_with_haystack(requests, haystack)
+    for option, value in (("haystack", haystack), ("too_long", too_long)):
+        if value is not None:
+            requests = _all_with(requests, option, value)
     requests = [_override(request, method, seq_len, depths, samples, format_) for request in requests]
     source = ModelSource(
         defaults.get("model", DEFAULT_MODEL) if model is None else model,
@@ -170,8 +173,8 @@ def run(
         raise typer.Exit(1)
 
 
-def _all_with_haystack(requests: list[Request], haystack: str) -> list[Request]:
-    """The requests with this haystack; of a suite, those whose tasks take one. Raises: UserError if none does."""
+def _all_with(requests: list[Request], option: str, value: str) -> list[Request]:
+    """The requests with this option of their tasks; of a suite, those that take it. Raises: UserError if none does."""
     from dataclasses import replace
 
     from lcbench.tasks import load_task
@@ -180,7 +183,7 @@ def _all_with_haystack(requests: list[Request], haystack: str) -> list[Request]:
     for request in requests:
         task = request.task
         try:
-            task = with_haystack(task, haystack)
+            task = with_option(task, option, value)
             load_task(task)
         except UserError as error:
             refusals.append(error)
@@ -259,4 +262,4 @@ def _print_table(console: Console, folder: Path, plan: Plan) -> None:
 
     wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
     runs = [run.only(wanted) for run in read_runs([folder])]
-    print_tables(console, summarise_runs(runs), trained_length(runs))
+    print_tables(console, summarise_runs(runs, grouped=True), trained_length(runs))

@@ -34,6 +34,10 @@ class TooLongError(RowError):
     """A row does not fit into its cell's length whole, and must not be cut."""
 
 
+class LeftOutError(TooLongError):
+    """The same where such rows are left out of a run: they are counted and named, and are no failure."""
+
+
 class UnsupportedModelError(UserError):
     """This model cannot be steered; the message says which layer and why."""
 

@@ -149,7 +149,7 @@ class RunWriter:
                 ) from error
             self._size = os.fstat(self._file).st_size
         self._appended += 1
-        if record.error is None:
+        if not record.failed:
             self.done.add(record.identity.id)
 
     def _require_files(self) -> None:
@@ -182,7 +182,7 @@ class RunWriter:
 
     def _read(self) -> list[Record]:
         found = [record for record in self._tail.news() if record.session != self.session_number]
-        self.done |= {record.identity.id for record in found if record.error is None}
+        self.done |= {record.identity.id for record in found if not record.failed}
         return found
 
     def claim(self, part: str) -> bool:

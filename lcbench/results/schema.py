@@ -219,6 +219,9 @@ class Record:
     prompt: Prompt
     result: Result | None = None
     error: str | None = described("Why the sample failed; null if it did not.", check=_reason, wanted="a text or null")
+    skipped: bool | None = described(
+        "Whether the sample was left out since its document does not fit whole; `error` says by how much.", default=None
+    )
     layers_steered: int | None = described(
         "Layers whose attention the method computed.", unit="layers", least=0, default=None
     )
@@ -257,8 +260,13 @@ class Record:
         return {**as_json(self.identity), **as_json(self.prompt), **done, **error, **cost, **own}
 
     @property
+    def failed(self) -> bool:
+        """Whether the sample failed; one that was left out did not."""
+        return self.error is not None and not self.skipped
+
+    @property
     def row_failed(self) -> bool:
-        """Whether the sample failed before it had a prompt: its row is at fault, and not the model or the method."""
+        """Whether the sample has no prompt: its row is at fault, or was left out, and not the model or the method."""
         return self.error is not None and not self.prompt.prompt_tokens
 
     @property
@@ -279,7 +287,7 @@ class Record:
     def failure(self) -> str | None:
         """Why the sample has no score; None if it has one."""
         if self.result is None:
-            return self.error
+            return self.error if self.failed else None
         return f"no {self.result.scores.metric}" if self.score is None else None
 
 
@@ -410,7 +418,7 @@ class Manifest:
         for record in records:
             job = record.identity.id.rpartition("/")[0]
             counts[job] += 1
-            if record.error is not None:
+            if record.failed:
                 failed.add(job)
         jobs = ("/".join(map(str, job[:3])) for job in self.identity.jobs)
         return sum(max(size - counts[job], 0) for job, size in zip(jobs, planned) if job not in failed)

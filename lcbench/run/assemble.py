@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lcbench.core.errors import LeftOutError, RowError
 from lcbench.results.schema import Answer, Identity, Prompt, Record, Result, Scores
 from lcbench.run.measures import Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
@@ -91,11 +92,12 @@ def taken_over(found: Record, job: Job) -> Record:
     return replace(found, identity=named, equals=job.equals, taken_from=found.identity.id)
 
 
-def unbuilt(plan: Plan, job: Job, sample: int, reason: str) -> Record:
-    """The record of a sample without a prompt: its row cannot be used, for this reason."""
+def unbuilt(plan: Plan, job: Job, sample: int, error: RowError) -> Record:
+    """The record of a sample without a prompt: its row cannot be used, or is left out."""
     seed = job.task.sample_seed(job.cell, sample // job.task.repeats, plan.seed)
     nothing = Example([], [], [], references=(), max_new_tokens=0, seed=seed)
-    return record(plan, SampleRequest(job, sample, nothing), reason, 0, ())
+    made = record(plan, SampleRequest(job, sample, nothing), str(error), 0, ())
+    return replace(made, skipped=isinstance(error, LeftOutError) or None)
 
 
 def _prompt(plan: Plan, job: Job, example: Example, *, measured: bool) -> Prompt:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
-from lcbench.core.errors import RowError, UserError, brief
+from lcbench.core.errors import LeftOutError, RowError, UserError, brief
 from lcbench.core.thinking import require_markers
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
@@ -286,6 +286,8 @@ def _require_example(task: Task, cell: Cell, usable: list[int], tokenizer: PreTr
     for sample in usable[:ROWS_TRIED]:
         try:
             task.fitted(cell, sample, tokenizer, seed)
+        except LeftOutError:
+            return  # whether a later row fits is seen when it is built
         except RowError as error:
             refusal = refusal or error
             if time.monotonic() > end:

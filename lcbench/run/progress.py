@@ -70,9 +70,10 @@ class TerminalProgress:
 
     def sample(self, job: Job, record: Record, left: int) -> None:
         if record.error:
-            self._bar.console.print(
-                f"failed: {describe(job)}: {record.error}", style="red", markup=False, highlight=False
-            )
+            if record.failed:
+                self._bar.console.print(
+                    f"failed: {describe(job)}: {record.error}", style="red", markup=False, highlight=False
+                )
             failed = 1 if record.row_failed else 1 + left
             self._pace.finished(job, failed, failed=True)
             self._done += failed
@@ -120,7 +121,8 @@ class PlainProgress:
         scores = self._scores[job.record_id(0)]
         if record.error:
             self._pace.finished(job, gone, failed=True)
-            self._say(f"failed: {describe(job)}: {record.error}")
+            if record.failed:
+                self._say(f"failed: {describe(job)}: {record.error}")
             if not record.row_failed:
                 return
         else:

@@ -42,7 +42,7 @@ class Built(NamedTuple):
     """The samples of a batch with their prompts, and those that have none: job, sample and the reason."""
 
     requests: list[SampleRequest]
-    unusable: list[tuple[Job, int, str]]
+    unusable: list[tuple[Job, int, RowError]]
 
 
 def run(
@@ -148,9 +148,9 @@ class _Run:
             measure.on_prefill = self._progress.prefilled
             for batch, requests in self._built(itertools.chain([first], claimed)):
                 built, unusable = requests.result()
-                for job, sample, reason in unusable:
+                for job, sample, error in unusable:
                     if self._tally.is_missing(job, sample):
-                        self._record(job, assemble.unbuilt(self._plan, job, sample, reason))
+                        self._record(job, assemble.unbuilt(self._plan, job, sample, error))
                 for portion in measure.portions(built):
                     for one, found in self._measured(measure, portion):
                         if not self._tally.is_missing(one.job, one.sample):
@@ -205,7 +205,7 @@ class _Run:
                 try:
                     example = job.example(sample, plan.tokenizer, plan.seed)
                 except RowError as error:
-                    found.unusable.append((job, sample, str(error)))
+                    found.unusable.append((job, sample, error))
                 else:
                     requests.append(SampleRequest(job, sample, example))
             found.requests.extend(sorted(requests, key=lambda one: one.example.prompt, reverse=True))

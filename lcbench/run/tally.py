@@ -63,7 +63,7 @@ class Tally:
             if record.row_failed and record.identity.id in self.failed_rows:
                 continue
             self._left[id] -= 1
-            if record.error:
+            if record.failed:
                 failed = self.failed_rows if record.row_failed else self.failed
-                failed[record.identity.id if record.row_failed else id] = job, record.error
+                failed[record.identity.id if record.row_failed else id] = job, str(record.error)
             self._progress.sample(job, record, self._left[id])

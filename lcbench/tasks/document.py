@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import regex
 
-from lcbench.core.errors import RowError, TooLongError, UserError, brief, unknown
+from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError, brief, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
@@ -55,8 +55,10 @@ class DocumentTask(Task):
     `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
     100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
-    With truncate=never a row whose document does not fit whole is not asked. `only` lists what a row must have
-    in its columns, as `length=long`; `groups` are columns by which tables give the scores once more.
+    A document that does not fit is cut; with too_long=skip its row is left out of the run, counted and named, with
+    too_long=fail its sample fails. truncate=never is for documents that say nothing when cut: too_long is skip there.
+    `only` lists what a row must have in its columns, as `length=long`; `groups` are columns by which tables give the
+    scores once more.
 
     Generation ends at the first of the `stop` strings. If `answer` (a regular expression) is given, its group in the
     output is scored, else the whole output, by `scorer` (lcbench.metrics), from 0 to 100. `follow_up` is a second,
@@ -67,7 +69,7 @@ class DocumentTask(Task):
 
     family: ClassVar[str] = "document"
     metric: ClassVar[str] = "score"
-    newer: ClassVar[frozenset[str]] = frozenset({"only", "groups", "follow_up_tokens"})
+    newer: ClassVar[frozenset[str]] = frozenset({"only", "groups", "follow_up_tokens", "too_long"})
 
     data: str
     split: str = "validation"
@@ -79,6 +81,7 @@ class DocumentTask(Task):
     follow_up_tokens: int | None = None
     answers: str = "{0}\n{1}"
     truncate: Literal["left", "middle", "right", "never"] = "right"
+    too_long: Literal["cut", "skip", "fail"] = "cut"
     shots: int = 0
     shots_split: str = "train"
     scorer: str
@@ -204,13 +207,13 @@ class DocumentTask(Task):
         document = self._document(sample, row, parts, tokenizer)
         space = cell.seq_len - task.max_new_tokens - len(parts.head) - len(parts.tail)
         if space < min(1, len(document)):
-            raise TooLongError(
+            raise self._unfit(
                 f"{self.name} does not fit into {cell.seq_len} tokens: sample {sample} needs "
                 f"{cell.seq_len - space + min(1, len(document))} even without its document; use a longer --seq-len"
                 + (" or fewer shots." if task.shots else ".")
             )
-        if task.truncate == "never" and len(document) > space:
-            raise TooLongError(
+        if len(document) > space and (self.too_long != "cut" or task.truncate == "never"):
+            raise self._unfit(
                 f"{self._where(sample)} has {len(document):,} tokens, and {max(space, 0):,} fit into {cell.seq_len:,} "
                 f"with the rest of the prompt; {self.name} asks whole documents only."
             )
@@ -235,6 +238,12 @@ class DocumentTask(Task):
                 **({"groups": self._groups(row)} if self.groups else {}),
             },
         )
+
+    def _unfit(self, reason: str) -> RowError:
+        """The error for a row that does not fit whole."""
+        if self.too_long == "skip" or (self.resolved.truncate == "never" and self.too_long != "fail"):
+            return LeftOutError(reason)
+        return TooLongError(reason)
 
     def _follow_up(self, sample: int, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         parts = self._segments(sample, self.resolved.follow_up, fields, tokenizer, replace(self.format, system=""))

@@ -11,6 +11,7 @@ from lcbench.results.report.best import RULE
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
+NAMED = 8  # rows that were left out, by their numbers
 SHORT = 0.9  # share of the length under which the true length of prompts is told
 
 
@@ -114,7 +115,13 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
     """How many documents were cut, and how long prompts are that are much shorter than the length of their column; once
     a length, as all methods read the same prompts."""
     lines = []
-    for _, row in sorted({row.seq_len: row for row in rows if row.samples}.items()):
+    for row in _by_length(row for row in rows if row.skipped):
+        more = f" and {len(row.skipped) - NAMED:,} more" if len(row.skipped) > NAMED else ""
+        lines.append(
+            f"{task} at {row.seq_len:,}: {len(row.skipped)} of {len(row.skipped) + row.samples} rows do not fit whole "
+            f"and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
+        )
+    for row in _by_length(row for row in rows if row.samples):
         if row.cut:
             lines.append(
                 f"{task} at {row.seq_len:,}: documents cut in {row.cut} of {row.samples} samples, by "
@@ -123,6 +130,11 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
         if 0 < row.tokens < SHORT * row.seq_len and row.bits_per_byte is None:
             lines.append(f"{task} at {row.seq_len:,}: prompt and answer have {row.tokens:,.0f} tokens on average.")
     return lines
+
+
+def _by_length(rows: Iterable[TableRow]) -> list[TableRow]:
+    """One row of each length, in order."""
+    return [row for _, row in sorted({row.seq_len: row for row in rows}.items())]
 
 
 def _unknown(whole: Sequence[Grid]) -> list[str]:

@@ -16,6 +16,7 @@ from lcbench.results.compare.cells import TOP, computed_tokens
 from lcbench.results.records import read_manifest, read_records
 from lcbench.results.report.best import best
 from lcbench.results.report.draws import spread, spread_of_repeats
+from lcbench.results.report.groups import by_group
 from lcbench.results.schema import Cost, Prompt, Record, RunIdentity
 
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
@@ -31,8 +32,8 @@ class TableRow:
 
     `low` and `high` are the 95 % interval of the mean; None where the samples are too few to know it. For likelihoods
     the mean is the perplexity of all scored tokens together, its interval treats the books as the random sample
-    (`ratio_interval`), and bits per byte and bits per word, which compare across tokenizers, are set; they are None for
-    other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
+    (`ratio_interval`), and bits per byte and bits per word, which compare across tokenizers, are set; they are None
+    for other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
     standard deviation of `draws_sd`, and the interval then covers other questions after the same draws.
     `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
     `prefill_tokens_per_second` are all computed tokens by all seconds, and `prefill_tokens_per_second_sd` is the
@@ -40,12 +41,12 @@ class TableRow:
     seconds a second that the samples had, None where no record tells; `busy` where a model on the CPU had less than
     BUSY of them, as other programs ran.
     `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
-    numbers then cover the samples that succeeded, and are None without any. `cut` samples had their document cut, by
-    `cut_tokens` on average; prompt and answer budget together have `tokens` tokens on average. `equals` is `vanilla`
-    where the method changes nothing at this length, else empty; `taken` samples were taken over from it. `chat`:
-    whether prompts are in the chat template, None where the records do not tell. Of `thoughts` before
-    answers, `thoughts_cut` did not end within their budget. Of several `repeats` the standard deviation is
-    `repeats_sd`, and the interval is over samples.
+    numbers then cover the samples that succeeded, and are None without any. `skipped` are the rows that were left out,
+    by their numbers. `cut` samples had their document cut, by `cut_tokens` on average; prompt and answer budget
+    together have `tokens` tokens on average. `equals` is `vanilla` where the method changes nothing at this length,
+    else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where the
+    records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
+    `repeats` the standard deviation is `repeats_sd`, and the interval is over samples.
     """
 
     task: str
@@ -76,6 +77,7 @@ class TableRow:
     prefill_tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     failed: str | None = None
+    skipped: tuple[str, ...] = ()
     cut: int = 0
     cut_tokens: float = 0.0
     tokens: float = 0.0
@@ -172,15 +174,16 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
 
 
-def summarise_runs(runs: Sequence[Run]) -> list[TableRow]:
-    """Rows in the order in which tasks, methods and lengths first occur.
+def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableRow]:
+    """Rows in the order in which tasks, methods and lengths first occur; if `grouped` also those of each group of a
+    task's samples, at the end.
 
     Raises: UserError for an official score that the records do not have the parts of.
     """
     groups: dict[tuple[object, ...], tuple[TableRow, list[Record]]] = {}
     for run in runs:
         protocols = run.protocols
-        for record in run.records:
+        for record in [*run.records, *(by_group(run.records) if grouped else [])]:
             one = record.identity
             key = (one.task, one.method, one.seq_len, one.model, run.name)
             if key not in groups:
@@ -214,9 +217,10 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
     equal = {record.equals for record in records}
     key = replace(key, equals=records[0].equals or "" if len(equal) == 1 else "")
     failed = next((record.failure for record in records if record.failure), None)
+    skipped = tuple(str(record.identity.sample) for record in records if record.skipped)
     done = [record for record in records if record.score is not None]
     if not done:
-        return replace(key, failed=failed)
+        return replace(key, failed=failed, skipped=skipped)
     metric = done[0].measured.scores.metric
     done = [record for record in done if record.measured.scores.metric == metric]
     costs = [record.measured.cost for record in done]
@@ -241,6 +245,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
         failed=failed,
         taken=sum(record.taken_from is not None for record in done),
+        skipped=skipped,
         cut=len(cuts),
         cut_tokens=sum(cuts) / len(cuts) if cuts else 0.0,
         chat=done[0].prompt.chat,

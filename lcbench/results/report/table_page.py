@@ -80,11 +80,15 @@ def _body(
     body = []
     for line in grid.lines:
         cells = (line.cells.get(length) for length in grid.lengths)
-        scores = ["" if cell is None else "failed" if cell.mean is None else score(cell) for cell in cells]
+        scores = ["" if cell is None else _without_score(cell) if cell.mean is None else score(cell) for cell in cells]
         labels = [plain(text) for text in (line.model, line.run) if text]
         cost = list(map(plain, costs(line, grid.lengths))) if grid.first else []
         body.append([code(line.method), *labels, *scores, *cost])
     return body
+
+
+def _without_score(cell: TableRow) -> str:
+    return "failed" if cell.failed else "left out"
 
 
 def _tex(text: str) -> str:

@@ -60,7 +60,7 @@ def _score(row: TableRow | None, star: str) -> Text:
     if row is None:
         return Text("")
     if row.mean is None:
-        return Text("failed", style="red")
+        return Text("failed", style="red") if row.failed else Text("left out", style="dim")
     known = row.low is not None and row.high is not None
     between = f"{_end(row.low, row.metric)}-{_end(row.high, row.metric)}" if known else "unknown"
     mean, same = number(row.mean, row.metric), f"\n{equal(row)}" if row.equals else ""

@@ -6,9 +6,9 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lcbench.core.errors import RowError, TooLongError, UserError
+from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError
 from lcbench.core.tokens import as_text, encode_inside
 from lcbench.data import Row
 from lcbench.metrics import score_example
@@ -48,9 +48,9 @@ class Dialogue(Task):
     random places, and one reply of running text that makes prompt and answer exactly `seq_len` tokens. The budget is
     the right answer and some tokens more, at least `max_new_tokens`.
 
-    With `data: mrcr` (`lcbench data prepare mrcr`) samples are the published rows with so many needles. A row that does
-    not fit with `max_new_tokens` is not asked, since nothing may be cut. Tables give the score again by the published
-    bins of length, in tokens of the model's own tokenizer.
+    With `data: mrcr` (`lcbench data prepare mrcr`) samples are the published rows with so many needles. A row that
+    does not fit with `max_new_tokens` is left out, or fails with too_long=fail: nothing may be cut. Tables give the
+    score again by the published bins of length, in tokens of the model's own tokenizer.
 
     In a chat every message is a turn; templates that refuse two turns of the user in a row, as the published rows
     begin, get them as one. Without a chat template turns are `User:` and `Assistant:`, as in Google's MRCR.
@@ -65,6 +65,7 @@ class Dialogue(Task):
     data: str = ""
     split: str = "test"
     max_new_tokens: int = 0
+    too_long: Literal["skip", "fail"] = "skip"
     samples: int = 20
 
     def __post_init__(self) -> None:
@@ -167,7 +168,7 @@ class Dialogue(Task):
         prompt = self._encoded(tokenizer, self._messages(row, sample))
         answer = len(encode_inside(tokenizer, as_text(tokenizer, f" {row.references[0]}")))
         if len(prompt) + self.max_new_tokens > cell.seq_len:
-            raise TooLongError(
+            raise (LeftOutError if self.too_long == "skip" else TooLongError)(
                 f"row {self._rows.number(sample) + 1} of {self.data} has {len(prompt):,} tokens, and with "
                 f"{self.max_new_tokens:,} for the answer does not fit into {cell.seq_len:,}; {self.name} asks whole "
                 "conversations only."

@@ -113,7 +113,7 @@ def _about(task: str, runs: Sequence[Run]) -> str:
 def _made(run: Run, folder: Path) -> str:
     """Model, settings, and each session's command, versions and machine; the whole run.json can be unfolded."""
     identity, manifest = run.identity, read_manifest(folder)
-    failed = sum(record.error is not None for record in run.records)
+    failed = sum(record.failed for record in run.records)
     trained, source = identity.pretraining_length, manifest.identity.model
     typed = [str(source)] if source != identity.model else []
     facts: list[tuple[str, object]] = [

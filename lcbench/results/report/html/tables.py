@@ -41,7 +41,7 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
     def show(row: TableRow) -> str:
         failed = '<small class="bad">failed</small>' if row.failed else ""
         if row.mean is None:
-            return failed
+            return failed or "<small>left out</small>"
         score = number(row.mean, row.metric)
         link = samples_link(f"<b>{score}</b>" if row.best else score, row)
         known = row.low is not None and row.high is not None
