@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import LeftOutError, RowError, UserError, brief
-from lcbench.core.thinking import require_markers
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.engine.models import ModelSource
-from lcbench.engine.sampling import Sampling
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import length_note, trained_length
 from lcbench.methods.identity import equals_vanilla
 from lcbench.results.schema import Record
+from lcbench.run.asking import format_notes, require_answers, thinking_notes
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.chat import TODAY, writes_date
@@ -181,7 +180,7 @@ def make_plan(
     source.check()
     attention.check_names()
     for request, task in zip(requests, tasks, strict=True):
-        _require_answers(task)
+        require_answers(task)
         task.require_data()
         if request.seq_lens:
             task.cells(list(request.seq_lens), _depths(request))
@@ -204,7 +203,7 @@ def make_plan(
         return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
 
     jobs: dict[str, Job] = {}
-    notes = [*source.notes(config), *_format_notes(requests, tasks, tokenizer), *_thinking_notes(tasks, tokenizer)]
+    notes = [*source.notes(config), *format_notes(requests, tasks, tokenizer), *thinking_notes(tasks, tokenizer)]
     notes += filter(None, [length_note(config)])
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or (trained,))
@@ -221,47 +220,6 @@ def make_plan(
                 jobs.setdefault(job.record_id(0), job)
     need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
     return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)
-
-
-def _format_notes(requests: Sequence[Request], tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A note where the chat template is used because there is one. Raises: UserError for one that is asked for and
-    missing, or for what only a chat has, without any."""
-    in_chat = [task for task in tasks if task.format.in_chat(tokenizer)]
-    typed = {name for request in requests for name, _ in request.format}
-    for name, option in (("system", "--system"), ("chat_options", "--chat-option")):
-        if name in typed and not in_chat:
-            raise UserError(f"{option} is for prompts in a chat template, and none is in one here; leave it out.")
-    chosen = dict.fromkeys(task.name for task in in_chat if task.format.chat == "auto")
-    if not chosen:
-        return []
-    return [f"{', '.join(chosen)}: asked in the model's chat template; --chat off asks in plain text."]
-
-
-def _require_answers(task: Task) -> None:
-    """Raises: UserError for a way to answer that cannot be."""
-    if task.think_budget < 0 or task.repeats < 1:
-        raise UserError(f"{task.name}: --think-budget must be at least 0, and --repeats at least 1.")
-    if task.sampling:
-        Sampling.parse(task.sampling)
-    elif task.repeats > 1:
-        raise UserError(f"{task.name}: all {task.repeats} repeats would be the same answer; give --sampling, too.")
-
-
-def _thinking_notes(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A note where the prompt begins a thought that nothing leaves room for. Raises: UserError for a model that does
-    not tell how its thoughts end, or a budget that no task takes."""
-    for task in tasks:
-        if task.thought_tokens:
-            require_markers(task.name, tokenizer, task.think_end)
-    if tasks and any(task.think_budget for task in tasks) and not any(task.thought_tokens for task in tasks):
-        raise UserError("--think-budget is for tasks whose answers are generated; leave it out.")
-    begun = [task.name for task in tasks if not task.thought_tokens and task.format.begins_thought(tokenizer)]
-    if not begun:
-        return []
-    return [
-        f"{', '.join(dict.fromkeys(begun))}: the chat template begins a thought, and the answer's budget is all that "
-        "it has; give it more, as in --think-budget 2k."
-    ]
 
 
 def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:

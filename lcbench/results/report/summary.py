@@ -44,8 +44,8 @@ class TableRow:
     numbers then cover the samples that succeeded, and are None without any. `skipped` are the rows that were left out,
     by their numbers. `cut` samples had their document cut, by `cut_tokens` on average; prompt and answer budget
     together have `tokens` tokens on average. `equals` is `vanilla` where the method changes nothing at this length,
-    else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where the
-    records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
+    else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where
+    the records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
     `repeats` the standard deviation is `repeats_sd`, and the interval is over samples.
     """
 

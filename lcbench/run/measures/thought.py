@@ -7,7 +7,7 @@ thought that did not end in its budget is ended for the model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lcbench.core.thinking import Markers, markers_of
@@ -73,11 +73,9 @@ def split_answer(tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int]
 
 def cost_of_both(thinking: CallCost, answering: CallCost) -> CallCost:
     """The cost of a thought and its answer: the prompt was read for the first, and whatever follows is decoding."""
-    return CallCost(
+    return replace(
+        CallCost.total([thinking, answering]),
         prefill_seconds=thinking.prefill_seconds,
         decode_seconds=thinking.decode_seconds + answering.prefill_seconds + answering.decode_seconds,
-        peak_memory_bytes=max(thinking.peak_memory_bytes, answering.peak_memory_bytes),
         reused_tokens=thinking.reused_tokens,
-        decoded_together=thinking.decoded_together,
-        prefill_chunk=thinking.prefill_chunk,
     )
