@@ -68,7 +68,8 @@ RepeatsOption = Annotated[
     int | None,
     typer.Option("--repeats", min=1, help="Answers to a sample, with --sampling; tables show the spread."),
 ]
-ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", hidden=True)]
+ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", "--apply_chat_template", hidden=True)]
+MultiturnOption = Annotated[bool, typer.Option("--fewshot-as-multiturn", "--fewshot_as_multiturn", hidden=True)]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
 AdapterOption = Annotated[
     str | None,

@@ -22,6 +22,7 @@ from lcbench.cli.common import (
     HaystackOption,
     LengthsOption,
     MethodsOption,
+    MultiturnOption,
     QuantizationOption,
     RemoteCodeOption,
     RepeatsOption,
@@ -99,6 +100,7 @@ def run(
     adapter: AdapterOption = None,
     quantization: QuantizationOption = None,
     apply_chat_template: ApplyChatOption = False,
+    fewshot_as_multiturn: MultiturnOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
     """Run a task or a suite; the same command again resumes where it stopped.
@@ -109,6 +111,11 @@ def run(
     from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
     from lcbench.run.requests import read_requests
 
+    if fewshot_as_multiturn:
+        raise UserError(
+            "lcbench has no --fewshot-as-multiturn: tasks of as many demonstrations as fit take it as an option, as in "
+            "trec:multiturn=true; all others ask in one message."
+        )
     format_ = prompt_format(
         chat,
         chat_option,

@@ -204,3 +204,15 @@ def test_the_command(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.code == 0, outcome.err
     (row,) = (line.split("|") for line in outcome.out.splitlines() if line.startswith("|codes_choice"))
     assert float(row[7]) == 1
+
+
+def test_thoughts_are_cut_out_as_the_harness_does() -> None:
+    """Its own arguments reach it: what stands before the end of a thought is no answer."""
+    lm = SteeredLM("lcbench-tiny", method="dca", think_end_token=" near", chat_template_args={"enable_thinking": False})
+    plain = SteeredLM("lcbench-tiny", method="dca")
+    asked = requests("generate_until", ("Mara keeps bees near Oslo. Mara", {"until": ["zzz"], "max_gen_toks": 24}))
+    (cut,), (whole,) = (one.generate_until(asked, disable_tqdm=True) for one in (lm, plain))
+    assert cut == whole.split(" near")[-1].lstrip() != whole
+    assert lm.chat_template_args == {"enable_thinking": False}
+    lm.close()
+    plain.close()

@@ -42,7 +42,8 @@ def chat_model() -> Path:
 def test_runs_from_before_are_the_same_runs() -> None:
     """Prompts of a run that was made before formats could be chosen; nothing is added to what identifies it."""
     tokenizer = ModelSource().tokenizer()
-    for known in {record["task"]: record for record in reversed(fields_of(BASELINE))}.values():
+    longest_first = sorted(fields_of(BASELINE), key=lambda record: -record["seq_len"])
+    for known in {record["task"]: record for record in longest_first}.values():
         task = load_task(known["task"])
         prompt = task.example(Cell(known["seq_len"], known["cell_depth"]), known["sample"], tokenizer, 0).prompt
         assert hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest() == known["prompt_sha256"]
@@ -110,6 +111,8 @@ def test_dry_runs_and_single_prompts_tell(chat_model: Path) -> None:
     [
         (("--chat", "on"), "use a chat model, or --chat off."),
         (("--apply-chat-template",), "use a chat model, or --chat off."),
+        (("--apply_chat_template",), "use a chat model, or --chat off."),
+        (("--fewshot-as-multiturn",), "as in trec:multiturn=true; all others ask in one message."),
         (("--chat", "yes"), "chat must be auto or on or off, not 'yes'."),
         (("--bos", "one"), "bos must be auto or always or never, not 'one'."),
         (

@@ -18,8 +18,15 @@ from tests.families import FAMILIES, Family, talking
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 SYSTEM = "Answer with one word."
-SHORT = [("passkey", 700), ("needle:protocol=codes", 700), ("ruler/niah_single_3", 1200), ("ruler/vt", 2500)]
-LONG = [("needle", 800), ("ruler/fwe", 2500), ("ruler/cwe", 4000), ("passkey:protocol=longlm", 500)]
+SHORT = [("passkey", 700), ("ruler/vt", 2500)]
+LONG = [
+    ("needle", 800),
+    ("needle:protocol=codes", 700),
+    ("ruler/niah_single_3", 1200),
+    ("ruler/fwe", 2500),
+    ("ruler/cwe", 4000),
+    ("passkey:protocol=longlm", 500),
+]
 ANSWERS = {  # what stands behind the generation prompt
     "passkey": "The pass key is",
     "passkey:protocol=longlm": "The pass key is ",
