@@ -12,16 +12,16 @@ REAL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 TESTS := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: help demo test real test-all lint clean
+.PHONY: help demo test real test-all test-endpoint lint clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s %s\n' "$$name" "$$text"; done
 
 demo: $(INSTALLED)  ## install, then passkey on the embedded model: a table in about two minutes
 	$(BIN)/lcbench run demo
 
 test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the slow ones
-	$(TESTS) -m 'not slow'
+	$(TESTS) -m 'not slow and not endpoint'
 
 real: $(INSTALLED) $(REAL_MODEL)  ## install, fetch a real LLM, and its passkeys, needles and perplexity: half an hour
 	$(BIN)/lcbench run real --model $(REAL_MODEL) $(if $(SAMPLES),--samples $(SAMPLES))
@@ -37,6 +37,10 @@ $(REAL_MODEL): | $(INSTALLED)
 
 test-all: test  ## what CI runs: `make test`, then the slow tests
 	$(TESTS) -m slow
+
+test-endpoint: $(INSTALLED)  ## a real server: transformers serve, which it installs, against lcbench itself
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'transformers[serving]'
+	$(BIN)/pytest -m endpoint tests/engine/endpoint
 
 lint: $(INSTALLED)  ## linters, types, and who may import whom
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from lcbench.methods.base import REGISTRY
 from lcbench.tasks import task_files
 from tests.helpers import REPOSITORY, Outcome, cli
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/tasks.md", "docs/performance.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/tasks.md", "docs/performance.md", "docs/engines.md"]
 NEEDS = "# needs "  # the marker of a command for another machine: `# needs the hub`, `# needs a GPU`
 
 
@@ -61,7 +61,7 @@ def import_block(path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/performance.md"])  # minutes of a core
+@pytest.mark.parametrize("document", DOCUMENTS[:3])  # the others take minutes of a core, or need servers
 def test_everything_in_a_document_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom: Python is imported, YAML saved under the name that the text gives it, commands are run."""
     monkeypatch.chdir(tmp_path)

@@ -36,12 +36,25 @@ from lcbench.cli.common import (
     prompt_format,
     with_option,
 )
+from lcbench.cli.engines import (
+    ApiOption,
+    ConcurrencyOption,
+    EndpointOption,
+    EngineChoice,
+    EngineOption,
+    EngineOptionsOption,
+    ServedAsOption,
+    StrictOption,
+    TimeoutOption,
+    TokenizerOption,
+)
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.core.processes import launched
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 if TYPE_CHECKING:
+    from lcbench.engine.footprint import Footprint
     from lcbench.run.plan import Plan
     from lcbench.run.requests import Request
 
@@ -92,6 +105,15 @@ def run(
         str, typer.Option(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.")
     ] = "auto",
     kv_offload: Annotated[bool, typer.Option("--kv-offload", help="Keep the KV cache in RAM.")] = False,
+    endpoint: EndpointOption = None,
+    endpoint_api: ApiOption = "completions",
+    tokenizer: TokenizerOption = None,
+    served_as: ServedAsOption = None,
+    concurrency: ConcurrencyOption = 4,
+    request_timeout: TimeoutOption = 600.0,
+    strict: StrictOption = False,
+    engine: EngineOption = "lcbench",
+    engine_option: EngineOptionsOption = None,
     revision: RevisionOption = None,
     output: Annotated[  # readable=False: a folder without read permission is reported by the writer
         Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
@@ -132,7 +154,7 @@ def run(
         if value is not None:
             requests = _all_with(requests, option, value)
     requests = [_override(request, method, seq_len, depths, samples, format_) for request in requests]
-    source = ModelSource(
+    local = ModelSource(
         defaults.get("model", DEFAULT_MODEL) if model is None else model,
         revision,
         dtype,
@@ -145,9 +167,34 @@ def run(
         quantization,
     )
     processes = launched()
-    source.check_processes(processes)
+    local.check_processes(processes)
+    options = AttentionOptions(attention, kv_dtype, kv_offload)
+    choice = EngineChoice(
+        engine,
+        engine_option or (),
+        endpoint,
+        endpoint_api,
+        tokenizer,
+        served_as,
+        concurrency,
+        request_timeout,
+        strict,
+    )
+    source = choice.source(
+        local,
+        model,
+        {
+            "--method": bool(method),
+            "--dtype": dtype != "auto" and engine == "lcbench",
+            "--device": device != "auto",
+            "--device-map": device_map is not None,
+            "--tensor-parallel": tensor_parallel,
+            "--attention, --kv-dtype or --kv-offload": options != AttentionOptions(),
+            "--slurm": slurm is not None,
+        },
+    )
     seed = defaults.get("seed", 0) if seed is None else seed
-    plan = make_plan(source, requests, seed, AttentionOptions(attention, kv_dtype, kv_offload))
+    plan = make_plan(source, requests, seed, options)
     folder = output or plan.default_output(RESULTS)
     for advice in plan.advice if processes.main else []:
         terminal.say(f"note: {advice}", err=True)
@@ -233,21 +280,27 @@ def _show_time(plan: Plan, *, always: bool) -> None:
     if not always and surely_short(plan):
         return
     seconds = estimate(plan)
-    if always or seconds >= LONG:
+    if seconds is not None and (always or seconds >= LONG):
         terminal.say(f"note: {forecast(plan, seconds)}", err=True)
 
 
 def _show_plan(plan: Plan, folder: Path) -> None:
-    from lcbench.engine.generate import PREFILL_CHUNK
-    from lcbench.results.report.tables import human_bytes
     from lcbench.run.progress import describe, equal
 
-    need = plan.footprint
     for job in plan.jobs:
         in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
         samples = f"{job.samples} sample{'' if job.samples == 1 else 's'}"
         terminal.say(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
     terminal.say(f"{plan.size}, {plan.tokens:,} tokens")
+    if plan.facts.local is not None:
+        _show_memory(plan, plan.facts.local.footprint)
+    terminal.say(f"records would go to {folder}")
+
+
+def _show_memory(plan: Plan, need: Footprint) -> None:
+    from lcbench.engine.generate import PREFILL_CHUNK
+    from lcbench.results.report.tables import human_bytes
+
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
     kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
     terminal.say(
@@ -259,7 +312,6 @@ def _show_plan(plan: Plan, folder: Path) -> None:
     if read:
         most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)
         terminal.say(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
-    terminal.say(f"records would go to {folder}")
 
 
 def _print_table(console: Console, folder: Path, plan: Plan) -> None:

@@ -20,6 +20,10 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class EngineError(Exception):
+    """An engine that could not answer; the message says why, in words for a record."""
+
+
 class LostRecordsError(UserError):
     """The records of a run were removed or replaced while it ran; exit code 1, as for cells that failed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -19,12 +20,17 @@ def session() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["lcbench", *sys.argv[1:]],
+        "command": ["lcbench", *map(without_credentials, sys.argv[1:])],
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus},
         "platform": platform.platform(),
         "git": _git_state(),
     }
+
+
+def without_credentials(argument: str) -> str:
+    """A word of the command line; of a URL in it neither user and password nor what follows a question mark."""
+    return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?#\s]*)\S*", r"\1\2", argument)
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,20 @@ from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.adapters import Adapter
+from lcbench.engine.base import LocalModel, ModelFacts, Source
 from lcbench.engine.dtypes import AUTO, best_dtype, check_dtype
+from lcbench.engine.footprint import footprint
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
 from lcbench.engine.quantization import SCHEMES, check_scheme, loading_options, stored_scheme
+from lcbench.methods import Method, parse_method
+from lcbench.methods.base import length_note, trained_length
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from lcbench.attention.options import AttentionOptions
-    from lcbench.engine.footprint import Footprint
     from lcbench.engine.steered import SteeredHost
 
 
@@ -39,7 +42,7 @@ LONGEST_NAME = 100  # characters of a display name
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class ModelSource(Source):
     """Which model, and how to load it, as given on the command line.
 
     `name` is an embedded model, a folder, a Hugging Face id, or a GGUF file, of the hub as `ID:FILE.gguf`; `dtype`
@@ -195,13 +198,35 @@ class ModelSource:
             loaded = adapter.merged(loaded, self.name)
         return loaded.eval()
 
+    def methods(self, typed: Sequence[str] | None) -> list[Method]:
+        return [parse_method(spec) for spec in typed or ("vanilla",)]
+
+    def inspect(self, tokenizer: PreTrainedTokenizerBase, attention: AttentionOptions) -> ModelFacts:
+        """Raises: UserError for a model that cannot be steered, weights that cannot be loaded as asked, or options of
+        attention that this machine lacks."""
+        from lcbench.attention.backends.dispatch import BackendSelector
+        from lcbench.attention.cache.growing import kv_torch_dtype
+        from lcbench.attention.probe import own_frequencies, require_rotary
+
+        device = self.torch_device()
+        BackendSelector(attention.backend).check(device)
+        kv_dtype, config = kv_torch_dtype(attention.kv_dtype), self.config()
+        self.check_weights(config)
+        skeleton = self.skeleton(config)
+        require_rotary(skeleton)
+        dtype = self.torch_dtype(config)
+        need = footprint(skeleton, dtype, kv_dtype)
+        local = LocalModel(config, need, dtype, device, own_frequencies(skeleton))
+        notes = [*self.notes(config), *filter(None, [length_note(config)])]
+        return ModelFacts(trained_length(config), local, notes=notes)
+
     def open_host(
-        self, tokenizer: PreTrainedTokenizerBase, footprint: Footprint, attention: AttentionOptions
+        self, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts, attention: AttentionOptions
     ) -> SteeredHost:
-        """The model, loaded, as what engines are made of. Raises: UserError."""
         from lcbench.engine.steered import SteeredHost
 
-        return SteeredHost(self.model(), tokenizer, footprint, attention)
+        assert facts.local is not None
+        return SteeredHost(self.model(), tokenizer, facts.local.footprint, attention)
 
     @cached_property
     def _adapter(self) -> Adapter | None:
@@ -325,15 +350,19 @@ class ModelSource:
             notes.append(f"{self.name}: weights are quantized ({self.quantization}, {SCHEMES[self.quantization]}).")
         return notes
 
-    def identity(self, config: PretrainedConfig) -> dict[str, str]:
-        """What of the weights decides the records; parts that do not apply are left out."""
+    def identity(self, facts: ModelFacts) -> dict[str, Any]:
+        """Of the weights, parts that do not apply are left out."""
+        assert facts.local is not None
         parts = {
             "model": self.label,
-            "model_fingerprint": self.fingerprint(config),
+            "model_fingerprint": self.fingerprint(facts.local.config),
             "weights": f"GGUF {', '.join(self.gguf.types)}" if self.gguf else None,
             "adapter": self.adapter,
             "adapter_fingerprint": self._adapter.fingerprint() if self._adapter else None,
             "quantization": self.quantization,
+            "pretraining_length": facts.trained,
+            "dtype": str(facts.local.dtype).removeprefix("torch."),
+            "device": facts.local.device.type,
         }
         return {name: value for name, value in parts.items() if value is not None}
 

@@ -107,7 +107,9 @@ class Answer:
     output_tokens: int = described("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
     prediction: str = described("The answer; of several choices the most likely one; empty for a likelihood.")
     finish_reason: str | None = described(
-        "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget).", default=None
+        "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget); a server may "
+        "say something else.",
+        default=None,
     )
     reasoning: str | None = described(
         "The thought before the answer, as the model wrote it; null without one.", default=None
@@ -157,8 +159,11 @@ class Cost:
         least=0,
         default=None,
     )
-    peak_memory_bytes: int = described(
-        "Most memory that was allocated: on a GPU by torch, else by the process.", unit="bytes", least=0
+    peak_memory_bytes: int | None = described(
+        "Most memory that was allocated: on a GPU by torch, else by the process; null where another program runs the "
+        "model.",
+        unit="bytes",
+        least=0,
     )
     way: str | None = described(
         "How a likelihood was computed: `cached` or `layerwise`, and why.", key="pass", default=None
@@ -181,6 +186,24 @@ class Cost:
     )
     prefill_chunk: int | None = described("Most tokens of the prompt in a call.", unit="tokens", least=1, default=None)
     attention: list[str] | None = described("The backends that computed the attention.", default=None)
+    sent_as: str | None = described(
+        "How a prompt went to a server: as `token_ids`, as `text`, or as the user's turn of a `chat`, around which the "
+        "server put its own template.",
+        default=None,
+    )
+    prompt_difference: int | None = described(
+        "Tokens of the prompt by the server's count, less those that were sent: below 0 it was cut; null where the "
+        "server does not say.",
+        unit="tokens",
+        default=None,
+    )
+    first_token_seconds: float | None = described(
+        "Time to the first token of an answer as the client sees it, waiting in the server's queue included.",
+        unit="seconds",
+        least=0,
+        default=None,
+    )
+    retries: int | None = described("Requests that had to be repeated.", unit="requests", least=0, default=None)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -343,6 +366,13 @@ class RunIdentity:
     kv_dtype: str | None = described("Type of the cached keys and values, where it is not the model's.", default=None)
     kv_offload: bool | None = described("Whether cached keys and values are kept in RAM.", default=None)
     seed: int | None = described("What the seeds of all samples are made of.", default=None)
+    engine: str | None = described("What ran the model: `endpoint` or `vllm`; null: lcbench itself.", default=None)
+    engine_options: dict[str, Any] | None = described("Options that were passed to vLLM.", default=None)
+    endpoint: str | None = described("The server's address, without credentials.", default=None)
+    endpoint_api: str | None = described("Which of its interfaces was asked: `completions` or `chat`.", default=None)
+    tokenizer: str | None = described(
+        "The tokenizer that prompts were built with, where it is not the model's.", default=None
+    )
     chat_date: str | None = described(
         "The date in prompts whose chat template writes the current one, in ISO 8601.", default=None
     )

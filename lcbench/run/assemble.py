@@ -16,8 +16,9 @@ from lcbench.tasks import Example
 EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
 
 
-def result(one: SampleRequest, measured: Measured, cores: float) -> Result:
-    """A measurement, scored by the task; `cores` are the CPU seconds a second that the process had meanwhile."""
+def result(one: SampleRequest, measured: Measured, cores: float | None) -> Result:
+    """A measurement, scored by the task; `cores` are the CPU seconds a second that the process had meanwhile, None
+    where another program computed."""
     cost = measured.cost
     seconds = cost.prefill_seconds + cost.decode_seconds
     task, prediction = one.job.task, measured.prediction
@@ -40,7 +41,7 @@ def result(one: SampleRequest, measured: Measured, cores: float) -> Result:
         ),
         scores=Scores(scores=scores, metric=task.metric),
         nll=measured.nll,
-        cost=replace(cost, cpu_seconds=round(cores * seconds, 6)),
+        cost=replace(cost, cpu_seconds=None if cores is None else round(cores * seconds, 6)),
     )
 
 

@@ -21,18 +21,21 @@ SLOWEST = 1e9  # operations per second that any machine reaches
 
 
 def work(plan: Plan, job: Job, tokens: int) -> float:
-    """Operations of a prefill of the first `tokens` tokens: weights, then attention to all keys that a query sees."""
-    config = plan.config.get_text_config()
-    itemsize = plan.source.torch_dtype(plan.config).itemsize
+    """Operations of a prefill of the first `tokens` tokens: weights, then attention to all keys that a query sees. Of a
+    model that another program runs nothing is known: the tokens themselves."""
+    local = plan.facts.local
+    if local is None:
+        return float(tokens)
+    config = local.config.get_text_config()
     embedding = config.vocab_size * config.hidden_size
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     pairs = 0.0
-    for layer in range(plan.footprint.layers):
+    for layer in range(local.footprint.layers):
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         window = min(_keys_seen(job.resolved, layer, job.cell.seq_len, kv_heads), tokens)
         pairs += window * tokens - window**2 / 2  # until the window is full, a query sees all keys before it
-    weights = max(plan.footprint.weights // itemsize - embedding, 0)
+    weights = max(local.footprint.weights // local.dtype.itemsize - embedding, 0)
     return float(2.0 * weights * tokens + 4.0 * width * pairs)
 
 
@@ -51,12 +54,15 @@ def total_work(plan: Plan) -> float:
     return sum(job.samples * work(plan, job, job.cell.seq_len) for job in plan.computed)
 
 
-def estimate(plan: Plan) -> float:
-    """Seconds that the whole run takes, within a factor of three or so, from a short matrix product on its device."""
+def estimate(plan: Plan) -> float | None:
+    """Seconds that the whole run takes, within a factor of three or so, from a short matrix product on its device; None
+    where the model runs elsewhere."""
     import torch
 
-    device, dtype = plan.source.torch_device(), plan.source.torch_dtype(plan.config)
-    factor = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
+    local = plan.facts.local
+    if local is None:
+        return None
+    factor = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=local.device, dtype=local.dtype)
     seconds, products = 0.0, 0
     (factor @ factor).sum().item()  # the first one loads the library
     started = time.perf_counter()
@@ -68,7 +74,7 @@ def estimate(plan: Plan) -> float:
 
 
 def surely_short(plan: Plan) -> bool:
-    """Whether the run takes less than LONG on any machine, so that there is nothing to measure."""
+    """Whether there is nothing to measure: the run takes less than LONG on any machine."""
     return total_work(plan) / SLOWEST < LONG
 
 
@@ -84,7 +90,7 @@ def forecast(plan: Plan, seconds: float) -> str:
         shorter.append(f"--samples 1 instead of {most + 1} ({duration(seconds * one)})")
     half = work(plan, longest, longest.cell.seq_len // 2) / work(plan, longest, longest.cell.seq_len)
     shorter.append(f"a shorter --seq-len (half of {longest.cell.seq_len:,} takes about {half:.0%} of the time)")
-    if plan.source.torch_device().type == "cpu":
+    if plan.facts.local is not None and plan.facts.local.device.type == "cpu":
         shorter.append("a GPU (--device cuda)")
     return f"{said}; shorter with {', '.join(shorter)}."
 

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import LeftOutError, RowError, UserError, brief
-from lcbench.engine.footprint import Footprint, footprint
-from lcbench.engine.models import ModelSource
-from lcbench.methods import Lengths, Method, parse_method
-from lcbench.methods.base import length_note, trained_length
+from lcbench.engine.base import ModelFacts, Source
+from lcbench.methods import Lengths, Method
 from lcbench.methods.identity import equals_vanilla
 from lcbench.results.schema import Record
 from lcbench.run.asking import format_notes, require_answers, thinking_notes
@@ -29,7 +27,7 @@ from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.chat import TODAY, writes_date
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from lcbench.engine.base import Host
 
@@ -73,14 +71,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a run, with the model's config, tokenizer and memory footprint; made by `make_plan`."""
+    """All jobs of a run, with the model's tokenizer and what is known of it; made by `make_plan`."""
 
-    source: ModelSource
+    source: Source
     seed: int
     jobs: list[Job]
-    config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    footprint: Footprint
+    facts: ModelFacts
     attention: AttentionOptions
     notes: list[str] = field(default_factory=list)
 
@@ -114,10 +111,9 @@ class Plan:
     @property
     def advice(self) -> list[str]:
         """What the methods' authors advise about the resolved options, for each method at its longest length."""
-        trained = trained_length(self.config)
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
-        given = (job.resolved.advice(Lengths(trained, job.cell.seq_len)) for job in longest)
+        given = (job.resolved.advice(_lengths(self.facts, job.cell.seq_len)) for job in longest)
         return list(dict.fromkeys([*self.notes, *filter(None, given)]))
 
     @property
@@ -126,7 +122,7 @@ class Plan:
 
     def open_host(self) -> Host:
         """The model, loaded. Raises: UserError."""
-        return self.source.open_host(self.tokenizer, self.footprint, self.attention)
+        return self.source.open_host(self.tokenizer, self.facts, self.attention)
 
     def lengths_like(self, job: Job) -> list[int]:
         """Lengths of the cells that have this job's task and method, resolved to the same options."""
@@ -146,10 +142,7 @@ class Plan:
         return {
             "tasks": list(tasks.values()),
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
-            **self.source.identity(self.config),
-            "pretraining_length": trained_length(self.config),
-            "dtype": str(self.source.torch_dtype(self.config)).removeprefix("torch."),
-            "device": self.source.torch_device().type,
+            **self.source.identity(self.facts),
             **self.attention.identity(),
             "seed": self.seed,
             **({"chat_date": TODAY.isoformat()} if dated else {}),
@@ -165,7 +158,7 @@ class Plan:
 
 
 def make_plan(
-    source: ModelSource,
+    source: Source,
     requests: Sequence[Request],
     seed: int = 0,
     attention: AttentionOptions | None = None,
@@ -175,8 +168,8 @@ def make_plan(
     Raises: UserError for whatever cannot be run: names, options, lengths too short for a prompt, the model's files.
     """
     attention = attention or AttentionOptions()
-    tasks = [load_task(request.task).asked(**dict(request.format)) for request in requests]
-    chosen = [[parse_method(spec) for spec in request.methods or ("vanilla",)] for request in requests]
+    tasks = [_as_sent(load_task(request.task).asked(**dict(request.format)), source) for request in requests]
+    chosen = [source.methods(request.methods) for request in requests]
     source.check()
     attention.check_names()
     for request, task in zip(requests, tasks, strict=True):
@@ -185,28 +178,24 @@ def make_plan(
         if request.seq_lens:
             task.cells(list(request.seq_lens), _depths(request))
 
-    from lcbench.attention.backends.dispatch import BackendSelector
-    from lcbench.attention.cache.growing import kv_torch_dtype
-    from lcbench.attention.probe import own_frequencies, require_rotary
-
-    BackendSelector(attention.backend).check(source.torch_device())
-    kv_dtype = kv_torch_dtype(attention.kv_dtype)
-    config, tokenizer = source.config(), source.tokenizer()
-    source.check_weights(config)
-    skeleton = source.skeleton(config)
-    require_rotary(skeleton)
-    trained, frequencies = trained_length(config), own_frequencies(skeleton)
+    tokenizer = source.tokenizer()
+    facts = source.inspect(tokenizer, attention)
+    source.require({task.measure for task in tasks})
 
     @cache
     def equals(resolved: Method, seq_len: int) -> str | None:
-        layers = config.get_text_config().num_hidden_layers
-        return VANILLA if equals_vanilla(resolved, Lengths(trained, seq_len), layers, frequencies) else None
+        local = facts.local
+        if local is None:
+            return None
+        layers = local.config.get_text_config().num_hidden_layers
+        same = equals_vanilla(resolved, _lengths(facts, seq_len), layers, local.frequencies)
+        return VANILLA if same else None
 
     jobs: dict[str, Job] = {}
-    notes = [*source.notes(config), *format_notes(requests, tasks, tokenizer), *thinking_notes(tasks, tokenizer)]
-    notes += filter(None, [length_note(config)])
+    notes = [*format_notes(requests, tasks, tokenizer), *thinking_notes(tasks, tokenizer), *facts.notes]
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
-        seq_lens = list(request.seq_lens or (trained,))
+        seq_lens = list(request.seq_lens or _default_length(source, facts))
+        _require_room(source, facts, seq_lens)
         task = loaded.for_lengths(seq_lens)
         samples = _samples(request, task, tokenizer)
         problems = task.problems(samples, seed)
@@ -214,12 +203,40 @@ def make_plan(
         for cell in task.cells(seq_lens, _depths(request)):
             _require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)
             for method in methods:
-                resolved = method.for_model(config.get_text_config()).resolve(Lengths(trained, cell.seq_len))
+                fitting = method.for_model(facts.local.config.get_text_config()) if facts.local else method
+                resolved = fitting.resolve(_lengths(facts, cell.seq_len))
                 same = None if str(method) == VANILLA else equals(resolved, cell.seq_len)
                 job = Job(task, method, resolved, cell, samples * task.repeats, same)
                 jobs.setdefault(job.record_id(0), job)
-    need = footprint(skeleton, source.torch_dtype(config), kv_dtype)
-    return Plan(source, seed, list(jobs.values()), config, tokenizer, need, attention, notes)
+    return Plan(source, seed, list(jobs.values()), tokenizer, facts, attention, notes)
+
+
+def _as_sent(task: Task, source: Source) -> Task:
+    """The task without a chat template, where the engine puts its own around every prompt."""
+    return task.asked(chat="off") if source.own_template else task
+
+
+def _lengths(facts: ModelFacts, seq_len: int) -> Lengths:
+    """The lengths that a method is resolved with; a model whose trained length is unknown counts as not extended."""
+    return Lengths(facts.trained or seq_len, seq_len)
+
+
+def _default_length(source: Source, facts: ModelFacts) -> tuple[int]:
+    if facts.trained is None:
+        raise UserError(
+            f"the trained length of {source.name} is not known here, which would be the default; pass --seq-len."
+        )
+    return (facts.trained,)
+
+
+def _require_room(source: Source, facts: ModelFacts, seq_lens: Sequence[int]) -> None:
+    """Raises: UserError for lengths beyond what the engine takes."""
+    beyond = [length for length in seq_lens if facts.limit is not None and length > facts.limit]
+    if beyond:
+        raise UserError(
+            f"{source.name} runs with at most {facts.limit:,} tokens, prompt and answer together, not {max(beyond):,}; "
+            "pass shorter --seq-len, or start it with room for more."
+        )
 
 
 def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lcbench.core import provenance
-from lcbench.core.errors import NotFiniteError, RowError, UserError, out_of_memory
+from lcbench.core.errors import EngineError, NotFiniteError, RowError, UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.base import Host
+from lcbench.engine.prefix_cache import shared_length
 from lcbench.results.records import RunWriter
 from lcbench.results.schema import Record, Result
 from lcbench.run import assemble
@@ -23,6 +24,7 @@ from lcbench.run.batches import Batch, Group, grouped
 from lcbench.run.measures import MEASURES, Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.run.progress import describe
+from lcbench.run.side_by_side import side_by_side
 from lcbench.run.tally import Progress, Tally
 from lcbench.run.tensor_parallel import NullWriter, lead, null_writer, process_group
 
@@ -39,10 +41,18 @@ class Outcome:
 
 
 class Built(NamedTuple):
-    """The samples of a batch with their prompts, and those that have none: job, sample and the reason."""
+    """The samples of a batch with their prompts, in groups with a common prefix, and those that have none: job, sample
+    and the reason."""
 
-    requests: list[SampleRequest]
+    prefix_groups: list[list[SampleRequest]]
     unusable: list[tuple[Job, int, RowError]]
+
+
+class Unit(NamedTuple):
+    """Samples that are measured one after another, and their batch."""
+
+    batch: Batch
+    requests: list[SampleRequest]
 
 
 def run(
@@ -75,7 +85,8 @@ def run(
 def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWriter | NullWriter]:
     """The writer of this process's records; one that discards them in all ranks but 0 of a tensor-parallel model."""
     together = plan.source.tensor_parallel
-    session = provenance.session() | {"advice": plan.advice, "samples": [job.samples for job in plan.jobs]}
+    session = provenance.session() | plan.source.provenance()
+    session |= {"advice": plan.advice, "samples": [job.samples for job in plan.jobs]}
     if plan.source.display_name:
         session["model_name"] = plan.source.display_name
     if processes.count > 1:
@@ -146,18 +157,35 @@ class _Run:
         with host.engine(job.resolved, longest, self._plan.lengths_like(job), shares=group.shares) as engine:
             measure = MEASURES[job.task.measure](self._plan, engine, self._writer.folder)
             measure.on_prefill = self._progress.prefilled
-            for batch, requests in self._built(itertools.chain([first], claimed)):
-                built, unusable = requests.result()
-                for job, sample, error in unusable:
-                    if self._tally.is_missing(job, sample):
-                        self._record(job, assemble.unbuilt(self._plan, job, sample, error))
-                for portion in measure.portions(built):
-                    for one, found in self._measured(measure, portion):
-                        if not self._tally.is_missing(one.job, one.sample):
-                            continue
+            left: Counter[str] = Counter()  # units of each batch that is claimed
+            units = self._units(itertools.chain([first], claimed), left, apart=engine.concurrency > 1)
+            for unit, measured in side_by_side(units, lambda unit: self._results(measure, unit), engine.concurrency):
+                if measured is not None:
+                    one, found = measured
+                    if self._tally.wants(one.job, one.sample, failed=isinstance(found, str)):
                         layers, backends = engine.layers_steered, engine.backends
                         self._record(one.job, assemble.record(self._plan, one, found, layers, backends))
-                self._writer.release(batch.name)
+                    continue
+                left[unit.batch.name] -= 1
+                if not left[unit.batch.name]:
+                    self._writer.release(unit.batch.name)
+
+    def _units(self, claimed: Iterable[tuple[Batch, bool]], left: Counter[str], *, apart: bool) -> Iterator[Unit]:
+        """The units of the batches, each batch a single one unless prompts that have little in common may be worked on
+        `apart`. Samples without a prompt are recorded on the way."""
+        for batch, built in self._built(claimed):
+            prefix_groups, unusable = built.result()
+            for job, sample, error in unusable:
+                if self._tally.is_missing(job, sample):
+                    self._record(job, assemble.unbuilt(self._plan, job, sample, error))
+            whole = [list(itertools.chain.from_iterable(prefix_groups))]
+            groups = [chain for group in prefix_groups for chain in _chains(group)] if apart else whole
+            left[batch.name] = len(groups)
+            yield from (Unit(batch, requests) for requests in groups)
+
+    def _results(self, measure: Measure, unit: Unit) -> Iterator[tuple[SampleRequest, Result | str]]:
+        for portion in measure.portions(unit.requests):
+            yield from self._measured(measure, portion)
 
     def _record(self, job: Job, record: Record) -> None:
         """Append the record of a sample, and before it those that take its result over: so these exist wherever it
@@ -208,7 +236,7 @@ class _Run:
                     found.unusable.append((job, sample, error))
                 else:
                     requests.append(SampleRequest(job, sample, example))
-            found.requests.extend(sorted(requests, key=lambda one: one.example.prompt, reverse=True))
+            found.prefix_groups.append(sorted(requests, key=lambda one: one.example.prompt, reverse=True))
         return found
 
     def _measured(
@@ -228,7 +256,8 @@ class _Run:
                 started = time.perf_counter(), time.process_time()
                 measured = measure(these)
                 wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-                found = [assemble.result(*each, cpu / wall) for each in zip(these, measured)]
+                cores = cpu / wall if self._plan.facts.local else None
+                found = [assemble.result(*each, cores) for each in zip(these, measured)]
             except NotFiniteError as error:
                 reason = _reason(error)
             except UserError:
@@ -251,7 +280,23 @@ class _Run:
                 yield these[0], reason
 
 
+def _chains(requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
+    """Requests in a row of which each has at least half of its prompt in common with the one before it, so that a
+    server's prefix cache saves more than asking both at once would."""
+    chains: list[list[SampleRequest]] = []
+    before: list[int] = []
+    for one in requests:
+        prompt = one.example.prompt
+        if chains and 2 * shared_length(before, prompt) >= len(prompt):
+            chains[-1].append(one)
+        else:
+            chains.append([one])
+        before = prompt
+    return chains
+
+
 def _reason(error: Exception) -> str:
     if out_of_memory(error):
         return OUT_OF_MEMORY
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    said = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())

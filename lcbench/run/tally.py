@@ -44,6 +44,10 @@ class Tally:
         id = job.record_id(sample)
         return id not in self._done and id not in self.failed_rows and not self.gave_up(job)
 
+    def wants(self, job: Job, sample: int, *, failed: bool) -> bool:
+        """Whether a result is to be recorded: one that came in after its job had failed is, too, unless it failed."""
+        return self.is_missing(job, sample) or not (failed or job.record_id(sample) in self._done)
+
     @property
     def failures(self) -> list[tuple[Job, str]]:
         """The jobs that failed, and those with a row that cannot be used, with the reasons."""

@@ -227,7 +227,7 @@ def test_a_snapshot_is_not_touched_by_what_follows() -> None:
 
 def portions_of(requests: list[SampleRequest], model: PreTrainedModel, tmp_path: Path) -> list[int]:
     plan = make_plan(ModelSource(), [Request("passkey", None, (256,), None, 1)])
-    host = steered_engine.SteeredHost(model, plan.tokenizer, plan.footprint, plan.attention)
+    host = steered_engine.SteeredHost(model, plan.tokenizer, plan.facts.local.footprint, plan.attention)
     with host.engine(plan.jobs[0].resolved, 256, [256], shares=False) as engine_of_model:
         portions = list(answer.Answer(plan, engine_of_model, tmp_path).portions(requests))
     assert [one for portion in portions for one in portion] == requests

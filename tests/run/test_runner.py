@@ -124,7 +124,7 @@ def test_a_model_that_is_spread_answers_as_one_in_its_place(where: str, tmp_path
         plan,
         tmp_path / "spread",
         SilentProgress(),
-        lambda: SteeredHost(load(), plan.tokenizer, plan.footprint, plan.attention),
+        lambda: SteeredHost(load(), plan.tokenizer, plan.facts.local.footprint, plan.attention),
     )
     assert not outcome.failed
     assert records_of(tmp_path / "spread") == records_of(tmp_path / "whole")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from statistics import fmean, median, pstdev
+from typing import Any
 
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
 from lcbench.results.compare.result import CellResult, Effect, Ratios
@@ -173,10 +174,10 @@ def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
 def _ratios(pairs: Pairs) -> Ratios:
     """Medians over the pairs, so that one slow start or a busy moment decides nothing."""
 
-    def ratio(cost: Callable[[Record], float]) -> float | None:
+    def ratio(cost: Callable[[Record], Any]) -> float | None:
         try:
-            return median(cost(new) / cost(base) for base, new in pairs)
-        except ZeroDivisionError:  # the task does not measure it
+            return float(median(cost(new) / cost(base) for base, new in pairs))
+        except (ZeroDivisionError, TypeError):  # the task does not measure it, or the engine does not know it
             return None
 
     return Ratios(

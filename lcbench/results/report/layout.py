@@ -45,6 +45,17 @@ class Grid:
         return [row for line in self.lines for row in line.cells.values()]
 
     @property
+    def served(self) -> bool:
+        """Whether a server ran one of its models."""
+        return any(row.first_token_seconds is not None or row.retries for row in self.rows)
+
+    @property
+    def cost_columns(self) -> list[str]:
+        """What `costs` gives of a line."""
+        served = ["first token", "decode tok/s", "repeated"] if self.served else []
+        return ["prefill tok/s", "peak memory", *served] if self.first else []
+
+    @property
     def failures(self) -> list[tuple[Line, TableRow]]:
         return [(line, row) for line in self.lines for row in line.cells.values() if row.failed] if self.first else []
 
@@ -82,6 +93,25 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
             )
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
+        lines += [line for row in members for line in _served(printable(task), row)]
+    return lines
+
+
+def _served(task: str, row: TableRow) -> list[str]:
+    """What a server did to prompts and answers of a row, beside answering."""
+    place = f"{task} at {row.seq_len:,}, {printable(row.method)}"
+    lines = []
+    if row.counted_otherwise:
+        least, most = row.counted_least, row.counted_most
+        by = f"{least:+,}" if least == most else f"{least:+,} to {most:+,}"
+        lines.append(
+            f"{place}: the server counted the prompts of {row.counted_otherwise} of {row.samples} samples otherwise "
+            f"than they were sent, by {by} tokens{'; below 0 it cut them' if least < 0 else ''}."
+        )
+    if row.ended_by_server:
+        lines.append(f"{place}: answers {printable(row.ended_by_server)}.")
+    if row.retries:
+        lines.append(f"{place}: {row.retries} requests were repeated.")
     return lines
 
 
@@ -207,11 +237,24 @@ def interval(row: TableRow) -> str:
     return f"[{number(row.low, row.metric)}, {number(row.high, row.metric)}]"
 
 
-def costs(line: Line, lengths: Sequence[int]) -> tuple[str, str]:
+def costs(grid: Grid, line: Line, lengths: Sequence[int]) -> list[str]:
     """Prefill tokens a second, as `4,025 ± 310` with their standard deviation over the samples, and peak memory with a
-    mark where other programs had the processor, at the longest of some lengths; empty where that is not known."""
+    mark where other programs had the processor, at the longest of some lengths; if a server ran a model of this table,
+    the seconds to the first token, the tokens a second after it, and the requests that were repeated, too. Empty where
+    that is not known."""
     row = line.cells.get(lengths[-1])
-    return ("", "") if row is None else (rate(row), memory(row))
+    if row is None or not grid.first:
+        return [""] * len(grid.cost_columns)
+    return [rate(row), memory(row), *(_seen_by_client(row) if grid.served else ())]
+
+
+def _seen_by_client(row: TableRow) -> list[str]:
+    first, decode = row.first_token_seconds, row.decode_tokens_per_second
+    return [
+        "" if first is None else f"{first:.2f} s",
+        "" if decode is None else f"{decode:,.0f}",
+        f"{row.retries}" if first is not None or row.retries else "",
+    ]
 
 
 def rate(row: TableRow) -> str:
@@ -235,7 +278,7 @@ def columns(grid: Grid, trained: int | None) -> list[str]:
     """The column headings of a table that is not split by width, as on a page."""
     first = grid.lines[0]
     labels = ["method", *(["model"] if first.model else []), *(["run"] if first.run else [])]
-    cost = [f"{what} at {grid.lengths[-1]:,}" for what in ("prefill tok/s", "peak memory")] if grid.first else []
+    cost = [f"{what} at {grid.lengths[-1]:,}" for what in grid.cost_columns]
     return [*labels, *(heading(length, trained, " ") for length in grid.lengths), *cost]
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lcbench.core.errors import UserError
@@ -22,6 +23,7 @@ from lcbench.results.schema import Cost, Prompt, Record, RunIdentity
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 ROUNDING = 1e-3  # scores of samples have four decimals
 BUSY = 0.8  # of a core: a model that computes alone on a machine has at least one
+ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # of an answer that is whole
 GROUPS = 100  # of samples, each left out once, for the interval of a score that is no mean
 Interval = tuple[float | None, float | None]
 
@@ -47,6 +49,10 @@ class TableRow:
     else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where
     the records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
     `repeats` the standard deviation is `repeats_sd`, and the interval is over samples.
+
+    Of a served model: the median time to the first token and the tokens a second after it, as the client saw them; the
+    requests that were repeated; how many prompts the server counted otherwise than they were sent, with the least and
+    the most by which it did; and how many answers it ended for reasons of its own, in words.
     """
 
     task: str
@@ -89,6 +95,13 @@ class TableRow:
     chat: bool | None = None
     thoughts: int = 0
     thoughts_cut: int = 0
+    first_token_seconds: float | None = None
+    decode_tokens_per_second: float | None = None
+    retries: int = 0
+    counted_otherwise: int = 0
+    counted_least: int = 0
+    counted_most: int = 0
+    ended_by_server: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,6 +241,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
     cores = _cores(costs)
     counts = ((record.prompt.details or {}).get("cut_tokens") for record in done)
     cuts = [cut for cut in counts if isinstance(cut, int) and cut > 0]
+    peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
     prompts, computed = sum(record.prompt.prompt_tokens for record in done), sum(map(computed_tokens, done))
     likelihood = metric == "nll" and all(record.measured.nll for record in done)
     seed = int.from_bytes(hashlib.sha256(repr((key.task, key.seq_len, metric)).encode()).digest()[:6])
@@ -242,7 +256,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         prefill_tokens_per_second_sd=sd,
         cpu_cores=cores,
         busy=on_cpu and cores is not None and cores < BUSY,
-        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
+        peak_memory_bytes=max(peaks, default=None),
         failed=failed,
         taken=sum(record.taken_from is not None for record in done),
         skipped=skipped,
@@ -252,6 +266,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         thoughts=sum(record.measured.answer.reasoning_cut is not None for record in done),
         thoughts_cut=sum(bool(record.measured.answer.reasoning_cut) for record in done),
         tokens=sum(map(_length, (record.prompt for record in done))) / len(done),
+        **_served(done),
         **(_likelihood(done, seed) if likelihood else _mean(done, metric, seed)),
     )
 
@@ -277,6 +292,36 @@ def _cores(costs: Sequence[Cost]) -> float | None:
 
 def _length(prompt: Prompt) -> int:
     return prompt.prompt_tokens + prompt.max_new_tokens + (prompt.think_budget or 0)
+
+
+def _served(records: list[Record]) -> dict[str, Any]:
+    """What the client of a served model saw; nothing for one in this process."""
+    costs = [record.measured.cost for record in records]
+    if all(cost.retries is None and cost.first_token_seconds is None for cost in costs):
+        return {}
+    first = [cost.first_token_seconds for cost in costs if cost.first_token_seconds is not None]
+    counted = [cost.prompt_difference for cost in costs if cost.prompt_difference]
+    seconds = sum(cost.decode_seconds for cost in costs)
+    behind = sum(max(record.measured.answer.output_tokens - 1, 0) for record in records)
+    endings = Counter(filter(None, map(_ended_by_server, records)))
+    return {
+        "first_token_seconds": median(first) if first else None,
+        "decode_tokens_per_second": behind / seconds if seconds and behind else None,
+        "retries": sum(cost.retries or 0 for cost in costs),
+        "counted_otherwise": len(counted),
+        "counted_least": min(counted, default=0),
+        "counted_most": max(counted, default=0),
+        "ended_by_server": ", ".join(f"{count} {how}" for how, count in endings.most_common()),
+    }
+
+
+def _ended_by_server(record: Record) -> str:
+    """Why a server ended an answer that was neither finished nor at its budget; empty for one that was."""
+    answer = record.measured.answer
+    if answer.finish_reason == "length" and answer.output_tokens < record.prompt.max_new_tokens:
+        return "ended by the server before their budget"
+    whole = answer.finish_reason in ENDINGS or not answer.output_tokens
+    return "" if whole else f"ended by the server ({answer.finish_reason})"
 
 
 def _mean(records: list[Record], metric: str, seed: int) -> dict[str, Any]:

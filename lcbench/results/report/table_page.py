@@ -26,7 +26,7 @@ def markdown(rows: Sequence[TableRow], trained: int | None) -> str:
     parts = []
     for grid in grids(rows):
         head = columns(grid, trained)
-        names = len(head) - len(grid.lengths) - 2 * grid.first
+        names = len(head) - len(grid.lengths) - len(grid.cost_columns)
         lines = [row(head), "|" + " --- |" * names + " ---: |" * (len(head) - names)]
         lines += [row(cells) for cells in _body(grid, lambda text: f"`{text}`".replace("|", "\\|"), escaped, score)]
         if grid.failures:
@@ -51,7 +51,7 @@ def latex(rows: Sequence[TableRow], trained: int | None) -> str:
     parts = ["% \\usepackage{booktabs}"]
     for grid in grids(rows):
         head = columns(grid, trained)
-        names = len(head) - len(grid.lengths) - 2 * grid.first
+        names = len(head) - len(grid.lengths) - len(grid.cost_columns)
         failures = [
             f"Failed: {line.name} at {cell.seq_len:,}: {printable(cell.failed or '')}." for line, cell in grid.failures
         ]
@@ -82,7 +82,7 @@ def _body(
         cells = (line.cells.get(length) for length in grid.lengths)
         scores = ["" if cell is None else _without_score(cell) if cell.mean is None else score(cell) for cell in cells]
         labels = [plain(text) for text in (line.model, line.run) if text]
-        cost = list(map(plain, costs(line, grid.lengths))) if grid.first else []
+        cost = map(plain, costs(grid, line, grid.lengths))
         body.append([code(line.method), *labels, *scores, *cost])
     return body
 

@@ -49,7 +49,8 @@ def _table(grid: Grid, lengths: Sequence[int], trained: int | None, star: str) -
     for line in grid.lines:
         if not line.cells.keys() & set(lengths):
             continue
-        cost = [Text("\n".join(filter(None, costs(line, lengths))))] if grid.first else []
+        units = zip(costs(grid, line, lengths), ("{}", "{}", "{} to 1st", "{} tok/s out", "{} repeated"))
+        cost = [Text("\n".join(unit.format(text) for text, unit in units if text))] if grid.first else []
         apart = [f"{word} {text}" for word, text in (("on", line.model), ("in", line.run)) if text]
         scores = (_score(line.cells.get(length), star) for length in lengths)
         table.add_row(method_label(line.method, *apart), *scores, *cost)

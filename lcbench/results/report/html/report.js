@@ -160,8 +160,9 @@ function details(sample) {
   if (sample.prompt_tokens !== undefined) add("Tokens", `${number(sample.prompt_tokens)} in the prompt${reused}${written}`);
   if (sample.equals) add("Equals", sample.equals + (sample.taken_from ? ", whose result and cost these are" : ""));
   if (cost) {
-    const memory = `${number(cost.peak_memory_bytes / 2 ** 20)} MiB at the peak`;
-    add("Cost", `prefill ${number(cost.prefill_seconds)} s, decoding ${number(cost.decode_seconds)} s, ${memory}`);
+    const peak = cost.peak_memory_bytes;
+    const memory = peak === null ? "" : `, ${number(peak / 2 ** 20)} MiB at the peak`;
+    add("Cost", `prefill ${number(cost.prefill_seconds)} s, decoding ${number(cost.decode_seconds)} s${memory}`);
   }
   const row = element("tr", undefined, { role: "row", class: "detail" });
   const cell = element("td", undefined, { role: "cell", colspan: COLUMNS.length + 1 });

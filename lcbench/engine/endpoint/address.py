@@ -1,0 +1,57 @@
+"""The address of an endpoint: what is sent to it, and what may be written down of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from lcbench.core.errors import UserError
+
+KEYS = ("LCBENCH_API_KEY", "OPENAI_API_KEY")  # the first that is set is sent
+API_PATHS = re.compile(r"/(chat/)?completions/?$|/models/?$")
+
+
+@dataclass(frozen=True)
+class Address:
+    """`base` is the URL up to and with its path (.../v1), without credentials and query: the only part that is shown or
+    recorded. Credentials never appear in a `repr`."""
+
+    base: str
+    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises: UserError for what is no URL of an endpoint."""
+        try:
+            parts = urlsplit(url.strip())
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not host:
+            raise UserError("--endpoint must be a URL such as http://localhost:8000/v1, up to the version of the API.")
+        place = f"[{host}]" if ":" in host else host
+        path = API_PATHS.sub("", parts.path).rstrip("/")
+        base = urlunsplit((parts.scheme, place if port is None else f"{place}:{port}", path, "", ""))
+        return cls(base, tuple(parse_qsl(parts.query)), parts.username, parts.password)
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown."""
+        values = [self.password, *(value for _, value in self.query), api_key()]
+        return [value for value in values if value]
+
+    def without_secrets(self, text: str) -> str:
+        """A server's words, without any secret that it repeats."""
+        for secret in self.secrets:
+            text = text.replace(secret, "...")
+        return text
+
+
+def api_key() -> str | None:
+    """The key for the server, from the environment and nowhere else."""
+    return next((key for name in KEYS if (key := os.environ.get(name, "").strip())), None)

@@ -1,0 +1,217 @@
+"""Requests to an endpoint: answers as they stream in, errors in words, and retries with back-off.
+
+A request that meets a busy or a failing server (429, 5xx, a connection that ends, something that is no JSON) is
+repeated up to TRIES times; one that the server refuses, or that takes too long, is not. Once a server could not be
+reached in all tries, the requests that follow try once, so that a run whose server died ends in seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lcbench.core.errors import EngineError, UserError, printable, shortened
+from lcbench.engine.endpoint.address import Address, api_key
+
+TRIES = 6
+FIRST_WAIT = 0.5  # seconds before the second try, doubled with each further one
+LONGEST_WAIT = 30.0  # seconds, also where the server asks for more
+CONNECT_SECONDS = 10.0
+BUSY = (408, 425, 429)  # besides 5xx: worth another try
+SHOWN = 300  # characters of a server's message
+
+
+class EndpointError(EngineError):
+    """A request that brought no answer."""
+
+
+class RefusedError(EndpointError):
+    """The server understood the request and refused it, with this HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TransientError(EndpointError):
+    """Another try may succeed. `wait` is how many seconds the server asks for."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class UnreachableError(TransientError):
+    """There is no server, or the connection to it ended."""
+
+
+@dataclass
+class Reply:
+    """What came back: JSON objects, one or a stream of them, with the seconds after which each arrived, and how often
+    the request was repeated. `complete` unless a stream ended without saying so."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    retries: int = 0
+    complete: bool = True
+
+
+class Client:
+    """Connections to one endpoint; may be used by several threads. `timeout` is the most seconds of one request."""
+
+    def __init__(self, address: Address, timeout: float, connections: int) -> None:
+        httpx = http_library()
+        self.address, self.timeout = address, timeout
+        key = api_key()
+        user = (address.user or "", address.password or "") if address.user or address.password else None
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key and user is None else {},
+            auth=user,
+            params=address.query,
+            timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
+            limits=httpx.Limits(max_connections=connections + 1),
+        )
+        self._unreachable = threading.Event()
+
+    def get(self, path: str, *, tries: int = TRIES) -> dict[str, Any]:
+        """Raises: EndpointError."""
+        return self._repeated(lambda: self._once("GET", path, None), tries).events[0]
+
+    def post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        accept: Callable[[Reply], object] | None = None,
+        *,
+        tries: int = TRIES,
+    ) -> Reply:
+        """The reply to a request, repeated if need be; `accept` may raise a TransientError for one that makes no sense.
+
+        Raises: EndpointError.
+        """
+
+        def once() -> Reply:
+            reply = self._once("POST", path, body)
+            if accept:
+                accept(reply)
+            return reply
+
+        return self._repeated(once, tries)
+
+    def _repeated(self, once: Callable[[], Reply], tries: int) -> Reply:
+        wait = FIRST_WAIT
+        for retries in range(tries):
+            try:
+                reply = once()
+            except TransientError as error:
+                unreachable = isinstance(error, UnreachableError)
+                if retries + 1 == tries or (unreachable and self._unreachable.is_set()):
+                    if unreachable:
+                        self._unreachable.set()
+                    raise type(error)(f"{error} ({retries + 1} tries)" if retries else str(error)) from error
+                time.sleep(min(max(wait, error.wait or 0.0), LONGEST_WAIT))
+                wait *= 2
+            else:
+                self._unreachable.clear()
+                reply.retries = retries
+                return reply
+        raise AssertionError("there is at least one try")
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+        httpx = http_library()
+        started = time.perf_counter()
+        try:
+            with self._http.stream(method, f"{self.address.base}/{path}", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise self._refused(response)
+                reply = Reply()
+                for event in self._events(response, reply, started):
+                    reply.events.append(event)
+                    reply.times.append(time.perf_counter() - started)
+        except httpx.TimeoutException as error:
+            if isinstance(error, httpx.ConnectTimeout):
+                raise UnreachableError(f"no connection to {self.address.base} within {CONNECT_SECONDS:g} s") from None
+            raise self._too_slow() from None
+        except httpx.TransportError as error:
+            raise UnreachableError(self._clean(f"no connection to {self.address.base}: {_gist(error)}")) from None
+        except httpx.HTTPError as error:
+            raise TransientError(self._clean(_gist(error))) from None
+        reply.seconds = time.perf_counter() - started
+        return reply
+
+    def _events(self, response: Any, reply: Reply, started: float) -> Iterator[dict[str, Any]]:
+        """The objects of a stream of server-sent events, or the one of a plain response."""
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            response.read()
+            yield self._json(response.text, response)
+            return
+        reply.complete = False
+        for line in response.iter_lines():
+            if time.perf_counter() - started > self.timeout:
+                raise self._too_slow()
+            if not line.startswith("data:"):
+                continue
+            data = line.removeprefix("data:").strip()
+            if data == "[DONE]":
+                reply.complete = True
+                return
+            event = self._json(data, response)
+            if event.get("error"):
+                raise TransientError(self._clean(f"the server broke off its answer: {_message(event)}"))
+            yield event
+
+    def _json(self, text: str, response: Any) -> dict[str, Any]:
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = None
+        if isinstance(content, dict):
+            return content
+        page = "html" in response.headers.get("content-type", "") or text.lstrip()[:1] == "<"
+        what = "a web page" if page else "something that is no JSON object"
+        raise TransientError(f"{self.address.base} answered with {what}")
+
+    def _refused(self, response: Any) -> EndpointError:
+        status = response.status_code
+        try:
+            said = _message(json.loads(response.text))
+        except ValueError:
+            said = ""
+        message = self._clean(f"HTTP {status} from {self.address.base}{f': {said}' if said else ''}")
+        if status in BUSY or status >= 500:
+            asked = response.headers.get("retry-after", "")
+            return TransientError(message, float(asked) if asked.isdecimal() else None)
+        return RefusedError(message, status)
+
+    def _too_slow(self) -> EndpointError:
+        return EndpointError(f"no answer from {self.address.base} within {self.timeout:g} s; pass --request-timeout")
+
+    def _clean(self, text: str) -> str:
+        return shortened(printable(" ".join(self.address.without_secrets(text).split())), SHOWN)
+
+
+def http_library() -> Any:
+    """httpx, or its successor httpx2, which has the same interface: the one that huggingface_hub brought along."""
+    for name in ("httpx2", "httpx"):
+        if importlib.util.find_spec(name):
+            return importlib.import_module(name)
+    raise UserError("--endpoint needs httpx2, which comes with huggingface_hub: pip install httpx2.")
+
+
+def _message(content: Any) -> str:
+    """What a server says of an error, in any of the shapes that servers use."""
+    for key in ("error", "message", "detail"):
+        if isinstance(content, dict) and content.get(key):
+            return _message(content[key])
+    return content if isinstance(content, str) else json.dumps(content)
+
+
+def _gist(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,108 @@
+"""The engine behind an endpoint: one request a call, several calls at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from lcbench.engine.base import CallCost, ContinuationScores, Engine, Host, Output, PromptRequest, TextScores
+from lcbench.engine.endpoint.client import EndpointError, Reply
+from lcbench.engine.endpoint.interface import Answer, Completions
+from lcbench.engine.endpoint.probe import Found
+from lcbench.methods import Method
+
+ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # of an answer that is whole
+
+
+class EndpointHost(Host):
+    """A server that answered the probe. If `strict`, a prompt that it counts otherwise, or an answer that it ends
+    before its time, fails."""
+
+    def __init__(self, found: Found, concurrency: int, *, strict: bool) -> None:
+        self.found, self.concurrency, self.strict = found, concurrency, strict
+
+    @contextmanager
+    def engine(self, method: Method, seq_len: int, lengths: Sequence[int], *, shares: bool) -> Iterator[Engine]:
+        yield EndpointEngine(self)
+
+
+class EndpointEngine(Engine):
+    """Asks one prompt a call; the server batches what arrives at the same time."""
+
+    def __init__(self, host: EndpointHost) -> None:
+        self._found, self._interface, self._strict = host.found, host.found.interface, host.strict
+        self.concurrency = host.concurrency
+
+    def generate(self, requests: Sequence[PromptRequest], *, shared: bool = True) -> list[Output]:
+        return [self._generate(request) for request in requests]
+
+    def _generate(self, request: PromptRequest) -> Output:
+        answer = self._interface.ask(request)
+        if answer.model != self._found.model:
+            raise EndpointError(f"answered by the model {answer.model!r}, where {self._found.model!r} answered before")
+        tokens = answer.output_tokens
+        if tokens is None:
+            tokens = len(self._interface.tokenizer(answer.text, add_special_tokens=False, verbose=False).input_ids)
+        counted = answer.prompt_tokens
+        difference = None if counted is None else counted - len(request.tokens)
+        if self._strict:
+            self._require_whole(request, answer, tokens, difference)
+        first = answer.first_token_seconds
+        cost = CallCost(
+            prefill_seconds=round(answer.seconds if first is None else first, 6),
+            decode_seconds=0.0 if first is None else round(answer.seconds - first, 6),
+            reused_tokens=min(answer.cached_tokens or 0, len(request.tokens)),
+            sent_as=self._interface.sent_as,
+            prompt_difference=difference,
+            first_token_seconds=None if first is None else round(first, 6),
+            retries=answer.retries,
+        )
+        return Output(_with_stop(answer, request.stop), tokens, answer.finish_reason, cost)
+
+    def _require_whole(self, request: PromptRequest, answer: Answer, tokens: int, difference: int | None) -> None:
+        """Raises: EndpointError for a prompt that was cut, or counted otherwise where it went as it is, and for an
+        answer that ended neither by itself nor at its budget."""
+        chat = self._interface.sent_as == "chat"
+        if difference is not None and (difference < 0 or (difference and not chat)):
+            raise EndpointError(f"the server counted {answer.prompt_tokens} tokens of {len(request.tokens)} sent")
+        if answer.finish_reason not in ENDINGS:
+            raise EndpointError(f"the server ended its answer with {answer.finish_reason!r}")
+        if answer.finish_reason == "length" and tokens < request.max_new_tokens:
+            raise EndpointError(f"the server ended its answer after {tokens} of {request.max_new_tokens} tokens")
+
+    def continuations(self, request: PromptRequest, choices: Mapping[str, list[int]]) -> ContinuationScores:
+        logs, costs = {}, []
+        for choice, tokens in choices.items():
+            scores, reply = self._scores(request.tokens + tokens)
+            logs[choice] = sum(scores[-len(tokens) :])
+            costs.append(self._cost(reply))
+        return ContinuationScores(logs, CallCost.total(costs))
+
+    def read(
+        self, tokens: list[int], first: int, seq_len: int, on_prefill: Callable[[float], None] | None = None
+    ) -> TextScores:
+        scores, reply = self._scores(tokens)
+        return TextScores(-np.array(scores[first - 1 :], dtype=np.float32), self._cost(reply))
+
+    def _scores(self, tokens: list[int]) -> tuple[list[float], Reply]:
+        assert isinstance(self._interface, Completions) and self._found.way is not None, "refused before the run"
+        return self._interface.scores(tokens, self._found.way)
+
+    def _cost(self, reply: Reply) -> CallCost:
+        return CallCost(
+            prefill_seconds=round(reply.seconds, 6),
+            sent_as=self._interface.sent_as,
+            retries=reply.retries,
+            way=self._found.way,
+        )
+
+
+def _with_stop(answer: Answer, stops: Sequence[str]) -> str:
+    """The text up to its stop string and with it: servers leave it out, and not all say which of several it was."""
+    if answer.finish_reason not in ("stop", "stop_string", "stop_sequence") or any(
+        stop in answer.text for stop in stops
+    ):
+        return answer.text
+    return answer.text + (answer.stopped_by or (stops[0] if len(stops) == 1 else ""))

@@ -1,0 +1,97 @@
+"""What a server can do, asked once with a short prompt before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_start
+from lcbench.engine.base import PromptRequest
+from lcbench.engine.endpoint.address import KEYS
+from lcbench.engine.endpoint.client import Client, EndpointError, RefusedError, TransientError, UnreachableError
+from lcbench.engine.endpoint.interface import INTERFACES, SCORES, Completions, Interface
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROMPT = "The capital of France is"
+DENIED, MISSING = (401, 403), (404, 405)
+
+
+@dataclass
+class Found:
+    """The interface that a server answered, the name that it gave its model, and its way to log-likelihoods of a
+    prompt; None: not asked, or none."""
+
+    interface: Interface
+    model: str
+    way: str | None = None
+
+
+def dialect_of(client: Client, api: str, model: str, tokenizer: PreTrainedTokenizerBase) -> Found:
+    """The richest dialect that the server understands.
+
+    Token ids count as understood only if the server's count of them, where it gives one, is right.
+    Raises: EndpointError of the simplest dialect, if that is refused, too.
+    """
+    tokens = encode_start(tokenizer, PROMPT)
+    request = PromptRequest(tokens, len(tokens) + 1, 1)
+    refusal: EndpointError | None = None
+    for dialect in INTERFACES[api].dialects:
+        interface = INTERFACES[api](client, model, tokenizer, dialect)
+        try:
+            answer = interface.ask(request, tries=1)
+        except UnreachableError:
+            raise
+        except RefusedError as error:
+            if error.status in (*DENIED, *MISSING):
+                raise
+            refusal = error
+        except TransientError as error:  # some servers answer 500 to a prompt that is no text
+            refusal = error
+        else:
+            if not dialect.token_ids or answer.prompt_tokens in (None, len(tokens)):
+                return Found(interface, answer.model)
+    assert refusal is not None, "the last dialects send text"
+    raise refusal
+
+
+def scores_of(found: Found) -> str | None:
+    """How the server gives the log-likelihoods of a prompt, or None. Raises: EndpointError if it cannot be reached."""
+    if not isinstance(found.interface, Completions):
+        return None
+    tokens = encode_start(found.interface.tokenizer, PROMPT)
+    for way in SCORES:
+        try:
+            logs, _ = found.interface.scores(tokens, way, tries=1)
+        except UnreachableError:
+            raise
+        except EndpointError:
+            continue
+        if len(logs) == len(tokens) - 1:
+            return way
+    return None
+
+
+@contextmanager
+def in_a_sentence(client: Client) -> Iterator[None]:
+    """Before a run, what a server answers to a probe is the user's to mend: a UserError with the way out."""
+    base = client.address.base
+    try:
+        yield
+    except UnreachableError as error:
+        raise UserError(f"{error}; is the server running, and is --endpoint its address?") from error
+    except RefusedError as error:
+        if error.status in DENIED:
+            raise UserError(f"{error}; the server wants a key: set {KEYS[0]}, or {KEYS[1]}.") from error
+        if error.status in MISSING:
+            raise UserError(
+                f"{error}; the address of an API usually ends in /v1, and a server without /completions needs "
+                "--endpoint-api chat."
+            ) from error
+        raise UserError(f"{error}; {base} does not answer even a short prompt.") from error
+    except EndpointError as error:
+        raise UserError(f"{error}; is {base} the address of an API, up to its /v1?") from error
