@@ -1,0 +1,156 @@
+"""LongPPL: perplexity over the tokens for which the long context matters, from the token likelihoods of runs.
+
+Fang et al. 2024, https://arxiv.org/abs/2410.23771; reference PKU-ML/LongPPL@1decd2a7 longppl/longppl.py. A token is key
+if a judge's loss falls by more than `alpha` nats from a short to the long context and is below `-beta` there; the
+constants are theirs. LongPPL is exp of the mean loss of the evaluated model, in the long context, over key tokens of
+all texts together.
+
+The long context is a run of `pg19` (protocol prefix), the short one a run of the same books with protocol=sliding: its
+windows overlap, so that every token behind the first window has at least so much context, and at most a stride more.
+Theirs is 4,096 tokens and a stride of 1,024; windows here begin with a BOS where the tokenizer has one. Tokens with no
+more context than that are never key. The judge is the evaluated model itself, or another run with the same tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcbench.core.errors import UserError
+from lcbench.core.stats import ratio_interval
+from lcbench.results.nll import TokenNll
+from lcbench.results.records import read_records
+from lcbench.results.schema import Record
+
+ALPHA, BETA = 2.0, -2.0  # nats: thresholds of the gain and of the loss
+Judge = tuple[Path, Path, str]  # a long and a short run, and the method in both that decides
+
+
+@dataclass(frozen=True)
+class LongPpl:
+    """LongPPL of a method at a length, with its 95 % interval over the texts and the perplexity of all tokens.
+
+    `key_tokens` of `tokens` matter, in `texts` of which some may have none. None where no token is key. `context` is
+    the short context in tokens.
+    """
+
+    method: str
+    seq_len: int
+    longppl: float | None
+    low: float | None
+    high: float | None
+    perplexity: float
+    key_tokens: int
+    tokens: int
+    texts: int
+    context: int
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The likelihoods of one text by token: NaN where a token is not scored."""
+
+    nll: NDArray[np.float64]
+    bytes: int
+    context: int  # tokens before a token, at least, from the end of the first window on
+
+
+def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl]:
+    """A row for each method and length of the run `long`, from the same methods in `short`, or from the key tokens of
+    a `judge`: a long and a short run and the method in both that decides.
+
+    Raises: UserError for runs without likelihoods, or without the texts and methods of the other.
+    """
+    evaluated = _texts(long, overlapping=False)
+    short_of = _texts(short if judge is None else judge[1], overlapping=True)
+    long_of = evaluated if judge is None else _texts(judge[0], overlapping=False)
+    rows: dict[tuple[str, int], list[tuple[_Text, NDArray[np.bool_], int]]] = {}
+    for (method, document, seq_len), text in evaluated.items():
+        judging = method if judge is None else judge[2]
+        reference = _found(long_of, judging, document, long if judge is None else judge[0], seq_len)
+        brief = _found(short_of, judging, document, short if judge is None else judge[1], None)
+        if len(reference.nll) != len(text.nll) or reference.bytes != text.bytes:
+            raise UserError(
+                f"{document} has other tokens in the judge's run than in {long}: key tokens need the same "
+                "tokenizer and length."
+            )
+        rows.setdefault((method, seq_len), []).append((text, key_tokens(reference, brief), brief.context))
+    return [_row(method, seq_len, members) for (method, seq_len), members in rows.items()]
+
+
+def key_tokens(long: _Text, short: _Text) -> NDArray[np.bool_]:
+    """Which tokens of a text are key."""
+    count = min(len(long.nll), len(short.nll))
+    gain = short.nll[:count] - long.nll[:count]
+    key = np.zeros(len(long.nll), dtype=bool)
+    with np.errstate(invalid="ignore"):  # tokens that are not scored
+        key[:count] = (gain > ALPHA) & (long.nll[:count] < -BETA)
+    key[: short.context] = False
+    return key
+
+
+def _row(method: str, seq_len: int, members: Sequence[tuple[_Text, NDArray[np.bool_], int]]) -> LongPpl:
+    sums = [float(text.nll[key].sum()) for text, key, _ in members]
+    counts = [int(key.sum()) for _, key, _ in members]
+    scored = np.concatenate([text.nll[np.isfinite(text.nll)] for text, _, _ in members])
+    low = high = None
+    if sum(counts):
+        seed = int.from_bytes(hashlib.sha256(repr((method, seq_len)).encode()).digest()[:6])
+        low, high = ratio_interval(sums, counts, seed)
+    return LongPpl(
+        method=method,
+        seq_len=seq_len,
+        longppl=math.exp(sum(sums) / sum(counts)) if sum(counts) else None,
+        low=None if low is None else math.exp(low),
+        high=None if high is None else math.exp(high),
+        perplexity=math.exp(float(scored.mean())),
+        key_tokens=sum(counts),
+        tokens=len(scored),
+        texts=len(members),
+        context=members[0][2],
+    )
+
+
+def _found(
+    texts: dict[tuple[str, str, int], _Text], method: str, document: str, run: Path, length: int | None
+) -> _Text:
+    for (other, title, seq_len), text in texts.items():
+        if (other, title) == (method, document) and length in (None, seq_len):
+            return text
+    raise UserError(f"{run} has no likelihoods of {document} with {method}; run it with the same books and methods.")
+
+
+def _texts(run: Path, *, overlapping: bool) -> dict[tuple[str, str, int], _Text]:
+    """The texts of a run by method, title and length: those read in one window, or in overlapping ones."""
+    found = {
+        (record.identity.method, str(record.prompt.document), record.identity.seq_len): text
+        for record in _measured(read_records(run))
+        if (text := _text(run, record, overlapping=overlapping)) is not None
+    }
+    if not found:
+        wanted = "overlapping windows (pg19:protocol=sliding)" if overlapping else "one window (pg19)"
+        raise UserError(f"{run} has no likelihoods of texts that were read in {wanted}.")
+    return found
+
+
+def _measured(records: Iterable[Record]) -> Iterable[Record]:
+    return (record for record in records if record.result is not None and record.result.nll is not None)
+
+
+def _text(run: Path, record: Record, *, overlapping: bool) -> _Text | None:
+    likelihood = record.measured.nll
+    assert likelihood is not None
+    read = TokenNll.read(run / likelihood.file)
+    once = bool((read.first[1:] == read.stop[:-1]).all())  # every token is scored once
+    if not once or (len(read.start) > 1) != overlapping:
+        return None
+    nll = np.full(int(read.stop[-1]), np.nan)
+    nll[int(read.first[0]) :] = read.nll
+    context = int((read.first[1:] - read.start[1:]).min()) + read.head if overlapping else 0
+    return _Text(nll, likelihood.bytes, context)
