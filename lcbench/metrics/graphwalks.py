@@ -12,8 +12,7 @@ Four rules are in use, and every answer is scored by all of them; the name of th
 - readme_literal: the code of the card as it stands. It always loses the first node, reads nothing before a trailing
   line break, and gives every answer 1 that shares no node with the right set.
 
-`exact` is 1 if the sets are equal. `score_corrected` (opus46_fixed) gives an answer without any list 0, also where
-the right set is empty.
+`exact` is 1 if the sets are equal. An answer without a list is no empty set: it scores 0, also where that is right.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def compare(prediction: str, references: Sequence[str]) -> Scored:
     *earlier, last = prediction.rstrip("\n").split("\n")
     strict = nodes_of(last)
     flexible = next((nodes for line in (last, *reversed(earlier)) if (nodes := nodes_of(line)) is not None), [])
-    fixed = 1.0 if not strict and not references else set_f1(strict or [], references)
+    fixed = 1.0 if strict == [] and not references else set_f1(strict or [], references)
     return Scored(
         {
             "opus46_fixed": fixed,
@@ -65,7 +64,6 @@ def compare(prediction: str, references: Sequence[str]) -> Scored:
             "lm_eval_f1": set_f1(strict or [], references),
             "lm_eval_flexible_f1": set_f1(flexible, references),
             "readme_literal": _as_on_the_card(prediction, references),
-            "score_corrected": 0.0 if strict is None else fixed,
         }
     )
 

@@ -71,7 +71,7 @@ def test_scores_and_the_shortest_length() -> None:
     task, tokenizer = load_task("graphwalks"), ModelSource().tokenizer()
     example = task.example(Cell(3000), 1, tokenizer, 0)
     right = f"Final Answer: [{', '.join(example.references)}]\n"
-    assert task.score(example, right)["score"] == 100.0 and task.score(example, "no")["score_corrected"] == 0.0
+    assert task.score(example, right)["score"] == 100.0 and task.score(example, "no")["score"] == 0.0
     with pytest.raises(UserError, match=r"use --seq-len (\d+)") as refusal:
         task.example(Cell(700), 0, tokenizer, 0)
     shortest = int(re.search(r"--seq-len (\d+)", str(refusal.value))[1])  # type: ignore[index]
