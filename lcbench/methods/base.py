@@ -111,6 +111,11 @@ class Method:
         return True
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that options name: what they say decides results, too."""
+        return ()
+
+    @property
     def position_unit(self) -> int:
         """How many steps of the positions in `pieces` make one token: above 1 for fractions of a position."""
         return 1
@@ -218,6 +223,10 @@ class Composition(Method):
     @property
     def prefix_stable(self) -> bool:
         return all(part.prefix_stable for part in self.parts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(file for part in self.parts for file in part.files)
 
     @property
     def position_unit(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import read_whole
 from lcbench.core.lazy import torch
 from lcbench.methods.base import Lengths, Method, at_least
 from lcbench.methods.pieces import Piece
@@ -34,6 +35,10 @@ class DuoAttention(Method):
     threshold: float = 0.5
     sinks: int | None = None
     window: int | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if self.file else ()
 
     def for_model(self, config: Any) -> DuoAttention:
         layers = config.num_hidden_layers
@@ -98,7 +103,7 @@ def _pair(name: str) -> tuple[int, int]:
 def _read(file: str) -> list[list[float]]:
     """The number of each layer's KV heads. Raises: UserError."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = read_whole(Path(file).expanduser()).decode().splitlines()
         return [[float(number) for number in line.split()] for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"duo_attention: {file} is no table of a number for each KV head: {error}.") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import read_whole
 from lcbench.core.lazy import torch
 from lcbench.core.specs import convert_options
 from lcbench.methods.base import Lengths, Method, at_least
@@ -37,6 +38,10 @@ class LongRoPE(Method):
     long_factor: tuple[float, ...] = ()
     original_length: int | None = None
     attention_factor: float | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if self.file else ()
 
     def for_model(self, config: Any) -> LongRoPE:
         if self.file or self.factors or self.long_factor:
@@ -96,8 +101,8 @@ def _attention_factor(stretch: float, original: int) -> float:
 def _read(file: str) -> dict[str, Any]:
     """What a JSON file says: a list of factors, or a model's config, or the part of one on RoPE. Raises: UserError."""
     try:
-        content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_whole(Path(file).expanduser()))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"longrope: {file} cannot be read as JSON: {error}.") from None
     if isinstance(content, list):
         return {"long_factor": content}

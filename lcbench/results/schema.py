@@ -373,6 +373,9 @@ class RunIdentity:
     tokenizer: str | None = described(
         "The tokenizer that prompts were built with, where it is not the model's.", default=None
     )
+    method_files: dict[str, str] | None = described(
+        "SHA-256 of each file that a method's options name, by its path.", default=None
+    )
     chat_date: str | None = described(
         "The date in prompts whose chat template writes the current one, in ISO 8601.", default=None
     )

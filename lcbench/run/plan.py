@@ -139,6 +139,8 @@ class Plan:
         tasks = {job.task.name: job.task.identity(self.tokenizer) for job in self.jobs}
         in_chat = any(job.task.format.in_chat(self.tokenizer) for job in self.jobs)
         dated = in_chat and writes_date(self.tokenizer)
+        named = dict.fromkeys(file for job in self.jobs for file in job.method.files)
+        files = {file: hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() for file in named}
         return {
             "tasks": list(tasks.values()),
             "jobs": [[job.task.name, str(job.method), job.cell.key] for job in self.jobs],
@@ -146,6 +148,7 @@ class Plan:
             **self.attention.identity(),
             "seed": self.seed,
             **({"chat_date": TODAY.isoformat()} if dated else {}),
+            **({"method_files": files} if files else {}),
         }
 
     def default_output(self, results: Path) -> Path:

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from lcbench.engine.models import ModelSource
 from lcbench.results.records import RECORDS, read_manifest
+from lcbench.run.plan import make_plan
+from lcbench.run.requests import Request
 from tests.helpers import REPOSITORY, cli, command, lines_of, process, records_of
 
 RUN = ["run", "passkey", "--method", "vanilla,dca:mscale=0.1", "--seq-len", "150,256", "--samples", "100"]
@@ -124,3 +127,17 @@ def test_another_session_beside_a_run_is_refused(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", read_manifest(tmp_path / "run").content["identity"], {}):
         refused = cli(*arguments)
     assert refused.code == 2 and "another lcbench is writing" in refused.error
+
+
+def test_a_file_of_a_method_is_part_of_the_run(tmp_path: Path) -> None:
+    """What a file says decides results, not what it is called."""
+    heads = tmp_path / "heads.tsv"
+    methods = (f"duo_attention:file={heads}", f"duo_attention:file={heads}+logn")
+
+    def folder(*gates: str) -> Path:
+        heads.write_text("\n".join(gates))
+        return make_plan(ModelSource(), [Request("passkey", methods, (256,))]).default_output(tmp_path)
+
+    none = "0 " * 4
+    first, other = folder(*[none] * 4), folder(none, "1 0 0 0", none, none)
+    assert first != other and first == folder(*[none] * 4)
