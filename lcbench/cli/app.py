@@ -17,7 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
 )
-for verbs in (run, reports, longppl, listing, longppl, models, bench, calibrate):
+for verbs in (run, reports, longppl, listing, models, bench, calibrate):
     app.add_typer(verbs.app)
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")

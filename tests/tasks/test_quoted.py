@@ -63,7 +63,7 @@ def test_an_empty_set_is_an_answer(talking: PreTrainedTokenizerBase) -> None:
     prepare("graphwalks", GRAPH | {"answer_nodes": []})
     task: Any = load_task("graphwalks/published")
     example = task.example(Cell(9000), 0, talking, 0)
-    assert task.problems(1) == {} and example.references == ()
+    assert task.problems(1, 0) == {} and example.references == ()
     assert task.score(example, "Final Answer: []")["score"] == 100.0
     assert task.score(example, "Final Answer: [ab]")["score"] == 0.0
 
