@@ -22,7 +22,7 @@ def scores(name: str, prediction: str, references: Any) -> tuple[float, float]:
     ("prediction", "references", "fixed", "strict", "flexible", "literal"),
     [
         ("Final Answer: [aa, bb]", AB, 100, 100, 100, 50),
-        ("So.\nFinal Answer: ['bb', \"aa\", cc]", AB, 80, 80, 80, 0.4),
+        ("So.\nFinal Answer: ['bb', \"aa\", cc]", AB, 80, 80, 80, 100),
         ("Final Answer: [aa, bb]\n", AB, 100, 100, 100, 100),
         ("Final Answer: [aa, bb]\nDone.", AB, 0, 0, 100, 100),
         ("Final Answer: [aa]\nFinal Answer: [aa, bb]\n\n", AB, 100, 100, 100, 100),
@@ -47,7 +47,7 @@ def test_graphwalks(
     assert (scored["lm_eval_f1"], scored["lm_eval_flexible_f1"]) == (strict, flexible)
     for rule in ("lm_eval_f1", "lm_eval_flexible_f1", "readme_literal"):
         assert score_example(f"graphwalks/{rule}", prediction, references)["score"] == scored[rule]
-    if literal is not None and literal >= 1:
+    if literal is not None:
         assert scored["readme_literal"] == literal
 
 

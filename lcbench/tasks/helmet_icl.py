@@ -1,0 +1,151 @@
+"""HELMET's learning in context: texts with numbers for labels, which mean something else in every prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+from lcbench.core.errors import UserError, unknown
+from lcbench.core.tokens import as_text, encode_inside
+from lcbench.data import Row
+from lcbench.metrics import score_example
+from lcbench.tasks.base import Cell, Example, Task
+from lcbench.tasks.questions import Questions, questions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+METRIC = "helmet/icl"
+REFERENCE = "references"  # the label is the reference, and no column
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelmetIcl(Task):
+    """Yen et al. 2024, https://arxiv.org/abs/2410.02694; princeton-nlp/HELMET@4526dfbd data.py, load_icl. Every
+    question has demonstrations of its own, in rounds with one text of each label, and its own random numbers for the
+    labels: what a number means can only be read from the prompt. The label is the column `label` of a row, or its
+    reference.
+
+    As many demonstrations as fit stand in the prompt, where HELMET has a fixed number for each of its lengths; a length
+    is an upper limit. Draws are by seed, where HELMET draws by the hash of the text. Questions are asked in an order
+    drawn by seed.
+    """
+
+    family: ClassVar[str] = "helmet_icl"
+    metric: ClassVar[str] = "score"
+
+    data: str
+    split: str = "test"
+    demonstrations_split: str = "train"
+    label: str = REFERENCE
+    instruction: str
+    max_new_tokens: int = 20
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"{self.name}: max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+    def require_data(self) -> None:
+        self._label(self._questions.row(0))
+        self._label(self._pool.row(0))
+
+    def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return len(self._questions)
+
+    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
+        if depths is not None:
+            raise UserError(f"{self.name} hides no needle; leave the depths out.")
+        return [Cell(seq_len) for seq_len in seq_lens]
+
+    def shares(self, cell: Cell, sample: int) -> Hashable:
+        """The demonstrations of a question at a shorter length are a prefix of those at a longer one."""
+        return sample
+
+    def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        order = _shuffled(len(self._questions), self.sample_seed(Cell(0), -1, seed))
+        row, rng = self._questions.row(order[sample]), self.rng(Cell(0), sample, seed)
+        by_label = self._by_label
+        numbers = dict(zip(by_label, rng.sample(range(len(by_label)), len(by_label)), strict=True))
+        if self._label(row) not in numbers:
+            raise unknown(f"label of {row.id} in {self.data}:", self._label(row), numbers)
+        cue = "" if self.format.in_chat(tokenizer) else "\nlabel:"
+        head = self.format.start(tokenizer, self.instruction)
+        tail = self.format.end(tokenizer, as_text(tokenizer, f"\n\n{row.question}{cue}"))
+        space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
+        context: list[int] = []
+        count = 0
+        for shot in _rounds(by_label, rng):
+            text = f"\n\n{shot.question}\nlabel: {numbers[self._label(shot)]}"
+            tokens = encode_inside(tokenizer, as_text(tokenizer, text))
+            if len(context) + len(tokens) > space:
+                break
+            context += tokens
+            count += 1
+        if not count:
+            raise UserError(
+                f"{self.name} does not fit into {cell.seq_len} tokens with a demonstration; use a longer --seq-len."
+            )
+        return Example(
+            head=head,
+            context=context,
+            tail=tail,
+            references=(str(numbers[self._label(row)]),),
+            max_new_tokens=self.max_new_tokens,
+            seed=self.sample_seed(cell, sample, seed),
+            stop=self.stop,
+            details={"row": row.id, "demonstrations": count},
+        )
+
+    @property
+    def corpus_scorer(self) -> str:
+        return METRIC
+
+    def score(self, example: Example, prediction: str) -> dict[str, float]:
+        scored = score_example(METRIC, prediction, example.references)
+        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+
+    def _label(self, row: Row) -> str:
+        if self.label == REFERENCE and row.references:
+            return row.references[0]
+        if self.label not in row.meta:
+            raise unknown(f"column of {self.data} as label:", self.label, row.meta)
+        return str(row.meta[self.label])
+
+    @property
+    def _questions(self) -> Questions:
+        return questions(self.data, self.split, {})
+
+    @property
+    def _pool(self) -> Questions:
+        return questions(self.data, self.demonstrations_split, {})
+
+    @property
+    def _by_label(self) -> dict[str, list[Row]]:
+        return _grouped(self._pool, self)
+
+
+@lru_cache(maxsize=4)
+def _grouped(pool: Questions, task: HelmetIcl) -> dict[str, list[Row]]:
+    """The demonstrations by their labels, sorted by label."""
+    found: dict[str, list[Row]] = {}
+    for number in range(len(pool)):
+        row = pool.row(number)
+        found.setdefault(task._label(row), []).append(row)
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=8)
+def _shuffled(count: int, seed: int) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
+
+
+def _rounds(by_label: dict[str, list[Row]], rng: random.Random) -> Iterator[Row]:
+    """One row of each label a round, in random order; labels without further rows are left out of later rounds."""
+    shuffled = [rng.sample(rows, len(rows)) for rows in by_label.values()]
+    for turn in range(max(map(len, shuffled))):
+        members = [rows[turn] for rows in shuffled if turn < len(rows)]
+        yield from rng.sample(members, len(members))
