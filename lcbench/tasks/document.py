@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import regex
 
@@ -15,6 +15,7 @@ from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError,
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
+from lcbench.data.values import text_of, texts_of
 from lcbench.metrics import as_published, may_be_empty, reads_latin_only, score_example
 from lcbench.metrics import names as metric_names
 from lcbench.metrics.overlap import has_words
@@ -26,6 +27,7 @@ from lcbench.tasks.template import Segments, render, segments
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Value = TypeVar("Value")
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
 NAMES_ANSWER = regex.compile(r"\{\{-?\s*answer\b")
 NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
@@ -174,6 +176,9 @@ class DocumentTask(Task):
         for sample in range(samples):
             try:
                 row = self._checked(sample)
+                self._groups(row, sample)
+                if self.classes in row.meta:
+                    self._classes(self._fields(row, []), sample)
                 if not self.resolved.shots and time.monotonic() < end:
                     self._rendered(sample, self.resolved.prompt, self._fields(row, []))
             except RowError as error:
@@ -234,8 +239,8 @@ class DocumentTask(Task):
                 "document_tokens": len(document),
                 "cut_tokens": max(0, len(document) - space),
                 "shots": [one.id for one in drawn],
-                **({"classes": self._classes(fields)} if self.classes else {}),
-                **({"groups": self._groups(row)} if self.groups else {}),
+                **({"classes": self._classes(fields, sample)} if self.classes else {}),
+                **({"groups": self._groups(row, sample)} if self.groups else {}),
             },
         )
 
@@ -291,11 +296,20 @@ class DocumentTask(Task):
     def _rows(self) -> Questions:
         return questions(self.data, self.split, self.columns, wanted(self.name, self.only))
 
-    def _groups(self, row: Row) -> dict[str, str]:
+    def _groups(self, row: Row, sample: int) -> dict[str, str]:
+        """The value of each column that groups scores, of those that the row has."""
         for column in self.groups:
             if column not in row.meta:
                 raise unknown(f"column of {self.data} in `groups`:", column, row.meta)
-        return {column: str(row.meta[column]) for column in self.groups}
+        found = {column: self._value(text_of, row.meta[column], column, sample) for column in self.groups}
+        return {column: text for column, text in found.items() if text}
+
+    def _value(self, read: Callable[[Any, str], Value], value: Any, column: str, sample: int) -> Value:
+        """Raises: RowError for a value that is not text."""
+        try:
+            return read(value, f"`{column}` of {self._where(sample)}")
+        except UserError as error:
+            raise RowError(str(error)) from error
 
     def _where(self, sample: int) -> str:
         return f"row {self._rows.number(sample) + 1} of {self.data} ({self.split})"
@@ -335,10 +349,13 @@ class DocumentTask(Task):
             )
         return drawn
 
-    def _classes(self, fields: dict[str, Any]) -> list[str]:
+    def _classes(self, fields: dict[str, Any], sample: int) -> list[str]:
         if self.classes not in fields:
             raise unknown(f"column of {self.data} as `classes`:", self.classes, fields)
-        return list(fields[self.classes])
+        classes = self._value(texts_of, fields[self.classes], self.classes, sample)
+        if not classes:
+            raise RowError(f"{self._where(sample)} has no classes in `{self.classes}`.")
+        return list(classes)
 
     def _fields(self, row: Row, drawn: list[Row]) -> dict[str, Any]:
         """The fields of the templates for a row and its demonstrations."""

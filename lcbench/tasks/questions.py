@@ -93,15 +93,22 @@ def _stamp(path: Path) -> Hashable:
 def _selected(rows: Questions, source: str, only: tuple[tuple[str, str], ...]) -> Questions:
     numbers = []
     for number in range(len(rows)):
-        meta = rows.row(number).meta
+        meta, where = rows.row(number).meta, f"row {number + 1} of {source}"
         if missing := [column for column, _ in only if column not in meta]:
             raise unknown(f"column of {source} in `only`:", missing[0], meta)
-        if all(str(meta[column]) == value for column, value in only):
+        if all(value in _spellings(meta[column], f"`{column}` in {where}") for column, value in only):
             numbers.append(number)
     if not numbers:
         wanted = ", ".join(f"{column}: {value}" for column, value in only)
         raise UserError(f"{source} has no row with {wanted}; name other values in `only`.")
     return _Selected(rows, numbers)
+
+
+def _spellings(value: Any, where: str) -> tuple[str, ...]:
+    """What may be typed for a value: its text, in which 2.0 is 2 and what is missing is empty, or as Python prints it.
+
+    Raises: UserError, beginning with `where`, for a list or mapping."""
+    return (str(value).lower(), str(value)) if isinstance(value, bool) else (text_of(value, where), str(value))
 
 
 class _Selected(Questions):

@@ -71,6 +71,26 @@ VALUES = (
     "model",
     "~nobody/x",
 )
+# What only some options could take, by the option.
+OWN: dict[str, tuple[str, ...]] = {
+    "--sampling": ("temperature", "temperature=nan", "temperature=-1", "temperature=1e400", "temperature=1,top_p=0",
+                   "top_k=5", "temperature=1,top_k=1.5", "temperature=1,temperature=2", "x=1"),
+    "--endpoint": ("http://", "http://[", "ftp://localhost/v1", "http://localhost:99999/v1", "http://localhost:x/v1",
+                   "http://a:b@localhost:1/v1", "http://localhost:1/\x00", "//localhost", "http://\u65e5.invalid/v1"),
+    "--adapter": ("folder/", "model/config.json", "rows.jsonl"),
+    "--quantization": ("4bit", "8bit", "int8", "16bit"),
+    "--chat-option": ("enable_thinking", "enable_thinking=", "messages=1", "a=[", "a={}", "tokenize=true"),
+    "--system": ("{{ 1 / 0 }}", "<|endoftext|>", "x" * 100_000),
+    "--think-end": ("</think>", "<|endoftext|>"),
+    "--too-long": ("cut", "skip", "fail"),
+    "--chat": ("auto", "on", "off"),
+    "--bos": ("auto", "always", "never"),
+    "--served-as": ("yarn:factor=4", "yarn:factor=", "model:x"),
+    "--engine": ("vllm", "lcbench"),
+    "--device": ("cpu:99", "cuda:99", "mps", "meta"),
+    "--tolerance": ("1e-300", "inf"),
+}  # fmt: skip
+SERVED = ["passkey", "--dry-run", "--seq-len=150", "--samples=1", "--model=model", "--endpoint=http://localhost:1/v1"]
 BASES: dict[str, list[str]] = {
     "run": ["passkey", "--dry-run", "--seq-len=150", "--samples=1"],
     "table": ["mine"],
@@ -83,6 +103,7 @@ BASES: dict[str, list[str]] = {
     "list": ["methods"],
     "ask": ["book.txt", "Why?", "--model=lcbench-tiny"],
     "convert": [str(TINY), "--out=converted"],
+    "calibrate": ["duo_attention:sinks=4,window=16", "--out=heads.txt", "--samples=1"],
     "bench": ["--shape=tiny", "--layers=1", "--seq-len=64", "--what=attention", "--rounds=1"],
     "data prepare": ["scrolls/qasper", "--from=folder"],
     "data list": [],
@@ -118,8 +139,11 @@ def command_lines() -> Iterator[list[str]]:
             rest = [word for word in base if word.partition("=")[0] != option]
             yield [*name.split(), *rest, option]
             yield [*name.split(), *rest, f"{option}=1", option, "2"]
-            for value in VALUES if not param.is_flag else VALUES[:8]:
+            for value in (*VALUES, *OWN.get(option, ())) if not param.is_flag else VALUES[:8]:
                 yield [*name.split(), *rest, f"{option}={value}"]
+                if name == "run" and option in OWN:
+                    yield [*name.split(), *[word for word in SERVED if not word.startswith(f"{option}=")],
+                           f"{option}={value}"]  # fmt: skip
 
 
 @pytest.fixture
@@ -152,7 +176,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def measured(*_: object) -> None:
         raise typer.Exit
 
-    monkeypatch.setattr("lcbench.apps.bench.measure.Bench.run", measured)
+    for work in ("bench.measure.Bench.run", "calibrate.Calibrator.run"):
+        monkeypatch.setattr(f"lcbench.apps.{work}", measured)
     return tmp_path
 
 

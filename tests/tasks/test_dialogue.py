@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.core.errors import TooLongError, UserError
+from lcbench.core.errors import RowError, TooLongError, UserError
 from lcbench.engine.models import ModelSource
 from lcbench.tasks import Cell, load_task
 from tests.data.quoted import ASK, CONVERSATION, MRCR
@@ -110,6 +110,20 @@ def test_published_rows_in_a_chat_and_in_plain_text() -> None:
     assert text.endswith(f"Assistant: A grey drum, softly.\n\nUser: {ASK}\n\nAssistant:")
     with pytest.raises(TooLongError, match=r"row 2 of mrcr has .* asks whole conversations only"):
         task.example(Cell(1100), 0, tokenizer, 0)
+
+
+@pytest.mark.parametrize("content", [None, 3, {"a": "b"}, [], [{"type": "image"}], [{"text": "a"}, {"text": "b"}]])
+def test_a_message_that_is_no_text_is_no_conversation(content: Any) -> None:
+    asked, said = {"role": "user", "content": "Write."}, {"role": "assistant", "content": content}
+    row = {"document": json.dumps([asked, said, asked]), "question": "", "references": ["x"], "n_needles": 2.0}
+    Path("mine.jsonl").write_text(json.dumps(row) + "\n")
+    tokenizer, task = ModelSource().tokenizer(), load_task("mrcr:data=mine.jsonl,max_new_tokens=4")
+    with pytest.raises(RowError, match=r"row 1 of mine\.jsonl is no conversation"):
+        task.example(Cell(500), 0, tokenizer, 0)
+    said["content"] = [{"type": "text", "text": "Lamp."}]
+    Path("other.jsonl").write_text(json.dumps(row | {"document": json.dumps([asked, said, asked])}) + "\n")
+    example = load_task("mrcr:data=other.jsonl,max_new_tokens=4").example(Cell(500), 0, tokenizer, 0)
+    assert "Assistant: Lamp.\n" in str(tokenizer.decode(example.prompt))
 
 
 def test_a_template_that_wants_turns_to_alternate_gets_the_opening_as_one() -> None:

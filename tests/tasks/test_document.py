@@ -375,6 +375,32 @@ def test_only_some_rows_are_asked_and_their_groups_are_kept(tokenizer: PreTraine
         task("groups: [kind]\n").example(Cell(8000), 0, tokenizer, 0)
 
 
+@pytest.mark.parametrize(
+    ("value", "group", "classes"),
+    [
+        (None, {}, "row 1 of rows.jsonl (validation) has no classes in `kind`."),
+        (float("nan"), {}, "row 1 of rows.jsonl (validation) has no classes in `kind`."),
+        (2.0, {"kind": "2"}, ["2"]),
+        ("easy", {"kind": "easy"}, ["easy"]),
+        (["a", "b"], "`kind` of row 1 of rows.jsonl (validation) is a list (['a', 'b']),", ["a", "b"]),
+        (
+            {"a": 1},
+            "`kind` of row 1 of rows.jsonl (validation) is a mapping",
+            "`kind` of row 1 of rows.jsonl (validati",
+        ),
+    ],
+)
+def test_groups_and_classes_are_texts(value: Any, group: Any, classes: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    Path("rows.jsonl").write_text(json.dumps(ROWS[2] | {"kind": value}) + "\n")
+    for option, expected in (("groups: [kind]", group), ("classes: kind\nscorer: longbench/trec", classes)):
+        asked = task(option + "\n", of=YAML.replace("scorer: f1\n", "" if "scorer" in option else "scorer: f1\n"))
+        if isinstance(expected, str):
+            assert asked.problems(1, 0)[0].startswith(expected)
+        else:
+            assert asked.example(Cell(8000), 0, tokenizer, 0).details[option.partition(":")[0]] == expected
+            assert not asked.problems(1, 0)
+
+
 def test_a_document_that_is_never_cut_fits_or_is_not_asked(tokenizer: PreTrainedTokenizerBase) -> None:
     whole = task("truncate: never\n")
     assert whole.example(Cell(8000), 0, tokenizer, 0).details["cut_tokens"] == 0

@@ -201,16 +201,30 @@ class Dialogue(Task):
         where = f"row {self._rows.number(sample) + 1} of {self.data}"
         try:
             given: list[dict[str, Any]] = json.loads(self._rows.document(row))
-            messages = [Message(str(one["role"]), str(one["content"])) for one in given]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RowError(f"{where} is no conversation in JSON.") from error
-        if not messages or messages[-1].role != "user" or {one.role for one in messages} - {"user", "assistant"}:
+            messages = [Message(one["role"], _said(one["content"])) for one in given]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RowError(f"{where} is no conversation in JSON, whose messages have a role and a text.") from error
+        if (
+            not messages
+            or messages[-1].role != "user"
+            or any(one.role not in ("user", "assistant") for one in messages)
+        ):
             raise RowError(f"{where} does not end with a message of the user.")
         return messages
 
     @property
     def _rows(self) -> Questions:
         return questions(self.data, self.split, {}, {"n_needles": str(self.needles)})
+
+
+def _said(content: Any) -> str:
+    """The text of a message, or of its one part. Raises: ValueError or TypeError for other parts, such as an image."""
+    if isinstance(content, list) and content:
+        (part,) = content
+        content = part["text"]
+    if not isinstance(content, str):
+        raise TypeError
+    return content
 
 
 def text_of(text: Any, size: int) -> list[int]:
