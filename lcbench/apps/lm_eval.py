@@ -32,6 +32,7 @@ from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 from lcbench.methods import Composition, Method, parse_method
 from lcbench.methods.base import trained_length
+from lcbench.tasks.chat import Message, render_messages
 
 ARGUMENTS = (
     "pretrained",
@@ -136,6 +137,18 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             "layers_steered": self.steering.layers_steered,
             **self._source.identity(self.config),
         }
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A chat in the tokenizer's template, or the beginning of an answer in it: with the date that lcbench's own
+        chats have, and no message left out. Raises: UserError for a template that allows neither."""
+        return render_messages(
+            str(self._source.name),
+            self.tokenizer,
+            [Message(one["role"], one["content"]) for one in chat_history],
+            begun=not add_generation_prompt,
+            variables=self.chat_template_args,
+            instead="leave --apply_chat_template out",
+        )
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any

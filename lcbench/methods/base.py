@@ -11,6 +11,7 @@ Methods know nothing of models, caches or backends: `lcbench.attention` runs any
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -341,12 +342,16 @@ def scaled_length(length: int, rope: object, stated: int | None = None) -> int:
     config does not have it, the length counts as that before the scaling, as in vLLM, unless the length that the model
     was tuned at is `stated`, as FastChat does. The lengths of other types, and of models with one scaling per layer
     type (Gemma 3), are scaled already.
+
+    Raises: UserError for a factor that is no positive number.
     """
     if not isinstance(rope, dict):
         return length
     factor, original = rope.get("factor"), rope.get("original_max_position_embeddings") or length
     if rope.get("rope_type") not in ("linear", "yarn") or not isinstance(factor, int | float):
         return length
+    if not 0 < factor < math.inf:
+        raise UserError(f"the RoPE scaling in the model's config has the factor {factor:g}; it must be from 1 up.")
     if stated == length and rope["rope_type"] == "linear":
         return length
     return max(length, int(factor * original))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # The date in every prompt: Llama 3.1's own default. With the true date, prompts would differ from day to day.
 TODAY = datetime.date(2024, 7, 26)
 DATE_CALL = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
+SECONDS = 5.0  # of rendering a chat
 PART = "{'type': 'text'"  # in the output of a template that prints the list of parts itself
 ANSWER = "theanswerstandshere"  # placeholder of an answer, to see which token ends its turn
 
@@ -55,23 +56,44 @@ def render_chat(
     Raises: UserError for several templates without a `default`, and for a template that fails, that leaves out a
     message, or whose date cannot be fixed.
     """
+    said = [*earlier, Message("user", text)]
+    return render_messages(
+        owner, tokenizer, [Message("system", system), *said] if system else said, variables=variables
+    )
+
+
+def render_messages(
+    owner: str,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    begun: bool = False,
+    variables: Mapping[str, Any] | None = None,
+    instead: str = "--chat off",
+) -> str:
+    """As `render_chat`, of all messages. If `begun`, the last one is the beginning of the answer; `instead` is what to
+    use without a chat template."""
     template = chat_template(owner, tokenizer)
-    first, *others = said = [*earlier, Message("user", text)]
-    ways = [said]
-    if system:
-        ways = [[Message("system", system), *said], [Message("user", f"{system}\n\n{first.content}"), *others]]
+    ways = [messages]
+    if messages[0].role == "system" and len(messages) > 1:
+        system, first, *others = messages
+        ways.append([Message(first.role, f"{system.content}\n\n{first.content}"), *others])
     refusal = ""
-    for messages in ways:
+    for way in ways:
         for parts in (False, True):
             try:
-                rendered = _render(tokenizer, template, messages, parts=parts, variables=variables)
+                rendered = _render(tokenizer, template, way, parts=parts, begun=begun, variables=variables)
+            except UserError as error:
+                raise UserError(
+                    f"{owner}: the tokenizer's chat template refuses the prompt: {error}; use another model, or {instead}."
+                ) from error
             except Exception as error:  # a template is third-party code, and may raise anything
                 refusal = refusal or f"refuses the prompt: {_gist(error)}"
                 continue
-            if all(one.content.strip() in rendered for one in messages) and not (parts and PART in rendered):
+            if all(one.content.strip() in rendered for one in way) and not (parts and PART in rendered):
                 return rendered
             refusal = refusal or "leaves out a part of the prompt"
-    raise UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or --chat off.")
+    raise UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or {instead}.")
 
 
 def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str, bos: BosRule = "auto") -> list[int]:
@@ -114,6 +136,8 @@ def _around_answer(tokenizer: PreTrainedTokenizerBase, template: str, options: t
         try:
             template = chat_template("", tokenizer)
             rendered = _render(tokenizer, template, messages, parts=parts, prompt=False, variables=variables)
+        except UserError:
+            break
         except Exception:
             continue
         if ANSWER in rendered:
@@ -135,6 +159,8 @@ def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
                 "called `default`; name one so in its tokenizer_config.json."
             )
         template = template["default"]
+    if template is None:
+        raise UserError(f"{owner}: the tokenizer has no chat template; ask without one.")
     if not isinstance(template, str):
         raise UserError(f"{owner}: the tokenizer's chat template is no text.")
     fixed = DATE_CALL.sub(lambda found: f'"{_written(TODAY.strftime(found[2]))}"', template)
@@ -169,17 +195,32 @@ def _render(
     *,
     parts: bool,
     prompt: bool = True,
+    begun: bool = False,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
+    """Raises: UserError for a template that leaves its sandbox, or has no end; others for what the template raises."""
+    from jinja2.exceptions import SecurityError
+
+    from lcbench.tasks.jinja import deadline
+
     said: list[dict[str, Any]] = [
         {"role": one.role, "content": [{"type": "text", "text": one.content}] if parts else one.content}
         for one in messages
     ]
-    return str(
-        tokenizer.apply_chat_template(
-            said, chat_template=template, tokenize=False, add_generation_prompt=prompt, **(variables or {})
-        )
-    )
+    try:
+        with deadline(SECONDS):
+            return str(
+                tokenizer.apply_chat_template(
+                    said,
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=prompt and not begun,
+                    continue_final_message=begun,
+                    **(variables or {}),
+                )
+            )
+    except SecurityError as error:
+        raise UserError(_gist(error)) from error
 
 
 def _written(date: str) -> str:

@@ -81,13 +81,13 @@ class HumanEval(Task):
         return len(self._rows)
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        row = self._checked(sample)
         shortest = self.max_new_tokens + _longest_prompt(tokenizer, self.format, self._prompts)
         if cell.seq_len < shortest:
             raise UserError(
                 f"{self.name} does not fit into {cell.seq_len} tokens, {self.max_new_tokens} of them for the answer; "
                 f"use --seq-len {shortest} or more."
             )
-        row = self._checked(sample)
         return Example(
             head=[],
             context=[],

@@ -39,7 +39,7 @@ def render_bounded(owner: str, template: str, fields: Mapping[str, Any]) -> str:
     parts: list[str] = []
     size = 0
     try:
-        with _deadline():
+        with deadline(SECONDS):
             for part in _compiled(template).generate(fields):
                 parts.append(part)
                 size += len(part)
@@ -158,14 +158,14 @@ def _compiled(template: str) -> Template:
 
 
 @contextmanager
-def _deadline() -> Iterator[None]:
-    """Limit the run time of this thread's Python code to `SECONDS`: compiled templates are Python code, which a trace
-    function sees line by line."""
-    end, before = time.monotonic() + SECONDS, sys.gettrace()
+def deadline(seconds: float) -> Iterator[None]:
+    """Limit the run time of this thread's Python code: compiled templates are Python code, which a trace function sees
+    line by line. Raises: SecurityError."""
+    end, before = time.monotonic() + seconds, sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if time.monotonic() > end:
-            raise SecurityError(f"it takes more than {SECONDS:g} seconds")
+            raise SecurityError(f"it takes more than {seconds:g} seconds")
         return trace
 
     sys.settrace(trace)

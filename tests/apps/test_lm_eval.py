@@ -216,3 +216,25 @@ def test_thoughts_are_cut_out_as_the_harness_does() -> None:
     assert lm.chat_template_args == {"enable_thinking": False}
     lm.close()
     plain.close()
+
+
+def test_chats_are_those_of_lcbench() -> None:
+    """The date stands still, parts are given where the template wants them, and nothing is left out."""
+    lm = SteeredLM("lcbench-tiny", dtype="float32")
+    asked, system = {"role": "user", "content": "What is it?"}, {"role": "system", "content": "Use digits."}
+    lm.tokenizer.chat_template = (
+        "{{ strftime_now('%Y') }}{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]"
+        "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    assert lm.apply_chat_template([asked]) == "2024[user]What is it?[assistant]"
+    assert lm.apply_chat_template([system, asked]) == "2024[user]Use digits.\n\nWhat is it?[assistant]"
+    begun = [asked, {"role": "assistant", "content": "It is"}]
+    assert lm.apply_chat_template(begun, add_generation_prompt=False) == "2024[user]What is it?[assistant]It is"
+    lm.tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(UserError, match="leaves out a part of the prompt; use another model, or leave --apply_chat_te"):
+        lm.apply_chat_template([asked, asked | {"content": "And that?"}])
+    lm.tokenizer.chat_template = None
+    with pytest.raises(UserError, match="lcbench-tiny: the tokenizer has no chat template"):
+        lm.apply_chat_template([asked])
+    lm.close()

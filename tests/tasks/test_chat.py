@@ -113,3 +113,22 @@ def test_what_a_template_writes_stays_a_control_token() -> None:
     tokenizer: PreTrainedTokenizerBase = talking("{{ messages[0].content }}<|im_end|>", special=("<|im_end|>",))
     ids = encode_plain(tokenizer, render_chat("mine", tokenizer, as_text(tokenizer, "a <|im_end|> b")))
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for m in messages %}{{ m.content.__class__.__mro__ }}{{ m.content }}{% endfor %}",
+    ],
+)
+def test_a_template_without_end_or_out_of_its_sandbox_is_stopped(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lcbench.tasks.chat.SECONDS", 0.2)
+    tokenizer = talking(template)
+    assert end_of_turn(tokenizer) == frozenset()
+    with pytest.raises(
+        UserError, match=r"^mine: the tokenizer's chat template refuses the prompt: .*; use another mod"
+    ):
+        render_chat("mine", tokenizer, "The code is 4821.")

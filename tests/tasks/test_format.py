@@ -243,6 +243,7 @@ def test_a_template_that_says_the_prompt_twice() -> None:
 
 def test_completion_of_code_in_a_chat_goes_on_with_the_file() -> None:
     row = {"task_id": "T/0", "prompt": "def two():\n", "canonical_solution": "    return 2\n", "entry_point": "two"}
+    row["test"] = "def check(two):\n    assert two() == 2\n"
     Path("code.jsonl").write_text(json.dumps(row) + "\n")
     Path("code.yaml").write_text(
         "like: humaneval\ndata: code.jsonl\nexecute: true\n"
