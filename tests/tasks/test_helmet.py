@@ -43,7 +43,7 @@ def test_recall_rag_and_ranking(tmp_path: Path) -> None:
     assert rag.startswith(
         "Use the given documents to write a concise and short answer to the question. Write your answer"
     )
-    assert rag.count(passages) == 3 and len(re.findall(r"Question: Q\d\nAnswer: Dale\n\n", rag)) == 2
+    assert rag.count(passages) == 3 and len(re.findall(r"Question: Q\d\?\nAnswer: Dale\n\n", rag)) == 2
     assert rag.endswith("\n\nQuestion: Where is the mill?\nAnswer:")
     example = asked("helmet/msmarco")
     ranking = text_of(example)
