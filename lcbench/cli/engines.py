@@ -92,6 +92,7 @@ class EngineChoice:
             self.concurrency,
             self.timeout,
             self.strict,
+            local.display_name,
         )
 
     def _vllm(self, local: ModelSource) -> Source:

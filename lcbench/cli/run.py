@@ -189,6 +189,8 @@ def run(
             "--device": device != "auto",
             "--device-map": device_map is not None,
             "--tensor-parallel": tensor_parallel,
+            "--adapter": adapter is not None,
+            "--quantization": quantization is not None,
             "--attention, --kv-dtype or --kv-offload": options != AttentionOptions(),
             "--slurm": slurm is not None,
         },

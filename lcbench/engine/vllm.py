@@ -1,7 +1,7 @@
 """vLLM in this process, on as many GPUs and machines as its own options say.
 
-Written against vLLM 0.10 to 0.22: `LLM.generate` with token ids, `SamplingParams`, `prompt_logprobs`. Of several
-processes with a model each (data parallel), start a server instead (docs/engines.md).
+Written against the interface that vLLM documents as of 0.22: `LLM.generate` with token ids, `SamplingParams`,
+`prompt_logprobs`. For several processes with a model each (data parallel) start a server instead (docs/engines.md).
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class VllmSource(Source):
     local: ModelSource
     options: dict[str, Any] = field(default_factory=dict)
     served_as: str | None = None
+
+    @property
+    def display_name(self) -> str | None:  # type: ignore[override]
+        return self.local.display_name
 
     @property
     def name(self) -> str:  # type: ignore[override]

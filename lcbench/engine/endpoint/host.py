@@ -42,9 +42,7 @@ class EndpointEngine(Engine):
         answer = self._interface.ask(request)
         if answer.model != self._found.model:
             raise EndpointError(f"answered by the model {answer.model!r}, where {self._found.model!r} answered before")
-        tokens = answer.output_tokens
-        if tokens is None:
-            tokens = len(self._interface.tokenizer(answer.text, add_special_tokens=False, verbose=False).input_ids)
+        tokens = self._tokens(answer, request)
         counted = answer.prompt_tokens
         difference = None if counted is None else counted - len(request.tokens)
         if self._strict:
@@ -60,6 +58,14 @@ class EndpointEngine(Engine):
             retries=answer.retries,
         )
         return Output(_with_stop(answer, request.stop), tokens, answer.finish_reason, cost)
+
+    def _tokens(self, answer: Answer, request: PromptRequest) -> int:
+        """The tokens of the answer; where the server does not count them, those of its text."""
+        if answer.output_tokens is not None:
+            return answer.output_tokens
+        if answer.finish_reason == "length":
+            return request.max_new_tokens
+        return len(self._interface.tokenizer(answer.text, add_special_tokens=False, verbose=False).input_ids)
 
     def _require_whole(self, request: PromptRequest, answer: Answer, tokens: int, difference: int | None) -> None:
         """Raises: EndpointError for a prompt that was cut, or counted otherwise where it went as it is, and for an

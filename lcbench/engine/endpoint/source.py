@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, unknown
+from lcbench.core.hub import explain
 from lcbench.engine.base import ModelFacts, Source
 from lcbench.engine.endpoint.address import Address
 from lcbench.engine.endpoint.client import Client, EndpointError, RefusedError, UnreachableError
@@ -39,6 +41,7 @@ class EndpointSource(Source):
     concurrency: int = 4
     timeout: float = 600.0
     strict: bool = False
+    display_name: str | None = None
     _found: list[Found] = field(default_factory=list, init=False, repr=False, compare=False)  # what the probe told
 
     @property
@@ -61,6 +64,9 @@ class EndpointSource(Source):
         return served_methods(self.served_as, typed)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        folder = Path(self.tokenizer_source.location)
+        if folder.is_dir() and not (folder / "config.json").exists():
+            return _tokenizer_alone(folder)
         try:
             return self.tokenizer_source.tokenizer()
         except UserError as error:
@@ -101,7 +107,7 @@ class EndpointSource(Source):
     def identity(self, facts: ModelFacts) -> dict[str, Any]:
         return {
             "model": self.name,
-            "pretraining_length": facts.trained,
+            **({"pretraining_length": facts.trained} if facts.trained else {}),
             "engine": "endpoint",
             "endpoint": self.address.base,
             "endpoint_api": self.api,
@@ -151,6 +157,17 @@ class EndpointSource(Source):
             return trained_length(self.tokenizer_source.config())
         except UserError:  # a folder with nothing but a tokenizer
             return None
+
+
+def _tokenizer_alone(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder that has nothing else."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # a broken folder fails in many ways
+        raise UserError(f"there is no tokenizer in {folder}: {explain(error)}") from error
+    return tokenizer
 
 
 def _length(value: Any) -> int | None:

@@ -195,7 +195,7 @@ def serving(server: Server) -> Iterator[Server]:
     """The server, at a free port of this machine."""
     handler = type("OwnHandler", (Handler,), {"served": server})
     with ThreadingHTTPServer(("127.0.0.1", server.port), handler) as http:
-        http.daemon_threads = False  # joined at the end: torch does not like to be left alone
+        http.daemon_threads = False  # joined at the end, as torch wants it
         server.port = http.server_address[1]
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

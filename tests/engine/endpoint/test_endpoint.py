@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import pytest
 from lcbench.engine.endpoint import client as client_module
 from lcbench.results.records import RECORDS
 from tests.engine.endpoint.fake import NAME, Body, BrokenError, Server, serving
-from tests.helpers import TINY, Outcome, cli, fields_of, lines_of
+from tests.helpers import TINY, Outcome, cli, command, fields_of, lines_of, model_folder
 
 KEY = "sk-very-secret"
 PLAIN = frozenset({"model", "prompt", "max_tokens", "temperature", "frequency_penalty", "stream", "stop"})
@@ -71,8 +75,8 @@ def test_the_same_answers_as_in_this_process(server: Server) -> None:
 @pytest.mark.parametrize(
     ("how", "sent_as"),
     [
-        ({"token_ids": False}, "text"),
-        ({"stream": False}, "token_ids"),
+        pytest.param({"token_ids": False}, "text", marks=pytest.mark.slow),
+        pytest.param({"stream": False}, "token_ids", marks=pytest.mark.slow),
         ({"token_ids": False, "only": PLAIN}, "text"),
     ],
 )  # fmt: skip
@@ -97,7 +101,7 @@ def test_chat(server: Server) -> None:
     assert "the server counted" in done.out.replace("\n", " ")
 
 
-@pytest.mark.parametrize("way", ["prompt_logprobs", "echo"])
+@pytest.mark.parametrize("way", ["prompt_logprobs", pytest.param("echo", marks=pytest.mark.slow)])
 def test_likelihoods(way: str) -> None:
     Path("mine.yaml").write_text(CHOICES)
     Path("asked.csv").write_text(
@@ -190,11 +194,11 @@ def test_faults_that_pass(fault: BrokenError | Body, server: Server) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (BrokenError(500, "oops", "text/plain"), "HTTP 500 from"),
+        pytest.param(BrokenError(500, "oops", "text/plain"), "HTTP 500 from", marks=pytest.mark.slow),
         (BrokenError(400, json.dumps({"error": {"message": f"too long {KEY}"}})), "too long ..."),
-        (BrokenError(200, "<html>", "text/html"), "answered with a web page"),
+        pytest.param(BrokenError(200, "<html>", "text/html"), "answered with a web page", marks=pytest.mark.slow),
         ({"model": "another"}, "answered by the model 'another', where 'tiny' answered before"),
-        ({"cut": True}, "the server broke off its answer"),
+        pytest.param({"cut": True}, "the server broke off its answer", marks=pytest.mark.slow),
     ],
 )
 def test_faults_that_stay(
@@ -307,6 +311,7 @@ def test_bad_input_is_one_sentence(server: Server, tmp_path: Path) -> None:
     assert "usually ends in /v1" in refused("--endpoint", server.url.removesuffix("/v1"), *named[2:])
     assert "--method is for a model that lcbench runs itself" in refused(*named, "--method", "dca")
     assert "--dtype is for" in refused(*named, "--dtype", "float64")
+    assert "--adapter is for" in refused(*named, "--adapter", "lora")
     assert "at most 4,096 tokens" in refused(*named, "--seq-len", "8k")
     assert "did you mean 'chat'?" in refused(*named, "--endpoint-api", "chatt")
     assert "must be a short name" in refused(*named, "--served-as", "a/b")
@@ -337,7 +342,7 @@ def test_no_answer_in_time_is_not_asked_again(server: Server) -> None:
 
 
 def sleeping() -> None:
-    threading.Event().wait(0.8)
+    time.sleep(0.8)
 
 
 def test_credentials_stay_out_of_records_and_commands(server: Server) -> None:
@@ -347,6 +352,54 @@ def test_credentials_stay_out_of_records_and_commands(server: Server) -> None:
     assert done.code == 0 and server.headers["Authorization"].startswith("Basic ")
     text = Path("served/run.json").read_text() + Path("served", RECORDS).read_text() + done.out + done.err
     assert "hunter2" not in text and KEY not in text and f'"endpoint": "{server.url}"' in text
+
+
+def test_a_server_and_a_tokenizer_that_tell_no_trained_length(server: Server, tmp_path: Path) -> None:
+    """A folder with a tokenizer alone will do; tables, figures and reports go without the length."""
+    server.models = [{"id": NAME}]
+    alone = model_folder(tmp_path / "alone", drop=("config.json", "model.safetensors", "generation_config.json"))
+    asked = ("--endpoint", server.url, "--model", NAME, "--tokenizer", alone)
+    unknown = cli("run", "passkey", *asked)
+    assert unknown.code == 2 and "trained length of tiny" in unknown.error and "pass --seq-len" in unknown.error
+    assert cli("run", "passkey", "--seq-len", "160,256", "--samples", "2", *asked, "-o", "served").code == 0
+    assert "pretraining_length" not in json.loads(Path("served/run.json").read_text())["identity"]
+    table = cli("table", "--run", "served", "-f", "markdown")
+    assert table.code == 0 and "| 160 | 256 |" in table.out and "trained at" not in table.out
+    assert cli("report", "served", "--out", "page.html").code == 0
+    assert cli("plot", "passkey", "--run", "served", "--out", "figure.png").code == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_server(server: Server) -> None:
+    """What was answered is kept, and the requests that are under way are given up."""
+    server.slow, ended = 0.2, threading.Event()
+
+    def stuck(number: int, body: Body) -> None:
+        if len(server.asked) > 8:
+            ended.wait(60)
+
+    server.fault = stuck
+    arguments = ("passkey", "--seq-len", "160", "--samples", "12", "--endpoint", server.url, "--model", NAME)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command("run", *arguments, "--tokenizer", TINY, "-o", "served"), env=environment) as running:
+        while not Path("served", RECORDS).exists() or len(lines_of(Path("served"))) < 4:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        stopped = time.perf_counter()
+        assert running.wait(50) != 0 and time.perf_counter() - stopped < 30
+        ended.set()
+    kept = len(lines_of(Path("served")))
+    server.slow, server.fault = 0.0, lambda number, body: None
+    again = run(server, "passkey", "--seq-len", "160", "--samples", "12")
+    assert again.code == 0 and f"{kept} of them recorded already" in again.err
+
+
+def test_sampling_is_the_servers(server: Server) -> None:
+    chosen = ("--sampling", "temperature=0.6,top_p=0.9,top_k=20", "--repeats", "2")
+    assert run(server, "passkey", "--seq-len", "160", "--samples", "1", *chosen).code == 0
+    bodies = [body for body in server.asked if body["max_tokens"] > 1]
+    assert [(body["temperature"], body["top_p"], body["top_k"]) for body in bodies] == [(0.6, 0.9, 20)] * 2
+    assert len({body["seed"] for body in bodies}) == 2 and not any("min_p" in body for body in bodies)
 
 
 def test_labels_and_suites(server: Server) -> None:
