@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 QUESTION_TOKENS = 512  # reserved for questions that are still to come
 PASSAGES = 3
 WIDTH = 100  # characters of a passage that are shown
+CUT = " ..."  # behind one that has more
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # terminal control characters
 app = typer.Typer()
 
@@ -180,7 +181,8 @@ def _answer(
     terminal.say("" if answer else "(no answer: the model ended its turn at once)")
     for passage in index.best(f"{question} {answer}", PASSAGES):
         where = f"page {passage.page}" if pages.numbered else f"line {passage.line}"
-        text = textwrap.shorten(passage.text, WIDTH, placeholder=" ...")
+        (text, *more) = textwrap.wrap(passage.text, WIDTH - len(CUT)) if len(passage.text) > WIDTH else [passage.text]
+        text += CUT if more else ""
         terminal.say(f"  {where}: {CONTROLS.sub('', text)}")
 
 

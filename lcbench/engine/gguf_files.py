@@ -138,7 +138,9 @@ class GgufFile:
     def _rope(self) -> dict[str, Any]:
         """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
         tensors = {tensor.name: tensor for tensor in self._contents[1].tensors}
-        kind, factor = self.value("rope.scaling.type"), self.value("rope.scaling.factor")
+        # Older files have another key for the factor; without a type the scaling is linear, as for llama.cpp.
+        factor = self.value("rope.scaling.factor") or self.value("rope.scale_linear")
+        kind = self.value("rope.scaling.type") or ("linear" if factor else None)
         if "rope_freqs.weight" in tensors:
             return self._llama3(tensors["rope_freqs.weight"].data)
         if any(name.startswith("rope_factors_") for name in tensors) or kind not in (None, "none", "linear", "yarn"):
@@ -146,7 +148,7 @@ class GgufFile:
                 f"{self.name} scales its rotary frequencies as {brief(kind or 'longrope')}, which transformers does "
                 "not read from a GGUF file; take the model's own folder or Hugging Face id."
             )
-        if not factor or kind in (None, "none"):
+        if not factor or kind == "none":
             return {}
         original = self.value("rope.scaling.original_context_length")
         scaling = {"rope_type": kind, "factor": factor}

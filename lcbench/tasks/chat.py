@@ -84,16 +84,18 @@ def render_messages(
             try:
                 rendered = _render(tokenizer, template, way, parts=parts, begun=begun, variables=variables)
             except UserError as error:
-                raise UserError(
-                    f"{owner}: the tokenizer's chat template refuses the prompt: {error}; use another model, or {instead}."
-                ) from error
+                raise _refused(owner, f"refuses the prompt: {error}", instead) from error
             except Exception as error:  # a template is third-party code, and may raise anything
                 refusal = refusal or f"refuses the prompt: {_gist(error)}"
                 continue
             if all(one.content.strip() in rendered for one in way) and not (parts and PART in rendered):
                 return rendered
             refusal = refusal or "leaves out a part of the prompt"
-    raise UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or {instead}.")
+    raise _refused(owner, refusal, instead)
+
+
+def _refused(owner: str, refusal: str, instead: str) -> UserError:
+    return UserError(f"{owner}: the tokenizer's chat template {refusal}; use another model, or {instead}.")
 
 
 def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str, bos: BosRule = "auto") -> list[int]:

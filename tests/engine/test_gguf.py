@@ -186,6 +186,10 @@ def test_scaled_frequencies_are_those_of_the_model() -> None:
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
         ),
         ({".rope.scaling.type": "none"}, {"rope_type": "default"}),
+        ({".rope.scaling.type": "none", ".rope.scaling.factor": 4.0}, {"rope_type": "default"}),
+        ({".rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({".rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({".rope.scaling.factor": 0.0}, {"rope_type": "default"}),
     ],
 )
 def test_rope_scaling_reaches_the_config(extra: dict[str, Any], parameters: dict[str, Any]) -> None:

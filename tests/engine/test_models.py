@@ -231,7 +231,7 @@ def test_own_scaling_counts(length: int, rope: object, reached: int) -> None:
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), -2.0, 0.0])
 def test_a_scaling_by_no_number_is_refused(factor: float) -> None:
-    with pytest.raises(UserError, match="has the factor .*; it must be from 1 up"):
+    with pytest.raises(UserError, match=r"has the factor .*; it must be from 1 up"):
         scaled_length(256, {"rope_type": "linear", "factor": factor})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lcbench.core.errors import UserError
 from lcbench.core.files import read_bounded, read_whole
+from lcbench.data.values import clean
 
 STDIN = "-"
 
@@ -62,7 +63,7 @@ def _text(content: bytes, name: str) -> str:
         raise UserError(f"{name} is neither a PDF nor text in UTF-8; convert it to one of them.") from error
     if "\0" in text:
         raise UserError(f"{name} is neither a PDF nor text: it has zero bytes in it.")
-    return text
+    return clean(text)
 
 
 def _pdf(content: bytes, name: str) -> tuple[str, ...]:

@@ -13,11 +13,16 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lcbench.apps.ask.pages import Pages
+from lcbench.tasks.text.running_text import CLOSERS, STOPS, WIDE_CLOSERS, WIDE_STOPS
 
 K1, B = 1.2, 0.75  # BM25: saturation of repeated words, penalty of long passages
 LONGEST = 60  # words of a passage; a table has no sentence ends
-# A sentence end, with the quotes and brackets after it, or a blank line.
-PASSAGE_END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+|\n\s*\n")
+# A sentence end, with the quotes and brackets after it, or a blank line; in Chinese and Japanese no space follows.
+PASSAGE_END = re.compile(
+    rf"(?<=[{STOPS}])[{CLOSERS}]*\s+|(?<=[{WIDE_STOPS}])(?![{WIDE_STOPS}])[{WIDE_CLOSERS}]*\s*|\n\s*\n"
+)
+# A run of letters and digits, or one character of a script without spaces between words.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class PassageIndex:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case."""
-    return re.findall(r"\w+", text.lower())
+    """Runs of letters and digits, in lower case; in Chinese and Japanese, characters."""
+    return WORD.findall(text.lower())
 
 
 def _passages(page: int, text: str) -> list[Passage]:

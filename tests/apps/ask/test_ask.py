@@ -93,6 +93,13 @@ def test_vanilla_beyond_its_length_is_told(document: Path) -> None:
     assert "trained for" in cli("ask", document, QUESTION, "-m", "lcbench-tiny", "--max-new-tokens", "1").err
 
 
+def test_a_passage_without_spaces_is_shown_cut(tmp_path: Path) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_text("4821" + "ACGT" * 50 + " code", encoding="utf-8")
+    shown = cli("ask", path, "The code of Mara is", *SHORT).out
+    assert f"line 1: 4821{'ACGT' * 23} ...\n" in shown
+
+
 def test_control_characters_of_a_document_stay_in_it(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("The code \x1b[2J of Mara is 4821.")

@@ -26,10 +26,12 @@ def test_a_pdf_has_numbered_pages(tmp_path: Path) -> None:
     assert pages.text == "[page 1]\nThe first page (of two).\n\n[page 2]\nThe second page.\nIt has two lines."
 
 
-def test_a_pdf_is_told_by_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pdf_is_told_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pypdf")
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pdf(LINES))))
-    assert len(read_pages("-").texts) == 2
+    (tmp_path / "piped").write_bytes(pdf(LINES))
+    with (tmp_path / "piped").open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+        assert len(read_pages("-").texts) == 2
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,20 @@ def test_a_table_without_sentences_is_cut() -> None:
     text = "\n".join(f"row {number} value {number * number}" for number in range(100))
     (best,) = PassageIndex(Pages((text,), numbered=False)).best("9801", 1)
     assert len(best.text.split()) <= 60 and "9801" in best.text and best.line > 80
+
+
+def test_line_ends_of_another_system_are_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfIt rained.\r\nThe code is 4821.\r\n")
+    (tmp_path / "b.txt").write_bytes(b"It rained.\nThe code is 4821.\n")
+    one, other = (read_pages(str(tmp_path / name)) for name in ("a.txt", "b.txt"))
+    assert one == other and "\r" not in one.text
+
+
+def test_passages_in_chinese() -> None:
+    text = (
+        "\u5317\u4eac\u662f\u9996\u90fd\u3002\u4eca\u5929\u5f88\u597d\uff01\u201c\u4f60\u6765\u5417\uff1f\u201d\u4ed6\u95ee\u3002"
+        + "\u96e8" * 200
+    )
+    index = PassageIndex(Pages((text,), numbered=False))
+    (found, *_) = index.best("\u54ea\u91cc\u662f\u9996\u90fd\uff1f", 1)
+    assert found.text == "\u5317\u4eac\u662f\u9996\u90fd\u3002"
