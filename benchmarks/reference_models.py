@@ -182,7 +182,7 @@ def _examined(text: str) -> Examined:
     source = ModelSource(found["source"])
     config = source.config()
     name = found["name"] or Path(found["source"]).name
-    return Examined(name, source, found["layers"], trained_length(config), source.fingerprint(config))
+    return Examined(name, source, found["layers"], trained_length(config), source.checkpoint.fingerprint(config))
 
 
 def _submit(pool: ProcessPoolExecutor, job: Job, pieces: int) -> list[Future[tuple[list[list[float]], float]]]:

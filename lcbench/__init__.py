@@ -17,7 +17,7 @@ from lcbench.core.moved import MovedFinder
 
 if TYPE_CHECKING:
     from lcbench.attention.steering import extend
-    from lcbench.engine.models import embedded_models
+    from lcbench.engine.embedded import embedded_models
     from lcbench.results.export import load_run
 
 sys.meta_path.insert(0, MovedFinder())
@@ -25,7 +25,7 @@ sys.meta_path.insert(0, MovedFinder())
 __version__ = "0.1.0"
 __all__ = ["UnsupportedModelError", "UserError", "__version__", "embedded_models", "extend", "load_run"]
 _LAZY = {
-    "embedded_models": "lcbench.engine.models",
+    "embedded_models": "lcbench.engine.embedded",
     "extend": "lcbench.attention.steering",
     "load_run": "lcbench.results.export",
 }

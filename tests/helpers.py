@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from lcbench.__main__ import main
-from lcbench.engine.models import REFERENCE_MODELS
+from lcbench.engine.embedded import REFERENCE_MODELS
 from lcbench.results.records import RECORDS, read_records
 
 TINY = REFERENCE_MODELS / "lcbench-tiny"

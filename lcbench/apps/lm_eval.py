@@ -111,7 +111,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             pretrained,
             backend="causal",
             revision=revision or "main",
-            device=str(self._source.torch_device()),
+            device=str(self._source.placement.torch_device()),
             dtype=dtype,
             max_length=length,
             batch_size=batch_size,

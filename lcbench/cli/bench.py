@@ -80,7 +80,7 @@ def bench(
     source = ModelSource(model or "", dtype=dtype, device=device)
     check_dtype(source.dtype)
     if source.name:
-        source.check_exists()
+        source.checkpoint.check_exists()
     elif shape is not None:
         shape_fields(shape, layers)
     _require_writable(json, plot)
@@ -125,7 +125,7 @@ def _target(source: ModelSource, shape: str | None, layers: int | None) -> tuple
     from lcbench.apps.bench.shapes import random_model, shape_config
     from lcbench.apps.bench.target import Target
 
-    device = source.torch_device()
+    device = source.placement.torch_device()
     if device.type not in SHAPES:
         raise UserError(f"bench measures on cpu and cuda, not on {device.type}.")
     if source.name:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lcbench.core.errors import MANY, UserError
-from lcbench.engine.models import DEFAULT_MODEL
+from lcbench.engine.embedded import DEFAULT_MODEL
 
 RESULTS = Path("results")
 MODEL_HELP = (

@@ -66,7 +66,7 @@ def show(
     )
     loaded = load_task(with_haystack(task, haystack)).asked(**format_).for_lengths([length])
     source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
-    source.check_exists()
+    source.checkpoint.check_exists()
     loaded.require_data()
     tokenizer = source.tokenizer()
     example = loaded.fitted(Cell(length, depth), sample, tokenizer, seed or 0)

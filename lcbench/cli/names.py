@@ -67,7 +67,7 @@ def task(console: Console, name: str) -> None:
 
 
 def models(console: Console, results: Path) -> None:
-    from lcbench.engine.models import embedded_models
+    from lcbench.engine.embedded import embedded_models
 
     table = _table("model", "architecture", "trained at", "folder")
     for name, folder in embedded_models().items():

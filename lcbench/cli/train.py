@@ -193,7 +193,7 @@ def _source(model: str, method: str | None = None) -> ModelSource:
     if method is not None:
         parse_method(method)
     source = ModelSource(model, dtype="float32", device="cpu")
-    source.check_exists()
+    source.checkpoint.check_exists()
     return source
 
 

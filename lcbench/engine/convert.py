@@ -14,7 +14,7 @@ from typing import Any
 
 from lcbench.core.errors import UserError
 from lcbench.core.hub import explain, silence_hub
-from lcbench.engine.models import ModelSource
+from lcbench.engine.checkpoint import Checkpoint
 
 KEPT = ("*.json", "*.model", "*.txt", "*.jinja")  # configs and tokenizers
 
@@ -30,11 +30,11 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
         raise UserError(f"{out} is a file; choose another --out.")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out.")
-    source = ModelSource(name, revision)
-    source.check_exists()
-    if source.gguf:
+    checkpoint = Checkpoint(name, revision)
+    checkpoint.check_exists()
+    if checkpoint.gguf:
         raise UserError(f"{name} is a GGUF file, which every command takes as it is.")
-    folder = Path(source.location)
+    folder = Path(checkpoint.location)
     if not folder.is_dir():
         folder = _download(name, revision)
     shards = sorted(folder.glob("pytorch_model*.bin"))

@@ -95,7 +95,7 @@ class VllmSource(Source):
     def identity(self, facts: ModelFacts) -> dict[str, Any]:
         return {
             "model": self.name,
-            "model_fingerprint": self.local.fingerprint(self.local.config()),
+            "model_fingerprint": self.local.checkpoint.fingerprint(self.local.config()),
             "pretraining_length": facts.trained,
             "dtype": self.local.dtype,
             "engine": "vllm",
@@ -106,7 +106,7 @@ class VllmSource(Source):
         from vllm import LLM
 
         arguments = {
-            "model": self.local.location,
+            "model": self.local.checkpoint.location,
             "revision": self.local.revision,
             "dtype": self.local.dtype,
             "trust_remote_code": self.local.trust_remote_code,

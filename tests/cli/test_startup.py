@@ -106,7 +106,7 @@ def test_list_models_says_what_the_configs_say(monkeypatch: pytest.MonkeyPatch) 
         assert shown[name] == [
             config.architectures[0],
             f"{trained_length(config):,} tokens",
-            ModelSource(name).location,
+            ModelSource(name).checkpoint.location,
         ]
 
 

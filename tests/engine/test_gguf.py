@@ -268,11 +268,11 @@ def test_a_file_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         return str(write_gguf(tmp_path / file, small()))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("lcbench.engine.models.require_model", lambda *_: None)
+    monkeypatch.setattr("lcbench.engine.checkpoint.require_model", lambda *_: None)
     source = ModelSource(name, revision="main")
     assert source.config().vocab_size == 1344 and source.tokenizer().pad_token_id == 1
     assert asked == [("owner/name", "mine.gguf", "main")]
-    assert source.fingerprint(source.config()) == ModelSource("mine.gguf").fingerprint(source.config())
+    assert source.checkpoint.fingerprint(source.config()) == ModelSource("mine.gguf").checkpoint.fingerprint(source.config())
 
 
 def test_options_that_do_not_go_with_a_file() -> None:

@@ -150,7 +150,7 @@ def test_the_published_config_is_that_of_a_llama(name: str) -> None:
     assert source.torch_dtype(config) == torch.bfloat16
     same = ("hidden_size", "intermediate_size", "rms_norm_eps", "vocab_size", "pad_token_id", "bos_token_id")
     assert all(getattr(config, key) == published[key] for key in same)
-    assert type(source.skeleton(config)) is LlamaForCausalLM
+    assert type(source.checkpoint.skeleton(config)) is LlamaForCausalLM
 
 
 @pytest.mark.parametrize(

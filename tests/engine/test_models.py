@@ -163,12 +163,14 @@ def test_a_hub_that_cannot_be_reached_is_told_once(
     monkeypatch.setattr(hub, "propagate", True)
     caplog.set_level(logging.WARNING, "huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr("lcbench.engine.models.StockConfig.from_pretrained", unreachable)
-    monkeypatch.setattr("lcbench.engine.models.require_model", lambda *_: None)  # as if its config were in the cache
+    monkeypatch.setattr("lcbench.engine.checkpoint.StockConfig.from_pretrained", unreachable)
+    monkeypatch.setattr(
+        "lcbench.engine.checkpoint.require_model", lambda *_: None
+    )  # as if its config were in the cache
     refused = cli("run", "passkey", "-m", "someone/no-such-model")
     assert_refused(refused, f"someone/no-such-model: We couldn't connect to 'https://huggingface.co'{way_out}")
     assert not caplog.records
-    monkeypatch.setattr("lcbench.engine.models.StockConfig.from_pretrained", lambda *_, **__: {}["weight"])
+    monkeypatch.setattr("lcbench.engine.checkpoint.StockConfig.from_pretrained", lambda *_, **__: {}["weight"])
     broken = cli("run", "passkey", "-m", "someone/no-such-model").error
     assert broken.endswith("its files lack 'weight'.")  # which the hub has nothing to do with
 
@@ -179,7 +181,7 @@ def test_fingerprint_tells_models_apart() -> None:
 
     def fingerprint(name: str) -> str:
         source = ModelSource(name)
-        return source.fingerprint(source.config())
+        return source.checkpoint.fingerprint(source.config())
 
     assert fingerprint("./same") == fingerprint("lcbench-tiny") != fingerprint("./other")
     assert fingerprint("./same").startswith("sha256:")
@@ -309,16 +311,16 @@ def test_a_tied_head_in_the_file_is_no_surplus() -> None:
 
 def test_tokens_beyond_the_embedding() -> None:
     source = ModelSource()
-    rows = source.skeleton(source.config()).get_input_embeddings().weight.shape[0]
+    rows = source.checkpoint.skeleton(source.config()).get_input_embeddings().weight.shape[0]
     tokenizer = source.tokenizer()
-    source.check_tokenizer(tokenizer, rows)
+    source.checkpoint.check_tokenizer(tokenizer, rows)
     tokenizer.add_special_tokens({"additional_special_tokens": [f"<|extra{n}|>" for n in range(10)]})
     assert len(tokenizer) > rows
-    source.check_tokenizer(tokenizer, rows)  # nothing writes them
+    source.checkpoint.check_tokenizer(tokenizer, rows)  # nothing writes them
     tokenizer.chat_template = "{% for m in messages %}<|extra9|>{{ m['content'] }}{% endfor %}"
     with pytest.raises(UserError, match=rf"embedding of {rows} rows lacks: .*'<\|extra9\|>'"):
-        source.check_tokenizer(tokenizer, rows)
+        source.checkpoint.check_tokenizer(tokenizer, rows)
     tokenizer.chat_template = None
     tokenizer.add_tokens(["zyxw"])
     with pytest.raises(UserError, match="'zyxw'"):
-        source.check_tokenizer(tokenizer, rows)
+        source.checkpoint.check_tokenizer(tokenizer, rows)

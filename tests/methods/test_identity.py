@@ -163,7 +163,7 @@ def test_methods_of_other_packages_are_tested_like_all_others(monkeypatch: pytes
 
 def test_frequencies_are_known_before_the_model_is_loaded(model: PreTrainedModel) -> None:
     source = ModelSource()
-    (before,) = own_frequencies(source.skeleton(source.config())) or []
+    (before,) = own_frequencies(source.checkpoint.skeleton(source.config())) or []
     assert torch.equal(before, model.model.rotary_emb.inv_freq.float())
     assert own_frequencies(model) is None  # a rotary module that cannot be made from a config
 

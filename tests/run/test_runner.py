@@ -108,7 +108,7 @@ def test_a_model_that_is_spread_answers_as_one_in_its_place(where: str, tmp_path
     device_map = {"model.embed_tokens": where, "model.layers.0": where, "model.layers.2": where, **rest}
 
     def load() -> Any:
-        model = AutoModelForCausalLM.from_pretrained(ModelSource().location)
+        model = AutoModelForCausalLM.from_pretrained(ModelSource().checkpoint.location)
         if where == "disk":
             from accelerate import dispatch_model
 

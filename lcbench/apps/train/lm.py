@@ -123,6 +123,6 @@ def trained_through(model: PreTrainedModel, method: str | None, length: int) -> 
 
 def described(source: ModelSource, model: PreTrainedModel) -> dict[str, str]:
     """The model that a training run starts from, for its recipe: a folder by its last name, and its weights."""
-    local = source.gguf.path if source.gguf else Path(source.location)
+    local = source.checkpoint.gguf.path if source.checkpoint.gguf else Path(source.checkpoint.location)
     name = local.resolve().name if local.exists() else source.name
-    return {"name": name, "weights": source.fingerprint(model.config)}
+    return {"name": name, "weights": source.checkpoint.fingerprint(model.config)}

@@ -1,0 +1,203 @@
+"""The files of a model, and what transformers makes of them without its weights: config, tokenizer, modules."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError, out_of_memory, unknown
+from lcbench.core.files import require_regular
+from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
+from lcbench.engine.embedded import embedded_models, has_own_tokenizer
+from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
+from lcbench.engine.longllama import StockConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model by the name of an embedded one, by folder, Hugging Face id, or GGUF file, of the hub as `ID:FILE.gguf`.
+
+    Remote code runs only if `trust_remote_code`.
+    """
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def location(self) -> str:
+        """The first argument of `from_pretrained`: a folder or a Hugging Face id."""
+        if self.gguf:
+            return str(self.gguf.path.parent)
+        embedded = embedded_models()
+        return str(embedded[self.name]) if self.name in embedded else os.path.expanduser(self.name)
+
+    @cached_property
+    def gguf(self) -> GgufFile | None:
+        """The file of a model that is one; downloaded if it is on the hub. Raises: UserError."""
+        if not is_gguf(self.name) or Path(self.name).expanduser().is_dir():
+            return None
+        hosted = on_hub(self.name)
+        return GgufFile(self.name, self._downloaded(*hosted) if hosted else Path(self.name).expanduser())
+
+    def check_exists(self) -> None:
+        """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
+        if hosted := on_hub(self.name):
+            require_model(hosted[0], self.revision, hosted[1])
+            return
+        if self.gguf:
+            self.gguf.check()
+            if self.revision is not None:
+                raise UserError(f"{self.name} is a file; --revision is for models on the hub.")
+            return
+        folder = Path(self.location)
+        if self.name and folder.is_dir():
+            if not (folder / "config.json").exists():
+                raise UserError(f"{self.name} is no model folder: it has no config.json.")
+            if self.revision is not None:
+                raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
+            self._check_files(folder)
+            return
+        looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
+        if not looks_like_id:
+            raise (
+                unknown("model", self.name, embedded_models())
+                if "/" not in self.name
+                else UserError(
+                    f"there is no model folder {self.name}; give a folder, or a Hugging Face id such as owner/name."
+                )
+            )
+        require_model(self.name, self.revision)
+
+    def _check_files(self, folder: Path) -> None:
+        """Raises: UserError for a pipe or a device among the files, which no library that opens them would refuse."""
+        for path in folder.iterdir():
+            try:
+                require_regular(path)
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {error.strerror}; take it out of {self.name}.") from error
+
+    def config(self) -> PretrainedConfig:
+        """Raises: UserError for a model that does not exist."""
+        self.check_exists()
+        config: PretrainedConfig
+        if self.gguf:
+            from transformers import AutoConfig
+
+            config = self.load(AutoConfig, "config")
+            self.gguf.complete_config(config)
+        else:
+            config = self.load(StockConfig, "config")
+        return config
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises: UserError for a model without tokenizer, or with one that has tokens beyond its embedding."""
+        self.check_exists()
+        from transformers import AutoTokenizer
+
+        folder = Path(self.location)
+        names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
+        if not self.gguf and folder.is_dir() and not any((folder / name).exists() for name in names):
+            raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
+        options = {"add_bos_token": True} if has_own_tokenizer(folder) else {}
+        tokenizer: PreTrainedTokenizerBase = self.load(AutoTokenizer, "tokenizer", **options)
+        if self.gguf:
+            self.gguf.complete_tokenizer(tokenizer)
+        rows = getattr(self.config().get_text_config(), "vocab_size", None)
+        if isinstance(rows, int):
+            self.check_tokenizer(tokenizer, rows)
+        return tokenizer
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+        """Tell tokens that a prompt may contain and for which the embedding, of so many rows, has none.
+
+        Special tokens that the chat template does not write are let pass: no document can spell them (Gemma 3 1B has
+        one for images, which its embedding lacks).
+        Raises: UserError.
+        """
+        added, written = tokenizer.added_tokens_decoder, str(tokenizer.chat_template)
+        own = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+        for number, token in beyond:
+            if number in own or number not in added or not added[number].special or token in written:
+                raise UserError(
+                    f"the tokenizer of {self.name} has tokens that its embedding of {rows} rows lacks: {len(beyond)}, "
+                    f"such as {token!r} ({number}); resize the embedding (resize_token_embeddings), or use the model's "
+                    "own tokenizer."
+                )
+
+    def skeleton(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model's modules without weights, on the meta device. Raises: UserError if it is no language model."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with torch.device("meta"):
+                skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=self.trust_remote_code
+                )
+        except Exception as error:  # as in `load`: a broken config fails in many ways
+            raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
+        if self.gguf:
+            self.gguf.check_unread(skeleton)
+        return skeleton
+
+    def fingerprint(self, config: PretrainedConfig) -> str:
+        """An identifier of the weights: the hub's commit, or a digest of the files: configs, and the size and both ends
+        of each weight file (hashing a large model as a whole would take minutes)."""
+        commit = getattr(config, "_commit_hash", None)
+        folder = Path(self.location)
+        if not self.gguf and (commit or not folder.is_dir()):
+            return str(commit)
+        digest = hashlib.sha256()
+        for path in [self.gguf.path] if self.gguf else sorted(folder.glob("*")):
+            if self.gguf or path.suffix in (".json", ".safetensors", ".model"):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(ENDS))
+                    file.seek(-min(ENDS, path.stat().st_size), os.SEEK_END)
+                    digest.update(file.read())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def load(self, factory: Any, what: str, **options: Any) -> Any:
+        """What the `from_pretrained` of a factory makes of the files; `what` it is, for messages. Raises: UserError."""
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        silence_hub()
+        if self.gguf:
+            options["gguf_file"] = self.gguf.path.name
+        elif not Path(self.location).is_dir():
+            options["local_files_only"] = not is_reachable()
+        try:
+            with self.gguf.read_once() if self.gguf else contextlib.nullcontext():
+                return factory.from_pretrained(
+                    self.location,
+                    revision=None if self.gguf else self.revision,
+                    trust_remote_code=self.trust_remote_code,
+                    **options,
+                )
+        except Exception as error:  # a broken folder fails in many ways, depending on the library that reads it
+            gist = "out of memory." if out_of_memory(error) else explain(error)
+            raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
+
+    def _downloaded(self, repository: str, file: str) -> Path:
+        """A file of the hub in its cache. Raises: UserError."""
+        from huggingface_hub import hf_hub_download
+
+        silence_hub()
+        try:
+            return Path(hf_hub_download(repository, file, revision=self.revision, local_files_only=not is_reachable()))
+        except Exception as error:  # as in `load`
+            raise UserError(f"cannot get {self.name}: {explain(error)}") from error

@@ -1,0 +1,69 @@
+"""The weights of a checkpoint: all that its config asks for, and nothing left that a module of the model would need."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError
+from lcbench.engine.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+logger = logging.getLogger("lcbench")
+
+
+def load_weights(checkpoint: Checkpoint, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+    """The model with its weights; `options` of `from_pretrained` say in which dtype and where. Raises: UserError where
+    they cannot be loaded, or do not fit the config."""
+    from transformers import AutoModelForCausalLM
+
+    name, folder = checkpoint.name, Path(checkpoint.location)
+    if not checkpoint.gguf and folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{name} has no *.safetensors file, and weights are read from this format only; "
+            f"`lcbench convert {name} --out FOLDER` makes them from pytorch_model*.bin."
+        )
+    loaded: PreTrainedModel
+    loaded, report = checkpoint.load(
+        AutoModelForCausalLM,
+        "model",
+        config=config,
+        use_safetensors=True,
+        **options,
+        ignore_mismatched_sizes=True,  # reported like missing tensors
+        output_loading_info=True,
+    )
+    unfit = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+    if unfit:
+        raise UserError(
+            f"the weights of {name} do not fit its config.json; tensors that are missing or of another shape: "
+            f"{len(unfit)}, such as {unfit[0]}."
+        )
+    _check_unread(name, loaded, report["unexpected_keys"])
+    if checkpoint.gguf:
+        checkpoint.gguf.finish(loaded)
+    if getattr(getattr(loaded.config, "quantization_config", None), "dequantize", False):
+        logger.warning("%s: this machine computes with no weights of its kind; they are dequantized", name)
+    return loaded
+
+
+def _check_unread(name: str, model: PreTrainedModel, keys: Iterable[str]) -> None:
+    """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.
+
+    Raises: UserError for tensors within the modules of this model (biases, adapters, surplus layers), without which
+    it computes something else than its checkpoint means.
+    """
+    modules = {module for module, _ in model.named_modules()} - {"", model.base_model_prefix}
+    unread = sorted(key for key in keys if not key.endswith("rotary_emb.inv_freq"))  # a buffer of old checkpoints
+    inside = [key for key in unread if any(key.startswith(f"{module}.") for module in modules)]
+    if inside:
+        raise UserError(
+            f"the weights of {name} do not fit its config.json; tensors that no module of "
+            f"{type(model).__name__} reads: {len(inside)}, such as {inside[0]}."
+        )
+    if unread:
+        logger.warning("%s: %d tensors are not read, such as %s", name, len(unread), unread[0])
