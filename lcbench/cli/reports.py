@@ -27,7 +27,8 @@ def table(
 ) -> None:
     """Show the results of one run or several: methods by lengths, the best in bold unless within noise."""
     from lcbench.core.errors import unknown
-    from lcbench.results.report.summary import differences, read_runs, summarise_runs, trained_length
+    from lcbench.results.report.runs import differences, read_runs, trained_length
+    from lcbench.results.report.summary import summarise_runs
     from lcbench.results.report.tables import FORMATS, WRITERS, print_tables
 
     if format not in FORMATS:
@@ -55,7 +56,7 @@ def plot(
     """Draw every method of one run or several, here and into a file: depth by length, or else the score by length."""
     from lcbench.results.report import curves, heatmap
     from lcbench.results.report.figure import save
-    from lcbench.results.report.summary import differences, read_runs, side_by_side, trained_length
+    from lcbench.results.report.runs import differences, read_runs, side_by_side, trained_length
 
     require_folder(out)
     folders = run or [_newest()]

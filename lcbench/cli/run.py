@@ -318,7 +318,8 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
 
 def _print_table(console: Console, folder: Path, plan: Plan) -> None:
     """The table of the plan's samples; the folder may have more."""
-    from lcbench.results.report.summary import read_runs, summarise_runs, trained_length
+    from lcbench.results.report.runs import read_runs, trained_length
+    from lcbench.results.report.summary import summarise_runs
     from lcbench.results.report.tables import print_tables
 
     wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lcbench.results.register import known_runs, newest_known_run, register
-from lcbench.results.report.summary import read_runs, side_by_side
+from lcbench.results.report.runs import read_runs, side_by_side
 from tests.compared import RIGHT, cell, save
 from tests.helpers import cli
 from tests.results.report.samples import record

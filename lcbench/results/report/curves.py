@@ -22,7 +22,8 @@ from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.nll import mean_buckets
 from lcbench.results.report.figure import TRAINED_COLOR, length_label
 from lcbench.results.report.layout import number
-from lcbench.results.report.summary import Run, TableRow, by_task, summarise_runs
+from lcbench.results.report.runs import Run
+from lcbench.results.report.summary import TableRow, by_task, summarise_runs
 from lcbench.results.schema import Record
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lcbench.results.report.summary import Run, TableRow, summarise_runs
+from lcbench.results.report.runs import Run
+from lcbench.results.report.summary import TableRow, summarise_runs
 from lcbench.results.schema import Record, RunIdentity
 from tests.helpers import Fields
 

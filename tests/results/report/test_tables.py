@@ -11,7 +11,8 @@ import re
 import pytest
 from rich.console import Console
 
-from lcbench.results.report.summary import Run, TableRow, summarise_runs
+from lcbench.results.report.runs import Run
+from lcbench.results.report.summary import TableRow, summarise_runs
 from lcbench.results.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
 from lcbench.results.schema import RunIdentity, TaskFacts
 from tests.helpers import Fields

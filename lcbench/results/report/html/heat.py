@@ -12,7 +12,7 @@ from lcbench.results.report.html.frame import text
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name, samples_link
 from lcbench.results.report.layout import Grid, Line
-from lcbench.results.report.summary import Run
+from lcbench.results.report.runs import Run
 
 
 def heat_section(grid: Grid, runs: Mapping[str, Run], colors: Colors) -> str:

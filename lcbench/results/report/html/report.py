@@ -17,15 +17,8 @@ from lcbench.results.report.html.heat import heat_section, heat_style
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, cost_table, failures, score_table
 from lcbench.results.report.layout import grids, notes
-from lcbench.results.report.summary import (
-    Run,
-    TableRow,
-    by_task,
-    differences,
-    read_runs,
-    summarise_runs,
-    trained_length,
-)
+from lcbench.results.report.runs import Run, differences, read_runs, trained_length
+from lcbench.results.report.summary import TableRow, by_task, summarise_runs
 from lcbench.results.schema import Record, TaskFacts
 
 KEPT = frozenset(
