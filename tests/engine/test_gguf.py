@@ -272,7 +272,8 @@ def test_a_file_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     source = ModelSource(name, revision="main")
     assert source.config().vocab_size == 1344 and source.tokenizer().pad_token_id == 1
     assert asked == [("owner/name", "mine.gguf", "main")]
-    assert source.checkpoint.fingerprint(source.config()) == ModelSource("mine.gguf").checkpoint.fingerprint(source.config())
+    config, local = source.config(), ModelSource("mine.gguf")
+    assert source.checkpoint.fingerprint(config) == local.checkpoint.fingerprint(config)
 
 
 def test_options_that_do_not_go_with_a_file() -> None:

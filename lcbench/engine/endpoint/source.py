@@ -64,7 +64,7 @@ class EndpointSource(Source):
         return served_methods(self.served_as, typed)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        folder = Path(self.tokenizer_source.location)
+        folder = Path(self.tokenizer_source.checkpoint.location)
         if folder.is_dir() and not (folder / "config.json").exists():
             return _tokenizer_alone(folder)
         try:
