@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 
 REFERENCE_MODELS = Path(__file__).parents[1] / "reference_models"
@@ -14,7 +15,7 @@ def embedded_models() -> dict[str, Path]:
 
 
 def has_own_tokenizer(folder: Path) -> bool:
-    """Whether a folder has the tokenizer of lcbench's own models. They read every text behind a BOS in training, which
-    the file does not tell."""
+    """Whether a folder has the tokenizer file of the embedded models. They read every text behind a BOS in training,
+    which their file does not tell; files that `lcbench train` writes do."""
     own, given = REFERENCE_MODELS / DEFAULT_MODEL / "tokenizer.json", folder / "tokenizer.json"
-    return given.is_file() and given.stat().st_size == own.stat().st_size and given.read_bytes() == own.read_bytes()
+    return given.is_file() and filecmp.cmp(own, given, shallow=False)

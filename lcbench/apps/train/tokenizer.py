@@ -33,7 +33,8 @@ PIECES = r" ?[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]+|\s"
 def train_tokenizer(vocab_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
     """Train the tokenizer; the same one at every call. It knows every byte, so that any text goes through it and back.
 
-    `<|endoftext|>` (0) begins and ends a text, `<|pad|>` (1) fills up. It adds neither by itself.
+    `<|endoftext|>` (0) begins and ends a text, `<|pad|>` (1) fills up. It puts the one that begins a text before it, as
+    the models read every text in training.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -54,7 +55,11 @@ def train_tokenizer(vocab_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFas
     )
     tokenizer.train_from_iterator(_texts(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PADDING
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        add_bos_token=True,
     )
 
 

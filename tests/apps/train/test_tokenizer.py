@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -44,11 +45,11 @@ def test_it_is_the_same_at_every_training(tokenizer: PreTrainedTokenizerFast) ->
     assert train_tokenizer().backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_special_tokens_come_first_and_are_never_added(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_come_first_and_bos_is_added(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(tokenizer) == VOCABULARY_SIZE
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (END_OF_TEXT, END_OF_TEXT, PADDING)
     assert (tokenizer.bos_token_id, tokenizer.pad_token_id) == (0, 1)
-    assert tokenizer(" a").input_ids == ids(tokenizer, " a")
+    assert tokenizer(" a").input_ids == [0, *ids(tokenizer, " a")]
 
 
 def test_every_word_of_the_documents_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -57,10 +58,24 @@ def test_every_word_of_the_documents_is_one_token(tokenizer: PreTrainedTokenizer
     assert [word for word in sorted(words) if len(ids(tokenizer, word)) != 1] == []
 
 
-def test_the_harness_encodes_prompts_as_training_does(tokenizer: PreTrainedTokenizerFast, tmp_path) -> None:
-    tokenizer.save_pretrained(tmp_path)
+@pytest.mark.parametrize("start", ["new", "embedded"])
+def test_prompts_are_encoded_as_training_does(
+    start: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is written of a tokenizer, whether it was just trained or is the one of a model that was tuned."""
+    written = tokenizer if start == "new" else ModelSource().tokenizer()
+    written.save_pretrained(tmp_path)
     shutil.copy(TINY / "config.json", tmp_path)
+    monkeypatch.setattr("lcbench.engine.checkpoint.has_own_tokenizer", lambda folder: False)  # the files say it
     loaded = ModelSource(str(tmp_path)).tokenizer()
     text = " The code of Mara is 4821."
     assert encode_start(loaded, text) == [0, *ids(tokenizer, text)]
     assert encode_inside(loaded, text) == ids(tokenizer, text)
+
+
+def test_a_copy_of_an_embedded_model_reads_behind_bos_too(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, tmp_path)
+    text = " The code of Mara is 4821."
+    assert ModelSource(str(tmp_path)).tokenizer()(text).input_ids == ModelSource().tokenizer()(text).input_ids
+    assert encode_start(ModelSource().tokenizer(), text)[0] == 0
