@@ -102,7 +102,7 @@ class Checkpoint:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises: UserError for a model without tokenizer, or with one that has tokens beyond its embedding."""
-        self.check_exists()
+        config = self.config()  # before the tokenizer's loader reads it, whose errors name the wrong file
         from transformers import AutoTokenizer
 
         folder = Path(self.location)
@@ -113,7 +113,7 @@ class Checkpoint:
         tokenizer: PreTrainedTokenizerBase = self.load(AutoTokenizer, "tokenizer", **options)
         if self.gguf:
             self.gguf.complete_tokenizer(tokenizer)
-        rows = getattr(self.config().get_text_config(), "vocab_size", None)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
         if isinstance(rows, int):
             self.check_tokenizer(tokenizer, rows)
         return tokenizer
