@@ -25,7 +25,7 @@ from lcbench.attention.steering import extend
 from lcbench.core.stats import Z_95, wilson_interval
 from lcbench.core.tokens import encode_inside
 from lcbench.engine import generate as engine
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from lcbench.tasks import Cell, Task, load_task
 from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book, pick
 

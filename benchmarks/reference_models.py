@@ -36,7 +36,7 @@ from benchmarks.reference_tables import SLIDING, Line, described, tables
 from lcbench import __version__
 from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 
 CORES = os.cpu_count() or 1
 PIECES = 4  # of a point's samples, for each process

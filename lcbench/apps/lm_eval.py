@@ -31,7 +31,7 @@ from lcbench.engine.finite import not_finite, require_usable
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 from lcbench.methods import Composition, Method, parse_method
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from lcbench.tasks.chat import Message, render_messages
 
 ARGUMENTS = (

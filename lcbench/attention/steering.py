@@ -37,8 +37,9 @@ from lcbench.attention.probe import (
 from lcbench.attention.rope import RopeTables, scales
 from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
-from lcbench.methods.base import layer_scale, trained_length
+from lcbench.methods.base import layer_scale
 from lcbench.methods.pieces import Piece
+from lcbench.methods.trained_length import trained_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -49,7 +49,7 @@ def calibrate(
     asked.require_data()
 
     from lcbench.apps.calibrate import Calibrator, calibrated, require_calibrated
-    from lcbench.methods.base import trained_length
+    from lcbench.methods.trained_length import trained_length
     from lcbench.tasks.base import Cell
 
     require_calibrated(chosen)

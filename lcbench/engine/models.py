@@ -19,7 +19,7 @@ from lcbench.engine.placement import Placement
 from lcbench.engine.quantization import SCHEMES, check_scheme, loading_options, stored_scheme
 from lcbench.engine.weights import load_weights
 from lcbench.methods import Method, parse_method
-from lcbench.methods.base import length_note, trained_length
+from lcbench.methods.trained_length import length_note, trained_length
 
 if TYPE_CHECKING:
     import torch

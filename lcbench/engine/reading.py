@@ -17,7 +17,8 @@ from lcbench.engine.footprint import Footprint
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.methods import Lengths, Method
-from lcbench.methods.base import layer_scale, trained_length
+from lcbench.methods.base import layer_scale
+from lcbench.methods.trained_length import trained_length
 
 OnPrefill = Callable[[float], None] | None
 

@@ -32,7 +32,7 @@ from lcbench.engine.base import (
 from lcbench.engine.models import ModelSource
 from lcbench.engine.served import served_methods
 from lcbench.methods import Method
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

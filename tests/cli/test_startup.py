@@ -12,7 +12,7 @@ import pytest
 from lcbench.attention.backends.dispatch import BACKENDS
 from lcbench.attention.options import BACKEND_NAMES
 from lcbench.engine.models import ModelSource, embedded_models
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from tests.helpers import REPOSITORY, cli
 
 SMOKE = REPOSITORY / "results" / "baselines" / "smoke"

@@ -17,7 +17,7 @@ import lcbench
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, parse_method
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from lcbench.tasks import Cell, load_task
 from tests.attention import zoo
 from tests.attention.memory_truth import bfloat16, explicit_logits, in_calls

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource, embedded_models
-from lcbench.methods.base import length_note, scaled_length, trained_length
+from lcbench.methods.trained_length import length_note, scaled_length, trained_length
 from tests.cli.test_errors import assert_refused
 from tests.helpers import TINY, cli, model_folder
 

@@ -14,7 +14,7 @@ from lcbench.attention.probe import ProbedLayer, probe
 from lcbench.core.errors import UserError
 from lcbench.engine.footprint import Footprint, footprint
 from lcbench.methods import Method
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 
 SEED = 0
 

@@ -38,8 +38,8 @@ from lcbench.attention.rope import Rope, RopeTables
 from lcbench.attention.steering import NAME as STEERED
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method
-from lcbench.methods.base import trained_length
 from lcbench.methods.pieces import Piece
+from lcbench.methods.trained_length import trained_length
 
 NAME = "lcbench-cross-batch"
 

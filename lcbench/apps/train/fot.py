@@ -36,7 +36,7 @@ from lcbench.apps.train.windows import Windows
 from lcbench.core.errors import UserError
 from lcbench.data.texts import read_texts
 from lcbench.engine.models import ModelSource
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from lcbench.tasks.text.books import pick
 
 DISTRACTORS = (1, 2, 4, 8, 16)  # d over the run

@@ -32,7 +32,7 @@ from lcbench.core.specs import convert_options
 from lcbench.data.raw import RawRow
 from lcbench.data.texts import read_rows
 from lcbench.engine.models import ModelSource
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 
 Tokens = list[int]
 

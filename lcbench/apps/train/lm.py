@@ -24,8 +24,8 @@ from lcbench.attention.steering import extend
 from lcbench.data.texts import read_texts
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Composition
-from lcbench.methods.base import trained_length
 from lcbench.methods.fot import CONFIG_NAMES, FocusedTransformer
+from lcbench.methods.trained_length import trained_length
 
 
 def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:

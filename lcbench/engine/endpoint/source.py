@@ -16,7 +16,7 @@ from lcbench.engine.endpoint.client import Client, EndpointError, RefusedError, 
 from lcbench.engine.endpoint.probe import MISSING, Found, dialect_of, in_a_sentence, scores_of
 from lcbench.engine.models import ModelSource
 from lcbench.engine.served import served_methods
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from lcbench.apps.bench.timing import Clock, Spread, interleaved, ratios
 from lcbench.core.errors import UserError
 from lcbench.engine.footprint import footprint
 from lcbench.methods import Method
-from lcbench.methods.base import trained_length
+from lcbench.methods.trained_length import trained_length
 from tests.attention.oracle import matrices, plan
 
 CPU = torch.device("cpu")
