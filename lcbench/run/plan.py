@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.attention.options import AttentionOptions
-from lcbench.core.errors import LeftOutError, RowError, UserError, brief
+from lcbench.core.errors import UserError
 from lcbench.engine.base import ModelFacts, Source
 from lcbench.methods import Lengths, Method
 from lcbench.methods.identity import equals_vanilla
 from lcbench.results.schema import Record
 from lcbench.run.asking import format_notes, require_answers, thinking_notes
 from lcbench.run.requests import Request
+from lcbench.run.rows import problems_note, require_example, samples_of
 from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.chat import TODAY, writes_date
 
@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
     from lcbench.engine.base import Host
 
-MOST_SAMPLES = 1_000_000  # of a cell: more than any task has, and few enough to be counted one by one
 NAMED = 3  # tasks in the name of a folder
-ROWS_SHOWN = 3  # rows that cannot be used, in a note
-ROWS_TRIED = 3  # rows that are built before a task or a length is refused
-SECONDS_TRIED = 1.0  # after which no further row is built for that
 VANILLA = "vanilla"
 
 
@@ -200,11 +196,11 @@ def make_plan(
         seq_lens = list(request.seq_lens or _default_length(source, facts))
         _require_room(source, facts, seq_lens)
         task = loaded.for_lengths(seq_lens)
-        samples = _samples(request, task, tokenizer)
+        samples = samples_of(request, task, tokenizer)
         problems = task.problems(samples, seed)
-        notes += [*_problems_note(task, problems, samples), *task.notes(samples)]
+        notes += [*problems_note(task, problems, samples), *task.notes(samples)]
         for cell in task.cells(seq_lens, _depths(request)):
-            _require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)
+            require_example(task, cell, [k for k in range(samples) if k not in problems], tokenizer, seed)
             for method in methods:
                 fitting = method.for_model(facts.local.config.get_text_config()) if facts.local else method
                 resolved = fitting.resolve(_lengths(facts, cell.seq_len))
@@ -242,50 +238,5 @@ def _require_room(source: Source, facts: ModelFacts, seq_lens: Sequence[int]) ->
         )
 
 
-def _problems_note(task: Task, problems: dict[int, str], samples: int) -> list[str]:
-    """A note on the rows that cannot be used. Raises: UserError if there is no other."""
-    if not problems:
-        return []
-    reasons = list(problems.values())
-    if len(problems) == samples:
-        raise UserError(
-            reasons[0] if samples == 1 else f"{task.name}: none of {samples} rows can be used; {reasons[0]}"
-        )
-    shown = "; ".join(reason.rstrip(".") for reason in reasons[:ROWS_SHOWN])
-    more = f"; and {len(problems) - ROWS_SHOWN} more" * (len(problems) > ROWS_SHOWN)
-    return [f"{task.name}: {len(problems)} of {samples} rows cannot be used, and their samples fail: {shown}{more}."]
-
-
-def _require_example(task: Task, cell: Cell, usable: list[int], tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-    """Build one of the first usable samples of a cell, to fail before a model is loaded if the task or the length is at
-    fault and not a row. Raises: UserError if none of them can be built."""
-    refusal: RowError | None = None
-    end = time.monotonic() + SECONDS_TRIED
-    for sample in usable[:ROWS_TRIED]:
-        try:
-            task.fitted(cell, sample, tokenizer, seed)
-        except LeftOutError:
-            return  # whether a later row fits is seen when it is built
-        except RowError as error:
-            refusal = refusal or error
-            if time.monotonic() > end:
-                break
-        else:
-            return
-    if refusal:
-        raise refusal
-
-
 def _depths(request: Request) -> list[float] | None:
     return None if request.depths is None else list(request.depths)
-
-
-def _samples(request: Request, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Samples of a cell: the requested number, else the task's default, or as many as its data have if that is less."""
-    available = task.available(tokenizer)
-    if available is not None and request.samples is not None and request.samples > available:
-        raise UserError(f"{task.name} has {available} samples here, not {brief(request.samples)}; use fewer --samples.")
-    samples = request.samples or (task.samples if available is None else min(task.samples, available))
-    if samples > MOST_SAMPLES:
-        raise UserError(f"{task.name} cannot have more than {MOST_SAMPLES:,} samples in a cell; use fewer --samples.")
-    return samples

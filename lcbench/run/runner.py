@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lcbench.core import provenance
-from lcbench.core.errors import EngineError, NotFiniteError, RowError, UserError, out_of_memory
+from lcbench.core.errors import EngineError, NotFiniteError, UserError, out_of_memory
 from lcbench.core.processes import Processes, launched
 from lcbench.engine.base import Host
-from lcbench.engine.prefix_cache import shared_length
 from lcbench.results.records import RunWriter
 from lcbench.results.schema import Record, Result
 from lcbench.run import assemble
@@ -24,6 +23,7 @@ from lcbench.run.batches import Batch, Group, grouped
 from lcbench.run.measures import MEASURES, Measure, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.run.progress import describe
+from lcbench.run.prompts import Built, build, chains
 from lcbench.run.side_by_side import side_by_side
 from lcbench.run.tally import Progress, Tally
 from lcbench.run.tensor_parallel import NullWriter, lead, null_writer, process_group
@@ -38,14 +38,6 @@ class Outcome:
 
     folder: Path
     failed: list[tuple[Job, str]]
-
-
-class Built(NamedTuple):
-    """The samples of a batch with their prompts, in groups with a common prefix, and those that have none: job, sample
-    and the reason."""
-
-    prefix_groups: list[list[SampleRequest]]
-    unusable: list[tuple[Job, int, RowError]]
 
 
 class Unit(NamedTuple):
@@ -179,7 +171,7 @@ class _Run:
                 if self._tally.is_missing(job, sample):
                     self._record(job, assemble.unbuilt(self._plan, job, sample, error))
             whole = [list(itertools.chain.from_iterable(prefix_groups))]
-            groups = [chain for group in prefix_groups for chain in _chains(group)] if apart else whole
+            groups = [chain for group in prefix_groups for chain in chains(group)] if apart else whole
             left[batch.name] = len(groups)
             yield from (Unit(batch, requests) for requests in groups)
 
@@ -218,33 +210,16 @@ class _Run:
         """The batches with their examples, which a thread builds while the model works on the previous batch."""
         waiting: deque[tuple[Batch, Future[Built]]] = deque()
         for batch, ahead in claimed:
-            waiting.append((batch, self._builder.submit(self._examples, batch)))
+            waiting.append((batch, self._builder.submit(build, self._plan, batch)))
             while len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
-
-    def _examples(self, batch: Batch) -> Built:
-        """The requests of a batch, recorded ones included: so a resumed run splits it into the same portions, and
-        floating-point results are the same. In a prefix group the longest common prefixes are neighbours."""
-        plan, found = self._plan, Built([], [])
-        for samples in batch.prefix_groups:
-            requests = []
-            for job, sample in samples:
-                try:
-                    example = job.example(sample, plan.tokenizer, plan.seed)
-                except RowError as error:
-                    found.unusable.append((job, sample, error))
-                else:
-                    requests.append(SampleRequest(job, sample, example))
-            found.prefix_groups.append(sorted(requests, key=lambda one: one.example.prompt, reverse=True))
-        return found
 
     def _measured(
         self, measure: Measure, portion: Sequence[SampleRequest]
     ) -> Iterator[tuple[SampleRequest, Result | str]]:
         """The result of each request, or why it failed. A batch that fails is halved and tried again; a single request
-        that
-        runs out of memory is tried again with a smaller prefill chunk."""
+        that runs out of memory is tried again with a smaller prefill chunk."""
         waiting = [portion]
         while waiting:
             left = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
@@ -278,21 +253,6 @@ class _Run:
                 waiting.append(these)
             else:
                 yield these[0], reason
-
-
-def _chains(requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
-    """Requests in a row of which each has at least half of its prompt in common with the one before it, so that a
-    server's prefix cache saves more than asking both at once would."""
-    chains: list[list[SampleRequest]] = []
-    before: list[int] = []
-    for one in requests:
-        prompt = one.example.prompt
-        if chains and 2 * shared_length(before, prompt) >= len(prompt):
-            chains[-1].append(one)
-        else:
-            chains.append([one])
-        before = prompt
-    return chains
 
 
 def _reason(error: Exception) -> str:
