@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
@@ -48,14 +47,13 @@ from lcbench.cli.engines import (
     TimeoutOption,
     TokenizerOption,
 )
+from lcbench.cli.run_output import print_table, show_plan, show_time
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.core.processes import launched
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 if TYPE_CHECKING:
-    from lcbench.engine.footprint import Footprint
-    from lcbench.run.plan import Plan
     from lcbench.run.requests import Request
 
 app = typer.Typer()
@@ -201,10 +199,10 @@ def run(
     for advice in plan.advice if processes.main else []:
         terminal.say(f"note: {advice}", err=True)
     if processes.main:
-        _show_time(plan, always=dry_run)
+        show_time(plan, always=dry_run)
     if dry_run:
         if processes.main:
-            _show_plan(plan, folder)
+            show_plan(plan, folder)
         return
 
     from lcbench.results.register import register
@@ -223,7 +221,7 @@ def run(
         from lcbench.run.slurm import parse_array, run_array
 
         outcome = run_array(plan, requests, folder, progress, parse_array(slurm))
-    _print_table(console, outcome.folder, plan)
+    print_table(console, outcome.folder, plan)
     console.print(f"records: {outcome.folder}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(1)
@@ -273,55 +271,3 @@ def _override(
     if samples is not None:
         changes["samples"] = samples
     return replace(request, **changes)  # type: ignore[arg-type]
-
-
-def _show_time(plan: Plan, *, always: bool) -> None:
-    """How long the run will take, and what would shorten it; where it is short only if `always`."""
-    from lcbench.run.pace import LONG, estimate, forecast, surely_short
-
-    if not always and surely_short(plan):
-        return
-    seconds = estimate(plan)
-    if seconds is not None and (always or seconds >= LONG):
-        terminal.say(f"note: {forecast(plan, seconds)}", err=True)
-
-
-def _show_plan(plan: Plan, folder: Path) -> None:
-    from lcbench.run.progress import describe, equal
-
-    for job in plan.jobs:
-        in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
-        samples = f"{job.samples} sample{'' if job.samples == 1 else 's'}"
-        terminal.say(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
-    terminal.say(f"{plan.size}, {plan.tokens:,} tokens")
-    if plan.facts.local is not None:
-        _show_memory(plan, plan.facts.local.footprint)
-    terminal.say(f"records would go to {folder}")
-
-
-def _show_memory(plan: Plan, need: Footprint) -> None:
-    from lcbench.engine.generate import PREFILL_CHUNK
-    from lcbench.results.report.tables import human_bytes
-
-    largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
-    kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
-    terminal.say(
-        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
-        f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
-        f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
-    )
-    read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]
-    if read:
-        most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)
-        terminal.say(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
-
-
-def _print_table(console: Console, folder: Path, plan: Plan) -> None:
-    """The table of the plan's samples; the folder may have more."""
-    from lcbench.results.report.runs import read_runs, trained_length
-    from lcbench.results.report.summary import summarise_runs
-    from lcbench.results.report.tables import print_tables
-
-    wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
-    runs = [run.only(wanted) for run in read_runs([folder])]
-    print_tables(console, summarise_runs(runs, grouped=True), trained_length(runs))

@@ -1,0 +1,66 @@
+"""What `lcbench run` prints: its plan, how long it will take, and the table of its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lcbench.core import terminal
+
+if TYPE_CHECKING:
+    from lcbench.engine.footprint import Footprint
+    from lcbench.run.plan import Plan
+
+
+def show_time(plan: Plan, *, always: bool) -> None:
+    """How long the run will take, and what would shorten it; where it is short only if `always`."""
+    from lcbench.run.pace import LONG, estimate, forecast, surely_short
+
+    if not always and surely_short(plan):
+        return
+    seconds = estimate(plan)
+    if seconds is not None and (always or seconds >= LONG):
+        terminal.say(f"note: {forecast(plan, seconds)}", err=True)
+
+
+def show_plan(plan: Plan, folder: Path) -> None:
+    from lcbench.run.progress import describe, equal
+
+    for job in plan.jobs:
+        in_chat = "  in the chat template" if job.task.format.in_chat(plan.tokenizer) else ""
+        samples = f"{job.samples} sample{'' if job.samples == 1 else 's'}"
+        terminal.say(f"{describe(job)}  {samples}{in_chat}  resolved: {job.resolved}{equal(job)}")
+    terminal.say(f"{plan.size}, {plan.tokens:,} tokens")
+    if plan.facts.local is not None:
+        _show_memory(plan, plan.facts.local.footprint)
+    terminal.say(f"records would go to {folder}")
+
+
+def _show_memory(plan: Plan, need: Footprint) -> None:
+    from lcbench.engine.generate import PREFILL_CHUNK
+    from lcbench.results.report.tables import human_bytes
+
+    largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
+    kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
+    terminal.say(
+        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
+        f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
+        f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
+    )
+    read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]
+    if read:
+        most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)
+        terminal.say(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
+
+
+def print_table(console: Console, folder: Path, plan: Plan) -> None:
+    """The table of the plan's samples; the folder may have more."""
+    from lcbench.results.report.runs import read_runs, trained_length
+    from lcbench.results.report.summary import summarise_runs
+    from lcbench.results.report.tables import print_tables
+
+    wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
+    runs = [run.only(wanted) for run in read_runs([folder])]
+    print_tables(console, summarise_runs(runs, grouped=True), trained_length(runs))
