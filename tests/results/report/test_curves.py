@@ -23,6 +23,7 @@ from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import summarise_runs
 from lcbench.results.schema import Manifest
 from tests.helpers import Fields, cli
+from tests.results.report.figures import assert_apart
 from tests.results.report.samples import typed
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
@@ -228,14 +229,7 @@ def test_nothing_overlaps(count: int) -> None:
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
     boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
     boxes.append(figure._supxlabel.get_window_extent(renderer))  # type: ignore[attr-defined]
-    width, height = figure.bbox.size
-    for index, box in enumerate(boxes):
-        assert box is not None and box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-        for other in boxes[:index]:
-            assert other is not None
-            across = min(box.x1, other.x1) - max(box.x0, other.x0)
-            down = min(box.y1, other.y1) - max(box.y0, other.y0)
-            assert across < 2 or down < 2
+    assert_apart(figure, boxes)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -21,6 +21,7 @@ from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import Heatmap, caption, color_scale, draw, lightness, print_heatmaps
 from tests.helpers import Fields, cli
 from tests.results.report import samples
+from tests.results.report.figures import assert_apart
 
 LONG = "self_extend:group_size=8,neighbor_window=1024,log_scale_base=4096"
 # Machado, Oliveira and Fernandes 2009, https://doi.org/10.1109/TVCG.2009.113: no red, no green receptors; linear RGB.
@@ -159,14 +160,7 @@ def test_nothing_overlaps(count: int) -> None:
     FigureCanvasAgg(figure).draw()
     boxes = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
     boxes += [text.get_window_extent() for text in (figure._supxlabel, figure._supylabel)]  # type: ignore[attr-defined]
-    width, height = figure.bbox.size
-    for index, box in enumerate(boxes):
-        assert box is not None and box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-        for other in boxes[:index]:
-            assert other is not None
-            across = min(box.x1, other.x1) - max(box.x0, other.x0)
-            down = min(box.y1, other.y1) - max(box.y0, other.y0)
-            assert across < 2 or down < 2
+    assert_apart(figure, boxes)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
