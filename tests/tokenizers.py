@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import string
 from collections.abc import Callable
@@ -18,6 +19,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 def _corpus() -> list[str]:
@@ -110,3 +112,10 @@ def build(style: str) -> PreTrainedTokenizerBase:
 def own_start(style: str) -> list[int]:
     """What the tokenizer of a style puts before a text: its BOS, or nothing."""
     return [] if style in ("byte-level", "byte-level-bos-not-added") else [build(style).bos_token_id]
+
+
+def chatting(template: str = CHAT) -> PreTrainedTokenizerBase:
+    """The embedded model's tokenizer with a chat template."""
+    tokenizer = copy.deepcopy(ModelSource().tokenizer())
+    tokenizer.chat_template = template
+    return tokenizer

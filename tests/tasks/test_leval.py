@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from lcbench.engine.generate import Generation, Prompt
 from lcbench.engine.models import ModelSource
 from lcbench.tasks import Cell, Example, load_task, task_files
 from tests.helpers import cli, fields_of
+from tests.tokenizers import chatting
 
 DOCUMENT = " ".join(f"Fact {n}: the sun is {n} miles away." for n in range(300))
 FACT = "True or False? Answer this question based on the world described in the document."
@@ -31,7 +31,6 @@ ROWS: dict[str, tuple[str, str]] = {
     "scientific_qa": ("How long?", "twelve long years"),
     "meeting_summ": ("Summarize.", "They met and left."),
 }
-CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +55,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="module")
-def talking(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    other = copy.deepcopy(tokenizer)
-    other.chat_template = CHAT
-    return other
+def talking() -> PreTrainedTokenizerBase:
+    return chatting()
 
 
 def text_of(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> str:

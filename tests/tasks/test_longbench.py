@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.engine.models import ModelSource
 from lcbench.metrics.longbench import LONGBENCH
 from lcbench.tasks import Cell, Example, load_task, task_files
 from tests.helpers import cli
+from tests.tokenizers import chatting
 
 CONTEXT = " ".join(f"Item {n} is worth {n} coins." for n in range(400))
 QUESTIONS = {"qasper": "Who wrote it?", "trec": "Question: Who?\nType:", "samsum": "Dialogue: A: hi\nSummary: "}
 CLASSES = ["Food", "Number of something", "Number", "Other location"]
-CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 # Of the published script: what it asks without chat template, and the length of an answer.
 BARE = {"trec": 64, "triviaqa": 32, "samsum": 128, "lsht": 64, "lcc": 64, "repobench-p": 64}
 IN_CHAT = {
@@ -39,9 +37,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def talking() -> PreTrainedTokenizerBase:
-    other = copy.deepcopy(ModelSource().tokenizer())
-    other.chat_template = CHAT
-    return other
+    return chatting()
 
 
 def prepare(name: str, question: str | None = None, context: str = CONTEXT) -> None:

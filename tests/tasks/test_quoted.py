@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lcbench.core.errors import TooLongError
-from lcbench.engine.models import ModelSource
 from lcbench.metrics.infinitebench import INFINITEBENCH
 from lcbench.tasks import Cell, load_task, task_files
 from tests.data.quoted import BABILONG, GRAPH, LONGBENCH_V2, infinite
 from tests.helpers import cli
+from tests.tokenizers import chatting
 
-CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 # New tokens of its open models.
 BUDGETS = {"passkey": 6, "number_string": 12, "kv_retrieval": 50, "longbook_sum_eng": 1200, "math_find": 3}
 BUDGETS |= {"math_calc": 30000, "code_run": 5, "code_debug": 5}
@@ -31,9 +29,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def talking() -> PreTrainedTokenizerBase:
-    other = copy.deepcopy(ModelSource().tokenizer())
-    other.chat_template = CHAT
-    return other
+    return chatting()
 
 
 def prepare(name: str, row: dict[str, Any]) -> None:
