@@ -16,6 +16,7 @@ import typer
 from lcbench.cli.common import AdapterOption, DtypeOption, QuantizationOption, RevisionOption
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
+from lcbench.core.hub import work_without_hub
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ PASSAGES = 3
 WIDTH = 100  # characters of a passage that are shown
 CUT = " ..."  # behind one that has more
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # terminal control characters
+# In the harness's model arguments, as text or as JSON.
+PRETRAINED = re.compile(r"""(?:^|[\s,{"'])pretrained["']?\s*[=:]\s*["']?([^\s,"'}]+)""")
 app = typer.Typer()
 
 
@@ -125,6 +128,10 @@ def lm_eval(context: typer.Context) -> None:
 
     if find_spec("lm_eval") is None:
         raise UserError("the lm-evaluation-harness is not installed; pip install 'lcbench[lm-eval]'.")
+    pretrained = PRETRAINED.search(" ".join(context.args))
+    if pretrained and "lcbench" in context.args:
+        ModelSource(pretrained[1]).check_exists()
+    work_without_hub()
     from lcbench.apps.lm_eval import main
 
     main(context.args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cache
 
@@ -57,6 +58,16 @@ def require_hub(what: str) -> None:
         raise UserError(
             f"cannot get {what}: {_unreachable(constants.ENDPOINT)}; set HF_HUB_OFFLINE=1 if it is in the cache."
         )
+
+
+def work_without_hub() -> None:
+    """Where the hub does not answer, let libraries that are imported from here on ask their cache alone, at once: each
+    would retry for minutes."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not is_reachable():
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
 
 
 def _unreachable(endpoint: str) -> str:

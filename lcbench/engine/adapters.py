@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TEMPLATE = "chat_template.jinja"  # which peft's trainers save beside the weights
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Adapter:
         """What becomes of it, and whether it was trained on another model than `base`."""
         trained_on = str(self.config.get("base_model_name_or_path") or base)
         other = f", though it was trained on {trained_on}" if _last_name(trained_on) != _last_name(base) else ""
-        return f"adapter {self.name} is merged into the weights of {base}{other}."
+        unread = f"; its own {TEMPLATE} is not read" if (self.folder / TEMPLATE).is_file() else ""
+        return f"adapter {self.name} is merged into the weights of {base}{other}{unread}."
 
     @cached_property
     def folder(self) -> Path:
@@ -56,7 +58,7 @@ class Adapter:
         """What is in adapter_config.json. Raises: UserError."""
         try:
             content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{CONFIG} of {self.name} cannot be read: {explain(error)}") from error
         if not isinstance(content, dict):
             raise UserError(f"{CONFIG} of {self.name} must be a mapping.")

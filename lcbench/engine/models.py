@@ -201,12 +201,14 @@ class ModelSource(Source):
         return {name: value for name, value in parts.items() if value is not None}
 
     def check(self) -> None:
-        """Check names, path, dtype and quantization before PyTorch is imported. Raises: UserError."""
+        """Check names, paths, dtype, quantization and adapter before PyTorch is imported. Raises: UserError."""
         if self.display_name is not None and not 0 < len(self.display_name.strip()) <= LONGEST_NAME:
             raise UserError(f"a model is shown under a name of 1 to {LONGEST_NAME} characters; shorten --name.")
         self.checkpoint.check_exists()
         check_scheme(self.quantization)
         check_dtype(self.dtype)
+        if self._adapter:
+            self._adapter.check()
 
 
 def _own_dtype(config: PretrainedConfig) -> torch.dtype | None:

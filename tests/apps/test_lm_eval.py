@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lm_eval.tasks import TaskManager
 import lcbench
 from lcbench.apps.lm_eval import SteeredLM
 from lcbench.core.errors import NotFiniteError, UserError
+from lcbench.core.hub import work_without_hub
 from lcbench.engine.models import ModelSource
 from tests.helpers import TINY, cli, model_folder
 
@@ -238,3 +240,20 @@ def test_chats_are_those_of_lcbench() -> None:
     with pytest.raises(UserError, match="lcbench-tiny: the tokenizer has no chat template"):
         lm.apply_chat_template([asked])
     lm.close()
+
+
+@pytest.mark.parametrize("given", ["pretrained=./nowhere/x,dtype=float32", '{"pretrained": "./nowhere/x"}'])
+def test_a_missing_model_is_refused_before_the_harness_starts(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcbench.apps.lm_eval.main", lambda arguments: pytest.fail("started"))
+    done = cli("lm-eval", "--model", "lcbench", "--model_args", given, "--tasks", "x")
+    assert done.code == 2 and done.error.startswith("error: there is no model folder ./nowhere/x;")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_without_the_hub_libraries_do_not_wait_for_it(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcbench.core.hub.is_reachable", lambda: answers)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    work_without_hub()
+    assert (os.environ["HF_HUB_OFFLINE"], os.environ["HF_DATASETS_OFFLINE"]) == (("0", "0") if answers else ("1", "1"))

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lcbench.core.errors import UserError
+from lcbench.engine.adapters import Adapter
 from lcbench.engine.models import ModelSource
 from tests.cli.test_errors import assert_refused
 from tests.gguf_models import logits, tiny_model, write_gguf
@@ -207,3 +208,24 @@ def test_weights_of_fewer_bits(scheme: str, package: str) -> None:
     assert type(model.model.layers[0].mlp.up_proj.weight) is not torch.nn.Parameter
     difference = (logits(model, IDS) - logits(tiny_model(), IDS)).abs().max()
     assert 0 < difference < 8
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", "{", "3"])
+def test_a_config_that_is_none(content: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/adapter_config.json").write_text(content)
+    Path("mine/adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"adapter_config\.json of mine (cannot be read|must be a mapping)"):
+        _ = Adapter("mine").config
+
+
+def test_a_template_beside_an_adapter_is_told_to_be_unread() -> None:
+    Path("mine").mkdir()
+    Path("mine/adapter_config.json").write_text("{}")
+    Path("mine/adapter_model.safetensors").write_bytes(b"")
+    Path("mine/chat_template.jinja").write_text("{{ messages }}")
+    assert (
+        Adapter("mine")
+        .note("base")
+        .endswith("merged into the weights of base; its own chat_template.jinja is not read.")
+    )

@@ -141,6 +141,8 @@ class Client:
             raise self._too_slow() from None
         except httpx.TransportError as error:
             raise UnreachableError(self._clean(f"no connection to {self.address.base}: {_gist(error)}")) from None
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise EndpointError(self._clean(f"--endpoint is no URL: {_gist(error)}")) from None
         except httpx.HTTPError as error:
             raise TransientError(self._clean(_gist(error))) from None
         reply.seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, shortened
 from lcbench.core.tokens import encode_start
 from lcbench.engine.base import PromptRequest
 from lcbench.engine.endpoint.address import KEYS
@@ -17,6 +17,7 @@ from lcbench.engine.endpoint.interface import INTERFACES, SCORES, Completions, I
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LONGEST_URL = 200  # characters that are shown
 PROMPT = "The capital of France is"
 DENIED, MISSING = (401, 403), (404, 405)
 
@@ -79,7 +80,7 @@ def scores_of(found: Found) -> str | None:
 @contextmanager
 def in_a_sentence(client: Client) -> Iterator[None]:
     """Before a run, what a server answers to a probe is the user's to mend: a UserError with the way out."""
-    base = client.address.base
+    base = shortened(client.address.base, LONGEST_URL)
     try:
         yield
     except UnreachableError as error:

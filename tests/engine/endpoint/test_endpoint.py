@@ -321,6 +321,12 @@ def test_bad_input_is_one_sentence(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("path", ["\x01", "v1\x7f", "x" * 70_000])
+def test_an_address_that_is_no_url_is_one_sentence(path: str) -> None:
+    done = cli("run", *PASSKEY, "--endpoint", f"http://localhost:1/{path}", "--model", "x", "--tokenizer", TINY)
+    assert done.code == 2 and "is no URL" in done.error and len(done.error) < 600
+
+
 def test_a_server_without_completions_and_one_that_wants_a_key(server: Server) -> None:
     server.apis = ("chat/completions",)
     refused = run(server)
