@@ -130,7 +130,7 @@ def lm_eval(context: typer.Context) -> None:
         raise UserError("the lm-evaluation-harness is not installed; pip install 'lcbench[lm-eval]'.")
     pretrained = PRETRAINED.search(" ".join(context.args))
     if pretrained and "lcbench" in context.args:
-        ModelSource(pretrained[1]).check_exists()
+        ModelSource(pretrained[1]).checkpoint.check_exists()
     work_without_hub()
     from lcbench.apps.lm_eval import main
 

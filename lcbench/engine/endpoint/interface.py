@@ -144,7 +144,7 @@ class Completions(Interface):
         return {"prompt": tokens if self.dialect.token_ids else as_text(self.tokenizer, tokens)}
 
     def text_of(self, choice: dict[str, Any]) -> str:
-        return str(choice.get("text") or "")
+        return _text(choice.get("text"))
 
     def scores(self, tokens: list[int], way: str, **how: Any) -> tuple[list[float], Reply]:
         """ln p of tokens[1:], each after all tokens before it, asked in one of `SCORES`. Raises: EndpointError."""
@@ -203,7 +203,14 @@ class Chat(Interface):
 
     def text_of(self, choice: dict[str, Any]) -> str:
         message = choice.get("delta") or choice.get("message") or {}
-        return str(message.get("content") or "")
+        return _text(message.get("content") if isinstance(message, dict) else message)
+
+
+def _text(value: Any) -> str:
+    """Raises: TransientError for what is no text."""
+    if not isinstance(value, str | None):
+        raise TransientError("the server answered with something that is no text")
+    return value or ""
 
 
 def _choosing(request: PromptRequest) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class EndpointSource(Source):
         with in_a_sentence(self._client):
             self._found[:] = [dialect_of(self._client, self.api, self.name, tokenizer)]
         entry = next((entry for entry in self._models if entry.get("id") == self.name), {})
-        meta = entry.get("meta") or {}  # llama.cpp's
+        meta = entry["meta"] if isinstance(entry.get("meta"), dict) else {}  # llama.cpp's
         limit, trained = _length(entry.get("max_model_len")), _length(meta.get("n_ctx_train"))
         return ModelFacts(self._trained_length() or trained or limit, limit=limit or _length(meta.get("n_ctx")))
 

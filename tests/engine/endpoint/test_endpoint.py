@@ -199,6 +199,7 @@ def test_faults_that_pass(fault: BrokenError | Body, server: Server) -> None:
         pytest.param(BrokenError(200, "<html>", "text/html"), "answered with a web page", marks=pytest.mark.slow),
         ({"model": "another"}, "answered by the model 'another', where 'tiny' answered before"),
         pytest.param({"cut": True}, "the server broke off its answer", marks=pytest.mark.slow),
+        ({"text": ["4821"]}, "the server answered with something that is no text"),
     ],
 )
 def test_faults_that_stay(
@@ -319,6 +320,12 @@ def test_bad_input_is_one_sentence(server: Server, tmp_path: Path) -> None:
     assert "--engine vllm needs vLLM" in refused("--engine", "vllm")
     assert "did you mean 'vllm'?" in refused("--engine", "vlm")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("facts", [{"meta": "x"}, {"meta": [1]}, {"max_model_len": "4096"}, {"max_model_len": -3}])
+def test_facts_that_are_none_are_left_alone(facts: Body) -> None:
+    with serving(Server(models=[{"id": NAME, **facts}])) as server:
+        assert run(server, "passkey", "--seq-len", "160", "--samples", "1").code == 0
 
 
 @pytest.mark.parametrize("path", ["\x01", "v1\x7f", "x" * 70_000])
