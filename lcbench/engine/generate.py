@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lcbench.attention.probe import execution_device
-from lcbench.core.errors import NotFiniteError
+from lcbench.core.errors import NotFiniteError, UserError, brief
 from lcbench.engine.batched_cache import batches, join_caches, snapshot
 from lcbench.engine.finite import not_finite, unusable
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
@@ -240,9 +240,15 @@ def _masked(mask_BS: Tensor) -> dict[str, Tensor]:
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The end tokens of the model's generation config and config, and the tokenizer's EOS: checkpoints often name
-    different ones, and each of them ends an answer."""
+    different ones, and each of them ends an answer. Raises: UserError for what is no token id."""
     given = [getattr(config, "eos_token_id", None) for config in (model.generation_config, model.config, tokenizer)]
-    return frozenset(token for eos in given for token in (eos if isinstance(eos, list) else [eos]) if token is not None)
+    tokens = [token for eos in given for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
+    if strange := [token for token in tokens if type(token) is not int]:
+        raise UserError(
+            "eos_token_id in the model's config.json or generation_config.json must be a token id, or a list of them, "
+            f"not {brief(strange[0])}; mend the file."
+        )
+    return frozenset(tokens)
 
 
 def _now(device: torch.device) -> float:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 import lcbench
-from lcbench.core.errors import out_of_memory
+from lcbench.core.errors import UserError, out_of_memory
 from lcbench.engine import generate as engine
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.models import ModelSource
@@ -68,6 +68,10 @@ def test_stop_tokens(
     monkeypatch.setattr(model.config, "eos_token_id", [9, 11])
     tokenizer.eos_token = None
     assert engine.stop_tokens(model, tokenizer) == expected | {9, 11}
+    for strange in ("15", [[15]], 1.5, [True]):
+        monkeypatch.setattr(model.config, "eos_token_id", strange)
+        with pytest.raises(UserError, match="must be a token id, or a list of them"):
+            engine.stop_tokens(model, tokenizer)
 
 
 def test_logits_are_made_for_the_last_position_only(
