@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, brief
+from lcbench.core.tokens import tokenizer_prefix
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -181,9 +182,13 @@ class GgufFile:
         return rope
 
     def complete_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Split digits where the vocabulary was learned so; warn of a rule that is not known."""
+        """Put a BOS before texts where the file says so, and split digits where the vocabulary was learned so; warn of
+        a rule that is not known."""
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
+        starts_with_bos = self.metadata.get("tokenizer.ggml.add_bos_token")
+        if starts_with_bos is not None and bool(starts_with_bos) != bool(tokenizer_prefix(tokenizer)):
+            tokenizer.add_bos_token = bool(starts_with_bos)
         backend = tokenizer.backend_tokenizer
         kind = str(self.metadata.get("tokenizer.ggml.pre", ""))
         if not isinstance(backend.pre_tokenizer, ByteLevel) or kind in GPT2_SPLIT:

@@ -25,7 +25,9 @@ from transformers import (
 )
 
 from lcbench.apps.train.lm import described
+from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
+from lcbench.core.tokens import tokenizer_prefix
 from lcbench.engine.models import ModelSource
 from tests.cli.test_errors import assert_refused
 from tests.gguf_models import TEMPLATE, logits, tiny_model, tiny_tokenizer, write_gguf
@@ -87,13 +89,14 @@ def test_dequantized_weights_are_those_of_transformers(kind: str, dtype: str | N
     plain = AutoModelForCausalLM.from_pretrained(".", gguf_file="mine.gguf", dtype=torch.float32)
     assert torch.equal(logits(source.model(), IDS), logits(plain, IDS))
     config = source.config()
-    assert source.identity(config)["weights"] == f"GGUF {kind}"
+    facts = source.inspect(source.tokenizer(), AttentionOptions())
+    assert source.identity(facts)["weights"] == f"GGUF {kind}"
     assert config.dtype == (getattr(torch, dtype) if dtype else None)
 
 
 def test_the_embedded_model_answers_from_a_file_as_it_does_from_its_folder() -> None:
     write_gguf(Path("mine.gguf"), tiny_model())
-    run = ["run", "passkey", "--seq-len", "200", "--samples", "1", "-o"]
+    run = ["run", "passkey", "--chat", "off", "--seq-len", "200", "--samples", "1", "-o"]
     assert cli(*run, "folder").code == cli(*run, "file", "-m", "mine.gguf").code == 0
     one, other = (json.loads(Path(name, "records.jsonl").read_text()) for name in ("folder", "file"))
     assert one["prompt_sha256"] == other["prompt_sha256"]
@@ -119,6 +122,7 @@ def test_the_tokenizer_is_the_models_own() -> None:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         assert getattr(tokenizer, name) == getattr(own, name)
     assert tokenizer.chat_template == TEMPLATE
+    assert tokenizer_prefix(tokenizer) == [own.bos_token_id]  # as the file says
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
     assert asked == "<|endoftext|>user\nHi\n"
     assert tokenizer(asked, add_special_tokens=False).input_ids[0] == own.eos_token_id
