@@ -69,7 +69,7 @@ def test_stop_tokens(
     tokenizer.eos_token = None
     assert engine.stop_tokens(model, tokenizer) == expected | {9, 11}
     for strange in ("15", [[15]], 1.5, [True]):
-        monkeypatch.setattr(model.config, "eos_token_id", strange)
+        monkeypatch.setattr(model.generation_config, "eos_token_id", strange)
         with pytest.raises(UserError, match="must be a token id, or a list of them"):
             engine.stop_tokens(model, tokenizer)
 
