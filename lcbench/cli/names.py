@@ -30,6 +30,7 @@ def tasks(console: Console, results: Path) -> None:
     from lcbench.tasks import read_yaml, task_files
 
     table = _table("task", "kind", "what it asks")
+    table.columns[0].no_wrap = True  # a name is there to be copied
     for name in task_files():
         content = read_yaml(name)[1]
         kind = "suite" if "runs" in content else str(content.get("family", ""))

@@ -50,7 +50,7 @@ COMMANDS = {
     "show passkey --seq-len 4q": "'4q' is not a length",
     "show passkey -m lcbench-tiy": "did you mean 'lcbench-tiny'?",
     "show needle --haystack nowhere.txt": "cannot read nowhere.txt",
-    "ask nowhere.pdf why --method dcaa": "did you mean 'dca'?",
+    "ask nowhere.pdf why -m lcbench-tiny --method dcaa": "did you mean 'dca'?",
     "ask nowhere.txt why": "cannot read nowhere.txt",
     "bench --method dcaa": "did you mean 'dca'?",
     "bench --shape tinny": "did you mean 'tiny'?",

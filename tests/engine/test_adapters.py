@@ -158,7 +158,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 def test_a_missing_package_is_named(options: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "peft", "bitsandbytes", "torchao")
     assert_refused(cli(*RUN, *options), sentence)
-    assert_refused(cli("ask", str(TINY / "config.json"), "What?", *options), sentence)
+    assert_refused(cli("ask", str(TINY / "config.json"), "What?", "-m", "lcbench-tiny", *options), sentence)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,9 @@ def test_quantized_checkpoints_name_what_they_need(
 
 
 def test_bits_are_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcbench.engine.quantization.find_spec", lambda name: object())
+    for module in ("quantization", "adapters"):
+        monkeypatch.setattr(f"lcbench.engine.{module}.find_spec", lambda name: object())
+    monkeypatch.setattr("lcbench.engine.adapters.Adapter.config", {})
     write_gguf(Path("mine.gguf"), tiny_model())
     fewer = ["--quantization", "4bit"]
     assert_refused(cli(*RUN, "-m", "mine.gguf", *fewer), "mine.gguf is quantized already; leave --quantization out.")
