@@ -51,7 +51,7 @@ COMMANDS = {
     "show passkey -m lcbench-tiy": "did you mean 'lcbench-tiny'?",
     "show needle --haystack nowhere.txt": "cannot read nowhere.txt",
     "ask nowhere.pdf why -m lcbench-tiny --method dcaa": "did you mean 'dca'?",
-    "ask nowhere.txt why": "cannot read nowhere.txt",
+    "ask nowhere.txt why -m lcbench-tiny": "cannot read nowhere.txt",
     "bench --method dcaa": "did you mean 'dca'?",
     "bench --shape tinny": "did you mean 'tiny'?",
     "train lm --text x --out y --method dcaa": "did you mean 'dca'?",
