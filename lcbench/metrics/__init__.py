@@ -50,12 +50,13 @@ from lcbench.metrics.longbench import LONGBENCH
 from lcbench.metrics.longbench_v2 import LONGBENCH_V2
 from lcbench.metrics.longproc import LONGPROC, NOLIMA
 from lcbench.metrics.mrcr import MRCR
-from lcbench.metrics.overlap import EXACT_MATCH, F1, ROUGE, SCROLLS, official_rouge
+from lcbench.metrics.overlap import EXACT_MATCH, F1, ROUGE, SCROLLS, geometric_mean, official_rouge
 from lcbench.metrics.ruler import RULER
 
 __all__ = [
     "as_published",
     "corpus_score",
+    "counts_pairs",
     "may_be_empty",
     "names",
     "reads_latin_only",
@@ -99,6 +100,12 @@ def reads_latin_only(name: str) -> bool:
     """Whether a metric finds words in a-z and 0-9 only, as ROUGE of SCROLLS and L-Eval does. Raises: UserError for an
     unknown name."""
     return _metric(name).compare is official_rouge
+
+
+def counts_pairs(name: str) -> bool:
+    """Whether ROUGE-2, the share of pairs of words, is a factor of a metric's score. Raises: UserError for an unknown
+    name."""
+    return _metric(name).summarize is geometric_mean
 
 
 def may_be_empty(name: str) -> bool:

@@ -100,6 +100,11 @@ def has_words(text: str) -> bool:
     return re.search(r"[a-z0-9]", text.lower()) is not None
 
 
+def is_one_word(text: str) -> bool:
+    """Whether a text has one word in any script, so that it has no pairs for ROUGE-2."""
+    return len(_WORD.findall(text.lower())) == 1
+
+
 class _Words:
     """A tokenizer with the interface of `rouge_score`."""
 

@@ -16,9 +16,9 @@ from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
 from lcbench.data.values import text_of, texts_of
-from lcbench.metrics import as_published, may_be_empty, reads_latin_only, score_example
+from lcbench.metrics import as_published, counts_pairs, may_be_empty, reads_latin_only, score_example
 from lcbench.metrics import names as metric_names
-from lcbench.metrics.overlap import has_words
+from lcbench.metrics.overlap import has_words, is_one_word
 from lcbench.tasks.base import FORMAT, Cell, Example, Task
 from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.questions import Questions, questions
@@ -186,16 +186,24 @@ class DocumentTask(Task):
         return found
 
     def notes(self, samples: int) -> list[str]:
-        """ROUGE as published finds no words in some scripts: how many rows that concerns."""
-        if not reads_latin_only(self.scorer):
-            return []
-        silent = sum(not any(map(has_words, references)) for references in self._usable_references(samples))
-        if not silent:
-            return []
-        return [
-            f"{self.name}: {silent} of {samples} rows have references without a letter a-z or a digit, where ROUGE as "
-            "published finds no words and gives every answer 0; use `scorer: rouge` in a task of your own."
-        ]
+        """Where ROUGE gives every answer 0: references of one word, and as published, in some scripts."""
+        found = []
+        if reads_latin_only(self.scorer):
+            silent = sum(not any(map(has_words, references)) for references in self._usable_references(samples))
+            if silent:
+                found.append(
+                    f"{self.name}: {silent} of {samples} rows have references without a letter a-z or a digit, where "
+                    "ROUGE as published finds no words and gives every answer 0; use `scorer: rouge` in a task of your "
+                    "own."
+                )
+        if counts_pairs(self.scorer):
+            single = sum(all(map(is_one_word, references)) for references in self._usable_references(samples))
+            if single:
+                found.append(
+                    f"{self.name}: {single} of {samples} rows have references of one word, where ROUGE-2 finds no "
+                    "pairs of words and gives every answer 0; use `scorer: f1`."
+                )
+        return found
 
     def _usable_references(self, samples: int) -> Iterator[tuple[str, ...]]:
         for sample in range(samples):

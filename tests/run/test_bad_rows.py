@@ -101,7 +101,7 @@ def plan(target: str = "./t.yaml") -> Plan:
 
 
 def test_references_that_published_rouge_cannot_read() -> None:
-    write([row(0), row(1, references=["\u041a\u043e\u0434 \u041c\u0430\u0440\u044b"])])
+    write([row(0, references=["The hat."]), row(1, references=["\u041a\u043e\u0434 \u041c\u0430\u0440\u044b"])])
     assert not plan().notes
     Path("t.yaml").write_text(YAML.replace("scorer: f1", "scorer: scrolls/qmsum"))
     (note,) = plan().notes
@@ -183,3 +183,10 @@ def test_a_bad_problem_fails_alone(changes: dict[str, Any]) -> None:
     assert [line["sample"] for line in lines_of(Path("out")) if line["error"]] == [2] and len(
         lines_of(Path("out"))
     ) == 3
+
+
+@pytest.mark.parametrize(("reference", "told"), [("4821", True), ("\u0434\u0430", True), ("The hat.", False)])
+def test_rouge_of_one_word_is_told(reference: str, told: bool) -> None:
+    write([row(0, references=[reference])])
+    Path("t.yaml").write_text(YAML.replace("scorer: f1", "scorer: rouge"))
+    assert [note.split(" where ")[0] for note in plan().notes] == ["t: 1 of 1 rows have references of one word,"] * told
