@@ -134,7 +134,7 @@ def compare(
             write_output(path, render(comparison), option)
     if fail_on_regression and comparison.having("regressed"):
         raise typer.Exit(1)
-    if fail_on_regression and len(comparison.having("not comparable")) == len(comparison.cells):
+    if fail_on_regression and not any(cell.effect for cell in comparison.cells):
         raise UserError(f"no cell of {new} can be compared with {base} (see above); make a new BASE.")
 
 

@@ -146,6 +146,8 @@ def test_exit_codes(tmp_path: Path) -> None:
     nothing = cli("compare", good, other, flag)
     assert nothing.code == 2 and "no cell" in nothing.error and "make a new BASE" in nothing.error
     assert cli("compare", good, other).code == 0
+    broken = save(tmp_path / "broken", [failed(sample) for sample in range(len(RIGHT))])
+    assert cli("compare", broken, good).code == 0 and cli("compare", broken, good, flag).code == 2, "no pair has scores"
 
 
 def test_files_are_written_also_where_a_cell_regressed(tmp_path: Path) -> None:
