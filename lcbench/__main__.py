@@ -83,8 +83,14 @@ def _bad_path(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"cannot use {shortened(str(error.filename))}: {error.strerror}."
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve before Python 3.13
-        return f"cannot use a link that leads to itself: {shortened(str(error).partition('from ')[2])}."
+        return f"cannot use a link that leads to itself: {shortened(_typed(str(error)))}."
     return None
+
+
+def _typed(refusal: str) -> str:
+    """The path in the message of a loop, from the current folder, as it may have been typed."""
+    path = refusal.partition("from ")[2].strip("'")
+    return os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
 
 
 def _unexpected(error: Exception) -> str:

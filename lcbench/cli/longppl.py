@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from lcbench.core import terminal
 from lcbench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def longppl(
         raise unknown("format", format, ("text", "json"))
     rows = compute(long, short, _judge(judge, long, short))
     if format == "json":
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        terminal.say(json.dumps([asdict(row) for row in rows], indent=2))
         return
     _show(rows, judge)
 
@@ -63,8 +63,6 @@ def _show(rows: list[LongPpl], judge: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lcbench.core.errors import printable
-
     who = "each method itself" if judge is None else judge.rpartition(",")[2]
     context = f"{rows[0].context:,}"
     table = Table(
@@ -75,7 +73,7 @@ def _show(rows: list[LongPpl], judge: str | None) -> None:
     for row in rows:
         known = row.low is not None and row.high is not None
         table.add_row(
-            Text(printable(row.method)),
+            Text(row.method),
             f"{row.seq_len:,}",
             "none" if row.longppl is None else f"{row.longppl:.3f}",
             f"{row.low:.3f} to {row.high:.3f}" if known else "unknown",
@@ -83,4 +81,4 @@ def _show(rows: list[LongPpl], judge: str | None) -> None:
             f"{row.key_tokens:,} of {row.tokens:,}",
             f"{row.texts}",
         )
-    Console().print(table)
+    terminal.console().print(table)
