@@ -23,6 +23,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessorList
 
+from lcbench.attention.options import AttentionOptions
 from lcbench.attention.steering import extend
 from lcbench.core.errors import UserError, gist_of, unknown
 from lcbench.core.specs import parse_seq_len
@@ -135,7 +136,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             "method": str(self.steering.method),
             "method_options": self.steering.method.options(),
             "layers_steered": self.steering.layers_steered,
-            **self._source.identity(self.config),
+            **self._source.identity(self._source.inspect(self.tokenizer, AttentionOptions())),
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -86,6 +86,7 @@ def test_what_needs_no_model_imports_nothing_heavy(tmp_path: Path) -> None:
         assert not heavy, (command, heavy)
 
 
+@pytest.mark.slow
 def test_extend_imports_no_modelling_code() -> None:
     """A model that is there has imported it, and PyTorch's compiler, already."""
     code = "import sys; from lcbench import extend; print(*sys.modules)"

@@ -276,6 +276,7 @@ def tensors_of_caches() -> list[torch.Tensor]:
     return [buffer.rows for buffer in buffers] + [x for layer in layers for x in (layer.keys, layer.values)]
 
 
+@pytest.mark.slow
 def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts that begin alike in nothing hold no more than those of a method that shares nothing, but for the last."""
     model, prompts = zoo.llama(), prompts_of([100] * 10)
@@ -285,6 +286,7 @@ def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared <= 1.1 * plain
 
 
+@pytest.mark.slow
 def test_what_cannot_be_joined_is_not_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo.build(SLIDING[1])
     with lcbench.extend(model, "vanilla") as steered:
@@ -328,6 +330,7 @@ def test_a_portion_that_was_half_recorded_is_worked_through_again(
     assert sizes == [8] and len(lines_of(Path("run"))) == 8 and records_of(Path("run")) == whole
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At this length and from then on; the records are those of a run with memory enough."""
     monkeypatch.chdir(tmp_path)
@@ -352,6 +355,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pytest.Monk
     assert records_of(Path("short")) == records_of(Path("undisturbed"))
 
 
+@pytest.mark.slow
 def test_an_error_is_of_the_cell_that_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of one length are asked together; one of them fails, not all."""
     monkeypatch.chdir(tmp_path)

@@ -288,6 +288,7 @@ def test_options_that_do_not_go_with_a_file() -> None:
     assert_refused(cli("convert", "mine.gguf", "--out", "new"), "is a GGUF file, which every command takes as it is")
 
 
+@pytest.mark.slow
 def test_other_commands_take_a_file() -> None:
     write_gguf(Path("mine.gguf"), tiny_model())
     Path("text.txt").write_text("The grass is green. The sky is blue. ")

@@ -153,6 +153,7 @@ class Near(Method):
         return [Piece(i, j, start=(i - 15).clamp(min=0), stop=i + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset here")
 def test_memory_is_that_of_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """12 layers by 4000 tokens: 188 MiB of keys and values in a cache, 16 in a layer, 1 of hidden states."""

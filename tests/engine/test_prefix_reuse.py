@@ -294,6 +294,7 @@ def test_several_questions_on_a_document_cost_one_prefill(tmp_path: Path, monkey
         ] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_answers_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
     request = Request("needle", ("dca",), (300, 500), (0.0, 0.5, 1.0), 2)
     whole = records_of(tmp_path / "whole", request)

@@ -155,6 +155,7 @@ def test_a_model_that_cannot_be_taken_apart_is_refused(monkeypatch: pytest.Monke
         score_tokens(plain, TOKENS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset here")
 def test_memory_does_not_grow_with_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """6000 tokens of a vocabulary of 50000 are 1.1 GiB of logits; a tile of 2^22 is 16 MiB."""

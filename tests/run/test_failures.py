@@ -110,6 +110,7 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     assert records_of(Path("short")) == records_of(Path("undisturbed"))
 
 
+@pytest.mark.slow
 def test_a_smaller_chunk_does_not_always_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """No chunk below the smallest is tried, and none that would be as large as the prompt anyway."""
     monkeypatch.setattr(engine, "SMALLEST_CHUNK", 200)
@@ -123,6 +124,7 @@ def test_a_smaller_chunk_does_not_always_help(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_call_leaves_nothing_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it held is let go of before the smaller chunk is tried: on a GPU it would fail again otherwise."""
     monkeypatch.setattr(engine, "SMALLEST_CHUNK", 100)
