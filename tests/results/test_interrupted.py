@@ -74,6 +74,7 @@ def test_ctrl_c_at_any_time_of_training(at: float) -> None:
     time.sleep(at)
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=120)[1]
-    assert running.returncode == 130 and "Traceback" not in said, said
+    # A shell shows both as 130: Python ends by the signal where it came within an `exec` of an import.
+    assert running.returncode in (130, -signal.SIGINT) and "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("interrupted")
     assert not list(Path().rglob("*.tmp"))
