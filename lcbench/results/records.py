@@ -24,7 +24,8 @@ from lcbench.core.errors import LostRecordsError, UserError
 from lcbench.core.files import require_regular, write_atomically
 from lcbench.core.json_objects import parse
 from lcbench.core.locks import Claims, locked
-from lcbench.results.schema import Manifest, Record
+from lcbench.results.manifest import Manifest
+from lcbench.results.schema import Record
 
 FORMAT = 1
 MANY = 3  # names in a sentence

@@ -11,13 +11,13 @@ from lcbench.core.checks import describe
 from lcbench.core.fields import Spec, specs
 from lcbench.data.schema import FileFacts
 from lcbench.data.schema import Manifest as DataManifest
-from lcbench.results import schema
+from lcbench.results import manifest, schema
 
 TOP = """# Records
 
 A run is a folder with `run.json`, which says how it was made, and `records.jsonl`, which has one line a sample: a JSON
 object with the fields below. Written by `python -m lcbench.results.schema_docs > docs/records.md` from the types in
-`lcbench/results/schema.py`; a test holds this file to them.
+`lcbench/results/schema.py` and `manifest.py`; a test holds this file to them.
 
 A field marked *optional* may be missing: it does not apply to the sample, or the lcbench that wrote it did not have it
 yet. Fields that are not listed here are kept as they are, and exported. When a file is read every field is checked, and
@@ -39,12 +39,12 @@ RECORD = (
     ("Cost: `cost`", schema.Cost, "an object, of samples that did not fail"),
 )
 RUN = (
-    ("`run.json`", schema.Manifest, "an object"),
-    ("`identity`", schema.RunIdentity, "an object; folders are resumed if all of it is the same"),
-    ("An entry of `identity.tasks`", schema.TaskFacts, "with all options of the task beside these fields"),
-    ("An entry of `sessions`", schema.Session, "an object"),
-    ("`hardware` of a session", schema.Hardware, "an object"),
-    ("`git` of a session", schema.Git, "an object"),
+    ("`run.json`", manifest.Manifest, "an object"),
+    ("`identity`", manifest.RunIdentity, "an object; folders are resumed if all of it is the same"),
+    ("An entry of `identity.tasks`", manifest.TaskFacts, "with all options of the task beside these fields"),
+    ("An entry of `sessions`", manifest.Session, "an object"),
+    ("`hardware` of a session", manifest.Hardware, "an object"),
+    ("`git` of a session", manifest.Git, "an object"),
 )
 DATA = (
     ("`manifest.json` of prepared data", DataManifest, "an object, in each folder that `lcbench data prepare` writes"),

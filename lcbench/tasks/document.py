@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import regex
 
@@ -15,19 +14,17 @@ from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError,
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
-from lcbench.data.values import text_of, texts_of
 from lcbench.metrics import as_published, counts_pairs, may_be_empty, reads_latin_only, score_example
 from lcbench.metrics import names as metric_names
 from lcbench.metrics.overlap import has_words, is_one_word
 from lcbench.tasks.base import FORMAT, Cell, Example, Task
 from lcbench.tasks.format import PromptFormat
-from lcbench.tasks.questions import Questions, questions
+from lcbench.tasks.rows import DocumentRows, fields_of
 from lcbench.tasks.template import Segments, render, segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Value = TypeVar("Value")
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
 NAMES_ANSWER = regex.compile(r"\{\{-?\s*answer\b")
 NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
@@ -156,7 +153,7 @@ class DocumentTask(Task):
         return [Cell(seq_len) for seq_len in seq_lens]
 
     def require_data(self) -> None:
-        self._rows  # noqa: B018
+        len(self._rows)
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._rows)
@@ -164,7 +161,7 @@ class DocumentTask(Task):
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """Questions about the same document share a prefix; rows without a document share nothing."""
         try:
-            return self._rows.row(sample).document_id or (cell, sample)
+            return self._rows.unchecked(sample).document_id or (cell, sample)
         except RowError:  # raised again where the example is built
             return cell, sample
 
@@ -175,10 +172,10 @@ class DocumentTask(Task):
         end = time.monotonic() + CHECK_SECONDS
         for sample in range(samples):
             try:
-                row = self._checked(sample)
-                self._groups(row, sample)
+                row = self._rows.row(sample)
+                self._rows.groups_of(row, sample)
                 if self.classes in row.meta:
-                    self._classes(self._fields(row, []), sample)
+                    self._rows.classes_of(row, sample)
                 if not self.resolved.shots and time.monotonic() < end:
                     self._rendered(sample, self.resolved.prompt, self._fields(row, []))
             except RowError as error:
@@ -189,7 +186,7 @@ class DocumentTask(Task):
         """Where ROUGE gives every answer 0: references of one word, and as published, in some scripts."""
         found = []
         if reads_latin_only(self.scorer):
-            silent = sum(not any(map(has_words, references)) for references in self._usable_references(samples))
+            silent = sum(not any(map(has_words, references)) for references in self._rows.references(samples))
             if silent:
                 found.append(
                     f"{self.name}: {silent} of {samples} rows have references without a letter a-z or a digit, where "
@@ -197,7 +194,7 @@ class DocumentTask(Task):
                     "own."
                 )
         if counts_pairs(self.scorer):
-            single = sum(all(map(is_one_word, references)) for references in self._usable_references(samples))
+            single = sum(all(map(is_one_word, references)) for references in self._rows.references(samples))
             if single:
                 found.append(
                     f"{self.name}: {single} of {samples} rows have references of one word, where ROUGE-2 finds no "
@@ -205,13 +202,8 @@ class DocumentTask(Task):
                 )
         return found
 
-    def _usable_references(self, samples: int) -> Iterator[tuple[str, ...]]:
-        for sample in range(samples):
-            with contextlib.suppress(RowError):
-                yield self._checked(sample).references
-
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        task, row = self.resolved, self._checked(sample)
+        task, row = self.resolved, self._rows.row(sample)
         drawn = self._demonstrations(row, cell, sample, seed)
         fields = self._fields(row, drawn)
         parts = self._segments(sample, task.prompt, fields, tokenizer, self.format)
@@ -227,8 +219,8 @@ class DocumentTask(Task):
             )
         if len(document) > space and (self.too_long != "cut" or task.truncate == "never"):
             raise self._unfit(
-                f"{self._where(sample)} has {len(document):,} tokens, and {max(space, 0):,} fit into {cell.seq_len:,} "
-                f"with the rest of the prompt; {self.name} asks whole documents only."
+                f"{self._rows.where(sample)} has {len(document):,} tokens, and {max(space, 0):,} fit into "
+                f"{cell.seq_len:,} with the rest of the prompt; {self.name} asks whole documents only."
             )
         return Example(
             head=parts.head,
@@ -247,8 +239,8 @@ class DocumentTask(Task):
                 "document_tokens": len(document),
                 "cut_tokens": max(0, len(document) - space),
                 "shots": [one.id for one in drawn],
-                **({"classes": self._classes(fields, sample)} if self.classes else {}),
-                **({"groups": self._groups(row, sample)} if self.groups else {}),
+                **({"classes": self._rows.classes_of(row, sample)} if self.classes else {}),
+                **({"groups": self._rows.groups_of(row, sample)} if self.groups else {}),
             },
         )
 
@@ -300,82 +292,36 @@ class DocumentTask(Task):
         except (regex.error, RecursionError, OverflowError) as error:
             raise UserError(f"{self.name}: `answer` is no regular expression: {error}.") from error
 
-    @property
-    def _rows(self) -> Questions:
-        return questions(self.data, self.split, self.columns, wanted(self.name, self.only))
-
-    def _groups(self, row: Row, sample: int) -> dict[str, str]:
-        """The value of each column that groups scores, of those that the row has."""
-        for column in self.groups:
-            if column not in row.meta:
-                raise unknown(f"column of {self.data} in `groups`:", column, row.meta)
-        found = {column: self._value(text_of, row.meta[column], column, sample) for column in self.groups}
-        return {column: text for column, text in found.items() if text}
-
-    def _value(self, read: Callable[[Any, str], Value], value: Any, column: str, sample: int) -> Value:
-        """Raises: RowError for a value that is not text."""
-        try:
-            return read(value, f"`{column}` of {self._where(sample)}")
-        except UserError as error:
-            raise RowError(str(error)) from error
-
-    def _where(self, sample: int) -> str:
-        return f"row {self._rows.number(sample) + 1} of {self.data} ({self.split})"
-
-    def _checked(self, sample: int) -> Row:
-        """The row of a sample. Raises: RowError for one that cannot be scored, or lacks the document."""
-        row = self._rows.row(sample)
-        if not row.references and not may_be_empty(self.scorer):
-            raise RowError(f"{self._where(sample)} has no references to score an answer by.")
-        if row.document_id is None and self._names_document:
-            raise self._without_document(sample)
-        return row
-
-    def _without_document(self, sample: int) -> RowError:
-        return RowError(f"{self._where(sample)} has no document, and the prompt of {self.name} names one.")
-
     @cached_property
-    def _names_document(self) -> bool:
-        """Whether the prompt prints the document of every row."""
+    def _rows(self) -> DocumentRows:
         prompt = self.resolved.prompt
-        return "{%" not in prompt and NAMES_DOCUMENT.search(prompt) is not None
+        return DocumentRows(
+            owner=self.name,
+            data=self.data,
+            split=self.split,
+            columns=self.columns,
+            only=self.only,
+            groups=self.groups,
+            classes=self.classes,
+            needs_references=not may_be_empty(self.scorer),
+            needs_document="{%" not in prompt and NAMES_DOCUMENT.search(prompt) is not None,
+        )
 
     def _demonstrations(self, row: Row, cell: Cell, sample: int, seed: int) -> list[Row]:
-        """`shots` rows of `shots_split`, never the row itself, and the same ones at every length."""
-        if not self.resolved.shots:
-            return []
-        pool = questions(self.data, self.shots_split, self.columns)
+        """The same ones at every length."""
         rng = self.rng(replace(cell, seq_len=0), sample, seed)
-        drawn: list[Row] = []
-        for number in rng.sample(range(len(pool)), min(len(pool), self.resolved.shots + 1)):
-            other = pool.row(number)
-            if (self.shots_split != self.split or other.id != row.id) and len(drawn) < self.resolved.shots:
-                drawn.append(other)
-        if len(drawn) < self.resolved.shots:
-            raise UserError(
-                f"{self.data} has {len(pool)} rows in {self.shots_split}, not enough for {self.resolved.shots} shots."
-            )
-        return drawn
-
-    def _classes(self, fields: dict[str, Any], sample: int) -> list[str]:
-        if self.classes not in fields:
-            raise unknown(f"column of {self.data} as `classes`:", self.classes, fields)
-        classes = self._value(texts_of, fields[self.classes], self.classes, sample)
-        if not classes:
-            raise RowError(f"{self._where(sample)} has no classes in `{self.classes}`.")
-        return list(classes)
+        return self._rows.demonstrations(row, self.resolved.shots, self.shots_split, rng)
 
     def _fields(self, row: Row, drawn: list[Row]) -> dict[str, Any]:
         """The fields of the templates for a row and its demonstrations."""
-        own = {"question": row.question, "choices": row.choices, "references": row.references}
-        return {**row.meta, **own, "shots": [_shot(one) for one in drawn], "system": self.resolved.system}
+        return {**fields_of(row), "shots": [_shot(one) for one in drawn], "system": self.resolved.system}
 
     def _rendered(self, sample: int, template: str, fields: dict[str, Any]) -> str:
         """Raises: RowError for a template that cannot be rendered with the fields of this sample."""
         try:
             return render(self.name, template, fields)
         except UserError as error:
-            raise RowError(f"{self._where(sample)}: {error}") from error
+            raise RowError(f"{self._rows.where(sample)}: {error}") from error
 
     def _segments(
         self,
@@ -401,16 +347,8 @@ class DocumentTask(Task):
         if not parts.has_document:
             return []
         if row.document_id is None:
-            raise self._without_document(sample)
+            raise self._rows.without_document(sample)
         return list(_tokens(tokenizer, parts.lead + self._rows.document(row), parts.at_start))
-
-
-def wanted(owner: str, only: tuple[str, ...]) -> dict[str, str]:
-    """The value that each column must have, from `column=value`. Raises: UserError for another form."""
-    pairs = [item.partition("=") for item in only]
-    if broken := [item for item, (column, equals, _) in zip(only, pairs, strict=True) if not column or not equals]:
-        raise UserError(f"{owner}: only={brief(broken[0])} is not column=value, as in only=[length=long].")
-    return {column.strip(): value.strip() for column, _, value in pairs}
 
 
 def shorten(tokens: list[int], space: int, side: str) -> list[int]:

@@ -10,7 +10,8 @@ import pytest
 
 from lcbench.core.checks import FieldError
 from lcbench.core.json_objects import parse
-from lcbench.results.schema import Manifest, Record
+from lcbench.results.manifest import Manifest
+from lcbench.results.schema import Record
 from lcbench.results.schema_docs import page
 from tests.helpers import REPOSITORY, lines_of
 from tests.results.report.samples import failure, likelihood, record

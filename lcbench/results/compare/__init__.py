@@ -16,8 +16,9 @@ from lcbench.core.stats import holm
 from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Records, compare_cell
 from lcbench.results.compare.pairs import paired
 from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Effect, Limits, Ratios, Side
+from lcbench.results.manifest import Git, Hardware, Manifest, Session
 from lcbench.results.records import read_manifest, read_records
-from lcbench.results.schema import Git, Hardware, Manifest, Record, Session
+from lcbench.results.schema import Record
 
 __all__ = ["VERDICTS", "CellResult", "Comparison", "Effect", "Limits", "Ratios", "Side", "compare", "compare_records"]
 

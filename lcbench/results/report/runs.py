@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lcbench.results.manifest import RunIdentity
 from lcbench.results.records import read_manifest, read_records
-from lcbench.results.schema import Record, RunIdentity
+from lcbench.results.schema import Record
 
 SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 

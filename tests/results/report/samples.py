@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from lcbench.results.manifest import RunIdentity
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import TableRow, summarise_runs
-from lcbench.results.schema import Record, RunIdentity
+from lcbench.results.schema import Record
 from tests.helpers import Fields
 
 

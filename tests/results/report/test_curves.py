@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lcbench.core.errors import UserError
+from lcbench.results.manifest import Manifest
 from lcbench.results.report.curves import COLORS, caption, curves, draw, print_curves
 from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import lightness
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import summarise_runs
-from lcbench.results.schema import Manifest
 from tests.helpers import Fields, cli
 from tests.results.report.figures import assert_apart
 from tests.results.report.samples import typed

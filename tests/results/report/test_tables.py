@@ -11,10 +11,10 @@ import re
 import pytest
 from rich.console import Console
 
+from lcbench.results.manifest import RunIdentity, TaskFacts
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import TableRow, summarise_runs
 from lcbench.results.report.tables import as_csv, as_json, human_bytes, latex, markdown, print_tables
-from lcbench.results.schema import RunIdentity, TaskFacts
 from tests.helpers import Fields
 from tests.results.report.samples import failure, likelihood, record, summarise, typed
 

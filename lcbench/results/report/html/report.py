@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.fields import as_json
+from lcbench.results.manifest import TaskFacts
 from lcbench.results.records import read_manifest
 from lcbench.results.report.html.curves import curves
 from lcbench.results.report.html.frame import asset, document, text
@@ -19,7 +20,7 @@ from lcbench.results.report.html.tables import Colors, cost_table, failures, sco
 from lcbench.results.report.layout import grids, notes
 from lcbench.results.report.runs import Run, differences, read_runs, trained_length
 from lcbench.results.report.summary import TableRow, by_task, summarise_runs
-from lcbench.results.schema import Record, TaskFacts
+from lcbench.results.schema import Record
 
 KEPT = frozenset(
     {

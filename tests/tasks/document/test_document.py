@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,49 +9,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lcbench.core.errors import TooLongError, UserError
+from lcbench.core.errors import UserError
 from lcbench.engine import steered
 from lcbench.engine.models import ModelSource
-from lcbench.tasks import Cell, Task, load_task, task_files
+from lcbench.tasks import Cell, load_task
 from lcbench.tasks.document import shorten
 from tests.helpers import cli, fields_of
+from tests.tasks.document.tasks import ROWS, STORY, YAML, task, text_of
 from tests.tokenizers import STYLES, build
-
-STORY = " ".join(f"The code of Mara is {n}. The sky is blue." for n in range(1000, 1060))
-ROWS: list[dict[str, Any]] = [
-    {"story": STORY, "ask": "What is the code?", "gold": ["1000", "1001"], "number": 7},
-    {"story": STORY, "ask": "What is blue?", "gold": "the sky", "number": 8},
-    {"story": ("It was late. " * 5).strip(), "ask": "When?", "gold": "late", "number": 9},
-]
-YAML = """
-family: document
-data: rows.jsonl
-columns: {document: story, question: ask, references: gold, id: number}
-prompt: "{{ document }}\\n\\nQuestion: {{ question }} ({{ number }})\\nAnswer:"
-scorer: f1
-max_new_tokens: 8
-"""
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LCBENCH_DATA", str(tmp_path / "data"))
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return ModelSource().tokenizer()
-
-
-def task(more: str = "", of: str = YAML, name: str = "mine.yaml", options: str = "") -> Task:
-    Path(name).write_text(of + more)
-    return load_task(name + options)
-
-
-def text_of(example: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(example.prompt, skip_special_tokens=True))
 
 
 def test_a_prompt_that_fits_is_the_template_filled_in(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -103,13 +66,6 @@ def test_a_space_before_the_document_goes_with_it(tokenizer: PreTrainedTokenizer
     assert example.prompt == expected  # as the tokenizer itself cuts the whole text
 
 
-def test_questions_on_one_document_belong_together(tokenizer: PreTrainedTokenizerBase) -> None:
-    mine = task()
-    keys = [mine.shares(Cell(400), sample) for sample in range(3)]
-    assert keys[0] == keys[1] != keys[2]
-    assert mine.available(tokenizer) == 3
-
-
 def test_too_short_for_the_question(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UserError, match=r"does not fit into 20 tokens: sample 0 needs (\d+)") as error:
         task().example(Cell(20), 0, tokenizer, 0)
@@ -119,30 +75,8 @@ def test_too_short_for_the_question(tokenizer: PreTrainedTokenizerBase) -> None:
         task().example(Cell(needed - 1), 0, tokenizer, 0)
 
 
-SHOTS = YAML.replace(
-    'prompt: "{{ document }}',
-    'prompt: "{{ document }}{% for shot in shots %}\\nQ: {{ shot.question }} A: {{ shot.answer }}{% endfor %}',
-)
-
-
-def test_demonstrations_by_seed(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = [{"story": "", "ask": f"ask {n}", "gold": f"gold {n}", "number": n} for n in range(30)]
-    Path("rows.jsonl").write_text("".join(json.dumps({**row, "story": "A text."}) + "\n" for row in rows))
-    few = task("shots: 3\nshots_split: validation\n", SHOTS)
-
-    def drawn(sample: int, seed: int = 0, length: int = 4000) -> list[str]:
-        example = few.example(Cell(length), sample, tokenizer, seed)
-        text, shots = text_of(example, tokenizer), list(example.details["shots"])
-        assert [f"Q: ask {n} A: gold {n}" in text for n in shots] == [True] * 3
-        assert text.count("Q: ") == 3
-        return shots
-
-    assert drawn(0) == drawn(0) == drawn(0, length=2000)
-    assert drawn(0) != drawn(0, seed=1) and drawn(0) != drawn(1)
-    for sample in range(30):
-        assert str(sample) not in drawn(sample), "a row does not demonstrate itself"
-    with pytest.raises(UserError, match="not enough for 40 shots"):
-        task("shots: 40\nshots_split: validation\n", SHOTS).example(Cell(4000), 0, tokenizer, 0)
+CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}<assistant>"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerBase:
@@ -151,10 +85,6 @@ def chat(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokeniz
     talking = copy.deepcopy(tokenizer)
     talking.chat_template = template
     return talking
-
-
-CHAT = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}<assistant>"
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
 
 
 @pytest.mark.parametrize("template", [CHAT, NO_SYSTEM])
@@ -260,34 +190,6 @@ def test_the_embedded_model_answers_for_real() -> None:
     assert sum(record["cost"]["reused_tokens"] for record in records) > 0
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
-def test_the_same_rows_in_other_formats(suffix: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    expected = [task().example(Cell(600), sample, tokenizer, 0) for sample in range(3)]
-    rows = [{**row, "gold": row["gold"] if isinstance(row["gold"], list) else [row["gold"]]} for row in ROWS]
-    path = Path(f"rows.{suffix}")
-    if suffix == "json":
-        path.write_text(json.dumps(rows))
-    elif suffix == "csv":
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({**row, "gold": json.dumps(row["gold"])} for row in rows)
-    else:
-        import pandas as pd
-
-        pd.DataFrame(rows).to_parquet(path)
-    other = task(of=YAML.replace("rows.jsonl", path.name), name="other.yaml")
-    for sample, example in enumerate(expected):
-        found = other.example(Cell(600), sample, tokenizer, 0)
-        assert (found.prompt, found.references) == (example.prompt, example.references)
-
-
-def test_data_beside_the_yaml_file(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("there").mkdir()
-    Path("rows.jsonl").rename("there/rows.jsonl")
-    assert task(name="there/mine.yaml").available(tokenizer) == 3
-
-
 def test_like(tokenizer: PreTrainedTokenizerBase) -> None:
     task()
     other = task(of="like: mine.yaml\nmax_new_tokens: 3\n", name="other.yaml")
@@ -298,115 +200,11 @@ def test_like(tokenizer: PreTrainedTokenizerBase) -> None:
         load_task("a.yaml")
 
 
-def prepare(name: str, split: str, rows: list[dict[str, Any]], source: str) -> None:
-    """Data of a source as `lcbench data prepare` writes them, from rows in the source's format."""
-    folder = Path("source")
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = cli("data", "prepare", f"{source}/{name}", "--from", folder, "--update")
-    assert done.code == 0, done.err
-
-
-def test_scrolls_few_shot_as_published(tokenizer: PreTrainedTokenizerBase) -> None:
-    def row(n: int, split: str) -> dict[str, Any]:
-        return {
-            "id": f"{split}{n}",
-            "pid": f"{n}_0",
-            "input": f"What is {n}?\n\nThe text of {n}.",
-            "output": f"gold {n}",
-        }
-
-    prepare("qasper", "train", [row(n, "t") for n in range(2)], "scrolls")
-    prepare("qasper", "validation", [row(9, "v"), {**row(9, "v"), "output": "other"}], "scrolls")
-    example = load_task("scrolls/qasper").example(Cell(2000), 0, tokenizer, 0)
-    first, second = (int(id[1:]) for id in example.details["shots"])
-    assert {first, second} == {0, 1}
-    assert text_of(example, tokenizer).strip() == (
-        f"The text of 9.\n\nQuestion: What is {first}? \nAnswer:gold {first}"
-        f"\n\nQuestion: What is {second}? \nAnswer:gold {second}\n\nQuestion: What is 9? \nAnswer:"
-    )
-    assert example.references == ("gold 9", "other")  # rows of one id are one, with both references
-    assert example.max_new_tokens == 64
-
-
-@pytest.mark.parametrize(
-    ("said", "scored"),
-    [
-        (" the answer\n\nQuestion: more", " the answer\n\n"),
-        ("\nQuestion: the answer\nQuestion: x", " the answer\n"),
-        ("a\nQuestion:\n\nQuestion: b c", " b c"),
-        ("the answer", "the answer"),
-        ("", ""),
-    ],
-)
-def test_chunkllama_takes_the_first_piece_longer_than_a_sign(said: str, scored: str) -> None:
-    pieces = (piece for piece in said.split("Question:") if len(piece.replace("\n", "")) > 1)
-    assert next(pieces, "") == scored  # the rule, word for word
-    assert load_task("scrolls/qasper").extract(said) == scored
-
-
-def test_every_scrolls_task_loads() -> None:
-    names = [name for name in task_files() if name.startswith("scrolls/")]
-    assert len(names) == 7
-    for name in names:
-        assert load_task(name).corpus_scorer == name
-
-
 def test_an_answer_pattern_without_end_is_ended() -> None:
     endless = task("answer: '(a|aa)+$'\n")
     assert endless.extract("aaa") == "a"
     with pytest.raises(UserError, match=r"mine: `answer` takes more than 2 seconds to search 61 characters"):
         endless.extract("a" * 60 + "b")
-
-
-def test_only_some_rows_are_asked_and_their_groups_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
-    some = task("only: [number=9]\ngroups: [number]\n")
-    example = some.example(Cell(8000), 0, tokenizer, 0)
-    assert some.available(tokenizer) == 1 and example.references == ("late",)
-    assert example.details["groups"] == {"number": "9"}
-    with pytest.raises(UserError, match=r"has no row with number: 1; name other values"):
-        task("only: [number=1]\n").require_data()
-    with pytest.raises(UserError, match=r"unknown column of .* in `only`: 'numbers'; did you mean 'number'"):
-        task("only: [numbers=1]\n").require_data()
-    with pytest.raises(UserError, match=r"only='number' is not column=value"):
-        task("only: [number]\n").require_data()
-    assert task(options=":only=[number=8]").available(tokenizer) == 1
-    with pytest.raises(UserError, match="in `groups`: 'kind'"):
-        task("groups: [kind]\n").example(Cell(8000), 0, tokenizer, 0)
-
-
-@pytest.mark.parametrize(
-    ("value", "group", "classes"),
-    [
-        (None, {}, "row 1 of rows.jsonl (validation) has no classes in `kind`."),
-        (float("nan"), {}, "row 1 of rows.jsonl (validation) has no classes in `kind`."),
-        (2.0, {"kind": "2"}, ["2"]),
-        ("easy", {"kind": "easy"}, ["easy"]),
-        (["a", "b"], "`kind` of row 1 of rows.jsonl (validation) is a list (['a', 'b']),", ["a", "b"]),
-        (
-            {"a": 1},
-            "`kind` of row 1 of rows.jsonl (validation) is a mapping",
-            "`kind` of row 1 of rows.jsonl (validati",
-        ),
-    ],
-)
-def test_groups_and_classes_are_texts(value: Any, group: Any, classes: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    Path("rows.jsonl").write_text(json.dumps(ROWS[2] | {"kind": value}) + "\n")
-    for option, expected in (("groups: [kind]", group), ("classes: kind\nscorer: longbench/trec", classes)):
-        asked = task(option + "\n", of=YAML.replace("scorer: f1\n", "" if "scorer" in option else "scorer: f1\n"))
-        if isinstance(expected, str):
-            assert asked.problems(1, 0)[0].startswith(expected)
-        else:
-            assert asked.example(Cell(8000), 0, tokenizer, 0).details[option.partition(":")[0]] == expected
-            assert not asked.problems(1, 0)
-
-
-def test_a_document_that_is_never_cut_fits_or_is_not_asked(tokenizer: PreTrainedTokenizerBase) -> None:
-    whole = task("truncate: never\n")
-    assert whole.example(Cell(8000), 0, tokenizer, 0).details["cut_tokens"] == 0
-    with pytest.raises(TooLongError, match=r"row 2 of rows.jsonl .* asks whole documents only"):
-        whole.example(Cell(300), 1, tokenizer, 0)
-    assert len(whole.example(Cell(300), 2, tokenizer, 0).context) > 0
 
 
 def test_newer_options_leave_the_identity_of_older_runs_alone() -> None:
