@@ -139,6 +139,14 @@ def score_example(
     return _score_first({**metric.average([row]), **row.details})
 
 
+def example_numbers(
+    name: str, prediction: str, references: References, *, classes: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The numbers of `score_example`, without what it extracts from the texts."""
+    scored = score_example(name, prediction, references, classes=classes)
+    return {part: float(value) for part, value in scored.items() if isinstance(value, int | float)}
+
+
 def score_corpus(
     task: str,
     predictions: Sequence[str],

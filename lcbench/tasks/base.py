@@ -199,10 +199,15 @@ class Task(ABC):
         """Warnings about the first `samples` samples that users should read before a run."""
         return []
 
-    @abstractmethod
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """The grid of the task for these lengths and depths (None: the task's default). Raises: UserError for depths
-        where the task has no needle."""
+        """The grid of the task for these lengths and depths (None: the task's default). As it stands, one cell per
+        length, the most that prompt and answer may have together, in tokens, for tasks without a needle to place.
+
+        Raises: UserError for depths where the task takes none.
+        """
+        if depths is not None:
+            raise UserError(f"{self.name} has no needle whose depth could be chosen; leave the depths out.")
+        return [Cell(seq_len) for seq_len in seq_lens]
 
     @abstractmethod
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:

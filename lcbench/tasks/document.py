@@ -14,7 +14,7 @@ from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError,
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import as_text, encode_inside, encode_plain
 from lcbench.data import Row
-from lcbench.metrics import as_published, counts_pairs, may_be_empty, reads_latin_only, score_example
+from lcbench.metrics import as_published, counts_pairs, example_numbers, may_be_empty, reads_latin_only
 from lcbench.metrics import names as metric_names
 from lcbench.metrics.overlap import has_words, is_one_word
 from lcbench.tasks.base import FORMAT, Cell, Example, Task
@@ -146,12 +146,6 @@ class DocumentTask(Task):
             format_ = {key: value for key, value in format_.items() if key not in ("chat", "system")}
         return found | ({"prompt_format": format_} if format_ else {})
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell per length, the maximum of prompt and answer together in tokens. Raises: UserError for depths."""
-        if depths is not None:
-            raise UserError(f"{self.name} hides no needle; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def require_data(self) -> None:
         len(self._rows)
 
@@ -278,8 +272,7 @@ class DocumentTask(Task):
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         classes = example.details.get("classes")
         references = as_published(self.scorer, example.references)
-        scored = score_example(self.scorer, self.extract(prediction), references, classes=classes)
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(self.scorer, self.extract(prediction), references, classes=classes)
 
     @property
     def corpus_scorer(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import encode_inside
-from lcbench.metrics import score_example
+from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.ruler.base import encode_line
 from lcbench.tasks.text.running_text import LINE, encode_all
@@ -57,11 +56,6 @@ class GraphWalks(Task):
         if min(self.degree, self.hops, self.max_new_tokens) < 1:
             raise UserError(f"{self.name} needs degree, hops and max_new_tokens from 1.")
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} has no needle whose depth could be chosen; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         rng, (before, after) = self.rng(cell, sample, seed), self.template.split("{edges}")
         head = self.format.start(tokenizer, before)
@@ -82,16 +76,12 @@ class GraphWalks(Task):
             details={"groups": {"operation": "parents" if sample % 2 else "bfs"}, "nodes": len(graph)},
         )
 
-    def shares(self, cell: Cell, sample: int) -> Hashable:
-        return cell, sample
-
     @property
     def corpus_scorer(self) -> str:
         return METRIC
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        scored = score_example(METRIC, prediction, list(example.references))
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(METRIC, prediction, list(example.references))
 
     def _graph(
         self, cell: Cell, tokenizer: PreTrainedTokenizerBase, rng: random.Random, space: int

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.tokens import as_text, encode_inside
 from lcbench.data import Row
-from lcbench.metrics import score_example
+from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.questions import Questions, questions
 
@@ -55,11 +55,6 @@ class HelmetIcl(Task):
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._questions)
-
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} hides no needle; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """The demonstrations of a question at a shorter length are a prefix of those at a longer one."""
@@ -105,8 +100,7 @@ class HelmetIcl(Task):
         return METRIC
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        scored = score_example(METRIC, prediction, example.references)
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(METRIC, prediction, example.references)
 
     def _label(self, row: Row) -> str:
         if self.label == REFERENCE and row.references:

@@ -55,14 +55,9 @@ class HumanEval(Task):
             raise UserError(f"{self.name}: max_new_tokens, timeout and memory must be more than 0.")
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell per length, the maximum of prompt and answer together in tokens.
-
-        Raises: UserError without `execute`, or for depths.
-        """
+        """Raises: UserError without `execute`, or for depths."""
         self._require_execution()
-        if depths is not None:
-            raise UserError(f"{self.name} hides no needle; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
+        return super().cells(seq_lens, depths)
 
     def require_data(self) -> None:
         self._rows  # noqa: B018

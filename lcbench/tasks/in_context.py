@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lcbench.core.errors import RowError, UserError, unknown
 from lcbench.data import Row
+from lcbench.metrics import example_numbers
 from lcbench.metrics import names as metric_names
-from lcbench.metrics import score_example
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.demonstrations import Layout, Shot, Shots, filled, longest_question
 from lcbench.tasks.questions import questions
@@ -85,12 +85,6 @@ class InContextTask(Task):
         found = super().identity(tokenizer)
         return found if self.multiturn else {name: value for name, value in found.items() if name != "multiturn"}
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """One cell per length, the maximum of demonstrations, question and answer together, in tokens."""
-        if depths is not None:
-            raise UserError(f"{self.name} hides no needle; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def require_data(self) -> None:
         self._questions  # noqa: B018
 
@@ -139,8 +133,7 @@ class InContextTask(Task):
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         if self.scoring == "likelihood":
             return {self.metric: 100.0 * (prediction in example.references)}
-        scored = score_example(self.scorer, prediction, example.references)
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(self.scorer, prediction, example.references)
 
     @property
     def corpus_scorer(self) -> str | None:

@@ -45,7 +45,7 @@ COMMANDS = {
     "run needle --haystack nowhere.txt": "cannot read nowhere.txt",
     "run pg19:source=nowhere.txt": "cannot read nowhere.txt",
     "run scrolls/qasper": "lcbench data prepare scrolls/qasper",
-    "run pg19:source=books --seq-len 256 --depths 3": "hides no needle",
+    "run pg19:source=books --seq-len 256 --depths 3": "has no needle",
     "show passky": "did you mean 'passkey'?",
     "show passkey --seq-len 4q": "'4q' is not a length",
     "show passkey -m lcbench-tiy": "did you mean 'lcbench-tiny'?",

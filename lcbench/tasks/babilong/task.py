@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.metrics import score_example
+from lcbench.metrics import example_numbers
 from lcbench.tasks.babilong.stories import STORIES
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.text.running_text import (
@@ -55,11 +55,6 @@ class Babilong(Task):
     def require_data(self) -> None:
         require_text(self.haystack)
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} draws the places of its facts; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         story = STORIES[self.story](self.rng(Cell(0), sample, seed))  # the same at every length
         before, after = self.template.replace("{question}", story.question).split("{context}")
@@ -99,5 +94,4 @@ class Babilong(Task):
         return f"babilong/{self.story}"
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        scored = score_example(self.corpus_scorer, prediction, example.references)
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(self.corpus_scorer, prediction, example.references)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lcbench.core.errors import LeftOutError, RowError, TooLongError, UserError
 from lcbench.core.tokens import as_text, encode_inside
 from lcbench.data import Row
-from lcbench.metrics import score_example
+from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.chat import Message
 from lcbench.tasks.dialogue.made_up import (
@@ -81,14 +80,6 @@ class Dialogue(Task):
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         return len(self._rows) if self.data else None
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} draws the places of its messages; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
-    def shares(self, cell: Cell, sample: int) -> Hashable:
-        return cell, sample
-
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         return (self._published if self.data else self._made_up)(cell, sample, tokenizer, seed)
 
@@ -97,8 +88,7 @@ class Dialogue(Task):
         return METRIC
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        scored = score_example(METRIC, prediction, example.references)
-        return {name: float(value) for name, value in scored.items() if isinstance(value, int | float)}
+        return example_numbers(METRIC, prediction, example.references)
 
     def _made_up(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         rng = self.rng(cell, sample, seed)

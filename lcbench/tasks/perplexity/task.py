@@ -84,11 +84,6 @@ class Perplexity(Task):
         """With `prefix`, the window of a book begins with its windows of all shorter lengths."""
         return sample if self.protocol == "prefix" else (cell, sample)
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} hides no needle; leave --depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         head = self.format.start(tokenizer, "")
         if cell.seq_len < SHORTEST:

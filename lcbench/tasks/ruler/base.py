@@ -41,11 +41,6 @@ class Ruler(Task):
         if self.max_new_tokens < 1:
             raise UserError(f"{self.name}: max_new_tokens must be at least 1, not {self.max_new_tokens}.")
 
-    def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        if depths is not None:
-            raise UserError(f"{self.name} has no needle whose depth could be chosen; leave the depths out.")
-        return [Cell(seq_len) for seq_len in seq_lens]
-
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         recall = sum(strings_found(prediction, example.references)) / len(example.references)
         return {"recall": recall, "exact": float(recall == 1)}
