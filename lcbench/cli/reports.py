@@ -13,6 +13,9 @@ from lcbench.core.collections import without_collections
 
 app = typer.Typer()
 
+EffectiveOption = Annotated[
+    float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -24,23 +27,24 @@ def table(
     ] = None,
     run: Annotated[list[Path] | None, typer.Option("--run", help="The same, as an option.")] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
+    effective: EffectiveOption = 0.856,
 ) -> None:
-    """Show the results of one run or several: methods by lengths, the best in bold unless within noise."""
+    """Show the results of one run or several: methods by lengths, headlines, the best in bold unless within noise."""
     from lcbench.core.errors import unknown
-    from lcbench.results.report.runs import differences, read_runs, trained_length
-    from lcbench.results.report.summary import summarise_runs
+    from lcbench.results.report.overview import overview
+    from lcbench.results.report.runs import read_runs
     from lcbench.results.report.tables import FORMATS, WRITERS, print_tables
 
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     found = read_runs([*(runs or ()), *(run or ())] or [_newest()])
-    rows, trained = summarise_runs(found, grouped=True), trained_length(found)
-    for line in differences(found):
+    shown = overview(found, effective, grouped=True)
+    for line in shown.remarks:
         terminal.say(f"note: {line}", err=True)
     if format == "text":
-        print_tables(terminal.console(), rows, trained)
+        print_tables(terminal.console(), shown.published, shown.trained, shown.headlines)
     else:
-        terminal.say(WRITERS[format](rows, trained), end="")
+        terminal.say(WRITERS[format](shown.published, shown.trained, shown.headlines), end="")
 
 
 @app.command()

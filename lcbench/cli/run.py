@@ -194,7 +194,7 @@ def run(
         },
     )
     seed = defaults.get("seed", 0) if seed is None else seed
-    plan = make_plan(source, requests, seed, options)
+    plan = make_plan(source, requests, seed, options, defaults.get("references", ()))
     folder = output or plan.default_output(RESULTS)
     for advice in plan.advice if processes.main else []:
         terminal.say(f"note: {advice}", err=True)

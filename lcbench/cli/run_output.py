@@ -57,10 +57,11 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
 
 def print_table(console: Console, folder: Path, plan: Plan) -> None:
     """The table of the plan's samples; the folder may have more."""
-    from lcbench.results.report.runs import read_runs, trained_length
-    from lcbench.results.report.summary import summarise_runs
+    from lcbench.results.report.overview import overview
+    from lcbench.results.report.runs import read_runs
     from lcbench.results.report.tables import print_tables
 
     wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
     runs = [run.only(wanted) for run in read_runs([folder])]
-    print_tables(console, summarise_runs(runs, grouped=True), trained_length(runs))
+    shown = overview(runs, grouped=True)
+    print_tables(console, shown.published, shown.trained, shown.headlines)

@@ -131,6 +131,11 @@ class Session:
     platform: str | None = described("The operating system.", default=None)
     git: Git | None = described("The checkout that lcbench ran from; null if it was installed.", default=None)
     advice: list[str] = described("What the methods' authors would say of the options.", default=())
+    references: list[str] = described(
+        "Files of published figures that the suite names: those that ship with lcbench by name, others by path; those "
+        "of the latest session that has any count.",
+        default=(),
+    )
     samples: list[int] = described(
         "How many samples each cell in `identity.jobs` was to have, in their order.", default=()
     )
@@ -154,6 +159,12 @@ class Manifest:
         """The name under which the model is shown: by default, as it was typed."""
         names = [session.model_name for session in self.sessions if session.model_name]
         return names[-1] if names else self.identity.model
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The files of published figures that tables show beside the run."""
+        named = [session.references for session in self.sessions if session.references]
+        return tuple(named[-1]) if named else ()
 
     def missing(self, records: Iterable[Record]) -> int:
         """Samples that the last session set out to make and that have no record; none of a cell that failed. 0 where

@@ -76,6 +76,7 @@ class Plan:
     facts: ModelFacts
     attention: AttentionOptions
     notes: list[str] = field(default_factory=list)
+    references: tuple[str, ...] = ()  # files of published figures, for its tables
 
     @cached_property
     def donors(self) -> dict[str, Job]:
@@ -161,6 +162,7 @@ def make_plan(
     requests: Sequence[Request],
     seed: int = 0,
     attention: AttentionOptions | None = None,
+    references: tuple[str, ...] = (),
 ) -> Plan:
     """The jobs of a run, each (task, cell, method) once.
 
@@ -207,7 +209,7 @@ def make_plan(
                 same = None if str(method) == VANILLA else equals(resolved, cell.seq_len)
                 job = Job(task, method, resolved, cell, samples * task.repeats, same)
                 jobs.setdefault(job.record_id(0), job)
-    return Plan(source, seed, list(jobs.values()), tokenizer, facts, attention, notes)
+    return Plan(source, seed, list(jobs.values()), tokenizer, facts, attention, notes, references)
 
 
 def _as_sent(task: Task, source: Source) -> Task:

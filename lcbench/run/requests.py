@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, brief, unknown
 from lcbench.core.specs import parse_depths, parse_lengths, split_list
+from lcbench.results.references import located, read_references
 from lcbench.tasks import read_yaml
 
 
@@ -24,7 +27,8 @@ class Request:
 
 
 def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
-    """A task's name or path -> one request; a suite -> its requests, and the model and seed it names.
+    """A task's name or path -> one request; a suite -> its requests, and the model, the seed and the references (files
+    of published figures) it names.
 
     Raises: UserError for an unknown name or a malformed suite.
     """
@@ -34,7 +38,7 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
         return [Request(target)], {}
     if colon:
         raise UserError(f"{name} is a suite and has no options; give them to the tasks in its file.")
-    known = {"description", "runs", "model", "seed"}
+    known = {"description", "runs", "model", "seed", "references"}
     for key in content:
         if key not in known:
             raise unknown(f"key of suite {stem}:", str(key), known)
@@ -45,7 +49,20 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
         raise UserError(f"suite {stem}: model must be a name, not {brief(content['model'])}.")
     if not _is_whole(content.get("seed", 0)):
         raise UserError(f"suite {stem}: seed must be a whole number, not {brief(content['seed'])}.")
-    return [_request(stem, run) for run in runs], {key: content[key] for key in ("model", "seed") if key in content}
+    given: dict[str, Any] = {key: content[key] for key in ("model", "seed") if key in content}
+    if "references" in content:
+        given["references"] = _references(stem, content["references"], Path(os.path.expanduser(name)).parent)
+    return [_request(stem, run) for run in runs], given
+
+
+def _references(stem: str, names: Any, folder: Path) -> tuple[str, ...]:
+    """The files of published figures, each read once, so that a fault in one is told before the run."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"suite {stem}: references must be a list of names such as [ruler], not {brief(names)}.")
+    found = tuple(located(name, folder) for name in names)
+    for name in found:
+        read_references(name)
+    return found
 
 
 def _request(stem: str, run: dict[str, Any]) -> Request:

@@ -79,6 +79,8 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
     together = plan.source.tensor_parallel
     session = provenance.session() | plan.source.provenance()
     session |= {"advice": plan.advice, "samples": [job.samples for job in plan.jobs]}
+    if plan.references:
+        session["references"] = list(plan.references)
     if plan.source.display_name:
         session["model_name"] = plan.source.display_name
     if processes.count > 1:

@@ -74,7 +74,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
     if tally.complete:
         progress.finish()
         return Outcome(folder, [])
-    inputs = plan.source, list(requests), plan.seed, plan.attention, folder.resolve(), sys.argv
+    inputs = plan.source, list(requests), plan.seed, plan.attention, plan.references, folder.resolve(), sys.argv
     jobs: list[Job[None]] = []
     try:
         with executor.batch():
@@ -129,13 +129,14 @@ def _work(
     requests: list[Request],
     seed: int,
     attention: AttentionOptions,
+    references: tuple[str, ...],
     folder: Path,
     command: list[str],
     processes: Processes,
 ) -> None:
     """One job of the array."""
     sys.argv = command  # for the session in run.json
-    run(make_plan(source, requests, seed, attention), folder, SilentProgress(), processes=processes)
+    run(make_plan(source, requests, seed, attention, references), folder, SilentProgress(), processes=processes)
 
 
 def _reason(jobs: Sequence[Job[None]]) -> str:

@@ -27,18 +27,30 @@ def all_families() -> dict[str, type[Task]]:
     return FAMILIES
 
 
+REFERENCES = "references"  # folder of published figures, which are no tasks
+
+
+@cache
+def shipped_yaml() -> tuple[Path, ...]:
+    """All YAML files that ship with lcbench; they lie in the wheel, or next to the package in a checkout."""
+    return tuple(sorted(_folder().rglob("*.yaml")))
+
+
+def _folder() -> Path:
+    package = Path(__file__).parents[1]
+    folder = package / "task_files"
+    return folder if folder.is_dir() else package.parent / "tasks"
+
+
 @cache
 def task_files() -> dict[str, Path]:
-    """The YAML files that ship with lcbench, by name; they lie in the wheel, or next to the package in a checkout.
+    """The tasks and suites that ship with lcbench, by name.
 
     The name of a task includes its folder, as in `scrolls/qasper`; the name of a suite does not.
     """
-    package = Path(__file__).parents[1]
-    folder = package / "task_files"
-    if not folder.is_dir():
-        folder = package.parent / "tasks"
-    names = ((path.relative_to(folder).with_suffix("").as_posix(), path) for path in sorted(folder.rglob("*.yaml")))
-    return {name.removeprefix("suites/"): path for name, path in names}
+    names = ((path.relative_to(_folder()).with_suffix("").as_posix(), path) for path in shipped_yaml())
+    tasks = ((name, path) for name, path in names if not name.startswith(f"{REFERENCES}/"))
+    return {name.removeprefix("suites/"): path for name, path in tasks}
 
 
 def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:

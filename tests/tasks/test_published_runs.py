@@ -43,7 +43,7 @@ def test_gsm8k() -> None:
 
 def test_the_suite_of_the_paper() -> None:
     requests, given = read_requests("papers")
-    assert given == {"model": "meta-llama/Meta-Llama-3-8B"}
+    assert given == {"model": "meta-llama/Meta-Llama-3-8B", "references": ("chunkllama", "longllama")}
     shots = {"scrolls/narrative_qa": 0, "scrolls/qasper": 2, "scrolls/quality": 2, "scrolls/qmsum": 1}
     names = [request.task.partition(":")[0] for request in requests]
     assert names == ["pg19", "passkey", *shots]

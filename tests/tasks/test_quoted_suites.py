@@ -28,4 +28,5 @@ def test_the_small_suite_runs_without_data(tmp_path: Path, monkeypatch: pytest.M
     records = fields_of(tmp_path / "run")
     assert len(records) == 7 and all(record["error"] is None for record in records)
     assert all(record["prompt_tokens"] + record["max_new_tokens"] == record["seq_len"] for record in records)
+    assert "headline of babilong" in done.out and "headline of all tasks" in done.out
     assert "graphwalks:max_new_tokens=64 [operation=bfs]" in cli("table", tmp_path / "run", "--format", "json").out

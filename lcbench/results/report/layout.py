@@ -12,6 +12,7 @@ from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
 NAMED = 8  # rows that were left out, by their numbers
+UNKNOWN = "[unknown]"  # interval
 SHORT = 0.9  # share of the length under which the true length of prompts is told
 
 
@@ -45,6 +46,11 @@ class Grid:
         return [row for line in self.lines for row in line.cells.values()]
 
     @property
+    def labels(self) -> list[str]:
+        """What names a line beside its method: its model, its run, both or neither."""
+        return [name for name in ("model", "run") if any(getattr(line, name) for line in self.lines)]
+
+    @property
     def served(self) -> bool:
         """Whether a server ran one of its models."""
         return any(row.first_token_seconds is not None or row.retries for row in self.rows)
@@ -62,8 +68,9 @@ class Grid:
 
 def grids(rows: Sequence[TableRow]) -> list[Grid]:
     """One table per task; of likelihoods one each for perplexity, bits per byte and bits per word."""
-    models = len({row.model for row in rows}) > 1
-    seen = [(row.task, row.method, row.seq_len, row.model) for row in rows]
+    measured = [row for row in rows if not row.published]
+    models = len({row.model for row in measured}) > 1
+    seen = [(row.task, row.method, row.seq_len, row.model) for row in measured]
     runs = len(set(seen)) < len(seen)
     found = []
     for task, members in by_task(rows):
@@ -71,6 +78,8 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
             lines: dict[tuple[str, str, str], Line] = {}
             for row in view:
                 key = (printable(row.method), printable(row.model) * models, printable(row.run) * runs)
+                if row.published:
+                    key = (printable(f"{row.method} (published)"), "", "")
                 lines.setdefault(key, Line(*key, {})).cells[row.seq_len] = row
             lengths = sorted({row.seq_len for row in view})
             ordered = [replace(line, cells=dict(sorted(line.cells.items()))) for line in lines.values()]
@@ -94,7 +103,16 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
             )
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
         lines += [line for row in members for line in _served(printable(task), row)]
-    return lines
+    return lines + published_notes(row.published for row in rows)
+
+
+def published_notes(sources: Iterable[str]) -> list[str]:
+    """Where the figures come from that were not measured here."""
+    return [
+        f"published: not measured here, on other samples, never compared; {printable(source)}."
+        for source in dict.fromkeys(sources)
+        if source
+    ]
 
 
 def _served(task: str, row: TableRow) -> list[str]:
@@ -168,7 +186,7 @@ def _by_length(rows: Iterable[TableRow]) -> list[TableRow]:
 
 
 def _unknown(whole: Sequence[Grid]) -> list[str]:
-    rows = [row for grid in whole for row in grid.rows if row.mean is not None and None in (row.low, row.high)]
+    rows = [row for grid in whole for row in grid.rows if row.mean is not None and interval(row) == UNKNOWN]
     nouns = dict.fromkeys(map(_noun, rows))
     return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
 
@@ -231,9 +249,11 @@ def number(value: float, metric: str) -> str:
 
 
 def interval(row: TableRow) -> str:
-    """`[0.84, 1.00]`, or `[unknown]` where the samples are too few."""
+    """`[0.84, 1.00]`, or `[unknown]` where the samples are too few; empty for a published score."""
+    if row.published:
+        return ""
     if row.low is None or row.high is None:
-        return "[unknown]"
+        return UNKNOWN
     return f"[{number(row.low, row.metric)}, {number(row.high, row.metric)}]"
 
 
@@ -276,10 +296,8 @@ def equal(row: TableRow) -> str:
 
 def columns(grid: Grid, trained: int | None) -> list[str]:
     """The column headings of a table that is not split by width, as on a page."""
-    first = grid.lines[0]
-    labels = ["method", *(["model"] if first.model else []), *(["run"] if first.run else [])]
     cost = [f"{what} at {grid.lengths[-1]:,}" for what in grid.cost_columns]
-    return [*labels, *(heading(length, trained, " ") for length in grid.lengths), *cost]
+    return ["method", *grid.labels, *(heading(length, trained, " ") for length in grid.lengths), *cost]
 
 
 def human_bytes(count: int) -> str:
@@ -298,6 +316,7 @@ def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
                     row, metric=metric, mean=getattr(row, metric), low=getattr(row, ends[0]), high=getattr(row, ends[1])
                 )
                 for row in rows
+                if not row.published
             ]
 
 

@@ -17,12 +17,15 @@ SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 @dataclass(frozen=True)
 class Run:
     """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol,
-    `missing` is the number of samples that are still to come. The model has the name under which it is shown."""
+    `missing` is the number of samples that are still to come. The model has the name under which it is shown.
+    `references` are the files of published figures that it names. `folder` is None for runs side by side."""
 
     name: str
     identity: RunIdentity
     records: list[Record]
     missing: int = 0
+    references: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def protocols(self) -> dict[str, str]:
@@ -47,7 +50,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
         identity, missing = replace(manifest.identity, model=manifest.model_name), manifest.missing(records)
         if identity.model and identity.model != manifest.identity.model:
             records = [replace(one, identity=replace(one.identity, model=identity.model)) for one in records]
-        runs.append(Run(shown, identity, records, missing))
+        runs.append(Run(shown, identity, records, missing, manifest.references, folder))
     return runs
 
 

@@ -42,6 +42,8 @@ class TableRow:
     Of a served model: the median time to the first token and the tokens a second after it, as the client saw them; the
     requests that were repeated; how many prompts the server counted otherwise than they were sent, with the least and
     the most by which it did; and how many answers it ended for reasons of its own, in words.
+
+    `published`: the source of a figure that was not measured here; nothing but its score is known then.
     """
 
     task: str
@@ -91,6 +93,7 @@ class TableRow:
     counted_least: int = 0
     counted_most: int = 0
     ended_by_server: str = ""
+    published: str = ""
 
 
 def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableRow]:
@@ -99,6 +102,11 @@ def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableR
 
     Raises: UserError for an official score that the records do not have the parts of.
     """
+    return [row for row, _ in summarise_records(runs, grouped=grouped)]
+
+
+def summarise_records(runs: Sequence[Run], *, grouped: bool = False) -> list[tuple[TableRow, list[Record]]]:
+    """The same rows, each with its records."""
     groups: dict[tuple[object, ...], tuple[TableRow, list[Record]]] = {}
     for run in runs:
         protocols = run.protocols
@@ -111,8 +119,9 @@ def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableR
             groups[key][1].append(record)
     on_cpu = {run.name for run in runs if run.identity.device == "cpu"}
     rows = [_row(row, members, on_cpu=row.run in on_cpu) for row, members in groups.values()]
-    bold = _bold(rows, [members for _, members in groups.values()])
-    return [replace(row, best=index in bold) for index, row in enumerate(rows)]
+    members = [members for _, members in groups.values()]
+    bold = _bold(rows, members)
+    return [(replace(row, best=index in bold), members[index]) for index, row in enumerate(rows)]
 
 
 def by_task(rows: Iterable[TableRow]) -> list[tuple[str, list[TableRow]]]:

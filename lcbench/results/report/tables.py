@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
 from lcbench.core.errors import printable
+from lcbench.results.report.headline import Headlines
+from lcbench.results.report.headline_table import as_rows
 from lcbench.results.report.layout import human_bytes
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.table_page import latex, markdown
@@ -21,14 +23,19 @@ __all__ = ["FORMATS", "WRITERS", "as_csv", "as_json", "human_bytes", "latex", "m
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def as_csv(rows: Sequence[TableRow], trained: int | None = None) -> str:
-    """One line per row, numbers unrounded; unknown values are empty. Texts that a spreadsheet would take for a formula
+def as_csv(rows: Sequence[TableRow], trained: int | None = None, headlines: Sequence[Headlines] = ()) -> str:
+    """One line per row, numbers unrounded; unknown values are empty. Headlines are rows whose task is `headline: ...`.
+    Texts that a spreadsheet would take for a formula
     get an apostrophe before them; control characters are escapes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in asdict(row).items()} for row in _ascending(rows))
+    writer.writerows({name: _no_formula(value) for name, value in asdict(row).items()} for row in _all(rows, headlines))
     return text.getvalue()
+
+
+def _all(rows: Sequence[TableRow], headlines: Sequence[Headlines]) -> list[TableRow]:
+    return [*_ascending(rows), *as_rows(headlines)]
 
 
 def _ascending(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -43,16 +50,17 @@ def _no_formula(value: object) -> object:
     return ("'" if value.startswith(FORMULA) else "") + printable(value)
 
 
-def as_json(rows: Sequence[TableRow], trained: int | None = None) -> str:
-    """A list with one object per row, numbers unrounded; unknown and non-finite values are null."""
+def as_json(rows: Sequence[TableRow], trained: int | None = None, headlines: Sequence[Headlines] = ()) -> str:
+    """A list with one object per row, headlines as in `as_csv`, numbers unrounded; unknown and non-finite values are
+    null."""
     known = [
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        for row in map(asdict, _ascending(rows))
+        for row in map(asdict, _all(rows, headlines))
     ]
     return json.dumps(known, indent=2) + "\n"  # in ASCII, which no text can leave
 
 
-WRITERS: dict[str, Callable[[Sequence[TableRow], int | None], str]] = {
+WRITERS: dict[str, Callable[[Sequence[TableRow], int | None, Sequence[Headlines]], str]] = {
     "markdown": markdown,
     "csv": as_csv,
     "latex": latex,

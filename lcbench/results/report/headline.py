@@ -1,0 +1,260 @@
+"""The numbers that people quote of a method and model, over a whole run and over each benchmark in it.
+
+Every score is a share of the full score. Of a benchmark's cells (a task at a length)
+
+    mean              the plain mean over all cells
+    mean by length    the plain mean over the tasks at a length
+    effective length  the longest length whose mean is at least a threshold, as those of all shorter lengths are:
+                      RULER's rule (Hsieh et al. 2024, https://arxiv.org/abs/2404.06654; 85.6 % is Llama 2 7B's at 4k)
+    every depth       the same of grids, where every depth of every task has to reach the threshold
+    area              under the mean by log2(length), by trapezoids, from the shortest to the longest length as 0 to 1:
+                      sum over neighbours of (m_k + m_k+1) / 2 * log2(n_k+1 / n_k) / log2(longest / shortest)
+
+Intervals are 95 % percentiles of a bootstrap over the samples within cells (`lcbench.core.resample`); several answers
+to a sample are one. A method that lacks a cell which another has, has no mean and no area, and its lengths end before.
+Perplexities have no full score and are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.resample import deviations, percentiles
+from lcbench.results.compare.cells import LOWER_IS_BETTER, TOP
+from lcbench.results.report.summary import TableRow
+from lcbench.results.report.text import printable
+from lcbench.results.schema import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RULER = 0.856  # threshold of the effective length
+ROUNDING = 1e-9
+Place = tuple[str, int]  # task and length
+Resampled = tuple[float, Any]  # a number, and an array of what it is in each resample
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval; a published one has none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Reach(Estimate):
+    """A length in tokens: 0 where not even the shortest reaches the threshold. `known` is the longest length up to
+    which all means are known: where it is reached, a longer one might be, too."""
+
+    known: int = 0
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Those of a method, model and run, where these tell lines apart (else empty); scores are shares of the full score.
+    `lacks`: the cells that it has no score of and others have. `published`: the source of numbers that were not
+    measured here."""
+
+    method: str
+    model: str = ""
+    run: str = ""
+    by_length: Mapping[int, Estimate] = field(default_factory=dict)
+    mean: Estimate | None = None
+    effective: Reach | None = None
+    every_depth: Reach | None = None
+    area: Estimate | None = None
+    lacks: tuple[Place, ...] = ()
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """Those of all methods over some tasks; `of` is the benchmark's name, or empty for the whole run. `without` are the
+    tasks that have no full score."""
+
+    of: str
+    tasks: tuple[str, ...]
+    lengths: tuple[int, ...]
+    threshold: float
+    lines: tuple[Headline, ...]
+    ragged: bool
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A task at a length with its resamples, and of a grid the share and the resamples of each depth."""
+
+    share: float
+    resamples: NDArray[Any]
+    depths: Mapping[float, tuple[float, NDArray[Any]]]
+
+
+Cells = dict[Place, _Cell | None]  # None of a cell that failed
+Key = tuple[str, str, str]
+
+
+def headlines(members: Sequence[tuple[TableRow, Sequence[Record]]], threshold: float = RULER) -> list[Headlines]:
+    """Those of each benchmark (tasks of one folder or name) and, where there are several, of all; none of a single
+    cell, whose score says it all. `members` are the rows of a table, whose scores they are, with their records."""
+    names = list(dict.fromkeys(row.task for row, _ in members))
+    without = tuple(dict.fromkeys(row.task for row, _ in members if row.mean is not None and not _has_full_score(row)))
+    tasks = [name for name in names if name not in without]
+    lines: dict[Key, Cells] = {}
+    rngs: dict[Key, np.random.Generator] = {}
+    keys = _keys([row for row, _ in members])
+    for (row, records), key in zip(members, keys, strict=True):
+        if row.task in tasks and (row.mean is not None or row.failed):
+            rng = rngs[key] if key in rngs else rngs.setdefault(key, _rng(key))
+            cell = None if row.mean is None else _cell(row, records, rng)
+            lines.setdefault(key, {})[row.task, row.seq_len] = cell
+    groups: dict[str, list[str]] = {}
+    for name in tasks:
+        groups.setdefault(benchmark(name), []).append(name)
+    found = [_headlines(of, group, lines, threshold) for of, group in groups.items()]
+    if len(groups) > 1:
+        found.append(_headlines("", tasks, lines, threshold, without))
+    return [one for one in found if one is not None]
+
+
+def benchmark(task: str) -> str:
+    """What a task belongs to: `ruler` of `ruler/vt:hops=2`, `passkey` of itself."""
+    return task.partition(":")[0].partition("/")[0]
+
+
+def _has_full_score(row: TableRow) -> bool:
+    known = row.metric in TOP or 0 <= (row.mean or 0.0) <= 1
+    return row.metric not in LOWER_IS_BETTER and known
+
+
+def _keys(rows: Sequence[TableRow]) -> list[Key]:
+    """The line of each row; model and run where these tell lines apart, as in tables."""
+    models = len({row.model for row in rows}) > 1
+    runs = len({(row.task, row.method, row.seq_len, row.model) for row in rows}) < len(rows)
+    return [(row.method, str(row.model) * models, row.run * runs) for row in rows]
+
+
+def _rng(key: Key) -> np.random.Generator:
+    import numpy as np
+
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6]))
+
+
+def _cell(row: TableRow, records: Iterable[Record], rng: np.random.Generator) -> _Cell:
+    import numpy as np
+
+    top = TOP.get(row.metric, 1.0)
+    samples: dict[float | None, dict[str, list[float]]] = {}
+    for record in records:
+        if record.score is None:
+            continue
+        one, details = record.identity, record.prompt.details
+        question = str(details.get("row", one.sample) if details else one.sample)
+        samples.setdefault(one.cell_depth, {}).setdefault(question, []).append(record.score / top)
+    means = {
+        depth: [one[0] if len(one) == 1 else fmean(one) for one in questions.values()]
+        for depth, questions in samples.items()
+    }
+    drawn = {depth: deviations(shares, rng) for depth, shares in means.items()}
+    count = sum(map(len, means.values()))
+    share = (row.mean or 0.0) / top
+    resamples = share + np.sum([drawn[depth] * (len(shares) / count) for depth, shares in means.items()], axis=0)
+    depths = {d: (mean := fmean(means[d]), mean + drawn[d]) for d in means if d is not None}
+    return _Cell(share, resamples, depths)
+
+
+def _headlines(
+    of: str, tasks: Sequence[str], lines: Mapping[Key, Cells], threshold: float, without: tuple[str, ...] = ()
+) -> Headlines | None:
+    own = {key: {place: cell for place, cell in cells.items() if place[0] in tasks} for key, cells in lines.items()}
+    expected = dict.fromkeys(place for cells in own.values() for place in cells)
+    if len(expected) < 2:
+        return None
+    lengths = sorted({length for _, length in expected})
+    at = {length: [place for place in expected if place[1] == length] for length in lengths}
+    depths = {place: {d for cells in own.values() if (c := cells.get(place)) for d in c.depths} for place in expected}
+    made = [_headline(key, cells, at, depths, threshold) for key, cells in own.items() if any(cells.values())]
+    ragged = len({len(places) for places in at.values()}) > 1
+    return Headlines(of, tuple(tasks), tuple(lengths), threshold, tuple(made), ragged, without) if made else None
+
+
+def _headline(
+    key: Key, cells: Cells, at: Mapping[int, Sequence[Place]], depths: Mapping[Place, set[float]], threshold: float
+) -> Headline:
+    known = {place: cell for place, cell in cells.items() if cell is not None}
+    lacks = tuple(place for places in at.values() for place in places if place not in known)
+    whole = {length: [known[p] for p in places] for length, places in at.items() if known.keys() >= set(places)}
+    means = {length: _mean(members) for length, members in whole.items()}
+    grids = {length: grid for length, places in at.items() if (grid := [p for p in places if depths[p]])}
+    worst = {
+        length: _worst([known[p] for p in grid])
+        for length, grid in grids.items()
+        if all(p in known and depths[p] == known[p].depths.keys() for p in grid)
+    }
+    area_of = None if lacks or len(at) < 2 else [area({n: mean[k] for n, mean in means.items()}) for k in (0, 1)]
+    method, model, run = map(printable, key)
+    return Headline(
+        method,
+        model,
+        run,
+        by_length={length: _estimate(*mean) for length, mean in means.items()},
+        mean=None if lacks else _estimate(*_mean(list(known.values()))),
+        effective=_longest(list(at), means, threshold),
+        every_depth=_longest(list(grids), worst, threshold),
+        area=_estimate(*area_of) if area_of else None,
+        lacks=lacks,
+    )
+
+
+def _mean(cells: Sequence[_Cell]) -> Resampled:
+    return fmean(cell.share for cell in cells), sum(cell.resamples for cell in cells) / len(cells)
+
+
+def _worst(cells: Sequence[_Cell]) -> Resampled:
+    """The depth that is answered worst."""
+    import numpy as np
+
+    depths = [depth for cell in cells for depth in cell.depths.values()]
+    return min(share for share, _ in depths), np.minimum.reduce([drawn for _, drawn in depths])
+
+
+def _estimate(share: float, drawn: NDArray[Any]) -> Estimate:
+    low, high = percentiles(drawn.clip(0.0, 1.0))
+    return Estimate(share, min(low, share), max(high, share))
+
+
+def _longest(lengths: Sequence[int], means: Mapping[int, Resampled], threshold: float) -> Reach | None:
+    """The longest of ascending lengths up to which all means reach the threshold. One whose mean is unknown ends the
+    search, and None is the answer where the shortest's is."""
+    import numpy as np
+
+    known = list(takewhile(means.__contains__, lengths))
+    if not known:
+        return None
+    passed = np.logical_and.accumulate([means[length][1] >= threshold - ROUNDING for length in known])
+    drawn = np.array([0, *known])[passed.sum(axis=0)]
+    value = longest({length: means[length][0] for length in known}, threshold)
+    low, high = percentiles(drawn)
+    return Reach(value, min(low, value), max(high, value), known[-1])
+
+
+def longest(means: Mapping[int, float], threshold: float) -> int:
+    """The longest of ascending lengths whose mean, as those of all before it, is at least the threshold; 0 if none."""
+    return [0, *takewhile(lambda length: means[length] >= threshold - ROUNDING, means)][-1]
+
+
+def area(means: Mapping[int, Any]) -> Any:
+    """The area under the means (numbers, or arrays of them) of ascending lengths, by log2(length) from 0 to 1."""
+    span = math.log2(max(means) / min(means))
+    return sum(
+        (means[one] + means[other]) / 2 * (math.log2(other / one) / span) for one, other in pairwise(sorted(means))
+    )

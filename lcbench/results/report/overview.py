@@ -1,0 +1,40 @@
+"""Everything that a table of some runs shows: rows, headlines, and published figures beside both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lcbench.core.errors import UserError
+from lcbench.results.report.groups import is_group
+from lcbench.results.report.headline import RULER, Headlines, headlines
+from lcbench.results.report.published import beside, figures_of, with_published
+from lcbench.results.report.runs import Run, differences, trained_length
+from lcbench.results.report.summary import TableRow, summarise_records
+
+
+@dataclass(frozen=True)
+class Overview:
+    """`rows` are measured ones, `published` the same with published figures after those of each task; `trained` is the
+    trained length of all models, None where it is not known or not the same; `remarks` are on what tables do not show.
+    """
+
+    rows: list[TableRow]
+    published: list[TableRow]
+    trained: int | None
+    headlines: list[Headlines]
+    remarks: list[str]
+
+
+def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = False) -> Overview:
+    """`threshold` is that of the effective length, a share of the full score; `grouped`: see `summarise_runs`.
+
+    Raises: UserError for a threshold that is none, or an official score that the records do not have the parts of.
+    """
+    if not 0 < threshold <= 1:
+        raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
+    members = summarise_records(runs, grouped=grouped)
+    rows = [row for row, _ in members]
+    figures, notes = figures_of(runs)
+    found = beside(headlines([each for each in members if not is_group(each[0].task)], threshold), figures)
+    return Overview(rows, with_published(rows, figures), trained_length(runs), found, [*differences(runs), *notes])
