@@ -151,14 +151,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Page to write; default: report.html in the (first) run's folder.")
     ] = None,
+    effective: EffectiveOption = 0.856,
 ) -> None:
-    """Write one page that opens from disk: scores, heatmaps, curves, cost, and every sample to filter and sort."""
+    """Write one page that opens from disk: headlines, scores, heatmaps, curves, cost, and every sample."""
     from lcbench.results.report.html.report import page
 
     require_folder(out)
     folders = runs or [_newest()]
     path = out or folders[0] / "report.html"
-    write_output(path, page(folders), "--out")
+    write_output(path, page(folders, effective), "--out")
     terminal.say(f"report: {path}", err=True)
 
 

@@ -14,6 +14,7 @@ import yaml
 from lcbench.core.errors import UserError
 from lcbench.results.records import MANIFEST
 from lcbench.results.references import located, read_references, reference_files
+from lcbench.results.report.html.report import page
 from lcbench.run.requests import read_requests
 from lcbench.tasks import load_task, task_files
 from tests.compared import cell
@@ -141,6 +142,16 @@ def test_figures_beside_a_task_and_a_mean(run: Path) -> None:
     assert {row["published"] for row in rows if row["method"] == "vanilla"} == {""}
     tex = cli("table", run, "--format", "latex").out
     assert r"\texttt{LongX (published)} & 0.50 &  & " in tex
+
+
+def test_a_page_shows_figures_in_tables_alone(run: Path) -> None:
+    shown = page([run])
+    tables, rest = shown.split('<section id="samples">', 1)
+    assert tables.count("LongX<small>published</small>") == 1 and "LongX" not in rest
+    assert "Theirs<small>published</small>" in tables and "A. Nonymous." in tables
+    section = tables[tables.index("<h2>passkey") : tables.index('<section id="headlines">')]
+    table, others = section.split("<h3>By length", 1)
+    assert "LongX" in table and "<td>0.50</td>" in table and "LongX" not in others  # no curve, no cost
 
 
 def test_a_file_that_is_gone_leaves_the_table(run: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lcbench.results.report.figure import length_label
 from lcbench.results.report.headline import Estimate, Headline, Headlines, Reach
-from lcbench.results.report.layout import NAMED, published_notes
+from lcbench.results.report.layout import NAMED, PUBLISHED, published_notes
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import printable
 
@@ -67,7 +67,7 @@ def labels(one: Headlines) -> list[str]:
 
 def names(one: Headlines, line: Headline) -> list[str]:
     """What names a line, in the order of `labels`."""
-    method = f"{line.method} (published)" if line.published else line.method
+    method = f"{line.method}{PUBLISHED}" if line.published else line.method
     values = {"method": method, "model": line.model, "run": line.run}
     return [values[label] for label in labels(one)]
 

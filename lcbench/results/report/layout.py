@@ -13,6 +13,7 @@ from lcbench.results.report.text import printable
 
 NAMED = 8  # rows that were left out, by their numbers
 UNKNOWN = "[unknown]"  # interval
+PUBLISHED = " (published)"  # after the name of a line
 SHORT = 0.9  # share of the length under which the true length of prompts is told
 
 
@@ -24,6 +25,11 @@ class Line:
     model: str
     run: str
     cells: dict[int, TableRow]
+
+    @property
+    def published(self) -> bool:
+        """Whether its figures were not measured here."""
+        return any(row.published for row in self.cells.values())
 
     @property
     def name(self) -> str:
@@ -79,7 +85,7 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
             for row in view:
                 key = (printable(row.method), printable(row.model) * models, printable(row.run) * runs)
                 if row.published:
-                    key = (printable(f"{row.method} (published)"), "", "")
+                    key = (printable(row.method) + PUBLISHED, "", "")
                 lines.setdefault(key, Line(*key, {})).cells[row.seq_len] = row
             lengths = sorted({row.seq_len for row in view})
             ordered = [replace(line, cells=dict(sorted(line.cells.items()))) for line in lines.values()]

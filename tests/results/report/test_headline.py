@@ -15,6 +15,7 @@ from rich.console import Console
 from lcbench.results.manifest import RunIdentity
 from lcbench.results.report.headline import Headlines, area, headlines, longest
 from lcbench.results.report.headline_table import cells, columns, notes, title
+from lcbench.results.report.html.report import page
 from lcbench.results.report.overview import overview
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import summarise_records
@@ -217,10 +218,20 @@ def test_a_terminal_of_any_width_has_every_number(run: Path) -> None:
                 assert each.value in after and f"{each.low.removeprefix('0')}-" in after
 
 
+def test_the_page_has_them(run: Path) -> None:
+    shown = page([run], 0.05)
+    section = shown[shown.index('<section id="headlines">') : shown.index('<section id="samples">')]
+    assert '<a href="#headlines">' in shown[: shown.index("<main>")]
+    assert "headline of ruler: share of the full score over 2 tasks" in section
+    assert "<td>0.550<small>0.5" in section and "<td>≥32k<small>≥32k to ≥32k</small></td>" in section
+    assert "is at least 0.05, as those" in section and "dca<small>mscale=0.1</small>" in section
+
+
 @pytest.mark.parametrize("threshold", ["0", "1.2", "85.6", "nan"])
 def test_a_threshold_that_is_none(run: Path, threshold: str) -> None:
-    done = cli("table", run, "--effective", threshold)
-    assert done.code == 2 and "--effective must be a share of the full score, as 0.856, not" in done.error
+    for verb in ("table", "report"):
+        done = cli(verb, run, "--effective", threshold)
+        assert done.code == 2 and "--effective must be a share of the full score, as 0.856, not" in done.error
 
 
 @pytest.mark.parametrize("write", [markdown, latex, as_csv, as_json])

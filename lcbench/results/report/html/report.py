@@ -12,14 +12,17 @@ from typing import Any
 from lcbench.core.fields import as_json
 from lcbench.results.manifest import TaskFacts
 from lcbench.results.records import read_manifest
+from lcbench.results.report.headline import RULER
 from lcbench.results.report.html.curves import curves
 from lcbench.results.report.html.frame import asset, document, text
+from lcbench.results.report.html.headlines import headline_section
 from lcbench.results.report.html.heat import heat_section, heat_style
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, cost_table, failures, score_table
 from lcbench.results.report.layout import grids, notes
-from lcbench.results.report.runs import Run, differences, read_runs, trained_length
-from lcbench.results.report.summary import TableRow, by_task, summarise_runs
+from lcbench.results.report.overview import overview
+from lcbench.results.report.runs import Run, read_runs, trained_length
+from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.schema import Record
 
 KEPT = frozenset(
@@ -48,26 +51,34 @@ KEPT = frozenset(
 )  # of a record
 
 
-def page(folders: Sequence[Path]) -> str:
-    """The report of some results folders; a folder that is named twice counts once.
+def page(folders: Sequence[Path], effective: float = RULER) -> str:
+    """The report of some results folders; a folder that is named twice counts once. `effective`: threshold of the
+    effective length.
 
     Raises: UserError for a folder without records.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
     runs = read_runs(folders)
-    rows = summarise_runs(runs)
+    shown = overview(runs, effective)
+    rows = shown.rows
     colors, tasks = Colors(rows), by_task(rows)
     models = dict.fromkeys(str(run.identity.model) for run in runs)
     title = f"{', '.join(task for task, _ in tasks)} on {', '.join(models)}"
     links = "".join(f'<li><a href="#task{number}">{text(task)}</a></li>' for number, (task, _) in enumerate(tasks))
-    remarks = "".join(f"<li>{text(line)}</li>" for line in [*differences(runs), *notes(rows)])
+    beside = dict(by_task(shown.published))
+    remarks = "".join(f"<li>{text(line)}</li>" for line in [*shown.remarks, *notes(shown.published)])
+    headlines = '<li><a href="#headlines">headlines</a></li>' if shown.headlines else ""
     body = "\n".join(
         [
             f"<header><p>lcbench report</p><h1>{text(title)}</h1></header>",
-            f'<nav aria-label="Contents"><ul>{links}<li><a href="#samples">samples</a></li>'
+            f'<nav aria-label="Contents"><ul>{links}{headlines}<li><a href="#samples">samples</a></li>'
             '<li><a href="#made">how it was made</a></li></ul></nav>',
             "<main>",
-            *(_task(f"task{number}", task, members, runs, colors) for number, (task, members) in enumerate(tasks)),
+            *(
+                _task(f"task{number}", task, members, beside[task], runs, colors)
+                for number, (task, members) in enumerate(tasks)
+            ),
+            headline_section(shown.headlines),
             f'<ul class="about">{remarks}</ul>' if remarks else "",
             _SAMPLES,
             '<section id="made"><h2>How it was made</h2>',
@@ -79,14 +90,17 @@ def page(folders: Sequence[Path]) -> str:
     return document(title, body, asset("report.css") + heat_style(), asset("report.js"), _data(runs))
 
 
-def _task(anchor: str, task: str, rows: Sequence[TableRow], runs: Sequence[Run], colors: Colors) -> str:
-    first, *views = grids(rows)
+def _task(
+    anchor: str, task: str, rows: Sequence[TableRow], beside: Sequence[TableRow], runs: Sequence[Run], colors: Colors
+) -> str:
+    """The section of a task; `beside` are its rows and published ones, for the tables of scores alone."""
+    first = grids(rows)[0]
     trained = trained_length(runs)
     lengths = {run.identity.pretraining_length for run in runs if run.identity.pretraining_length}
     return "\n".join(
         [
             f'<section id="{anchor}"><h2>{text(task)}</h2>{_about(task, runs)}',
-            *(score_table(grid, trained, colors) for grid in (first, *views)),
+            *(score_table(grid, trained, colors) for grid in grids(beside)),
             failures(first),
             curves(first, lengths, colors),
             heat_section(first, {run.name: run for run in runs}, colors),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from lcbench.core.specs import split_options
 from lcbench.results.report.html.frame import text
-from lcbench.results.report.layout import Grid, Line, equal, grids, memory, multiple, number, rate, titled
+from lcbench.results.report.layout import PUBLISHED, Grid, Line, equal, grids, memory, multiple, number, rate, titled
 from lcbench.results.report.summary import TableRow, by_task
 
 
@@ -43,13 +43,15 @@ def score_table(grid: Grid, trained: int | None, colors: Colors) -> str:
         if row.mean is None:
             return failed or "<small>left out</small>"
         score = number(row.mean, row.metric)
+        if row.published:
+            return score
         link = samples_link(f"<b>{score}</b>" if row.best else score, row)
         known = row.low is not None and row.high is not None
         ends = " to ".join(number(end, row.metric) for end in (row.low, row.high) if end is not None)
         same = f"<small>{text(equal(row))}</small>" if row.equals else ""
         return f"{link}<small>{ends if known else 'interval unknown'}</small>{same}{failed}"
 
-    models = dict.fromkeys(row.model for row in grid.rows)
+    models = dict.fromkeys(row.model for row in grid.rows if not row.published)
     return _table(f"{titled(grid, trained)}, on {', '.join(models)}", grid, trained, colors, show)
 
 
@@ -73,6 +75,8 @@ def failures(grid: Grid) -> str:
 
 def line_name(line: Line, colors: Colors) -> str:
     """HTML: colour and method, and in small lines its options, and the model and run where they tell lines apart."""
+    if line.published:
+        return f"{text(line.method.removesuffix(PUBLISHED))}<small>published</small>"
     name, colon, options = line.method.partition(":")
     small = [*(split_options(options) if colon else []), *filter(None, (line.model, line.run))]
     below = "".join(f"<small>{text(each)}</small>" for each in small)
