@@ -70,7 +70,8 @@ class Example:
     references: the right answers.
     max_new_tokens: generation budget, included in the cell's length.
     seed: the seed that the example was drawn with.
-    depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt.
+    depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt,
+        `needle_tokens` how many tokens it has.
     stop: generated text ends before the first of these strings.
     begun: how many of the tail's last tokens begin the answer, and stand behind a thought if there is one.
     follow_up: token ids of a second, independent prompt, run after the first one; `follow_up_of` makes them of the
@@ -88,6 +89,7 @@ class Example:
     seed: int
     depth: float | None = None
     needle_at: int | None = None
+    needle_tokens: int = 0
     stop: tuple[str, ...] = ()
     begun: int = 0
     follow_up: list[int] = field(default_factory=list)

@@ -105,6 +105,7 @@ class NoLiMa(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=place / space,
             needle_at=len(head) + place,
+            needle_tokens=len(needle),
             details={"row": row.id, "book": title},
         )
 

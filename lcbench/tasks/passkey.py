@@ -105,6 +105,7 @@ class Passkey(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=len(before) / filler,
             needle_at=len(head) + len(before),
+            needle_tokens=len(needle),
             begun=self.format.count_begun(tokenizer, answer),
         )
 

@@ -124,7 +124,9 @@ def test_the_story_is_the_same_at_every_length_and_the_prompt_as_published() -> 
     text = str(tokenizer.decode(long.prompt, skip_special_tokens=True))
     assert "The most recent location of \u2019person\u2019 is \u2019location\u2019." in text
     assert task.score(long, f"The most recent location is {long.references[0]}.")["score"] == 100.0
-    assert str(tokenizer.decode(long.prompt[long.needle_at :])).lstrip().startswith(tuple("MJDS"))
+    assert long.needle_at is not None
+    needle = str(tokenizer.decode(long.prompt[long.needle_at :][: long.needle_tokens])).strip()
+    assert needle.startswith(tuple("MJDS")) and needle.endswith(f"{long.references[0]}.")
     with pytest.raises(UserError, match=r"does not fit into 300 tokens.*use --seq-len (\d+)") as refusal:
         task.example(Cell(300), 3, tokenizer, 0)
     shortest = int(re.search(r"--seq-len (\d+)", str(refusal.value))[1])  # type: ignore[index]

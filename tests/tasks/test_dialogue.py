@@ -73,7 +73,10 @@ def test_the_length_is_exact_and_the_answer_is_the_message_that_is_meant(style: 
     same = [reply for asked, reply in turns if re.fullmatch(rf"write an? {found[3]} about {found[4]}", asked)]
     assert len(same) == needles == len(set(same))
     assert example.references[0] == found[1] + same[int(found[2]) - 1]
-    assert str(tokenizer.decode(example.prompt[example.needle_at :])).lstrip().startswith("write a")
+    assert example.needle_at is not None
+    needle = str(tokenizer.decode(example.prompt[example.needle_at :][: example.needle_tokens]))
+    assert needle.lstrip().startswith("write a") and [each in needle for each in same].count(True) == 1
+    assert same[int(found[2]) - 1] in needle
     assert len(turns) == example.details["turns"] + 1
 
 

@@ -37,7 +37,9 @@ def test_the_length_is_exact_and_the_needle_stands_on_its_own_line(style: str) -
         needle = f"{name} keeps a flat beside the {('old tower', 'mill')[sample % 3]}."
         assert f".\n{needle}\nLine" in text and name in ("Ada", "Bo")
         assert f"of book {1 + sample // 3} is dull" in text and "Who has seen" in text
-        assert str(tokenizer.decode(example.prompt[example.needle_at :])).lstrip().startswith(name)
+        assert example.needle_at is not None
+        hidden = example.prompt[example.needle_at :][: example.needle_tokens]
+        assert str(tokenizer.decode(hidden)).lstrip() == needle + "\n"
         assert task.score(example, f"It is {name}.")["score"] == 100.0
 
 

@@ -64,6 +64,8 @@ def test_a_prompt_is_exact_and_whole(
     assert wording.lowest <= int(key) <= wording.highest and key == str(int(key))
     text = text_of(tokenizer, example)
     needle = f"\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
+    assert example.needle_at is not None
+    assert tokenizer.decode(example.prompt[example.needle_at :][: example.needle_tokens]).strip() == needle.strip()
     assert text.startswith(wording.instruction + "\n")
     assert text.endswith(wording.glue + wording.question)
     assert text.count(needle) == 1 and text.count(key) == 2

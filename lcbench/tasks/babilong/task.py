@@ -82,6 +82,7 @@ class Babilong(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=places[needed] / space,
             needle_at=len(head) + places[needed] + sum(map(len, facts[:needed])),
+            needle_tokens=len(facts[needed]),
             details={"facts": len(facts), "supporting": [places[number] / space for number in story.needed]},
         )
 

@@ -140,6 +140,7 @@ class Dialogue(Task):
             seed=self.sample_seed(cell, sample, seed),
             depth=needle_at / len(context),
             needle_at=len(head) + needle_at,
+            needle_tokens=len(needles[wanted]),
             details={"needles": self.needles, "wanted": wanted + 1, "turns": len(turns)},
         )
 

@@ -111,6 +111,7 @@ class Needle(Task):
             depth=places[0] / space,
             begun=wording.begun(self.format, tokenizer, asked),
             needle_at=len(head) + places[0] + sum(len(needles[index]) for index in order[: order.index(0)]),
+            needle_tokens=len(needles[0]),
         )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:

@@ -61,11 +61,12 @@ class DocumentQuestions(Ruler):
         documents, left = self._fill(tokenizer, question, space, rng)
         rng.shuffle(documents)
         context = (encode_line(tokenizer, "\n") * left)[:left]
-        needle_at = None
+        needle_at, needle_tokens = None, 0
         for place, (number, body) in enumerate(documents, start=1):
+            document = _label(tokenizer, place) + body
             if needle_at is None and number in question.answered_by:
-                needle_at = len(head) + len(context)
-            context += _label(tokenizer, place) + body
+                needle_at, needle_tokens = len(head) + len(context), len(document)
+            context += document
         return Example(
             head=head,
             context=context,
@@ -75,6 +76,7 @@ class DocumentQuestions(Ruler):
             begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
             needle_at=needle_at,
+            needle_tokens=needle_tokens,
         )
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:

@@ -88,6 +88,7 @@ class VariableTracking(Ruler):
             begun=self.format.count_begun(tokenizer, answer),
             seed=self.sample_seed(cell, sample, seed),
             needle_at=len(head) + hidden[first][0] + sum(len(line) for _, line in hidden[:first]),
+            needle_tokens=len(lines[0][0]),
         )
 
     @property

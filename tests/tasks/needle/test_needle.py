@@ -44,6 +44,10 @@ def test_a_prompt_is_exact_and_whole(style: str, protocol: str, extra: int, dept
     assert len(stated) == needles and len({value for _, value in stated}) == needles
     assert len({key for key, _ in stated}) == (1 if protocol == "multi_value" else needles)
     assert len(example.references) == asked
+    assert example.needle_at is not None
+    hidden = tokenizer.decode(example.prompt[example.needle_at :][: example.needle_tokens])
+    (value,) = (value for _, value in re.findall(STATEMENTS[protocol], hidden))
+    assert value == example.references[0]
     keys = [next(key for key, value in stated if value == answer) for answer in example.references]
     question = re.split(r"\. |\n", text)[-1]
     assert "?" in question and all(question.count(key) == 2 for key in keys)

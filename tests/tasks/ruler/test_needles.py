@@ -112,7 +112,10 @@ def test_depths_reach_from_the_first_line_to_the_last() -> None:
         lines = tokenizer.decode(example.prompt, skip_special_tokens=True).split("\n")
         assert example.references[0] in lines[place] and example.depth == depth
         assert example.needle_at is not None
-        assert tokenizer.decode(example.prompt[example.needle_at :]).startswith("One of the special magic numbers for")
+        needle = tokenizer.decode(example.prompt[example.needle_at :][: example.needle_tokens])
+        assert needle.startswith("One of the special magic numbers for") and needle.endswith(
+            f"{example.references[0]}.\n"
+        )
     middle = [task.example(Cell(2048, step / 10), 1, tokenizer, 0).depth for step in range(11)]
     assert all(a is not None and b is not None and a < b for a, b in pairwise(middle))
 

@@ -175,11 +175,8 @@ def test_variable_tracking() -> None:
     assert len(cut) <= 1 and all(NOISE.endswith(line) for line in cut) and lines[-1] in (NOISE, *cut)
     assert not any(a.startswith("VAR ") and b.startswith("VAR ") for a, b in pairwise(lines))
     assert example.needle_at is not None
-    assert (
-        build("llama-3")
-        .decode(example.prompt[example.needle_at :])
-        .startswith(f"VAR {example.references[0]} = {value}\n")
-    )
+    needle = example.prompt[example.needle_at :][: example.needle_tokens]
+    assert build("llama-3").decode(needle) == f"VAR {example.references[0]} = {value}\n"
 
 
 def test_more_chains_and_hops() -> None:
