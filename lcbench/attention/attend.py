@@ -109,7 +109,7 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
     storage, rotated_keys = keys.storage(q_BHTD), None
     if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
         rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, keys.heads, pad)
-    for k_all, v_all, first, live in _stored(keys, rows, pad):
+    for k_all, v_all, first, live in stored(keys, rows, pad):
         # Cached rotated keys need no further buffer, whatever their number.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
         for begin in range(0, k_all.shape[2], at_once):
@@ -128,7 +128,7 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
             yield from (Part(k, v, start, group, memory, rotated_keys) for memory, group in groups.items())
 
 
-def _stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
+def stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
     """Keys and values [B, K, n, D] of the rows without padding, the position of the first (padding not counted), and
     whether they are in the KV cache itself: first these, then those that were moved to the layer's memory."""
     places = [(keys.k_BKSD, keys.v_BKSD, keys.first, True)]

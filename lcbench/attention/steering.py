@@ -35,6 +35,7 @@ from lcbench.attention.probe import (
     unrotated,
 )
 from lcbench.attention.rope import RopeTables, scales
+from lcbench.attention.weights import LastQuery, Observer
 from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import layer_scale
@@ -104,6 +105,7 @@ class Steering:
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
+        self.observer: Observer | None = None  # called with the last query of every call of a layer
         self._outgrown = False
         self._undo = contextlib.ExitStack()
         self._pieces = lru_cache(maxsize=None)(self._make_pieces)  # cleared once per forward pass
@@ -196,6 +198,10 @@ class Steering:
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
             out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
+            if self.observer is not None and len(out) == 1 and not pad:
+                shown = [piece.of_queries(slice(-1, None)) for piece in pieces]
+                row = LastQuery(layer_index(module), i1 - 1, queries[:, :, -1:], keys, shown, scoring, out[:, :, -1:])
+                self.observer(row)
         return out.transpose(1, 2).contiguous()
 
     def _require_all_heads(self, kv_heads: int) -> None:
