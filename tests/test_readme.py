@@ -18,7 +18,14 @@ from lcbench.methods.base import REGISTRY
 from lcbench.tasks import task_files
 from tests.helpers import REPOSITORY, Outcome, cli
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/tasks.md", "docs/performance.md", "docs/engines.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/tasks.md",
+    "docs/performance.md",
+    "docs/engines.md",
+    "docs/explain.md",
+]
 NEEDS = "# needs "  # the marker of a command for another machine: `# needs the hub`, `# needs a GPU`
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from lcbench.attention.probe import rotary_state_kept
+from lcbench.attention.probe import execution_device, rotary_state_kept
 from lcbench.core.errors import UnsupportedModelError
 
 Result = TypeVar("Result")
@@ -95,6 +95,21 @@ class LayerStack:
                         states_TD = kept[0].new_empty(total, kept[0].shape[-1])
                     states_TD[rows] = kept[0][0]
 
+    @torch.no_grad()
+    def logits_of(self, states_ND: Tensor) -> Tensor:
+        """Logits [n, V] of hidden states [n, D], each read as if it were the output of the last layer: by the model's
+        own final norm and head, and what else stands behind its layers."""
+        own = dict(self.layers._modules)
+        for number, (key, layer) in enumerate(own.items()):
+            assert layer is not None
+            self.layers._modules[key] = _Given(layer, states_ND[None]) if number == 0 else _Idle(layer, None)
+        try:
+            ids_1N = torch.zeros(1, len(states_ND), dtype=torch.long, device=execution_device(self.model))
+            logits: Tensor = self.model(ids_1N, use_cache=False).logits[0]
+        finally:
+            self.layers._modules.update(own)
+        return logits
+
     def _own_logits(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> Tensor:
         """Logits [1, n, V] of the first tokens in float64, by ordinary forward passes of the model."""
         with rotary_state_kept(self.model):
@@ -149,6 +164,18 @@ class _Active(StandIn):
         if isinstance(states, Tensor):
             return states
         raise self.__dict__["refusal"]
+
+
+class _Given(StandIn):
+    """Returns given hidden states instead of its input."""
+
+    def __init__(self, layer: nn.Module, states_1ND: Tensor) -> None:
+        super().__init__(layer)
+        self.__dict__["states"] = states_1ND
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        states: Tensor = self.__dict__["states"]
+        return states.to(_hidden(args, kwargs).device)
 
 
 class _Idle(StandIn):

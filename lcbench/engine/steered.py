@@ -74,7 +74,7 @@ class SteeredEngine(Engine):
     def __init__(
         self, host: SteeredHost, steering: Steering, method: Method, lengths: Sequence[int], *, shares: bool
     ) -> None:
-        self._model, self._tokenizer, self._steering = host.model, host.tokenizer, steering
+        self._model, self._tokenizer, self.steering = host.model, host.tokenizer, steering
         self.layers_steered = steering.layers_steered
         self._prefixes = PrefixCache(self._model.config) if shares else None
         self._ends = stop_tokens(self._model, self._tokenizer)
@@ -84,7 +84,7 @@ class SteeredEngine(Engine):
 
     @property
     def backends(self) -> Sequence[str]:  # type: ignore[override]
-        return self._steering.backends
+        return self.steering.backends
 
     def generate(self, requests: Sequence[PromptRequest], *, shared: bool = True) -> list[Output]:
         device = execution_device(self._model)

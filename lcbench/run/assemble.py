@@ -105,7 +105,7 @@ def _prompt(plan: Plan, job: Job, example: Example, *, measured: bool) -> Prompt
     """Prompt fields of a record; document, protocol and excerpt only if the sample was `measured`."""
     prompt, reading = example.prompt, example.reading if measured else None
     return Prompt(
-        prompt_sha256=hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest(),
+        prompt_sha256=prompt_sha256(prompt),
         prompt_tokens=len(prompt),
         max_new_tokens=example.max_new_tokens,
         think_budget=job.task.thought_tokens or None,
@@ -117,6 +117,11 @@ def _prompt(plan: Plan, job: Job, example: Example, *, measured: bool) -> Prompt
         first_token=str(plan.tokenizer.decode(prompt[:1])) if prompt else None,
         excerpt=[str(plan.tokenizer.decode(part)) for part in excerpt(example)] if measured else None,
     )
+
+
+def prompt_sha256(prompt: Sequence[int]) -> str:
+    """The hash of a prompt's token ids."""
+    return hashlib.sha256(struct.pack(f"<{len(prompt)}q", *prompt)).hexdigest()
 
 
 def excerpt(example: Example) -> list[list[int]]:

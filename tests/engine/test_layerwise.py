@@ -20,6 +20,7 @@ import lcbench
 from lcbench.core.errors import UnsupportedModelError
 from lcbench.engine import score
 from lcbench.engine.footprint import footprint
+from lcbench.engine.layerwise import LayerStack
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import score_tokens
 from lcbench.methods import Method
@@ -103,6 +104,29 @@ def test_every_layer_sees_every_token_once(monkeypatch: pytest.MonkeyPatch) -> N
     score_tokens(model, TOKENS, layerwise=True)
     assert seen == [(number, size) for number in range(4) for size in (16, 16, 16, 12)]
     assert list(model.model.layers) == layers
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3-moe", "gpt-oss"])
+def test_logits_of_hidden_states_are_the_models_own(name: str) -> None:
+    """Of the last layer's output those that the model gives; of any other, those of the model without the layers behind
+    it."""
+    model = zoo.build(zoo.ARCHITECTURES[name]()).double()
+    ids = torch.tensor([TOKENS])
+    states: list[Tensor] = []
+    layers = list(model.model.layers)
+    hooks = [layer.register_forward_hook(lambda _, __, output: states.append(output[0])) for layer in layers]
+    with torch.no_grad():
+        own = model(ids, use_cache=False).logits[0]
+    for hook in hooks:
+        hook.remove()
+    stack = LayerStack(model)
+    torch.testing.assert_close(stack.logits_of(states[-1]), own)
+    assert list(model.model.layers) == layers
+    whole, model.model.layers = model.model.layers, model.model.layers[:1]
+    with torch.no_grad():
+        shorter = model(ids, use_cache=False).logits[0]
+    model.model.layers = whole
+    torch.testing.assert_close(stack.logits_of(states[0]), shorter)
 
 
 def carries(model: PreTrainedModel) -> None:
