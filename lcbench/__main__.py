@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 INTERRUPTED = 130
-RESUMABLE = ("run", "train", "data prepare")  # verbs
+RESUMABLE = ("run", "tune", "train", "data prepare")  # verbs
 
 gc.disable()  # until a verb starts: imports make many objects and no garbage
 

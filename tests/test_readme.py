@@ -25,6 +25,7 @@ DOCUMENTS = [
     "docs/performance.md",
     "docs/engines.md",
     "docs/explain.md",
+    "docs/tune.md",
 ]
 NEEDS = "# needs "  # the marker of a command for another machine: `# needs the hub`, `# needs a GPU`
 

@@ -18,7 +18,7 @@ from lcbench.core.plugins import import_all
 from lcbench.core.specs import convert_options, split_spec
 from lcbench.methods.base import REGISTRY, Composition, Lengths, Method, compose
 
-__all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_method"]
+__all__ = ["Composition", "Lengths", "Method", "all_methods", "compose", "parse_method", "split_parts"]
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -35,7 +35,7 @@ def parse_method(spec: str | Method, **options: Any) -> Method:
     if isinstance(spec, Method):
         parts = list(spec.parts) if isinstance(spec, Composition) else [spec]
     else:
-        parts = [_parse_part(part) for part in re.split(r"\+(?=\s*[A-Za-z_])", spec)]
+        parts = [_parse_part(part) for part in split_parts(spec)]
     for option, value in options.items():
         owners = [index for index, part in enumerate(parts) if option in part.options()]
         if len(owners) > 1:
@@ -46,6 +46,11 @@ def parse_method(spec: str | Method, **options: Any) -> Method:
         part = parts[owners[0]]
         parts[owners[0]] = dataclasses.replace(part, **convert_options(part.name, type(part), {option: value}))
     return compose(parts)
+
+
+def split_parts(spec: str) -> list[str]:
+    """`dca:mscale=0.1+yarn` -> [`dca:mscale=0.1`, `yarn`]."""
+    return re.split(r"\+(?=\s*[A-Za-z_])", spec)
 
 
 def _parse_part(spec: str) -> Method:

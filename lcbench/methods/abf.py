@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
@@ -39,6 +39,9 @@ class AdjustedBaseFrequency(Method):
     def resolve(self, lengths: Lengths) -> AdjustedBaseFrequency:
         require_base(self.name, self.base)
         return self
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        return {"base": tuple(mantissa * 10.0**power for power in (4, 5, 6) for mantissa in (1, 2, 5))}
 
     def frequencies(self, inv_freq: Tensor, lengths: Lengths) -> tuple[Tensor, float]:
         return rebase(inv_freq, self.base), 1.0

@@ -100,6 +100,11 @@ class Method:
         """Query positions i [T] -> factor [T] on all scores of each query in a layer, or None for 1."""
         return None
 
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        """Values worth trying of the options that matter, by option, for `lcbench tune`. A value that makes no sense
+        with the others may be among them: `resolve` refuses it."""
+        return {}
+
     def advice(self, lengths: Lengths) -> str | None:
         """Advice of the method's authors on the resolved options, None if there is none; shown and recorded."""
         return None
@@ -181,6 +186,10 @@ class Scaling(Method):
         factor = lengths.stretch(self.name) if self.factor is None else self.factor
         at_least(self.name, "factor", factor, 1)
         return dataclasses.replace(self, factor=factor)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        stretch = lengths.stretch(self.name)
+        return {"factor": tuple(times * stretch for times in (0.5, 0.75, 1.25, 1.5, 2.0, 3.0, 4.0))}
 
     @property
     def resolved_factor(self) -> float:

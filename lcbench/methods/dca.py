@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
@@ -54,6 +54,13 @@ class DualChunkAttention(Method):
         if mscale:
             lengths.need_run(self.name, "the factor of mscale", "mscale=0 or ")
         return replace(self, pretraining_length=trained, chunk_size=chunk, max_position=clamp, mscale=mscale)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        trained = lengths.pretraining if self.pretraining_length is None else self.pretraining_length
+        return {
+            "chunk_size": tuple(max(1, eighths * trained // 8) for eighths in (4, 5, 6, 7)),
+            "mscale": (0.05, 0.1, 0.15, 0.2),
+        }
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         s, c = self.chunk_size, self.max_position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.lazy import torch
 from lcbench.methods.base import Lengths, Method, at_least
@@ -38,6 +38,13 @@ class LeakyReRoPE(Method):
             k = max(1, math.ceil((run - window) / max(1, trained - window)))
         at_least(self.name, "k", k, 1)
         return replace(self, window=window, k=k)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        stretch = lengths.stretch(self.name)
+        return {
+            "window": tuple(max(1, eighths * lengths.pretraining // 8) for eighths in (1, 2, 4, 6)),
+            "k": tuple(math.ceil(times * stretch) for times in (1, 1.5, 2, 3, 4)),
+        }
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         assert self.window is not None and self.k is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.methods.base import Lengths, Method, log_length_scale
@@ -28,6 +28,9 @@ class LogN(Method):
         if base <= 1:
             raise UserError(f"logn: base must be above 1, not {base:g}.")
         return replace(self, base=base)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        return {"base": tuple(max(2.0, times * lengths.pretraining) for times in (0.125, 0.25, 0.5, 2.0, 4.0))}
 
     def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         assert self.base is not None

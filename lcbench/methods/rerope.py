@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.lazy import torch
 from lcbench.methods.base import Lengths, Method, at_least
@@ -29,6 +29,9 @@ class ReRoPE(Method):
         window = max(1, lengths.pretraining // 2) if self.window is None else self.window
         at_least(self.name, "window", window, 1)
         return replace(self, window=window)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        return {"window": tuple(max(1, eighths * lengths.pretraining // 8) for eighths in (1, 2, 4, 6, 7))}
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         assert self.window is not None

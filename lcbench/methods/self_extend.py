@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
@@ -44,6 +44,15 @@ class SelfExtend(Method):
             group = smallest_group(run, window, lengths.pretraining)
         at_least(self.name, "group_size", group, 1)
         return replace(self, group_size=group, neighbor_window=window)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        trained, stretch = lengths.pretraining, lengths.stretch(self.name)
+        groups = (math.ceil(times * stretch) for times in (1, 4 / 3, 5 / 3, 2, 3, 4))
+        return {
+            "group_size": tuple(groups),
+            "neighbor_window": tuple(max(1, trained // parts) for parts in (8, 4, 2)),
+            "log_scale_base": (float(trained),),
+        }
 
     def advice(self, lengths: Lengths) -> str | None:
         g, w, n = self.group_size, self.neighbor_window, lengths.run

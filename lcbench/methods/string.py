@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
@@ -40,6 +40,10 @@ class String(Method):
         if not self.attention_factor > 0:
             raise UserError(f"string: attention_factor must be above 0, not {self.attention_factor:g}.")
         return replace(self, shift=shift, window=window)
+
+    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
+        shifts = (max(1, lengths.pretraining * tenths // 10) for tenths in (3, 4, 5, 6, 7))
+        return {"shift": tuple(shifts), "window": (16, 32, 64, 128, 256, 512)}
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
         assert self.shift is not None and self.window is not None
