@@ -203,14 +203,14 @@ def _render(
     """Raises: UserError for a template that leaves its sandbox, or has no end; others for what the template raises."""
     from jinja2.exceptions import SecurityError
 
-    from lcbench.tasks.jinja import deadline
+    from lcbench.tasks.jinja import bounded_chat
 
     said: list[dict[str, Any]] = [
         {"role": one.role, "content": [{"type": "text", "text": one.content}] if parts else one.content}
         for one in messages
     ]
     try:
-        with deadline(SECONDS):
+        with bounded_chat(SECONDS):
             return str(
                 tokenizer.apply_chat_template(
                     said,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import resource
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from lcbench.core.errors import UserError
-from lcbench.tasks.jinja import MADE, render_bounded
+from lcbench.tasks.chat import render_chat
+from lcbench.tasks.jinja import render_bounded
+from lcbench.tasks.jinja_limits import MADE
+from tests.tokenizers import build
 
 FIELDS: dict[str, Any] = {
     "document": "D",
@@ -21,6 +27,31 @@ FIELDS: dict[str, Any] = {
     "nan": math.nan,
     "year": 1999,
 }
+MODERN = """{%- set ns = namespace(system='', last=0) -%}
+{%- for m in messages %}
+    {%- if m.role == 'system' %}{% set ns.system = ns.system ~ (m['content'] | trim) + '\n' %}{% continue %}{% endif %}
+    {%- set ns.last = loop.index0 %}
+    {{- '<|' + m.role + '|>' ~ loop.index ~ "\n" }}{% generation %}{{ m.content }}{% endgeneration %}
+{%- endfor %}
+{%- macro tag(name, inside='') %}<{{ name }}>{{ inside }}</{{ name }}>{% endmacro %}
+{{ tag('system', ns.system) }}{{ {'é': [1, ns.last]} | tojson }}{{ '%s|%s' % (1, 'b') }}{{ "{}".format(2) }}
+{{- ['a', 'b'] | join('+') }}{{ ('a' * 3) | replace('a', 'bc') | upper | list }}{{ eos_token }}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+def talking(template: str) -> Any:
+    tokenizer = copy.copy(build("byte-level-bos-not-added"))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_chat_is_what_transformers_makes_of_it() -> None:
+    said = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Who is it?"}]
+    tokenizer = talking(MODERN)
+    rendered = render_chat("mine", tokenizer, "Who is it?", "Be brief.")
+    said[0]["content"] = "Be brief."
+    assert rendered == tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert "<system>Be brief.\n</system>" in rendered and rendered.endswith("</s><|assistant|>")
 
 
 @pytest.mark.parametrize(
@@ -86,14 +117,44 @@ def test_what_is_refused(template: str, sentence: str) -> None:
         "{{ ('x' * 99999) | join('y' * 99999) }}",
         "{% set ns = namespace(s='x') %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
         "{% set ns = namespace(s='x') %}{% for a in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}"
+        "{{ 'x' ~ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}"
+        "{{ ns.s | tojson }}",
+        "{% set s = 'x' * 999999 %}{% set t %}{% for a in range(99999) %}{{ s }}{% endfor %}{% endset %}",
+        "{% macro m() %}{% for a in range(99999) %}{{ 'x' * 999999 }}{% endfor %}{% endmacro %}{{ m() }}",
+        "{{ (['x' * 999999] * 99999) | join | length }}",
+        "{{ ''.join(['x' * 999999] * 99999) | length }}",
+        "{{ (['x' * 999999] * 99999) | sum(start='') }}",
+        "{{ 'x'.encode() * 10**10 }}",
+        "{{ (1).to_bytes(10**10, 'big') }}",
+        "{{ ('\t' * 99999).expandtabs(99999) }}",
+        "{{ ('{0}' * 99999).format('x' * 99999) }}",
+        "{{ ('%s' * 99999) % (('x' * 99999,) * 99999) }}",
+        "{{ ('%(a)s' * 99999) % {'a': 'x' * 99999} }}",
+        "{{ range(9) | batch(10**10, 'x') | list | length }}",
+        "{{ range(10**9) | list | length }}",
+        "{% set ns = namespace(s='x' * 999999, l=[]) %}{% for a in range(9999) %}{% set ns.l = ns.l + [ns.s | upper] %}"
+        "{% endfor %}",
     ],
 )
-def test_bombs(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chat", [False, True])
+def test_bombs(template: str, chat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a second and some memory, in a prompt of one's own and in the chat template of a model."""
     monkeypatch.setattr("lcbench.tasks.jinja.SECONDS", 0.3)
-    started = time.monotonic()
+    monkeypatch.setattr("lcbench.tasks.chat.SECONDS", 0.3)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    render = (
+        partial(render_chat, tokenizer=talking(template), text="a")
+        if chat
+        else partial(render_bounded, template=template, fields=FIELDS)
+    )
     with pytest.raises(UserError, match=r"^mine: "):
-        render_bounded("mine", template, FIELDS)
+        render("mine")
     assert time.monotonic() - started < 10  # less than one on a quiet machine
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a gigabyte
 
 
 def test_a_long_row_is_no_bomb() -> None:
