@@ -126,11 +126,16 @@ def lm_eval(context: typer.Context) -> None:
     """EleutherAI's lm-evaluation-harness with `--model lcbench`; its options: `lcbench lm-eval run --help`."""
     from importlib.util import find_spec
 
-    if find_spec("lm_eval") is None:
+    from lcbench.data.harness import check_tasks
+
+    harness = find_spec("lm_eval")
+    if harness is None:
         raise UserError("the lm-evaluation-harness is not installed; pip install 'lcbench[lm-eval]'.")
     pretrained = PRETRAINED.search(" ".join(context.args))
     if pretrained and "lcbench" in context.args:
         ModelSource(pretrained[1]).checkpoint.check_exists()
+    for folder in harness.submodule_search_locations or ():
+        check_tasks(context.args, Path(folder, "tasks"))
     work_without_hub()
     from lcbench.apps.lm_eval import main
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from functools import cache
+from pathlib import Path
 
 from lcbench.core.errors import UserError, gist_of
 
@@ -48,6 +49,29 @@ def require_model(name: str, revision: str | None, file: str = "config.json") ->
         why = _unreachable(constants.ENDPOINT)
         advice = ", or unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""
         raise UserError(f"{name} is not in the cache, and {why}; give a local folder{advice}.")
+
+
+def require_data_set(name: str, needed_by: str) -> None:
+    """Raises: UserError for a data set on the hub that no cache has while the hub does not answer."""
+    from huggingface_hub import constants
+
+    folder = f"datasets--{name.replace('/', '--')}"
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets"))
+    cached = Path(constants.HF_HUB_CACHE, folder, "snapshots").is_dir() or _has(prepared, name.replace("/", "___"))
+    if not cached and (constants.HF_HUB_OFFLINE or not is_reachable()):
+        advice = ", or unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""
+        raise UserError(
+            f"{needed_by} reads the data set {name}, which is not in the cache, and "
+            f"{_unreachable(constants.ENDPOINT)}; leave it out{advice}."
+        )
+
+
+def _has(folder: Path, name: str) -> bool:
+    """Whether a folder has an entry of that name, in whatever case: `datasets` writes names in lower case."""
+    try:
+        return name.lower() in {entry.lower() for entry in os.listdir(folder)}
+    except OSError:
+        return False
 
 
 def require_hub(what: str) -> None:
