@@ -33,7 +33,9 @@ ServedAsOption = Annotated[
 ConcurrencyOption = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="Requests to the server at the same time.")
 ]
-TimeoutOption = Annotated[float, typer.Option("--request-timeout", min=0.1, help="Most seconds of a request.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--request-timeout", min=0.1, max=10**6, help="Most seconds of a request.")
+]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="A prompt that the server cut or counts otherwise is an error.")
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lcbench.engine.footprint import Footprint
     from lcbench.methods import Method
 
+UNKNOWN_STOP = "stop_or_string"  # an ending: an end token or a stop string, which a server does not tell apart
 AT_ONCE = 16  # prompts in a batch, for engines that take several at once
 
 
@@ -89,8 +90,8 @@ class CallCost:
 
 @dataclass(frozen=True)
 class Output:
-    """The generated text, its number of tokens, and why it ended: `stop` (an end token), `stop_string`, or `length`
-    (its budget). The text may go on behind a stop string."""
+    """The generated text, its number of tokens, and why it ended: `stop` (an end token), `stop_string`, `length` (its
+    budget), or UNKNOWN_STOP. The text may go on behind a stop string."""
 
     text: str
     tokens: int

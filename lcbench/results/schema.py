@@ -88,8 +88,8 @@ class Answer:
     output_tokens: int = described("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
     prediction: str = described("The answer; of several choices the most likely one; empty for a likelihood.")
     finish_reason: str | None = described(
-        "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget); a server may "
-        "say something else.",
+        "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget), "
+        "`stop_or_string` where a server does not tell the first two apart; a server may say something else.",
         default=None,
     )
     reasoning: str | None = described(
@@ -97,7 +97,8 @@ class Answer:
     )
     reasoning_tokens: int | None = described("Its length.", unit="tokens", least=0, default=None)
     reasoning_cut: bool | None = described(
-        "Whether it did not end within its budget, and was ended for the model.", default=None
+        "Whether it did not end within its budget, and was ended for the model; null where a server does not tell.",
+        default=None,
     )
     answer: str | None = described("What was scored, where that is a part of the prediction.", default=None)
     scorer: str | None = described(

@@ -1,53 +1,37 @@
 """Requests to an endpoint: answers as they stream in, errors in words, and retries with back-off.
 
 A request that meets a busy or a failing server (429, 5xx, a connection that ends, something that is no JSON) is
-repeated up to TRIES times; one that the server refuses, or that takes too long, is not. Once a server could not be
-reached in all tries, the requests that follow try once, so that a run whose server died ends in seconds.
+repeated up to TRIES times, one that brought nothing within its time once; one that the server refuses, or that is
+answered too slowly, is not. Once a server could not be reached in all tries, the requests that follow try once, so that
+a run whose server died ends in seconds.
+
+A request is made in a thread of its own, and given up when its time is over: the timeouts of the HTTP library begin
+anew with every byte that arrives.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcbench.core.errors import EngineError, UserError, printable, shortened
+from lcbench.core.errors import UserError, printable, shortened
 from lcbench.engine.endpoint.address import Address, api_key
+from lcbench.engine.endpoint.errors import EndpointError, RefusedError, SilentError, TransientError, UnreachableError
 
 TRIES = 6
+SILENT_TRIES = 2  # of a request that brings nothing: each takes all the time that there is
 FIRST_WAIT = 0.5  # seconds before the second try, doubled with each further one
 LONGEST_WAIT = 30.0  # seconds, also where the server asks for more
 CONNECT_SECONDS = 10.0
 BUSY = (408, 425, 429)  # besides 5xx: worth another try
+LARGEST = 2**30  # bytes of an answer
 SHOWN = 300  # characters of a server's message
-
-
-class EndpointError(EngineError):
-    """A request that brought no answer."""
-
-
-class RefusedError(EndpointError):
-    """The server understood the request and refused it, with this HTTP status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class TransientError(EndpointError):
-    """Another try may succeed. `wait` is how many seconds the server asks for."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
-
-
-class UnreachableError(TransientError):
-    """There is no server, or the connection to it ended."""
 
 
 @dataclass
@@ -60,6 +44,19 @@ class Reply:
     seconds: float = 0.0
     retries: int = 0
     complete: bool = True
+
+
+@dataclass
+class _Exchange:
+    """A request that is under way: for at most `limit` seconds. `answered`: the answer has begun to arrive."""
+
+    limit: float
+    answered: bool = False
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_over(self) -> bool:
+        return time.perf_counter() - self.started > self.limit
 
 
 class Client:
@@ -75,13 +72,13 @@ class Client:
             auth=user,
             params=address.query,
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
-            limits=httpx.Limits(max_connections=connections + 1),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections + 1),
         )
         self._unreachable = threading.Event()
 
-    def get(self, path: str, *, tries: int = TRIES) -> dict[str, Any]:
-        """Raises: EndpointError."""
-        return self._repeated(lambda: self._once("GET", path, None), tries).events[0]
+    def get(self, path: str, *, tries: int = TRIES, within: float | None = None) -> dict[str, Any]:
+        """`within` are the most seconds, if fewer than those of all requests. Raises: EndpointError."""
+        return self._repeated(lambda: self._once("GET", path, None, within), tries).events[0]
 
     def post(
         self,
@@ -90,14 +87,16 @@ class Client:
         accept: Callable[[Reply], object] | None = None,
         *,
         tries: int = TRIES,
+        within: float | None = None,
     ) -> Reply:
         """The reply to a request, repeated if need be; `accept` may raise a TransientError for one that makes no sense.
+        `within` as in `get`.
 
         Raises: EndpointError.
         """
 
         def once() -> Reply:
-            reply = self._once("POST", path, body)
+            reply = self._once("POST", path, body, within)
             if accept:
                 accept(reply)
             return reply
@@ -111,7 +110,8 @@ class Client:
                 reply = once()
             except TransientError as error:
                 unreachable = isinstance(error, UnreachableError)
-                if retries + 1 == tries or (unreachable and self._unreachable.is_set()):
+                most = min(tries, SILENT_TRIES) if isinstance(error, SilentError) else tries
+                if retries + 1 >= most or (unreachable and self._unreachable.is_set()):
                     if unreachable:
                         self._unreachable.set()
                     raise type(error)(f"{error} ({retries + 1} tries)" if retries else str(error)) from error
@@ -123,22 +123,43 @@ class Client:
                 return reply
         raise AssertionError("there is at least one try")
 
-    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
-        httpx = http_library()
-        started = time.perf_counter()
+    def _once(self, method: str, path: str, body: dict[str, Any] | None, within: float | None) -> Reply:
+        limit = self.timeout if within is None else min(within, self.timeout)
+        exchange = _Exchange(limit)
+        found: queue.SimpleQueue[Reply | Exception] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                found.put(self._exchanged(exchange, method, path, body))
+            except Exception as error:  # raised again where it is waited for
+                found.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
         try:
-            with self._http.stream(method, f"{self.address.base}/{path}", json=body) as response:
+            reply = found.get(timeout=limit)
+        except queue.Empty:
+            raise self._too_slow(exchange) from None
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _exchanged(self, exchange: _Exchange, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+        httpx = http_library()
+        started = exchange.started
+        timeout = httpx.Timeout(exchange.limit, connect=min(CONNECT_SECONDS, exchange.limit))
+        try:
+            with self._http.stream(method, f"{self.address.base}/{path}", json=body, timeout=timeout) as response:
+                exchange.answered = True
                 if response.status_code != 200:
-                    response.read()
-                    raise self._refused(response)
+                    raise self._refused(response, self._whole(response, exchange))
                 reply = Reply()
-                for event in self._events(response, reply, started):
+                for event in self._events(response, reply, exchange):
                     reply.events.append(event)
                     reply.times.append(time.perf_counter() - started)
         except httpx.TimeoutException as error:
             if isinstance(error, httpx.ConnectTimeout):
                 raise UnreachableError(f"no connection to {self.address.base} within {CONNECT_SECONDS:g} s") from None
-            raise self._too_slow() from None
+            raise self._too_slow(exchange) from None
         except httpx.TransportError as error:
             raise UnreachableError(self._clean(f"no connection to {self.address.base}: {_gist(error)}")) from None
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -148,16 +169,15 @@ class Client:
         reply.seconds = time.perf_counter() - started
         return reply
 
-    def _events(self, response: Any, reply: Reply, started: float) -> Iterator[dict[str, Any]]:
+    def _events(self, response: Any, reply: Reply, exchange: _Exchange) -> Iterator[dict[str, Any]]:
         """The objects of a stream of server-sent events, or the one of a plain response."""
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            response.read()
-            yield self._json(response.text, response)
+            yield self._json(self._whole(response, exchange), response)
             return
         reply.complete = False
         for line in response.iter_lines():
-            if time.perf_counter() - started > self.timeout:
-                raise self._too_slow()
+            if exchange.is_over:
+                raise self._too_slow(exchange)
             if not line.startswith("data:"):
                 continue
             data = line.removeprefix("data:").strip()
@@ -168,6 +188,18 @@ class Client:
             if event.get("error"):
                 raise TransientError(self._clean(f"the server broke off its answer: {_message(event)}"))
             yield event
+
+    def _whole(self, response: Any, exchange: _Exchange) -> str:
+        """The text of a plain response. Raises: EndpointError for one without end."""
+        parts, size = [], 0
+        for part in response.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if exchange.is_over:
+                raise self._too_slow(exchange)
+            if size > LARGEST:
+                raise EndpointError(f"{self.address.base} answers with more than {LARGEST >> 20} MB")
+        return b"".join(parts).decode(response.encoding or "utf-8", errors="replace")
 
     def _json(self, text: str, response: Any) -> dict[str, Any]:
         try:
@@ -180,10 +212,10 @@ class Client:
         what = "a web page" if page else "something that is no JSON object"
         raise TransientError(f"{self.address.base} answered with {what}")
 
-    def _refused(self, response: Any) -> EndpointError:
+    def _refused(self, response: Any, text: str) -> EndpointError:
         status = response.status_code
         try:
-            said = _message(json.loads(response.text))
+            said = _message(json.loads(text))
         except ValueError:
             said = ""
         message = self._clean(f"HTTP {status} from {self.address.base}{f': {said}' if said else ''}")
@@ -192,8 +224,11 @@ class Client:
             return TransientError(message, float(asked) if asked.isdecimal() else None)
         return RefusedError(message, status)
 
-    def _too_slow(self) -> EndpointError:
-        return EndpointError(f"no answer from {self.address.base} within {self.timeout:g} s; pass --request-timeout")
+    def _too_slow(self, exchange: _Exchange) -> EndpointError:
+        advice = "; pass --request-timeout" if exchange.limit == self.timeout else ""
+        if exchange.answered:
+            return EndpointError(f"no whole answer from {self.address.base} within {exchange.limit:g} s{advice}")
+        return SilentError(f"no answer from {self.address.base} within {exchange.limit:g} s{advice}")
 
     def _clean(self, text: str) -> str:
         return shortened(printable(" ".join(self.address.without_secrets(text).split())), SHOWN)

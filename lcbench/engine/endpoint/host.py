@@ -7,13 +7,24 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from lcbench.engine.base import CallCost, ContinuationScores, Engine, Host, Output, PromptRequest, TextScores
-from lcbench.engine.endpoint.client import EndpointError, Reply
+from lcbench.engine.base import (
+    UNKNOWN_STOP,
+    CallCost,
+    ContinuationScores,
+    Engine,
+    Host,
+    Output,
+    PromptRequest,
+    TextScores,
+)
+from lcbench.engine.endpoint.client import Reply
+from lcbench.engine.endpoint.errors import EndpointError
 from lcbench.engine.endpoint.interface import Answer, Completions
 from lcbench.engine.endpoint.probe import Found
 from lcbench.methods import Method
 
 ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # of an answer that is whole
+STRINGS = ("stop_string", "stop_sequence")  # of one that a stop string ended
 
 
 class EndpointHost(Host):
@@ -57,7 +68,7 @@ class EndpointEngine(Engine):
             first_token_seconds=None if first is None else round(first, 6),
             retries=answer.retries,
         )
-        return Output(_with_stop(answer, request.stop), tokens, answer.finish_reason, cost)
+        return Output(_with_stop(answer, request.stop), tokens, _ending(answer, request), cost)
 
     def _tokens(self, answer: Answer, request: PromptRequest) -> int:
         """The tokens of the answer; where the server does not count them, those of its text."""
@@ -106,9 +117,19 @@ class EndpointEngine(Engine):
 
 
 def _with_stop(answer: Answer, stops: Sequence[str]) -> str:
-    """The text up to its stop string and with it: servers leave it out, and not all say which of several it was."""
-    if answer.finish_reason not in ("stop", "stop_string", "stop_sequence") or any(
-        stop in answer.text for stop in stops
-    ):
-        return answer.text
-    return answer.text + (answer.stopped_by or (stops[0] if len(stops) == 1 else ""))
+    """The text up to its stop string and with it, which servers leave out, where they tell that it was one."""
+    only = stops[0] if answer.finish_reason in STRINGS and len(stops) == 1 else ""
+    stop = answer.stopped_by or only
+    return answer.text if stop in answer.text else answer.text + stop
+
+
+def _ending(answer: Answer, request: PromptRequest) -> str | None:
+    """Why the answer ended. Servers say `stop` for an end token and for a stop string, and leave the string out: so
+    where they do not tell which it was, it is not known."""
+    if any(stop in answer.text for stop in request.stop):
+        return "stop_string"
+    return (
+        UNKNOWN_STOP
+        if answer.finish_reason == "stop" and request.stop and not answer.tells_stops
+        else answer.finish_reason
+    )

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.tokens import tokenizer_prefix
 from lcbench.engine.base import PromptRequest
-from lcbench.engine.endpoint.client import Client, EndpointError, Reply, TransientError
+from lcbench.engine.endpoint.client import Client, Reply
+from lcbench.engine.endpoint.errors import EndpointError, TransientError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+STOP_REASONS = ("stop_reason", "matched_stop")  # vLLM's and SGLang's: the stop string or token, null for an end token
 MOST_STOPS = 4  # stop strings in a request: OpenAI's limit; what comes behind others is cut off here
 
 
@@ -31,11 +33,13 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with the server's own counts of tokens, where it gives them, and what the client saw of the time."""
+    """An answer with the server's own counts of tokens, where it gives them, and what the client saw of the time.
+    `stopped_by` is the stop string that ended it; if not `tells_stops`, the server does not say which, if any."""
 
     text: str
     finish_reason: str | None
     stopped_by: str | None
+    tells_stops: bool
     prompt_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None
@@ -89,7 +93,7 @@ class Interface(ABC):
 
     def read(self, reply: Reply) -> Answer:
         """The answer in a reply. Raises: TransientError for one that is none, or that was cut off."""
-        text, reason, stop_reason, first = "", None, None, None
+        text, reason, stop_reason, told, first = "", None, None, False, None
         usage: dict[str, Any] = {}
         model = ""
         for event, seconds in zip(reply.events, reply.times, strict=True):
@@ -103,7 +107,9 @@ class Interface(ABC):
                 first = seconds if first is None and part else first
                 text += part
                 reason = choice.get("finish_reason") or reason
-                stop_reason = choice.get("stop_reason", stop_reason)  # vLLM: which stop string or token it was
+                for name in STOP_REASONS:
+                    if name in choice:
+                        told, stop_reason = True, choice[name]
         if not reply.complete and reason is None:
             raise TransientError("the server broke off its answer")
         if reason == "stop" and isinstance(stop_reason, str):
@@ -113,6 +119,7 @@ class Interface(ABC):
             text,
             reason,
             stop_reason if isinstance(stop_reason, str) else None,
+            told,
             _count(usage, "prompt_tokens"),
             _count(usage.get("prompt_tokens_details"), "cached_tokens"),
             _count(usage, "completion_tokens"),

@@ -11,7 +11,8 @@ from lcbench.core.errors import UserError, shortened
 from lcbench.core.tokens import encode_start
 from lcbench.engine.base import PromptRequest
 from lcbench.engine.endpoint.address import KEYS
-from lcbench.engine.endpoint.client import Client, EndpointError, RefusedError, TransientError, UnreachableError
+from lcbench.engine.endpoint.client import Client
+from lcbench.engine.endpoint.errors import EndpointError, RefusedError, TransientError, UnreachableError
 from lcbench.engine.endpoint.interface import INTERFACES, SCORES, Completions, Interface
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST_URL = 200  # characters that are shown
 PROMPT = "The capital of France is"
+SECONDS = 120.0  # for the answer to it: a server may load its model only now
 DENIED, MISSING = (401, 403), (404, 405)
 
 
@@ -44,7 +46,7 @@ def dialect_of(client: Client, api: str, model: str, tokenizer: PreTrainedTokeni
     for dialect in INTERFACES[api].dialects:
         interface = INTERFACES[api](client, model, tokenizer, dialect)
         try:
-            answer = interface.ask(request, tries=1)
+            answer = interface.ask(request, tries=1, within=SECONDS)
         except UnreachableError:
             raise
         except RefusedError as error:
@@ -67,7 +69,7 @@ def scores_of(found: Found) -> str | None:
     tokens = encode_start(found.interface.tokenizer, PROMPT)
     for way in SCORES:
         try:
-            logs, _ = found.interface.scores(tokens, way, tries=1)
+            logs, _ = found.interface.scores(tokens, way, tries=1, within=SECONDS)
         except UnreachableError:
             raise
         except EndpointError:

@@ -12,8 +12,9 @@ from lcbench.core.errors import UserError, unknown
 from lcbench.core.hub import explain
 from lcbench.engine.base import ModelFacts, Source
 from lcbench.engine.endpoint.address import Address
-from lcbench.engine.endpoint.client import Client, EndpointError, RefusedError, UnreachableError
-from lcbench.engine.endpoint.probe import MISSING, Found, dialect_of, in_a_sentence, scores_of
+from lcbench.engine.endpoint.client import Client
+from lcbench.engine.endpoint.errors import EndpointError, RefusedError, UnreachableError
+from lcbench.engine.endpoint.probe import MISSING, SECONDS, Found, dialect_of, in_a_sentence, scores_of
 from lcbench.engine.models import ModelSource
 from lcbench.engine.served import served_methods
 from lcbench.methods.trained_length import trained_length
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lcbench.methods import Method
 
 APIS = ("completions", "chat")
+LISTING_SECONDS = 20.0  # for the list of models, which a server has at hand
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class EndpointSource(Source):
         serve` without a download cache): the probe tells if it is of any use."""
         with in_a_sentence(self._client):
             try:
-                listed = self._client.get("models", tries=1).get("data")
+                listed = self._client.get("models", tries=1, within=LISTING_SECONDS).get("data")
             except UnreachableError:
                 raise
             except EndpointError as error:
@@ -147,7 +149,7 @@ class EndpointSource(Source):
         prompt = {"messages": [{"role": "user", "content": "a"}]} if self.own_template else {"prompt": "a"}
         path = "chat/completions" if self.own_template else "completions"
         try:
-            reply = self._client.post(path, {"model": self.name, "max_tokens": 1, **prompt}, tries=1)
+            reply = self._client.post(path, {"model": self.name, "max_tokens": 1, **prompt}, tries=1, within=SECONDS)
         except EndpointError:
             return False
         return str(reply.events[0].get("model")).startswith(f"{self.name}@")

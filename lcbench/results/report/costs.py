@@ -10,7 +10,8 @@ from typing import Any
 
 from lcbench.results.schema import Cost, Record
 
-ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # of an answer that is whole
+# Of an answer that is whole.
+ENDINGS = ("stop", "stop_string", "stop_or_string", "length", "eos", "eos_token", "stop_sequence")
 
 
 def rate(samples: Sequence[tuple[int, float]]) -> tuple[float | None, float | None]:

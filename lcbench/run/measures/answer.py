@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -117,7 +117,7 @@ class Answer(Measure):
             finish_reason=replies[-1].output.finish_reason,
             reasoning="\n\n".join(thoughts) if thoughts else None,
             reasoning_tokens=sum(one.tokens for one in budgeted) if budgeted else None,
-            reasoning_cut=any(one.cut for one in budgeted) if budgeted else None,
+            reasoning_cut=_any(one.cut for one in budgeted),
             cost=cost_of([reply.cost for reply in replies]),
         )
 
@@ -134,6 +134,12 @@ class Answer(Measure):
     @cached_property
     def _sampling(self) -> dict[str, Sampling]:
         return {text: Sampling.parse(text) for text in {job.task.sampling for job in self.plan.jobs} if text}
+
+
+def _any(cuts: Iterable[bool | None]) -> bool | None:
+    """Whether one is so; None if that is not known, or there is none."""
+    found = set(cuts)
+    return True if True in found else False if found == {False} else None
 
 
 def _second(example: Example, said: str) -> Example:

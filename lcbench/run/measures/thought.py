@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lcbench.core.thinking import Markers, markers_of
 from lcbench.core.tokens import as_text, encode_inside
-from lcbench.engine.base import CallCost, Output
+from lcbench.engine.base import UNKNOWN_STOP, CallCost, Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,11 +22,12 @@ LAST = 24  # tokens at the end of a prompt that tell whether a thought is begun 
 
 @dataclass(frozen=True)
 class Thought:
-    """A thought as text, its tokens and whether it was cut; `behind` is what follows the prompt before the answer."""
+    """A thought as text, its tokens and whether it was cut (None: not known); `behind` is what follows the prompt
+    before the answer."""
 
     text: str
     tokens: int
-    cut: bool
+    cut: bool | None
     behind: list[int]
 
 
@@ -51,7 +52,8 @@ class Thinking:
         bare = split[0] if split else self.markers.bare(text)
         opened = "" if begun or not self.markers.starts(text) else self.markers.begin
         ids = encode_inside(self._tokenizer, opened + as_text(self._tokenizer, bare))[: self.budget]
-        return Thought(bare.strip(), len(ids), cut=split is None, behind=ids + self._close)
+        cut = None if split is None and output.finish_reason == UNKNOWN_STOP else split is None
+        return Thought(bare.strip(), len(ids), cut, behind=ids + self._close)
 
     def _end_of(self, prompt: list[int]) -> str:
         return str(self._tokenizer.decode(prompt[-LAST:]))

@@ -1,0 +1,33 @@
+"""Why a request to a server brought no answer."""
+
+from __future__ import annotations
+
+from lcbench.core.errors import EngineError
+
+
+class EndpointError(EngineError):
+    """A request that brought no answer."""
+
+
+class RefusedError(EndpointError):
+    """The server understood the request and refused it, with this HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TransientError(EndpointError):
+    """Another try may succeed. `wait` is how many seconds the server asks for."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class UnreachableError(TransientError):
+    """There is no server, or the connection to it ended."""
+
+
+class SilentError(UnreachableError):
+    """The server took the connection, and answered nothing in time."""
