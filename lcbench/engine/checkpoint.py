@@ -16,6 +16,8 @@ from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.engine.embedded import embedded_models, has_own_tokenizer
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
+from lcbench.engine.rope_config import idle_factor, rope_fault
+from lcbench.engine.vocabulary import check_ends
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -98,6 +100,11 @@ class Checkpoint:
             self.gguf.complete_config(config)
         else:
             config = self.load(StockConfig, "config")
+        if factor := idle_factor(config):
+            raise UserError(
+                f"{self.name}: the rope_scaling in its config.json has the factor {factor:g} without a type that "
+                "uses it; write its rope_type, such as linear or yarn, or take it out."
+            )
         return config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -113,6 +120,8 @@ class Checkpoint:
         tokenizer: PreTrainedTokenizerBase = self.load(AutoTokenizer, "tokenizer", **options)
         if self.gguf:
             self.gguf.complete_tokenizer(tokenizer)
+        else:
+            check_ends(self.name, tokenizer, self._file)
         rows = getattr(config.get_text_config(), "vocab_size", None)
         if isinstance(rows, int):
             self.check_tokenizer(tokenizer, rows)
@@ -147,6 +156,8 @@ class Checkpoint:
                     config, trust_remote_code=self.trust_remote_code
                 )
         except Exception as error:  # as in `load`: a broken config fails in many ways
+            if fault := rope_fault(config):
+                raise UserError(f"{self.name}: {fault}.") from error
             raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
         if self.gguf:
             self.gguf.check_unread(skeleton)
@@ -191,6 +202,16 @@ class Checkpoint:
         except Exception as error:  # a broken folder fails in many ways, depending on the library that reads it
             gist = "out of memory." if out_of_memory(error) else explain(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
+
+    def _file(self, name: str) -> Path | None:
+        """A small file of the model; None if it has none."""
+        from huggingface_hub import try_to_load_from_cache
+
+        folder = Path(self.location)
+        if folder.is_dir():
+            return folder / name if (folder / name).is_file() else None
+        cached = try_to_load_from_cache(self.location, name, revision=self.revision)
+        return Path(cached) if isinstance(cached, str) else None
 
     def _downloaded(self, repository: str, file: str) -> Path:
         """A file of the hub in its cache. Raises: UserError."""

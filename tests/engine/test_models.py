@@ -309,6 +309,46 @@ def test_a_tied_head_in_the_file_is_no_surplus() -> None:
     assert ModelSource(str(folder)).model().config.tie_word_embeddings
 
 
+ROPE: dict[str, tuple[object, str]] = {
+    "old spelling": ({"type": "su", "long_factor": [1.0] * 16, "short_factor": [1.0] * 16}, "write 'longrope' there"),
+    "unknown": ({"rope_type": "banana", "factor": 2.0}, "type 'banana', which no module of transformers computes"),
+    "a number": ({"rope_type": 5}, "has the type 5, which"),
+    "a factor in words": ({"rope_type": "linear", "factor": "2"}, "factor in the rope_scaling .* not '2'"),
+    "no type": ({"factor": 4.0}, "has the factor 4 without a type that uses it"),
+}
+
+
+@pytest.mark.parametrize("name", ROPE)
+def test_rope_settings_that_nothing_computes_are_named(name: str, tmp_path: Path) -> None:
+    scaling, sentence = ROPE[name]
+    folder = model_folder(tmp_path / "model", rope_parameters=None, rope_scaling=scaling, rope_theta=10000.0)
+    checkpoint = ModelSource(str(folder)).checkpoint
+    with pytest.raises(UserError, match=sentence):
+        checkpoint.skeleton(checkpoint.config())
+
+
+@pytest.mark.parametrize("scaling", [{"factor": 1.0}, {"rope_type": "linear", "factor": 2.0}])
+def test_other_rope_settings_are_not(scaling: dict[str, Any], tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", rope_parameters=None, rope_scaling=scaling, rope_theta=10000.0)
+    checkpoint = ModelSource(str(folder)).checkpoint
+    assert checkpoint.skeleton(checkpoint.config())
+
+
+@pytest.mark.parametrize("kind", ["bos", "eos"])
+@pytest.mark.parametrize("rows", [1341, 2000])
+def test_an_end_of_texts_that_the_vocabulary_lacks_is_refused(kind: str, rows: int, tmp_path: Path) -> None:
+    """Whether the embedding has a row at its place or not: no training has touched it."""
+    folder = model_folder(tmp_path / "model", vocab_size=rows)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {f"{kind}_token": "<foo>"}))
+    with pytest.raises(UserError, match=f"'<foo>' as its {kind.upper()} token, which its vocabulary lacks"):
+        ModelSource(str(folder)).tokenizer()
+    listed = {"1341": {"content": "<foo>", "special": True}}  # by the model's makers: then it is a token of theirs
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": listed}))
+    if rows > 1341:
+        assert getattr(ModelSource(str(folder)).tokenizer(), f"{kind}_token_id") == 1341
+
+
 def test_tokens_beyond_the_embedding() -> None:
     source = ModelSource()
     rows = source.checkpoint.skeleton(source.config()).get_input_embeddings().weight.shape[0]

@@ -1,0 +1,51 @@
+"""What is wrong with the RoPE settings of a config.json, in words: transformers fails at them with a bare key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import brief
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+OLD_SPELLINGS = {"su": "longrope"}  # of Phi-3's first checkpoints; transformers reads it for Phi-3 only
+NUMBERS = ("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "rope_theta")
+
+
+def rope_fault(config: PretrainedConfig) -> str | None:
+    """Why no rotary module can be made with these settings; None if nothing is found."""
+    given = getattr(config.get_text_config(), "rope_parameters", None)
+    if not isinstance(given, dict):
+        return None
+    per_layer_type = [value for value in given.values() if isinstance(value, dict)]
+    faults = map(_fault, per_layer_type or [given])
+    return next(filter(None, faults), None)
+
+
+def _fault(parameters: dict[str, Any]) -> str | None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind, known = parameters.get("rope_type", "default"), ("default", *ROPE_INIT_FUNCTIONS)
+    if kind not in known:
+        newer = OLD_SPELLINGS.get(kind) if isinstance(kind, str) else None
+        way_out = (
+            f"an old spelling: write {newer!r} there"
+            if newer
+            else f"which no module of transformers computes; known are {', '.join(known)}"
+        )
+        return f"the rope_scaling in its config.json has the type {brief(kind)}, {way_out}"
+    for name in NUMBERS:
+        value = parameters.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            return f"{name} in the rope_scaling of its config.json must be a number, not {brief(value)}"
+    return None
+
+
+def idle_factor(config: PretrainedConfig) -> float | None:
+    """The factor of a scaling of no type, or of the type `default`, which ignores it; None where there is none."""
+    given = getattr(config.get_text_config(), "rope_parameters", None)
+    if not isinstance(given, dict) or given.get("rope_type", "default") != "default":
+        return None
+    factor = given.get("factor")
+    return float(factor) if isinstance(factor, int | float) and factor != 1 else None
