@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from lcbench.core.errors import UserError
+from lcbench.core.errors import RowError, UserError
 from lcbench.tasks.format import ChatRule, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+CHECK_SECONDS = 2.0  # for checks of rows before a run that take longer than to look at them
 TOKENS, WINDOWS = "tokens", "windows"  # the unit of equal weight in a mean over texts
 # Fields of a task that say how its prompts are asked and answered.
 FORMAT = ("chat", "bos", "system", "chat_options", "think_budget", "think_end", "sampling", "repeats")
@@ -192,10 +194,28 @@ class Task(ABC):
         them together."""
         return cell, sample
 
+    def check_row(self, sample: int, seed: int) -> None:  # noqa: B027  (optional: generated samples have no row)
+        """Check the row of a sample, without a tokenizer. Raises: RowError if the sample cannot be built from it."""
+
+    def check_prompt(self, sample: int, seed: int) -> None:  # noqa: B027  (as above)
+        """The same for what takes longer: tried for as many rows as `CHECK_SECONDS` allow, the rest is seen when they
+        are built. Raises: RowError."""
+
     def problems(self, samples: int, seed: int) -> dict[int, str]:
         """Which of the first `samples` samples of a cell, drawn with `seed`, cannot be built from their rows, and why;
         found without a tokenizer, before anything runs."""
-        return {}
+        if type(self).check_row is Task.check_row:  # generated
+            return {}
+        found: dict[int, str] = {}
+        end = time.monotonic() + CHECK_SECONDS
+        for sample in range(samples):
+            try:
+                self.check_row(sample, seed)
+                if time.monotonic() < end:
+                    self.check_prompt(sample, seed)
+            except RowError as error:
+                found[sample] = str(error)
+        return found
 
     def notes(self, samples: int) -> list[str]:
         """Warnings about the first `samples` samples that users should read before a run."""

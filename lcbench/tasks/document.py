@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
 NAMES_ANSWER = regex.compile(r"\{\{-?\s*answer\b")
 NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
-CHECK_SECONDS = 2.0  # for rendering prompts before a run
 ALL = 10**9  # samples: every row of the data
 IN_PROTOCOLS = (
     *FORMAT,
@@ -159,22 +157,17 @@ class DocumentTask(Task):
         except RowError:  # raised again where the example is built
             return cell, sample
 
-    def problems(self, samples: int, seed: int) -> dict[int, str]:
-        """Rows without references, without the document that the prompt names, with values that are not text, or that
-        the prompt cannot be rendered for (as many as `CHECK_SECONDS` allow; others fail when they are built)."""
-        found: dict[int, str] = {}
-        end = time.monotonic() + CHECK_SECONDS
-        for sample in range(samples):
-            try:
-                row = self._rows.row(sample)
-                self._rows.groups_of(row, sample)
-                if self.classes in row.meta:
-                    self._rows.classes_of(row, sample)
-                if not self.resolved.shots and time.monotonic() < end:
-                    self._rendered(sample, self.resolved.prompt, self._fields(row, []))
-            except RowError as error:
-                found[sample] = str(error)
-        return found
+    def check_row(self, sample: int, seed: int) -> None:
+        """Rows without references, without the document that the prompt names, or with values that are not text."""
+        row = self._rows.row(sample)
+        self._rows.groups_of(row, sample)
+        if self.classes in row.meta:
+            self._rows.classes_of(row, sample)
+
+    def check_prompt(self, sample: int, seed: int) -> None:
+        """Rows that the prompt cannot be rendered for."""
+        if not self.resolved.shots:
+            self._rendered(sample, self.resolved.prompt, self._fields(self._rows.row(sample), []))
 
     def notes(self, samples: int) -> list[str]:
         """Where ROUGE gives every answer 0: references of one word, and as published, in some scripts."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from lcbench.core.errors import UserError, unknown
+from lcbench.core.errors import RowError, UserError, brief, unknown
 from lcbench.core.tokens import as_text, encode_inside
 from lcbench.data import Row
+from lcbench.data.values import text_of
 from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
 from lcbench.tasks.questions import Questions, questions
@@ -50,23 +51,32 @@ class HelmetIcl(Task):
             raise UserError(f"{self.name}: max_new_tokens must be at least 1, not {self.max_new_tokens}.")
 
     def require_data(self) -> None:
-        self._label(self._questions.row(0))
-        self._label(self._pool.row(0))
+        if not self._by_label:
+            raise UserError(f"{self.data} ({self.demonstrations_split}) has no rows to demonstrate.")
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._questions)
+
+    def check_row(self, sample: int, seed: int) -> None:
+        """Questions without a label, or with one that no demonstration has."""
+        row = self._asked(sample, seed)
+        if not row.question.strip():
+            raise RowError(f"{row.id} in {self.data} ({self.split}) has no question.")
+        if self._label(row) not in self._by_label:
+            raise RowError(
+                f"{row.id} in {self.data} ({self.split}) has the label {brief(self._label(row))}, which no "
+                "demonstration has."
+            )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
         """The demonstrations of a question at a shorter length are a prefix of those at a longer one."""
         return sample
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        order = _shuffled(len(self._questions), self.sample_seed(Cell(0), -1, seed))
-        row, rng = self._questions.row(order[sample]), self.rng(Cell(0), sample, seed)
+        self.check_row(sample, seed)
+        row, rng = self._asked(sample, seed), self.rng(Cell(0), sample, seed)
         by_label = self._by_label
         numbers = dict(zip(by_label, rng.sample(range(len(by_label)), len(by_label)), strict=True))
-        if self._label(row) not in numbers:
-            raise unknown(f"label of {row.id} in {self.data}:", self._label(row), numbers)
         cue = "" if self.format.in_chat(tokenizer) else "\nlabel:"
         head = self.format.start(tokenizer, self.instruction)
         tail = self.format.end(tokenizer, as_text(tokenizer, f"\n\n{row.question}{cue}"))
@@ -105,9 +115,22 @@ class HelmetIcl(Task):
     def _label(self, row: Row) -> str:
         if self.label == REFERENCE and row.references:
             return row.references[0]
+        """Raises: UserError for an unknown column; RowError for a row whose label is missing, or no text."""
         if self.label not in row.meta:
             raise unknown(f"column of {self.data} as label:", self.label, row.meta)
-        return str(row.meta[self.label])
+        where = f"`{self.label}` of {row.id} in {self.data}"
+        try:
+            label = text_of(row.meta[self.label], where)
+        except UserError as error:
+            raise RowError(str(error)) from error
+        if not label.strip():
+            raise RowError(f"{where} is missing.")
+        return label
+
+    def _asked(self, sample: int, seed: int) -> Row:
+        """The question of a sample."""
+        order = _shuffled(len(self._questions), self.sample_seed(Cell(0), -1, seed))
+        return self._questions.row(order[sample])
 
     @property
     def _questions(self) -> Questions:

@@ -95,15 +95,14 @@ class InContextTask(Task):
         """Samples of one draw: their demonstrations at a shorter length are a prefix of those at a longer one."""
         return sample % self.draws
 
-    def problems(self, samples: int, seed: int) -> dict[int, str]:
-        """Samples whose question has no label, a label that is not in `labels`, or a value that is not text."""
-        wrong, numbers = self._questions.problems, map(self._row_number, range(samples), [seed] * samples)
-        return {sample: wrong[number] for sample, number in enumerate(numbers) if number in wrong}
+    def check_row(self, sample: int, seed: int) -> None:
+        """Questions without a label, with one that is not in `labels`, or with a value that is not text."""
+        if (number := self._row_number(sample, seed)) in self._questions.problems:
+            raise RowError(self._questions.problems[number])
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         draw, number = sample % self.draws, self._row_number(sample, seed)
-        if number in self._questions.problems:
-            raise RowError(self._questions.problems[number])
+        self.check_row(sample, seed)
         shot = self._questions.shots[number]
         layout = self._layout(tokenizer)
         choices = self._choices(tokenizer, layout) if self.scoring == "likelihood" else {}

@@ -60,6 +60,19 @@ class NoLiMa(Task):
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return len(self._rows) * len(self._books)
 
+    def check_row(self, sample: int, seed: int) -> None:
+        """Needles without name and answer, without text, or with a template that has not one place for the book."""
+        row = self._rows[sample % len(self._rows)]
+        template = row.meta.get("task_template") or self.template
+        if template.count("{haystack}") != 1:
+            raise RowError(
+                f"the template of {row.id} in {NEEDLES} says {{haystack}} {template.count('{haystack}')} times."
+            )
+        if not str(row.meta.get("needle") or "").strip():
+            raise RowError(f"{row.id} in {NEEDLES} has no needle.")
+        if not row.meta.get("characters") and not row.references:
+            raise RowError(f"{row.id} in {NEEDLES} has no name and no answer.")
+
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
         """The grid of lengths and depths; without depths each sample draws its own."""
         grid: list[float] | list[None] = depths or [None]
@@ -70,15 +83,10 @@ class NoLiMa(Task):
         return sample // len(self._rows)
 
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
+        self.check_row(sample, seed)
         number, row = sample // len(self._rows), self._rows[sample % len(self._rows)]
         rng = self.rng(cell, sample, seed)
-        template = row.meta["task_template"] or self.template
-        if template.count("{haystack}") != 1:
-            raise RowError(
-                f"the template of {row.id} in {NEEDLES} says {{haystack}} {template.count('{haystack}')} times."
-            )
-        if not row.meta["characters"] and not row.references:
-            raise RowError(f"{row.id} in {NEEDLES} has no name and no answer.")
+        template = row.meta.get("task_template") or self.template
         name = rng.choice(row.meta["characters"]) if row.meta["characters"] else ""
         before, after = template.replace("{question}", row.question).split("{haystack}")
         head = self.format.start(tokenizer, as_text(tokenizer, before))

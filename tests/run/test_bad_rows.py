@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lcbench.core.errors import RowError
 from lcbench.engine.models import ModelSource
 from lcbench.run.plan import Plan, make_plan
 from lcbench.run.requests import Request
+from lcbench.tasks import Task, all_families, load_task
+from lcbench.tasks.helmet_icl import HelmetIcl
+from lcbench.tasks.questions import questions
 from tests.helpers import cli, lines_of, records_of
 
 YAML = """
@@ -190,3 +195,54 @@ def test_rouge_of_one_word_is_told(reference: str, told: bool) -> None:
     write([row(0, references=[reference])])
     Path("t.yaml").write_text(YAML.replace("scorer: f1", "scorer: rouge"))
     assert [note.split(" where ")[0] for note in plan().notes] == ["t: 1 of 1 rows have references of one word,"] * told
+
+
+ASKED = [
+    {"role": "user", "content": "Write."},
+    {"role": "assistant", "content": "A."},
+    {"role": "user", "content": "?"},
+]
+TALK = {"document": json.dumps(ASKED), "question": "", "references": ["xA.", "x"], "n_needles": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"document": "no JSON"}, "is no conversation in JSON"),
+        ({"document": json.dumps(ASKED[:2])}, "does not end with a message of the user"),
+        ({"document": None}, "has no conversation"),
+        ({"references": []}, "has no answer to compare with"),
+        ({"references": ["A.", "x"]}, "does not begin with its random string"),
+        ({"references": {"a": 1}}, "is a mapping"),
+    ],
+)
+def test_a_bad_conversation_is_told_before_the_first_sample(changes: dict[str, Any], reason: str) -> None:
+    write([TALK | (changes if number == 3 else {}) for number in range(4)])
+    task = load_task("mrcr:data=rows.jsonl,max_new_tokens=4")
+    if "is a mapping" in reason:  # where the rows are chosen by a column
+        with pytest.raises(RowError, match=reason):
+            task.require_data()
+        return
+    (problem,) = task.problems(4, 0).items()
+    assert problem[0] == 3 and problem[1].startswith("row 4 of rows.jsonl") and reason in problem[1]
+
+
+@pytest.mark.parametrize("changes", [{"label": "fog"}, {"label": None}, {"label": ["sun"]}, {"question": " "}])
+def test_a_bad_question_with_numbers_for_labels_is_told(changes: dict[str, Any], monkeypatch: Any) -> None:
+    """Its place among the samples is drawn by the seed; the others are asked."""
+    rows = [{"question": f"T{n}", "label": ("sun", "rain")[n % 2]} for n in range(4)]
+    in_context([row | (changes if n == 2 else {}) for n, row in enumerate(rows)], rows)
+    monkeypatch.setattr(HelmetIcl, "_pool", property(lambda self: questions("shown.jsonl", "train", {})))
+    task = HelmetIcl(name="t", data="asked.jsonl", label="label", instruction="Label.")
+    task.require_data()
+    found = [task.problems(4, seed) for seed in range(9)]
+    assert all(len(problems) == 1 and "2 in asked.jsonl" in str(problems) for problems in found)
+    assert len({number for problems in found for number in problems}) > 1
+
+
+def test_every_family_with_rows_checks_them() -> None:
+    """In one place, before the first sample; RULER's questions are checked where their collection is read."""
+    reads = {name: cls for name, cls in all_families().items() if {one.name for one in fields(cls)} & {"data", "kind"}}
+    assert {"document", "dialogue", "in_context", "helmet_icl", "humaneval", "nolima"} <= reads.keys()
+    assert [name for name, cls in reads.items() if cls.check_row is Task.check_row] == []
+    assert [name for name, cls in all_families().items() if cls.problems is not Task.problems] == []

@@ -80,6 +80,16 @@ class Dialogue(Task):
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         return len(self._rows) if self.data else None
 
+    def check_row(self, sample: int, seed: int) -> None:
+        """Rows without an answer, or without a conversation."""
+        if self.data:
+            self._answer(self._rows.row(sample), sample)
+
+    def check_prompt(self, sample: int, seed: int) -> None:
+        """Rows whose document is no conversation."""
+        if self.data:
+            self._messages(self._rows.row(sample), sample)
+
     def example(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         return (self._published if self.data else self._made_up)(cell, sample, tokenizer, seed)
 
@@ -157,10 +167,10 @@ class Dialogue(Task):
     def _published(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
         row = self._rows.row(sample)
         prompt = self._encoded(tokenizer, self._messages(row, sample))
-        answer = len(encode_inside(tokenizer, as_text(tokenizer, f" {row.references[0]}")))
+        answer = len(encode_inside(tokenizer, as_text(tokenizer, f" {self._answer(row, sample)}")))
         if len(prompt) + self.max_new_tokens > cell.seq_len:
             raise (LeftOutError if self.too_long == "skip" else TooLongError)(
-                f"row {self._rows.number(sample) + 1} of {self.data} has {len(prompt):,} tokens, and with "
+                f"{self._where(sample)} has {len(prompt):,} tokens, and with "
                 f"{self.max_new_tokens:,} for the answer does not fit into {cell.seq_len:,}; {self.name} asks whole "
                 "conversations only."
             )
@@ -189,7 +199,7 @@ class Dialogue(Task):
 
     def _messages(self, row: Row, sample: int) -> list[Message]:
         """The messages of a row. Raises: RowError for a document that is no conversation."""
-        where = f"row {self._rows.number(sample) + 1} of {self.data}"
+        where = self._where(sample)
         try:
             given: list[dict[str, Any]] = json.loads(self._rows.document(row))
             messages = [Message(one["role"], _said(one["content"])) for one in given]
@@ -202,6 +212,21 @@ class Dialogue(Task):
         ):
             raise RowError(f"{where} does not end with a message of the user.")
         return messages
+
+    def _answer(self, row: Row, sample: int) -> str:
+        """The right answer, which begins with the random string if the row names one. Raises: RowError."""
+        if not row.references or not row.references[0].strip():
+            raise RowError(f"{self._where(sample)} has no answer to compare with.")
+        answer, *prefix = row.references
+        if prefix and not answer.startswith(prefix[0]):
+            raise RowError(f"{self._where(sample)} has an answer that does not begin with its random string.")
+        if row.document_id is None:
+            raise RowError(f"{self._where(sample)} has no conversation.")
+        return answer
+
+    def _where(self, sample: int) -> str:
+        """The row of a sample, in words."""
+        return f"row {self._rows.number(sample) + 1} of {self.data}"
 
     @property
     def _rows(self) -> Questions:
