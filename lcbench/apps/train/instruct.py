@@ -1,9 +1,10 @@
 """Instruction tuning in LongLLaMA's format (`lcbench train instruct`), with memory (`--method fot`) or without.
 
-    instructions  bos [pre_prompt prompt post_prompt] pre_question question post_question
+    instructions  start [pre_prompt prompt post_prompt] pre_question question post_question
                   | pre_response response post_response eos        the loss counts after the bar
-    chat          bos initial_prompt, then turns: human_prefix text, or model_prefix | text eos |
+    chat          start initial_prompt, then turns: human_prefix text, or model_prefix | text eos |
 
+The start is what the tokenizer puts before every text, a BOS or nothing: the same that stands before a prompt of a run.
 A sample is cut to its limits and padded to the longest, at the left and right by chance: so the border between the last
 context and memory falls anywhere in the samples (the window ends `last_context_length` tokens before the end).
 
@@ -29,6 +30,7 @@ from lcbench.apps.train.loop import Schedule, fit, process_index, step_seed
 from lcbench.apps.train.progress import TrainingProgress
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.specs import convert_options
+from lcbench.core.tokens import prompt_prefix
 from lcbench.data.raw import RawRow
 from lcbench.data.texts import read_rows
 from lcbench.engine.models import ModelSource
@@ -90,7 +92,7 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest input (bos included), output (eos included) and whole of a sample, in tokens; a chat has a whole only."""
+    """Longest input (with its start), output (with its eos) and whole of a sample, in tokens; a chat has the last."""
 
     input: int
     output: int
@@ -112,12 +114,12 @@ class Formatter:
 
     def _instruction(self, row: RawRow) -> Sample:
         instruction, answered = self.instructions.texts(row)
-        question = [*self._bos, *self._encode(instruction)][: self.limits.input]
+        question = [*self._start, *self._encode(instruction)][: self.limits.input]
         response = [*self._encode(answered), *self._eos][: self.limits.output]
         return self._cut([*question, *response], [False] * len(question) + [True] * len(response))
 
     def _chat(self, row: RawRow) -> Sample:
-        ids = [*self._bos, *self._encode(self.chat.initial_prompt)]
+        ids = [*self._start, *self._encode(self.chat.initial_prompt)]
         counted = [False] * len(ids)
         for text, of_model in self.chat.turns(row):
             prefix = self._encode(self.chat.model_prefix if of_model else self.chat.human_prefix)
@@ -134,8 +136,8 @@ class Formatter:
         return ids
 
     @property
-    def _bos(self) -> Tokens:
-        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+    def _start(self) -> Tokens:
+        return prompt_prefix(self.tokenizer)
 
     @property
     def _eos(self) -> Tokens:

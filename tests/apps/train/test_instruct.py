@@ -23,10 +23,12 @@ from lcbench.apps.train.instruct import (
     train_instruct,
 )
 from lcbench.core.errors import UserError
+from lcbench.core.tokens import encode_plain, encode_start
 from lcbench.engine.models import ModelSource
 from tests.apps.train.test_fot import losses, small_model
 from tests.attention import zoo
 from tests.helpers import cli
+from tests.tokenizers import STYLES, build
 
 __all__ = ["small_model"]
 WIDE = Limits(200, 200, 200)
@@ -60,6 +62,19 @@ def parts(sample: Sample) -> tuple[str, list[str]]:
         elif counted[-1]:
             counted.append([])
     return TOKENIZER.decode(sample.ids), [TOKENIZER.decode(ids) for ids in counted if ids]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_sample_begins_as_a_prompt_of_a_run_does(style: str) -> None:
+    """Such as nothing, where the tokenizer knows a BOS and puts none before a text (GPT-2, Qwen, SmolLM2)."""
+    tokenizer = build(style)
+    asked, said = encode_plain(tokenizer, "Who was sad?\n"), encode_plain(tokenizer, "Mara.")
+    start = encode_start(tokenizer, "", "auto")
+    sample = Formatter(tokenizer, WIDE).sample(QUESTION)
+    assert sample.ids[: len(start) + len(asked)] == [*start, *asked] and sample.ids.count(said[-1]) >= 1
+    assert len(start) == (0 if "not-added" in style else len(start)) and sample.counted.index(True) == len(
+        [*start, *asked]
+    )
 
 
 class TestFormats:
