@@ -10,6 +10,7 @@ import typer
 from lcbench.cli.common import ModelOption, RemoteCodeOption, RevisionOption, require_folder, write_output
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
+from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 app = typer.Typer()
@@ -28,7 +29,10 @@ def calibrate(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="What an answer may lose, in nats a token.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the prompts; another than that of a run.")] = 1000,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of the prompts; another than that of a run."),
+    ] = 1000,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: RevisionOption = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lcbench.core.errors import MANY, UserError
+from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.embedded import DEFAULT_MODEL
 
 RESULTS = Path("results")
@@ -36,7 +37,9 @@ TooLongOption = Annotated[
     str | None,
     typer.Option("--too-long", help="Documents that do not fit: cut (the default), skip (left out), fail."),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of all samples; default 0.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of all samples; default 0.")
+]
 ChatOption = Annotated[
     str | None,
     typer.Option("--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off."),
@@ -66,7 +69,7 @@ SamplingOption = Annotated[
 ]
 RepeatsOption = Annotated[
     int | None,
-    typer.Option("--repeats", min=1, help="Answers to a sample, with --sampling; tables show the spread."),
+    typer.Option("--repeats", min=1, max=10**6, help="Answers to a sample, with --sampling; tables show the spread."),
 ]
 ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", "--apply_chat_template", hidden=True)]
 MultiturnOption = Annotated[bool, typer.Option("--fewshot-as-multiturn", "--fewshot_as_multiturn", hidden=True)]

@@ -9,6 +9,7 @@ import typer
 
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
+from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
 )
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its recipe, log and loss curve.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything drawn at random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything drawn at random.")]
 
 
 @app.command()

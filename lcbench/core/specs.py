@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from lcbench.core.errors import UserError, brief, unknown
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
+LARGEST_SEED = 2**63 - 1  # what a column of a table holds
 LONGEST = 2**27  # tokens of a run: beyond every model, and the prompt alone would take gigabytes
 
 

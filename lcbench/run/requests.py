@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, brief, unknown
-from lcbench.core.specs import parse_depths, parse_lengths, split_list
+from lcbench.core.specs import LARGEST_SEED, parse_depths, parse_lengths, split_list
 from lcbench.results.references import located, read_references
 from lcbench.tasks import read_yaml
 
@@ -47,8 +47,10 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
         raise UserError(f"suite {stem} must list its `runs`, each a mapping with a `task`.")
     if not isinstance(content.get("model", ""), str):
         raise UserError(f"suite {stem}: model must be a name, not {brief(content['model'])}.")
-    if not _is_whole(content.get("seed", 0)):
-        raise UserError(f"suite {stem}: seed must be a whole number, not {brief(content['seed'])}.")
+    if not _is_whole(content.get("seed", 0)) or not 0 <= content.get("seed", 0) <= LARGEST_SEED:
+        raise UserError(
+            f"suite {stem}: seed must be a whole number from 0 to {LARGEST_SEED}, not {brief(content['seed'])}."
+        )
     given: dict[str, Any] = {key: content[key] for key in ("model", "seed") if key in content}
     if "references" in content:
         given["references"] = _references(stem, content["references"], Path(os.path.expanduser(name)).parent)

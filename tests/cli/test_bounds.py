@@ -35,6 +35,19 @@ def refused(*arguments: str) -> str:
     return shown.error
 
 
+@pytest.mark.parametrize("seed", ["-1", "9" * 30, str(2**63), "1.5"])
+def test_a_seed_has_bounds(seed: str) -> None:
+    for verb in ("run", "show"):
+        wrong = cli(verb, "passkey", "--seq-len", "256", "--seed", seed)
+        assert wrong.code == 2 and "Invalid value for '--seed'" in wrong.err and "Traceback" not in wrong.err
+    Path("suite.yaml").write_text(f"seed: {seed}\nruns:\n- task: passkey\n")
+    assert "seed must be a whole number" in refused("run", "./suite.yaml")
+
+
+def test_the_largest_seed_is_one() -> None:
+    assert cli("show", "passkey", "--seq-len", "256", "--seed", str(2**63 - 1)).code == 0
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
