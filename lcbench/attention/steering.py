@@ -23,6 +23,7 @@ from lcbench.attention.backends.dispatch import BackendSelector
 from lcbench.attention.cache.growing import key_storage
 from lcbench.attention.cache.watch import CacheWatch, layer_index
 from lcbench.attention.cache.window import GONE, Keys
+from lcbench.attention.content import ContentCall, Row, chooses
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.options import AUTO, AttentionOptions
 from lcbench.attention.probe import (
@@ -102,6 +103,7 @@ class Steering:
         self.model = model
         self.lengths = Lengths(trained_length(model.config), length)
         self.method = method.for_model(model.config.get_text_config()).resolve(self.lengths)
+        self._chooses = chooses(self.method, attention)
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
@@ -182,9 +184,11 @@ class Steering:
         """
         total = span.q_offset + span.q_length
         store, growing = self.caches.store(module, k.shape[1]), self.caches.growing(module)
-        keys = Keys(k[:, :, :total], v[:, :, :total], total - min(total, k.shape[2]), store, growing)
+        first = 0 if self.method.evicts and growing is not None else total - min(total, k.shape[2])
+        keys = Keys(k[:, :, :total], v[:, :, :total], first, store, growing)
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         scoring = Scoring(layer.rope, self.tables, selector=self._selector, **scores)
+        content = self._content_call(module, keys, scoring) if self._chooses else None
         if self.method.headwise:
             self._require_all_heads(k.shape[1])
         out = q.new_zeros(*q.shape[:3], v.shape[-1])
@@ -193,16 +197,28 @@ class Steering:
             i0, i1 = span.q_offset + first_query - pad, total - pad
             if i0 >= i1:
                 continue
-            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, self.caches.prompt(pad))
+            prompt = self.caches.prompt(pad)
+            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, prompt)
             queries = q[rows, :, first_query:]
             if factor is not None:
                 queries = queries * factor.to(queries.device, queries.dtype)[:, None]
-            out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
+            if content is None:
+                out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
+            else:
+                out[rows, :, first_query:] = content.attend(queries, Row(rows, pad, pieces, prompt))
             if self.observer is not None and len(out) == 1 and not pad:
                 shown = [piece.of_queries(slice(-1, None)) for piece in pieces]
                 row = LastQuery(layer_index(module), i1 - 1, queries[:, :, -1:], keys, shown, scoring, out[:, :, -1:])
                 self.observer(row)
+        if content is not None:
+            content.end(span.pads)
         return out.transpose(1, 2).contiguous()
+
+    def _content_call(self, module: nn.Module, keys: Keys, scoring: Scoring) -> ContentCall | None:
+        """For methods that look at content, this call of a layer; None for the model's own sliding windows."""
+        if self._slides(self.layers[module].window):
+            return None
+        return ContentCall(self.method, layer_index(module), keys, scoring, self.caches.cache)
 
     def _require_all_heads(self, kv_heads: int) -> None:
         """Raises: UserError if attention gets other KV heads than the model's: a part of them, or repeated ones."""
@@ -292,6 +308,8 @@ class Steering:
             return True
         if self._slides(layer.window):
             return False
+        if self._chooses:
+            return True
         if "score_scale" in hooks:
             first = torch.zeros(1, dtype=torch.long)
             if layer_scale(self.method, first, self.lengths, layer_index(module)) is not None:

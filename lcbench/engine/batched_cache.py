@@ -14,11 +14,12 @@ from torch import Tensor, cat, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.engine.new_cache import with_lengths
 
-WHOLE = (DynamicLayer, GrowingLayer)  # keep every key, so that rows can be padded at the left
+WHOLE = (DynamicLayer, GrowingLayer, EvictingLayer)  # rows can be padded at the left
 WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # one position in the sequence for all rows
 
 
@@ -55,14 +56,16 @@ def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> Dynam
     pads = [max(lengths) - length for length in lengths]
     whole.layers = []
     while caches[0].layers:
-        whole.layers.append(_join_layers([cache.layers.pop(0) for cache in caches], pads, size))
+        whole.layers.append(_join_layers([cache.layers.pop(0) for cache in caches], pads, max(lengths), size))
     return whole
 
 
-def _join_layers(layers: list[Any], pads: Sequence[int], size: int) -> Any:
+def _join_layers(layers: list[Any], pads: Sequence[int], length: int, size: int) -> Any:
     first = layers[0]
     if not first.is_initialized:  # this layer uses the keys of another one
         return first
+    if isinstance(first, EvictingLayer):
+        return EvictingLayer.stack(layers, length, size)
     keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
     if isinstance(first, GrowingLayer):
         growing = GrowingLayer(size, first.storage)

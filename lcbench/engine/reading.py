@@ -17,7 +17,7 @@ from lcbench.engine.footprint import Footprint
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import TokenScores, score_tokens
 from lcbench.methods import Lengths, Method
-from lcbench.methods.base import layer_scale
+from lcbench.methods.base import layer_scale, require_answer
 from lcbench.methods.trained_length import trained_length
 
 OnPrefill = Callable[[float], None] | None
@@ -53,8 +53,9 @@ class Reader:
     def read(self, tokens: list[int], first: int, chunk_size: int, on_prefill: OnPrefill = None) -> TextScores:
         """The likelihoods of tokens[first:], sliced from the previous pass if that begins with these tokens.
 
-        Raises: PrefixStabilityError.
+        Raises: PrefixStabilityError; UserError for a method that changes answers alone.
         """
+        require_answer(self._method, "a likelihood")
         known = self._longest
         if self._shares and known and known.begins_with(tokens, first):
             difference = self._prove(known, tokens, first, chunk_size)

@@ -1,8 +1,12 @@
-"""What a method is: three hooks, each a pure function of positions.
+"""What a method is: three hooks, each a pure function of positions, and three that look at queries and keys.
 
     frequencies   which rotation a position means     (PI, NTK, YaRN, ...)
     pieces        which keys a query sees, and where  (Self-Extend, DCA, ...)
     score_scale   a factor on the scores of a query   (log-length scaling)
+
+    select        which of these keys a prompt's queries see, by head    (MInference, XAttention)
+    rate_pages    which pages of keys a query of the answer sees         (Quest)
+    evict         which keys a KV head keeps after the prompt            (SnapKV, H2O, ...)
 
 A method overrides the hooks it needs; `a + b` (on the command line `a+b`) composes methods that use different ones.
 Methods know nothing of models, caches or backends: `lcbench.attention` runs any of them on any rotary model.
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
 from lcbench.core.specs import write
+from lcbench.methods.content import Content, ContentHooks, Selection
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
@@ -24,6 +29,16 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 REGISTRY: dict[str, type[Method]] = {}
+HOOKS = {  # with what two methods that both override one of them are
+    "frequencies": "RoPE scalings",
+    "pieces": "position plans",
+    "score_scale": "score scalings",
+    "select": "sparse prefills",
+    "rate_pages": "choices of pages",
+    "evict": "evictions",
+}
+ANSWER = frozenset({"rate_pages", "evict"})  # hooks that look at queries and keys, and change what an answer sees
+CONTENT = ANSWER | {"select"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ContentHooks):
     """Base of every method, and the identity: a subclass overrides only the hooks in which it differs.
 
     The fields of the dataclass are the options, under the names that people type; None means "by the paper's rule",
@@ -112,8 +127,8 @@ class Method:
     @property
     def prefix_stable(self) -> bool:
         """Whether the keys and values of a prefix do not depend on what follows it, so that its KV cache can be reused:
-        once resolved, no hook reads `lengths.run`."""
-        return True
+        once resolved, no hook reads `lengths.run`, and no key of a prompt is selected by later ones."""
+        return "select" not in self.hooks
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -147,6 +162,11 @@ class Method:
         """Whether the KV cache drops keys that no later query sees, or moves them to the memory of a piece."""
         return False
 
+    @property
+    def evicts(self) -> bool:
+        """Whether the KV cache drops keys after the prompt that later queries would see."""
+        return "evict" in self.hooks
+
     def keys_kept(self, layer: int, length: int) -> int:
         """Upper bound on the number of keys in the cache of a layer after `length` tokens."""
         return length
@@ -154,8 +174,7 @@ class Method:
     @property
     def hooks(self) -> frozenset[str]:
         """Names of the hooks that this method overrides; two methods compose if they share none."""
-        names = ("frequencies", "pieces", "score_scale")
-        return frozenset(name for name in names if getattr(type(self), name) is not getattr(Method, name))
+        return frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Method, name))
 
     @property
     def label(self) -> str:
@@ -226,6 +245,24 @@ class Composition(Method):
     def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         return layer_scale(self._owner("score_scale"), i, lengths, layer)
 
+    def select(self, content: Content, layer: int) -> Selection:
+        return self._owner("select").select(content, layer)
+
+    def digest_pages(self, k_KNPD: Tensor) -> Tensor:
+        return self._owner("rate_pages").digest_pages(k_KNPD)
+
+    def rate_pages(self, q_HD: Tensor, digest_KN: Tensor) -> Tensor:
+        return self._owner("rate_pages").rate_pages(q_HD, digest_KN)
+
+    def pages_read(self, layer: int) -> tuple[int, int] | None:
+        return self._owner("rate_pages").pages_read(layer)
+
+    def observe(self, content: Content, layer: int, seen: Any) -> Any:
+        return self._owner("evict").observe(content, layer, seen)
+
+    def evict(self, content: Content, layer: int, seen: Any) -> Tensor:
+        return self._owner("evict").evict(content, layer, seen)
+
     def advice(self, lengths: Lengths) -> str | None:
         return " ".join(filter(None, (part.advice(lengths) for part in self.parts))) or None
 
@@ -294,9 +331,29 @@ def compose(methods: list[Method]) -> Method:
             for hook in sorted(earlier.hooks & part.hooks):
                 if hook == "frequencies" and earlier.refines != part.refines:
                     continue
-                what = {"frequencies": "RoPE scalings", "pieces": "position plans", "score_scale": "score scalings"}
-                raise UserError(f"{earlier.name} and {part.name} are both {what[hook]}; compose one of each at most.")
+                raise UserError(f"{earlier.name} and {part.name} are both {HOOKS[hook]}; compose one of each at most.")
+    _require_one_chooser(parts)
     return parts[0] if len(parts) == 1 else Composition(tuple(parts))
+
+
+def require_answer(method: Method, what: str) -> None:
+    """Raises: UserError for a method that changes only what the queries of an answer see, where `what` has none."""
+    if method.hooks & ANSWER:
+        raise UserError(
+            f"{method.label} chooses the keys that an answer sees, and {what} has none: every token of a text counts "
+            "as prompt; ask for answers, or leave it out."
+        )
+
+
+def _require_one_chooser(parts: list[Method]) -> None:
+    """Raises: UserError if two methods decide which keys the queries of an answer see."""
+    forgetting = [part.name for part in parts if part.forgets]
+    choosing = [part.name for part in parts if part.hooks & CONTENT]
+    if forgetting and choosing:
+        raise UserError(f"{forgetting[0]} drops keys by their place, and {choosing[0]} cannot choose among the others.")
+    decoding = [part.name for part in parts if part.hooks & ANSWER]
+    if len(decoding) > 1:
+        raise UserError(f"{' and '.join(decoding)} both choose the keys of the answer; compose one of them at most.")
 
 
 def at_least(method: str, option: str, value: float, least: float) -> None:

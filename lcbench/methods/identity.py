@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Method, layer_scale
+from lcbench.methods.base import CONTENT, Lengths, Method, layer_scale
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ def equals_vanilla(method: Method, lengths: Lengths, layers: int, frequencies: S
     and scores; absolute positions do not matter to a rotation. Answers are then the same up to rounding. `frequencies`
     are the model's inverse frequencies [M] in each of its rotary modules that methods scale; None: unknown, so that a
     scaling counts as a change. Pieces that depend on the prompt's length are tried at powers of two and at the run's
-    length. Raises: UserError where the length of the run is unknown.
+    length. A method that looks at queries and keys counts as a change.
+    Raises: UserError where the length of the run is unknown.
     """
     run = lengths.need_run(method.label, "whether it changes anything")
     return (
-        _own_frequencies(method, lengths, frequencies)
+        not method.hooks & CONTENT
+        and _own_frequencies(method, lengths, frequencies)
         and all(
             _own_scores(layer_scale(method, torch.arange(run), lengths, layer)) for layer in _distinct(method, layers)
         )

@@ -67,6 +67,6 @@ class Piece:
         k_pos = self.k_pos[start - origin : stop - origin]
         return replace(self, k_pos=k_pos, start=self.start.clamp(start, stop), stop=self.stop.clamp(start, stop))
 
-    def of_queries(self, rows: slice) -> Piece:
+    def of_queries(self, rows: slice | Tensor) -> Piece:
         """This piece restricted to the queries in `rows`."""
         return replace(self, q_pos=self.q_pos[rows], start=self.start[rows], stop=self.stop[rows])

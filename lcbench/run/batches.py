@@ -70,7 +70,7 @@ def grouped(jobs: Iterable[Job], *, by_length: bool) -> list[Group]:
     drops keys and so cannot be cropped to a prefix. The longest group comes first, else in the order of the plan."""
     groups: dict[str, Group] = {}
     for job in sorted(jobs, key=lambda job: -job.cell.seq_len):
-        shares = job.resolved.prefix_stable and not job.resolved.forgets
+        shares = job.resolved.prefix_stable and not (job.resolved.forgets or job.resolved.evicts)
         apart = job.cell if not shares else job.cell.seq_len if by_length else None
         name = f"{job.task.name} {job.method} {job.resolved!r} {apart!r}"
         groups.setdefault(name, Group([], shares, name)).jobs.append(job)

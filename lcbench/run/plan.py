@@ -18,6 +18,7 @@ from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
 from lcbench.engine.base import ModelFacts, Source
 from lcbench.methods import Lengths, Method
+from lcbench.methods.base import require_answer
 from lcbench.methods.identity import equals_vanilla
 from lcbench.results.schema import Record
 from lcbench.run.asking import format_notes, require_answers, thinking_notes
@@ -206,6 +207,8 @@ def make_plan(
             for method in methods:
                 fitting = method.for_model(facts.local.config.get_text_config()) if facts.local else method
                 resolved = fitting.resolve(_lengths(facts, cell.seq_len))
+                if task.measure == "likelihood":
+                    require_answer(resolved, task.name)
                 same = None if str(method) == VANILLA else equals(resolved, cell.seq_len)
                 job = Job(task, method, resolved, cell, samples * task.repeats, same)
                 jobs.setdefault(job.record_id(0), job)

@@ -53,8 +53,8 @@ class Conversation:
     ) -> None:
         self._model, self._prompts, self._length, self._budget = model, prompts, length, max_new_tokens
         # Within a block the length of the run stays the same, so a prefix comes out the same unless the method counts
-        # from the end of the prompt.
-        shares = method.for_prompt(1) == method.for_prompt(2)
+        # from the end of the prompt, or selects keys by the queries behind them.
+        shares = method.for_prompt(1) == method.for_prompt(2) and "select" not in method.hooks
         self._prefixes = PrefixCache(model.config) if shares else None
         self.reused = 0
 

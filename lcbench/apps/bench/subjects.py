@@ -20,6 +20,7 @@ from lcbench.attention.steering import steered_attention
 from lcbench.core.errors import UserError
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.methods import Lengths, Method
+from lcbench.methods.base import CONTENT
 
 NATIVE = "sdpa"
 
@@ -123,7 +124,12 @@ def baselines(target: Target) -> list[Subject]:
 
 
 def require_dense(method: Method) -> None:
-    """Raises: UserError for a method that searches keys: which keys it sees is not known beforehand."""
+    """Raises: UserError for a method that searches or chooses keys: which it sees is not known beforehand."""
+    if method.hooks & CONTENT:
+        raise UserError(
+            f"{method} chooses keys by their content, which no dense reference can check; the records of lcbench run "
+            "have its times."
+        )
     one = torch.arange(1)
     memories = [piece.memory for piece in method.for_prompt(1).pieces(one, one, 0)]
     options = method.options()

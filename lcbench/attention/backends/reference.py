@@ -36,9 +36,40 @@ def reference_attention(
     R(p) rotates channel pair m by p * inv_freq[m]; channels beyond 2M are not rotated. `attention_factor` multiplies
     cos and sin of queries and keys, so that it enters the score of the rotated channels squared.
     """
-    q, k, v = q_BHTD.double(), k_BKSD.double(), v_BKSD.double()
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = reference_scores(
+        q_BHTD,
+        k_BKSD,
+        rel_TS,
+        inv_freq_M,
+        pairing=pairing,
+        attention_factor=attention_factor,
+        scale=scale,
+        score_scale_T=score_scale_T,
+        softcap=softcap,
+    )
+    v = v_BKSD.double().repeat_interleave(q_BHTD.shape[1] // v_BKSD.shape[1], dim=1)
+    scores = scores.masked_fill(~seen_TS, -math.inf)
+    if sinks_H is not None:
+        column = sinks_H.double()[None, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    return scores.softmax(-1)[..., : v.shape[2]] @ v
+
+
+def reference_scores(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    rel_TS: Tensor,
+    inv_freq_M: Tensor,
+    *,
+    pairing: Literal["half", "interleaved"] = "half",
+    attention_factor: float = 1.0,
+    scale: float,
+    score_scale_T: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """The scores of `reference_attention` for all pairs, in float64 [B, H, T, S]."""
+    q, k = q_BHTD.double(), k_BKSD.double()
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     pairs = len(inv_freq_M)
 
     def as_complex(x: Tensor) -> Tensor:
@@ -54,11 +85,7 @@ def reference_attention(
         scores = scores * score_scale_T.double()[:, None]
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~seen_TS, -math.inf)
-    if sinks_H is not None:
-        column = sinks_H.double()[None, :, None, None].expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, column], dim=-1)
-    return scores.softmax(-1)[..., : v.shape[2]] @ v
+    return scores
 
 
 def dense_attention(call: Call) -> Output:

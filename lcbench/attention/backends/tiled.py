@@ -59,7 +59,7 @@ def tiled_attention(call: Call) -> Output:
             queries = q[:, :, tile.row_start - first_row : tile.row_stop - first_row]
             keys = k[:, :, tile.key_start - start : tile.key_stop - start]
             values = call.v_BKSD[:, :, tile.key_start : tile.key_stop]
-            merge(out[:, :, rows], lse[:, :, rows], *_kernel(queries, keys, values, tile.mask, call.scale))
+            merge(out[:, :, rows], lse[:, :, rows], *kernel(queries, keys, values, tile.mask, call.scale))
     return out, lse
 
 
@@ -120,7 +120,7 @@ def _masked(a: int, b: int, key_start: int, key_stop: int, start_T: Tensor, stop
     return Tile(a, b, key_start, key_stop, (j >= start_T[:, None]) & (j < stop_T[:, None]))
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
+def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
     """One tile: output [B, H, T, D] and log-sum-exp [B, H, T] of its scores.
 
     A private operator of PyTorch, called only here: no public function returns a log-sum-exp on the CPU. Its causal

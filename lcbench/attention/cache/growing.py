@@ -7,7 +7,8 @@ again for every query. Here a decode step writes one row and rotates only new ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,6 +111,16 @@ def _frozen(x: Tensor) -> bool:
     return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
+class Truncated(Protocol):
+    """What follows from the keys of a layer."""
+
+    def truncate(self, length: int) -> None:
+        """Drop what belongs to the keys from `length` on."""
+
+
+Cached = TypeVar("Cached", bound=Truncated)
+
+
 class RotatedKeyCache:
     """Rotated keys of earlier steps, one buffer per assignment of positions to keys (a "way")."""
 
@@ -190,7 +201,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self.leave_buffers()
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return grown
-        length = self.get_seq_length()
+        length = super().get_seq_length()  # of the rows that are stored, in a layer that drops some, too
         if not (self._keys.holds(self.keys) and self._values.holds(self.values)):
             self.leave_buffers()
             if length and self.keys is not None and self.values is not None:
@@ -198,8 +209,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
                 self._values.append(self.values)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for (*_, pad), rotated in self._rotated_keys.items():
-            rotated.truncate(length - pad)
+        for (*_, pad), cached in chain(self._rotated_keys.items(), self._beside.items()):
+            cached.truncate(length - pad)
         self._keys.length = self._values.length = length
         self._keys.append(key_states)
         self._values.append(value_states)
@@ -213,6 +224,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             return None
         return self._rotated_keys.setdefault((rows.start, rows.stop, heads.start, heads.stop, pad), RotatedKeyCache())
 
+    def beside(self, made: Callable[[], Cached], rows: slice, pad: int) -> Cached:
+        """What `made` makes of the keys of the batch rows `rows` with `pad` padding positions, made once; like rotated
+        keys, it is truncated with the layer, and dropped with its buffers."""
+        found: Cached = self._beside.setdefault((made, rows.start, rows.stop, pad), made())
+        return found
+
     def reset(self) -> None:
         drop_keys(self)
         super().reset()
@@ -223,3 +240,4 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         grow."""
         self._keys, self._values = Buffer(self._size, self.storage), Buffer(self._size, self.storage)
         self._rotated_keys: dict[tuple[Any, ...], RotatedKeyCache] = {}
+        self._beside: dict[tuple[Any, ...], Any] = {}

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.attention.mask import Span
@@ -107,8 +108,8 @@ class CacheWatch:
         return memories[0] if memories else None
 
     def _take_over(self, cache: Cache) -> None:
-        """Replace the layers of an empty `DynamicCache`: by `WindowLayer` if the method drops keys, else
-        `GrowingLayer`.
+        """Replace the layers of an empty `DynamicCache`: by `WindowLayer` if the method drops keys by their place, by
+        `EvictingLayer` if it drops some after the prompt, else by `GrowingLayer`.
         `cache.expected_length`, if set, is the size of their buffers.
 
         A static, quantised or offloaded cache stays as it is, as does one that the model creates itself; that costs
@@ -119,14 +120,17 @@ class CacheWatch:
         if not cache.layers:
             cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
         size = getattr(cache, "expected_length", 0)
-        no_more_than_keys = DynamicLayer, WindowLayer, GrowingLayer
+        no_more_than_keys = DynamicLayer, WindowLayer, EvictingLayer, GrowingLayer
         for module in self.layers:
             index = layer_index(module)
             # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
-                cache.layers[index] = (
-                    WindowLayer(self.memory(module), size) if self.method.forgets else GrowingLayer(size, self.storage)
-                )
+                cache.layers[index] = self._new_layer(module, size)
+
+    def _new_layer(self, module: nn.Module, size: int) -> DynamicLayer:
+        if self.method.forgets:
+            return WindowLayer(self.memory(module), size)
+        return EvictingLayer(size) if self.method.evicts else GrowingLayer(size, self.storage)
 
     def _let_forget(self, cache: Cache) -> None:
         """Drop keys that no later query sees. Raises: UserError for a cache with another memory."""

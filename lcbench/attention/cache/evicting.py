@@ -1,0 +1,151 @@
+"""KV cache layers for methods that drop keys after the prompt, each KV head its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lcbench.attention.cache.growing import WAYS, Buffer, GrowingLayer
+from lcbench.core.errors import UserError
+
+NOWHERE = -1  # the position of a row that fills up the keys of a shorter prompt
+
+
+class TurnedKeys:
+    """Rotated copies of the keys of some rows [B, K, m, D], one for each assignment of positions [B, K, m] to them."""
+
+    def __init__(self) -> None:
+        self._ways: list[tuple[Buffer, Buffer]] = []  # keys, and positions [B, K, m, 1]
+
+    def keys(self, k_BKMD: Tensor, k_pos_BKM: Tensor, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The keys rotated to these positions; `rotate` is called for new keys only."""
+        length = k_BKMD.shape[2]
+        for turned, positions in self._ways:
+            known = min(turned.length, length)
+            if torch.equal(positions.rows[:, :, :known, 0], k_pos_BKM[:, :, :known]):
+                break
+        else:
+            turned, positions, known = Buffer(), Buffer(), 0
+            self._ways = [*self._ways[1 - WAYS :], (turned, positions)]
+        if known < length:
+            turned.append(rotate(k_BKMD[:, :, known:], k_pos_BKM[:, :, known:]))
+            positions.append(k_pos_BKM[:, :, known:, None])
+        return turned.rows[:, :, :length]
+
+    def truncate(self, length: int) -> None:
+        """Drop the keys from number `length` on, after the cache was cropped."""
+        for turned, positions in self._ways:
+            turned.length = positions.length = min(turned.length, length)
+
+
+class EvictingLayer(GrowingLayer):
+    """All keys and values of a prompt, then those that `evict` keeps and all later ones.
+
+    `seen` is what the method has observed of each row of the batch, until then.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        super().__init__(size)
+        self.seen: dict[int, Any] = {}
+        self.dropped = 0  # tokens that have no row in `keys`
+        self.positions_BKN: Tensor | None = None  # of the prompt's keys that are kept, padding not counted
+
+    def get_seq_length(self) -> int:
+        """Number of tokens so far, dropped ones included."""
+        return self._stored + self.dropped
+
+    @property
+    def _stored(self) -> int:
+        """Number of keys of a KV head."""
+        return int(super().get_seq_length())
+
+    @property
+    def kept(self) -> float | None:
+        """How many keys of the prompt a KV head of a row keeps, on average; None before the end of the prompt."""
+        if self.positions_BKN is None:
+            return None
+        return float((self.positions_BKN != NOWHERE).sum(-1).double().mean())
+
+    def evict(self, kept_KN: Sequence[Tensor], pads: Sequence[int]) -> None:
+        """Keep of each row the keys at these positions [K, n], counted without its padding."""
+        assert self.keys is not None and self.values is not None
+        length, most = self.get_seq_length(), max(kept.shape[1] for kept in kept_KN)
+        rows = [nn.functional.pad(kept, (most - kept.shape[1], 0), value=NOWHERE) for kept in kept_KN]
+        self.positions_BKN = torch.stack(rows).cpu()
+        shift = torch.tensor(pads)[:, None, None]
+        at = (self.positions_BKN + shift).clamp(min=0).to(self.keys.device)[..., None]
+        keys, values = (x.take_along_dim(at, dim=2) for x in (self.keys, self.values))
+        self._take(keys, values, length)
+
+    def _take(self, keys: Tensor, values: Tensor, length: int) -> None:
+        """Hold these keys and values of `length` tokens instead, in buffers of their own."""
+        self.keys, self.values, self.seen = keys, values, {}
+        self.dropped = length - keys.shape[2]
+        self._size = max(0, self._size - self.dropped)
+        self.leave_buffers()
+
+    def positions(self, rows: slice, pad: int) -> Tensor:
+        """The position of every key [B, K, m] of the rows, which have `pad` padding tokens; NOWHERE for none."""
+        assert self.positions_BKN is not None
+        prompt = self.positions_BKN[rows]
+        later = torch.arange(prompt.shape[2], self._stored) + self.dropped - pad
+        return torch.cat([prompt, later.expand(*prompt.shape[:2], -1)], dim=2)
+
+    def turned_keys(self, rows: slice) -> TurnedKeys:
+        """The cache of rotated keys of the rows; it is emptied and cropped with the layer."""
+        assert self.positions_BKN is not None
+        return self.beside(TurnedKeys, rows, pad=0)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises: UserError for tokens of the prompt, once some of them were dropped."""
+        if self.positions_BKN is not None:
+            later = self._stored - self.positions_BKN.shape[2]
+            if -tokens_to_remove > later:
+                raise UserError(
+                    f"this KV cache has dropped keys of its prompt and can go back by {later} tokens at most, not by "
+                    f"{-tokens_to_remove}; start a new one."
+                )
+        super().crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        super().reset()
+        self.dropped, self.positions_BKN, self.seen = 0, None, {}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        assert self.keys is not None
+        self._select(torch.arange(len(self.keys)).repeat_interleave(repeats))
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        assert self.keys is not None
+        self._select(torch.arange(len(self.keys))[indices.cpu()])
+        super().batch_select_indices(indices)
+
+    def _select(self, rows: Tensor) -> None:
+        kept = rows.tolist()
+        self.seen = {n: self.seen[row] for n, row in enumerate(kept) if row in self.seen}
+        if self.positions_BKN is not None:
+            self.positions_BKN = self.positions_BKN[rows.cpu()]
+
+    @classmethod
+    def stack(cls, layers: Sequence[EvictingLayer], length: int, size: int) -> EvictingLayer:
+        """The rows of several layers, each after its prompt, as one layer of `length` tokens."""
+        whole, most = cls(size), max(layer._stored for layer in layers)
+        gaps = [most - layer._stored for layer in layers]
+        keys, values = (
+            torch.cat([nn.functional.pad(getattr(layer, name), (0, 0, gap, 0)) for layer, gap in zip(layers, gaps)])
+            for name in ("keys", "values")
+        )
+        positions = [layer.positions_BKN for layer in layers if layer.positions_BKN is not None]
+        padded = [nn.functional.pad(x, (gap, 0), value=NOWHERE) for x, gap in zip(positions, gaps, strict=True)]
+        whole.positions_BKN = torch.cat(padded)
+        whole.lazy_initialization(keys, values)
+        whole._take(keys, values, length)
+        return whole

@@ -1,0 +1,94 @@
+"""Attention over keys that a method has chosen for each KV head: those that are kept, or some pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.attend import Scoring, with_sinks
+from lcbench.attention.cache.evicting import EvictingLayer
+from lcbench.attention.cache.window import Keys
+from lcbench.methods.pieces import Piece
+
+SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
+Turned = Callable[[Piece], Tensor]
+
+
+def attend_kept(
+    q_BHTD: Tensor,
+    keys: Keys,
+    layer: EvictingLayer,
+    pieces: list[Piece],
+    rows: slice,
+    pad: int,
+    scoring: Scoring,
+) -> Tensor:
+    """`lcbench.attention.attend.attend` over the keys that are left after the prompt, at their own positions."""
+    k_BKMD, v_BKMD = keys.k_BKSD[rows], keys.v_BKSD[rows]
+    at_BKM, cache = layer.positions(rows, pad), layer.turned_keys(rows)
+    known = at_BKM.clamp(min=0)
+
+    def turn(x_BKND: Tensor, positions_BKN: Tensor) -> Tensor:
+        flat = scoring.tables.rotate(x_BKND.flatten(0, 2)[None, None], positions_BKN.flatten(), scoring.rope)
+        return flat.view_as(x_BKND)
+
+    def turned(piece: Piece) -> Tensor:
+        return k_BKMD if scoring.rope.rotary is None else cache.keys(k_BKMD, piece.k_pos[known], turn)
+
+    return attend_chosen(q_BHTD, turned, v_BKMD, at_BKM, pieces, scoring)
+
+
+def attend_chosen(
+    q_BHTD: Tensor, turned: Turned, v_BKMD: Tensor, at_BKM: Tensor, pieces: list[Piece], scoring: Scoring
+) -> Tensor:
+    """Softmax attention of un-rotated queries over the keys at positions `at` (int64, CPU), as far as the pieces show
+    them -> [B, H, T, Dv] in the queries' dtype. `turned(piece)` are these keys [B, K, M, D] at their positions in a
+    piece."""
+    B, H, T, _ = q_BHTD.shape
+    rows = max(1, SCORES_AT_ONCE // (B * H * max(1, at_BKM.shape[-1])))
+    blocks = [slice(a, min(a + rows, T)) for a in range(0, T, rows)]
+    outs = [
+        _attend(q_BHTD[:, :, of], turned, v_BKMD, at_BKM, [piece.of_queries(of) for piece in pieces], scoring)
+        for of in blocks
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+
+def _attend(
+    q_BHTD: Tensor, turned: Turned, v_BKMD: Tensor, at_BKM: Tensor, pieces: list[Piece], scoring: Scoring
+) -> Tensor:
+    B, H, T, D = q_BHTD.shape
+    K, M = at_BKM.shape[1:]
+    G = H // K
+    dtype = torch.promote_types(q_BHTD.dtype, torch.float32)
+    scores = None
+    for piece in pieces:
+        seen = visible(piece, at_BKM)
+        if not seen.any():
+            continue
+        q = scoring.tables.rotate(q_BHTD, piece.q_pos, scoring.rope).reshape(B, K, G * T, D)
+        product = (q @ turned(piece).transpose(-1, -2)).view(B, K, G, T, M).to(dtype).mul_(scoring.scale)
+        if scoring.softcap is not None:
+            product = torch.tanh(product / scoring.softcap) * scoring.softcap
+        if not seen.all():
+            others = product.new_full((), -math.inf) if scores is None else scores
+            product = torch.where(seen[:, :, None].to(product.device), product, others)
+        scores = product
+    if scores is None:
+        raise AssertionError("a query sees no key, not even its own")
+    out = (scores.softmax(-1).to(v_BKMD.dtype).view(B, K, G * T, M) @ v_BKMD).view(B, H, T, -1)
+    if scoring.sinks_H is not None:
+        out = with_sinks(out, scores.logsumexp(-1).view(B, H, T), scoring.sinks_H)
+    return out.to(q_BHTD.dtype)
+
+
+def visible(piece: Piece, at_BKM: Tensor) -> Tensor:
+    """Which keys at these positions the queries of a piece see in it [B, K, T, M]."""
+    at = at_BKM[:, :, None]
+    seen = (at >= piece.start[:, None]) & (at < piece.stop[:, None])
+    if piece.heads is not None:
+        seen &= torch.tensor([piece.holds_for(head) for head in range(at_BKM.shape[1])])[:, None, None]
+    return seen

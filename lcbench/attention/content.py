@@ -1,0 +1,165 @@
+"""Attention for methods that look at queries and keys: sparse prefill, keys dropped after the prompt, pages at decode.
+
+No other method comes here. The queries before the end of the prompt are the prompt's, all later ones the answer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from lcbench.attention.attend import Scoring, attend
+from lcbench.attention.cache.evicting import EvictingLayer
+from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.window import Keys
+from lcbench.attention.chosen import attend_kept
+from lcbench.attention.options import AUTO, AttentionOptions
+from lcbench.attention.pages import attend_pages
+from lcbench.attention.sparse import sparse_attention
+from lcbench.core.errors import UserError
+from lcbench.methods.base import CONTENT, Method
+from lcbench.methods.content import Content
+from lcbench.methods.pieces import Piece
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Batch rows with equal padding in one call: their pieces, and the length of their prompt, None if it is
+    unknown."""
+
+    rows: slice
+    pad: int
+    pieces: list[Piece]
+    prompt: int | None
+
+
+@dataclass(eq=False)
+class ContentCall:
+    """One forward call of one layer under a method that looks at content; `cache` is the KV cache, None without one."""
+
+    method: Method
+    layer: int
+    keys: Keys
+    scoring: Scoring
+    cache: Cache | None
+    kept: dict[int, Tensor] = field(default_factory=dict)  # positions of the keys that each row of the batch keeps
+
+    def attend(self, q_BHTD: Tensor, of: Row) -> Tensor:
+        """Attention of un-rotated queries of some rows [B, H, T, D], which end with the last key -> [B, H, T, Dv].
+
+        Raises: UserError for gradients, and for a cache that cannot drop keys.
+        """
+        if torch.is_grad_enabled() and q_BHTD.requires_grad:
+            raise UserError(f"{self.method.label} chooses keys, and choices have no gradient; use torch.no_grad().")
+        if of.prompt is None:
+            raise UserError(
+                f"{self.method.label}: this cache does not tell how long its prompt is; start with an empty one."
+            )
+        evicting = self._evicting
+        if evicting is not None and evicting.positions_BKN is not None:
+            return attend_kept(q_BHTD, self.keys, evicting, of.pieces, of.rows, of.pad, self.scoring)
+        end = self.keys.k_BKSD.shape[2] - of.pad
+        asks = end - q_BHTD.shape[2] < of.prompt
+        if asks and end > of.prompt:
+            raise UserError(
+                f"{self.method.label}: a call has tokens before and after the end of the prompt, at {of.prompt}; read "
+                "the prompt by itself."
+            )
+        if not asks and "rate_pages" in self.method.hooks:
+            return attend_pages(q_BHTD, self.method, self.layer, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+        if not asks or not self.method.hooks & {"select", "evict"}:
+            return attend(q_BHTD, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+        rows = range(len(self.keys.k_BKSD))[of.rows]
+        contents = [self._content(q, row, of) for q, row in zip(q_BHTD, rows, strict=True)]
+        if "select" in self.method.hooks:
+            out = torch.stack([self._sparse(content) for content in contents])
+        else:
+            out = attend(q_BHTD, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+        if evicting is not None:
+            for row, content in zip(rows, contents, strict=True):
+                seen = self.method.observe(content, self.layer, evicting.seen.get(row))
+                evicting.seen[row] = seen
+                if content.length == of.prompt:
+                    self.kept[row] = self.method.evict(content, self.layer, seen)
+        return out
+
+    def end(self, pads: tuple[int, ...]) -> None:
+        """Drop the keys that no row keeps, if the prompt ends with this call."""
+        if self.kept and self._evicting is not None:
+            self._evicting.evict([self.kept[row] for row in range(len(pads))], pads)
+
+    @cached_property
+    def _evicting(self) -> EvictingLayer | None:
+        """The layer of the cache that drops keys. Raises: UserError if there is none and the method drops some."""
+        if not self.method.evicts:
+            return None
+        if not isinstance(self.keys.layer, EvictingLayer):
+            raise UserError(
+                f"{self.method.label} drops keys from a KV cache after the prompt, which this one cannot, or has not; "
+                "pass past_key_values=DynamicCache() from the first call on."
+            )
+        return self.keys.layer
+
+    def _content(self, q_HTD: Tensor, row: int, of: Row) -> Content:
+        k_KSD, v_KSD = (x[row, :, of.pad :] for x in (self.keys.k_BKSD, self.keys.v_BKSD))
+        rope, tables = self.scoring.rope, self.scoring.tables
+        turned = RotatedKeyCache(k_KSD.shape[1])
+
+        def turned_keys(piece: Piece, start: int, stop: int) -> Tensor:
+            if rope.rotary is None:
+                return k_KSD[:, start:stop]
+            return turned.keys(k_KSD[None], piece.k_pos, start, stop, partial(tables.rotate, rope=rope))[0]
+
+        def plan(first: int, end: int) -> list[Piece]:
+            method = self.method.for_prompt(of.prompt)
+            return method.pieces(torch.arange(first, end), torch.arange(end), self.layer)
+
+        return Content(
+            q_HTD,
+            k_KSD,
+            v_KSD,
+            of.pieces,
+            plan,
+            lambda x, positions: tables.rotate(x[None], positions, rope)[0],
+            turned_keys,
+            self.scoring.scale,
+            self.scoring.softcap,
+            self.scoring.sinks_H,
+        )
+
+    def _sparse(self, content: Content) -> Tensor:
+        out, read, shown = sparse_attention(content, self.method.select(content, self.layer))
+        if self.cache is not None:
+            before = getattr(self.cache, "pairs", (0, 0))
+            self.cache.pairs = (before[0] + read, before[1] + shown)
+        return out
+
+
+def kept_keys(cache: Cache) -> float | None:
+    """How many keys of the prompt a KV head of a cache keeps, on average; None if its layers keep all."""
+    kept = [layer.kept for layer in cache.layers if isinstance(layer, EvictingLayer) and layer.kept is not None]
+    return round(sum(kept) / len(kept), 3) if kept else None
+
+
+def density(cache: Cache) -> float | None:
+    """Share of the pairs of query and key that the plan shows, in layers that select some, that were computed so far
+    for a cache; None if none was left out on purpose."""
+    read, shown = getattr(cache, "pairs", (0, 0))
+    return round(read / shown, 6) if shown else None
+
+
+def chooses(method: Method, attention: AttentionOptions) -> bool:
+    """Whether a method looks at content. Raises: UserError for options of attention that then have no meaning."""
+    if not method.hooks & CONTENT:
+        return False
+    if attention.backend != AUTO:
+        raise UserError(
+            f"{method.label} chooses keys and computes attention over them itself; leave attention at auto."
+        )
+    if attention.kv_dtype != "auto" or attention.kv_offload:
+        raise UserError(f"{method.label} looks at all keys; a KV cache in another dtype or place is not for it.")
+    return True

@@ -1,0 +1,227 @@
+"""Methods that look at queries and keys, on whole models: they see what the reference sees, however a run is split."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, StaticCache
+
+import lcbench
+from lcbench.attention.cache.growing import SPARE
+from lcbench.core.errors import UserError
+from lcbench.methods import Lengths, all_methods, minference, parse_method
+from lcbench.methods.base import CONTENT
+from tests.attention import content_oracle, zoo
+
+PROMPT, N = 76, 84
+LENGTHS = Lengths(zoo.PRETRAINING, N)
+ATOL = 5e-5
+DCA = "dca:chunk_size=24,max_position=40"
+XATTENTION = "xattention:stride=4,block_size=8,threshold=.6"
+SNAPKV = "snapkv:budget=30,window_size=9"
+QUEST = "quest:token_budget=40,page_size=8,skip_layers=1"
+
+EVICTIONS = [
+    "knorm",
+    SNAPKV,
+    "snapkv:compression_ratio=.8,window_size=20,kernel_size=3,pooling=maxpool",
+    "h2o:budget=30",
+    "h2o:compression_ratio=.6,recent_share=.25",
+    "expected_attention:n_future_positions=8,compression_ratio=.7",
+    "expected_attention:n_future_positions=3,n_sink=0,use_covariance=false,use_vnorm=false",
+    f"{DCA}+expected_attention:n_future_positions=8,budget=20,epsilon=.01",
+    f"{DCA}+{SNAPKV}+logn:base=16",
+]
+SELECTIONS = [
+    "minference:vertical_size=20,slash_size=30,block_size=8,last_q=20",
+    "minference:pattern=a_shape,vertical_size=5,slash_size=30,block_size=8",
+    XATTENTION,
+    f"{DCA}+{XATTENTION}",
+]
+PAGES = [QUEST, f"{DCA}+quest:token_budget=33,page_size=8,skip_layers=0"]
+RECIPE = "dca+yarn:factor=2+minference:vertical_size=13,slash_size=20,block_size=8+snapkv:budget=20"
+METHODS = [*EVICTIONS, *SELECTIONS, *PAGES, RECIPE]
+
+
+@pytest.fixture(autouse=True)
+def short_diagonals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What MInference always takes is most of a prompt this short."""
+    for module in (minference, content_oracle):
+        monkeypatch.setattr(module, "FIRST", 3)
+        monkeypatch.setattr(module, "NEAREST", 8)
+
+
+@cache
+def model_of(kv_heads: int) -> PreTrainedModel:
+    return zoo.llama(num_key_value_heads=kv_heads)
+
+
+@cache
+def reference(spec: str, prompt: int = PROMPT, kv_heads: int = 2) -> Tensor:
+    """Logits [prompt + 8, vocabulary] of the first row."""
+    ids = zoo.tokens(1, N)[:, : prompt + N - PROMPT]
+    return content_oracle.reference_logits(
+        model_of(kv_heads), ids, parse_method(spec).resolve(LENGTHS), LENGTHS, prompt
+    )[0]
+
+
+@torch.no_grad()
+def steered(spec: str, ends: list[int], pads: tuple[int, ...] = (0,), kv_heads: int = 2) -> Tensor:
+    """Logits of rows with the same tokens, in calls that end at `ends`; the prompt ends at PROMPT."""
+    ids, mask = zoo.left_padded(zoo.tokens(1, N).repeat(len(pads), 1), list(pads))
+    cache, out = DynamicCache(), []
+    cache.prompt_length = PROMPT
+    with lcbench.extend(model_of(kv_heads), spec, length=N) as model:
+        for a, b in zip([0, *ends], ends):
+            masked = {"attention_mask": mask[:, :b]} if any(pads) else {}
+            out.append(model(ids[:, a:b], past_key_values=cache, **masked).logits)
+    return torch.cat(out, dim=1)
+
+
+def assert_equal(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected, atol=ATOL, rtol=0)
+
+
+def test_every_method_of_content_is_tested() -> None:
+    named = {part.split(":")[0] for spec in METHODS for part in spec.split("+")}
+    assert {name for name, method in all_methods().items() if method().hooks & CONTENT} <= named
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_prompt_and_answer(spec: str) -> None:
+    assert_equal(steered(spec, [PROMPT, *range(PROMPT + 1, N + 1)])[0], reference(spec))
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_reference_itself_tells_methods_apart(spec: str) -> None:
+    """Otherwise the tests would prove nothing."""
+    others = [other for other in METHODS if other != spec]
+    assert all((reference(spec) - reference(other))[PROMPT:].abs().max() > 0.01 for other in others)
+
+
+@pytest.mark.parametrize("spec", [*EVICTIONS, XATTENTION, *PAGES])
+def test_prompt_in_calls(spec: str) -> None:
+    """What an eviction has to know is gathered over the calls, the last of which has a single query; blocks are whole.
+    The answer is one call, too, and every query of it chooses for itself."""
+    ends = [8, 64, PROMPT, N] if spec == XATTENTION else [20, 21, 70, PROMPT - 1, PROMPT, N]
+    assert_equal(steered(spec, ends)[0], reference(spec))
+
+
+@pytest.mark.parametrize("spec", [SNAPKV, "h2o:budget=30", "knorm", XATTENTION, QUEST, RECIPE])
+def test_left_padding(spec: str) -> None:
+    """Each row as if it were alone; a shorter prompt keeps fewer keys."""
+    pads = (0, 16, 16)
+    actual = steered(spec, [PROMPT, PROMPT + 1, PROMPT + 2, N], pads)
+    for row, pad in enumerate(pads):
+        assert_equal(actual[row, pad:], reference(spec, PROMPT - pad))
+
+
+@pytest.mark.parametrize("spec", ["h2o:budget=30", XATTENTION, QUEST])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_grouped_queries(spec: str, kv_heads: int) -> None:
+    assert_equal(steered(spec, [PROMPT, N], kv_heads=kv_heads)[0], reference(spec, kv_heads=kv_heads))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["gemma2", "gpt-oss", "smollm3", "glm", "phi"])
+def test_architectures(arch: str) -> None:
+    """Soft caps and sliding layers, sinks, layers without rotation, interleaved and partial rotation."""
+    spec, prompt = f"{XATTENTION}+snapkv:budget=12,window_size=5", 40
+    model, ids = zoo.build(zoo.ARCHITECTURES[arch]()), zoo.tokens(1, prompt + 4)
+    lengths = Lengths(model.config.max_position_embeddings, prompt + 4)
+    expected = content_oracle.reference_logits(model, ids, parse_method(spec).resolve(lengths), lengths, prompt)
+    cache = DynamicCache(config=model.config)
+    with lcbench.extend(model, spec, length=prompt + 4):
+        calls = [model(ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 40), (40, 41), (41, 44))]
+    torch.testing.assert_close(torch.cat(calls, dim=1).double(), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_memory_of_dropped_keys_is_freed() -> None:
+    model = model_of(2)
+    cache = DynamicCache()
+    cache.expected_length = 2 * N
+    with lcbench.extend(model, "knorm:budget=10", length=2 * N):
+        model(zoo.tokens(2, PROMPT), past_key_values=cache)
+        held = [x.untyped_storage().nbytes() for layer in cache.layers for x in (layer.keys, layer.values)]
+        assert held == [2 * 2 * 10 * 16 * 4] * 4  # rows, KV heads, keys, channels, bytes
+        model(zoo.tokens(2, 1), past_key_values=cache)
+        assert cache.get_seq_length() == PROMPT + 1
+        grown = {layer.keys.untyped_storage().nbytes() for layer in cache.layers}
+        assert max(grown) <= 2 * 2 * (10 + 2 * N - PROMPT + SPARE) * 16 * 4
+        assert [layer.kept for layer in cache.layers] == [10, 10]
+
+
+@torch.no_grad()
+def test_going_back_in_the_answer() -> None:
+    """As speculative decoding does; into the prompt there is no way back."""
+    ids, cache = zoo.tokens(1, N), DynamicCache()
+    with lcbench.extend(model_of(2), SNAPKV, length=N) as model:
+        model(ids[:, :PROMPT], past_key_values=cache)
+        model(zoo.tokens(1, 5, seed=7), past_key_values=cache)
+        cache.crop(-5)
+        out = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(PROMPT, N)]
+        assert_equal(torch.cat(out, dim=1)[0], reference(SNAPKV)[PROMPT:])
+        with pytest.raises(UserError, match="can go back by 8 tokens at most, not by 9"):
+            cache.crop(-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", ["h2o:budget=30", QUEST])
+def test_rows_of_a_cache(spec: str) -> None:
+    """Selected, repeated and reordered between two steps, as beam search and finished answers do."""
+    ids, mask = zoo.left_padded(zoo.tokens(1, N).repeat(3, 1), [0, 16, 0])
+    cache = DynamicCache()
+    cache.prompt_length = PROMPT
+    with lcbench.extend(model_of(2), spec, length=N) as model:
+        model(ids[:, :PROMPT], attention_mask=mask[:, :PROMPT], past_key_values=cache)
+        cache.batch_select_indices(torch.tensor([0, 1]))
+        model(ids[:2, PROMPT : PROMPT + 1], attention_mask=mask[:2, : PROMPT + 1], past_key_values=cache)
+        cache.batch_repeat_interleave(2)
+        cache.reorder_cache(torch.tensor([3, 0, 2, 1]))
+        rows = [1, 0, 1, 0]
+        out = model(ids[rows, PROMPT + 1 :], attention_mask=mask[rows], past_key_values=cache).logits
+    assert_equal(out[0], reference(spec, PROMPT - 16)[PROMPT - 16 + 1 :])
+    assert_equal(out[1], reference(spec)[PROMPT + 1 :])
+    torch.testing.assert_close(out[2:], out[:2])
+
+
+def generate(model: PreTrainedModel, ids: Tensor, **options: object) -> Tensor:
+    return model.generate(ids, max_new_tokens=6, do_sample=False, **options)
+
+
+@pytest.mark.parametrize("spec", [SNAPKV, XATTENTION, QUEST])
+def test_generate(spec: str) -> None:
+    """Padded rows as if alone, with a cache of their own or not."""
+    ids = zoo.tokens(2, PROMPT)
+    padded, mask = zoo.left_padded(ids, [0, 16])
+    with lcbench.extend(model_of(2), spec, length=N) as model:
+        greedy = generate(model, ids[:1])
+        assert torch.equal(generate(model, ids[:1], past_key_values=DynamicCache()), greedy)
+        both = generate(model, padded, attention_mask=mask)
+        assert torch.equal(both[0], greedy[0])
+        assert torch.equal(both[1, 16:], generate(model, ids[1:, : PROMPT - 16])[0])
+
+
+@torch.no_grad()
+def test_refused() -> None:
+    model, ids = model_of(2), zoo.tokens(1, 40)
+    for options in ({"attention": "matmul"}, {"kv_dtype": "bfloat16"}, {"kv_offload": True}):
+        with pytest.raises(UserError, match=r"snapkv (chooses keys and computes|looks at all keys)"):
+            lcbench.extend(model, "snapkv", **options)
+    filled, longer = DynamicCache(), DynamicCache()
+    longer.prompt_length = 30
+    with lcbench.extend(model, "vanilla", length=N):
+        model(ids, past_key_values=filled)
+    with lcbench.extend(model, "snapkv", length=N):
+        for cache in (None, StaticCache(config=model.config, max_cache_len=N), filled):
+            with pytest.raises(UserError, match=r"snapkv drops keys .* past_key_values=DynamicCache\(\) from"):
+                model(ids, past_key_values=cache)
+        with pytest.raises(UserError, match="snapkv: a call has tokens before and after the end of the prompt, at 30"):
+            model(ids, past_key_values=longer)
+    no_gradient = pytest.raises(UserError, match="xattention chooses keys, and choices have no gradient")
+    with lcbench.extend(model, "xattention", length=N), torch.enable_grad(), no_gradient:
+        model(ids)
