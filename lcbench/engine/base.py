@@ -63,6 +63,8 @@ class CallCost:
     prompt_difference: int | None = None
     first_token_seconds: float | None = None
     retries: int | None = None
+    kept_keys: float | None = None
+    density: float | None = None
 
     @classmethod
     def total(cls, costs: Sequence[CallCost]) -> CallCost:
@@ -85,6 +87,8 @@ class CallCost:
             prompt_difference=sum(longer) if longer else None,
             first_token_seconds=costs[0].first_token_seconds,
             retries=sum(retries) if retries else None,
+            kept_keys=costs[0].kept_keys,
+            density=costs[0].density,
         )
 
 

@@ -19,15 +19,22 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
+from lcbench.attention.content import density, kept_keys
 from lcbench.attention.probe import execution_device
 from lcbench.engine.base import CallCost, ContinuationScores, PromptRequest
 from lcbench.engine.finite import not_finite, require_usable, unusable
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
-GO_BACK = (DynamicLayer, GrowingLayer, WindowLayer)  # cache layers that can be cropped; sliding windows cannot
+GO_BACK = (
+    DynamicLayer,
+    GrowingLayer,
+    WindowLayer,
+    EvictingLayer,
+)  # cache layers that can be cropped; sliding windows cannot
 
 
 @torch.no_grad()
@@ -62,6 +69,8 @@ def score_continuations(
         peak_memory_bytes=peak_memory(device),
         reused_tokens=reused,
         prefill_chunk=chunk,
+        kept_keys=kept_keys(cache),
+        density=density(cache),
     )
     return ContinuationScores(logs, cost)
 

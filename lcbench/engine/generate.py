@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from lcbench.attention.content import density, kept_keys
 from lcbench.attention.probe import execution_device
 from lcbench.core.errors import NotFiniteError, UserError, brief
 from lcbench.engine.batched_cache import batches, join_caches, snapshot
@@ -49,8 +50,9 @@ FinishReason = Literal["stop", "stop_string", "length"]
 @dataclass(frozen=True)
 class Generation:
     """The new tokens, without the end token; how many tokens of the prompt were reused from the cache; the seconds of
-    both phases, decode divided evenly among the `together` outputs of one batch; and why the output ended: at an end
-    token ("stop"), by the prompt's `watch` ("stop_string"), or at its budget ("length")."""
+    both phases, decode divided evenly among the `together` outputs of one batch; why the output ended: at an end
+    token ("stop"), by the prompt's `watch` ("stop_string"), or at its budget ("length"); and what a method that looks
+    at content left out of the prompt (`lcbench.engine.base.CallCost`)."""
 
     tokens: list[int]
     reused: int
@@ -58,6 +60,8 @@ class Generation:
     decode_seconds: float
     together: int = 1
     finish_reason: FinishReason = "length"
+    kept_keys: float | None = None
+    density: float | None = None
 
 
 @dataclass
@@ -70,12 +74,15 @@ class _Output:
 
 @dataclass
 class _Prefilled:
-    """A prompt's KV cache, how many of its tokens were reused, the first token of the output, and the seconds."""
+    """A prompt's KV cache, how many of its tokens were reused, the first token of the output, the seconds, and what
+    was left out of it."""
 
     cache: DynamicCache
     reused: int
     token: int
     seconds: float
+    kept_keys: float | None
+    density: float | None
 
 
 def generate(
@@ -138,7 +145,16 @@ def _decode_batch(
     if len(rows) == 1 and prefixes:
         prefixes.keep(cache, chosen[0].tokens)
     return {
-        n: Generation(output.tokens, one.reused, one.seconds, seconds, len(rows), output.reason or "length")
+        n: Generation(
+            output.tokens,
+            one.reused,
+            one.seconds,
+            seconds,
+            len(rows),
+            output.reason or "length",
+            one.kept_keys,
+            one.density,
+        )
         for n, one, output in zip(rows, prefilled, outputs)
     }
 
@@ -160,7 +176,7 @@ def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | Non
         raise not_finite(model, prompt.tokens, prompt.chunk_size or PREFILL_CHUNK)
     if prompt.on_prefill:
         prompt.on_prefill(filled)
-    return _Prefilled(cache, reused, token, _now(device) - started)
+    return _Prefilled(cache, reused, token, _now(device) - started, kept_keys(cache), density(cache))
 
 
 def _decode(

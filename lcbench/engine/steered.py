@@ -113,6 +113,8 @@ class SteeredEngine(Engine):
             reused_tokens=found.reused,
             decoded_together=found.together,
             prefill_chunk=self._chunk(request.seq_len),
+            kept_keys=found.kept_keys,
+            density=found.density,
         )
         text = text_after(self._tokenizer, request.tokens, found.tokens)
         return Output(text, len(found.tokens), found.finish_reason, cost)

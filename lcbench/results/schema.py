@@ -186,6 +186,19 @@ class Cost:
         default=None,
     )
     retries: int | None = described("Requests that had to be repeated.", unit="requests", least=0, default=None)
+    kept_keys: float | None = described(
+        "Keys of the prompt that a KV head keeps for the answer, on average; null: all of them.",
+        unit="keys",
+        least=0,
+        default=None,
+    )
+    density: float | None = described(
+        "Share of the pairs of query and key in the prompt, as the positions show them, that attention computed; null: "
+        "all of them.",
+        least=0,
+        most=1,
+        default=None,
+    )
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -95,8 +95,8 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
 
 def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     """The notes below the tables, where they apply: what the mark of some scores means, why an interval is unknown, how
-    much scores vary with the draw of demonstrations, how much prefill was saved by reusing prefixes, and how many
-    answers the peak memory is for."""
+    much scores vary with the draw of demonstrations, how much prefill was saved by reusing prefixes, which keys
+    methods chose, and how many answers the peak memory is for."""
     whole = grids(rows)
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
     lines += _unknown(whole) + _equal(rows) + _spread(whole)
@@ -107,6 +107,7 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
             lines.append(
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
             )
+        lines += _chosen(printable(task), members)
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
         lines += [line for row in members for line in _served(printable(task), row)]
     return lines + published_notes(row.published for row in rows)
@@ -119,6 +120,18 @@ def published_notes(sources: Iterable[str]) -> list[str]:
         for source in dict.fromkeys(sources)
         if source
     ]
+
+
+def _chosen(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """What methods that choose keys left out, each at its longest length."""
+    longest = {(row.method, row.model): row for row in sorted(rows, key=lambda row: row.seq_len)}.values()
+    lines = []
+    for name, what in (("kept_keys", "keys kept for the answer"), ("density", "attention computed in the prompt")):
+        shares = [(row, share) for row in longest if (share := getattr(row, name)) is not None]
+        if shares:
+            said = ", ".join(f"{row.method} at {row.seq_len:,} {share:.1%}" for row, share in shares)
+            lines.append(f"{task}, {what}: {printable(said)}.")
+    return lines
 
 
 def _served(task: str, row: TableRow) -> list[str]:

@@ -37,7 +37,9 @@ class TableRow:
     together have `tokens` tokens on average. `equals` is `vanilla` where the method changes nothing at this length,
     else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where
     the records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
-    `repeats` the standard deviation is `repeats_sd`, and the interval is over samples.
+    `repeats` the standard deviation is `repeats_sd`, and the interval is over samples. `kept_keys` is the share of a
+    prompt's keys that a KV head keeps for the answer, `density` that of the pairs in a prompt that attention computed;
+    None: all.
 
     Of a served model: the median time to the first token and the tokens a second after it, as the client saw them; the
     requests that were repeated; how many prompts the server counted otherwise than they were sent, with the least and
@@ -94,6 +96,8 @@ class TableRow:
     counted_most: int = 0
     ended_by_server: str = ""
     published: str = ""
+    kept_keys: float | None = None
+    density: float | None = None
 
 
 def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableRow]:
@@ -166,6 +170,12 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         samples=len(done),
         prompt_tokens=prompts,
         reused_tokens=prompts - computed,
+        kept_keys=_mean(
+            cost.kept_keys / record.prompt.prompt_tokens
+            for cost, record in zip(costs, done, strict=True)
+            if cost.kept_keys
+        ),
+        density=_mean(cost.density for cost in costs if cost.density),
         at_once=max(cost.decoded_together or 1 for cost in costs),
         prefill_tokens_per_second=speed,
         prefill_tokens_per_second_sd=sd,
@@ -184,6 +194,11 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         **served(done),
         **(likelihood(done, seed) if of_likelihood else mean_score(done, metric, seed)),
     )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return sum(known) / len(known) if known else None
 
 
 def _length(prompt: Prompt) -> int:
