@@ -27,7 +27,7 @@ def draw(explanation: Explanation) -> Figure:
     looks = explanation.looks
     lens = any(look.lens for look in looks)
     L, H = looks[0].shares.shape[:2]
-    height = max(1.5, 0.24 * L + 0.7)
+    height = min(5.0, max(1.5, 0.24 * L + 0.7))
     figure = Figure(figsize=(11, height * len(looks) + (2.8 if lens else 0.4) + 0.6), layout="constrained")
     ratios = [height] * len(looks) + ([2.8] if lens else [])
     grid = figure.add_gridspec(len(ratios), 2, height_ratios=ratios, width_ratios=[min(1.4, 0.5 + 0.05 * H), 2])
@@ -36,6 +36,7 @@ def draw(explanation: Explanation) -> Figure:
         _draw_strips(figure.add_subplot(grid[row, 1]), explanation, look, last=row == len(looks) - 1)
     if lens:
         _draw_lens(figure.add_subplot(grid[len(looks), :]), explanation)
+        figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     figure.suptitle(f"{explanation.title}, {explanation.model}: {explanation.reference!r} wanted", fontsize=10.5)
     return figure
 
@@ -95,6 +96,5 @@ def _draw_lens(axes: Axes, explanation: Explanation) -> None:
     axes.set_ylabel("rank of the right token", fontsize=8.5)
     axes.set_xlabel("after layer (logit lens)", fontsize=8.5)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
