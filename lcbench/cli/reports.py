@@ -98,6 +98,12 @@ def compare(
         typer.Option("--fail-on-regression", help="Exit with 1 if a cell regressed, or NEW lacks one that BASE has."),
     ] = False,
     alpha: Annotated[float, typer.Option(help="Chance of any false verdict on scores, over all cells.")] = 0.05,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Drops that are surely smaller are none: a share of the full score, as 0.02, or nats a token."
+        ),
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown, as for a CI's job summary.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a test case a cell.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that opens from disk.")] = None,
@@ -125,13 +131,15 @@ def compare(
     new = new or base
     if not 0 < alpha < 1:
         raise UserError(f"--alpha must be between 0 and 1, not {alpha:g}.")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UserError(f"--tolerance must be a share of the full score above 0, as 0.02, not {tolerance:g}.")
     for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
         if limit is not None and not limit > 0:
             raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
     files = {"--markdown": (markdown, as_markdown), "--junit": (junit, as_junit), "--html": (html, page)}
     for path, _ in files.values():
         require_folder(path)
-    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory), pair or ())
+    comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory), pair or (), tolerance)
     print_comparison(terminal.console(), comparison)
     for option, (path, render) in files.items():
         if path:

@@ -90,7 +90,7 @@ def paired_bootstrap(
     values = np.asarray(differences, dtype=np.float64)
     if not values.size or not np.isfinite(values).all():
         raise ValueError("a bootstrap needs finite differences")
-    mean, error = float(values.mean()), float(_standard_error(values))
+    mean, error = float(values.mean()), float(standard_error(values))
     differing = int(np.count_nonzero(values))
     if not differing:
         return 1.0, 0.0, 0.0
@@ -103,7 +103,7 @@ def paired_bootstrap(
     while drawn < RESAMPLES or (beyond < ENOUGH and drawn < most):
         count = min(most - drawn, max(1, BATCH // values.size), RESAMPLES)
         resampled = values[rng.integers(values.size, size=(count, values.size))]
-        errors = _standard_error(resampled)
+        errors = standard_error(resampled)
         flat = errors <= 1e-12 * abs(mean)
         t = np.where(flat, np.inf, np.abs(resampled.mean(axis=1) - mean) / np.where(flat, 1.0, errors))
         beyond += int(np.count_nonzero(t >= observed * (1 - 1e-12)))
@@ -151,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _standard_error(values: Any) -> Any:
+def standard_error(values: Any) -> Any:
     """Standard error of the mean over the last axis; 0 for a single value."""
     count = values.shape[-1]
     return values.std(axis=-1, ddof=1) / math.sqrt(count) if count > 1 else values[..., 0] * 0.0

@@ -21,7 +21,6 @@ from lcbench.core.checks import FieldError
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.fields import Reader, described
 from lcbench.core.specs import parse_seq_len, split_spec
-from lcbench.core.yaml_files import read_yaml_file
 
 _LARGEST = 1e9
 
@@ -95,6 +94,8 @@ def located(name: str, beside: Path) -> str:
 def read_references(name: str) -> list[Figures]:
     """The tables of a file, by what `located` gave. Raises: UserError for one that is missing, or with a field that is
     wrong or unknown."""
+    from lcbench.core.yaml_files import read_yaml_file
+
     path = Path(name) if name.endswith((".yaml", ".yml")) else reference_files().get(name)
     if path is None:
         raise unknown("references", name, reference_files())

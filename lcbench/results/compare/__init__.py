@@ -4,6 +4,10 @@ A cell is a (task, method, length), over all its depths. The runs may differ in 
 prompts must be the same, token by token, or else the cell is not comparable. Scores of 0 and 1 go through McNemar's
 exact test, all others through a paired bootstrap, and Holm's correction over all cells keeps the chance of any wrong
 call at or under alpha. A cell or depth that only BASE has, and a sample that newly fails, is a regression.
+
+With a tolerance a drop that is surely smaller is none: a cell is non-inferior if the one-sided test of "worse by the
+tolerance or more" rejects (Tango's score test, or the bootstrap one-sided), and equivalent if that of "better by as
+much" does too (TOST); Holm's correction goes over the cells of each test by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lcbench.core.stats import holm
-from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Records, compare_cell
+from lcbench.results.compare.cells import LOWER_IS_BETTER, Key, Level, Records, compare_cell
 from lcbench.results.compare.pairs import paired
 from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Effect, Limits, Ratios, Side
 from lcbench.results.manifest import Git, Hardware, Manifest, Session
@@ -26,9 +30,15 @@ NO_LIMITS = Limits()
 
 
 def compare(
-    base: Path, new: Path, alpha: float = 0.05, limits: Limits = NO_LIMITS, pairs: Sequence[str] = ()
+    base: Path,
+    new: Path,
+    alpha: float = 0.05,
+    limits: Limits = NO_LIMITS,
+    pairs: Sequence[str] = (),
+    tolerance: float | None = None,
 ) -> Comparison:
     """Compare the runs in two folders; with `pairs` (`A=B`) method A of BASE with method B of NEW, and nothing else.
+    `tolerance`: a share of the full score, of likelihoods nats a token.
 
     Raises: UserError for a folder without records, a field that is wrong, or a pair of unknown methods.
     """
@@ -36,17 +46,22 @@ def compare(
     before, after = read_records(base), read_records(new)
     if pairs:
         before, after = paired(before, after, pairs)
-    cells = compare_records(before, after, alpha, limits)
-    return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells)
+    cells = compare_records(before, after, alpha, limits, tolerance)
+    return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells, tolerance)
 
 
 def compare_records(
-    base: Sequence[Record], new: Sequence[Record], alpha: float = 0.05, limits: Limits = NO_LIMITS
+    base: Sequence[Record],
+    new: Sequence[Record],
+    alpha: float = 0.05,
+    limits: Limits = NO_LIMITS,
+    tolerance: float | None = None,
 ) -> list[CellResult]:
     """The results of the cells of BASE in its order, then of those that only NEW has."""
     before, after = _by_cell(base), _by_cell(new)
     keys = list(dict.fromkeys([*before, *after]))
-    cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), alpha / len(keys)) for key in keys]
+    level = Level(alpha, len(keys), tolerance)
+    cells = [compare_cell(key, before.get(key, {}), after.get(key, {}), level) for key in keys]
     return [_judge(cell, alpha, limits) for cell in _corrected(cells)]
 
 
@@ -60,25 +75,39 @@ def _by_cell(records: Sequence[Record]) -> dict[Key, Records]:
 
 def _corrected(cells: list[CellResult]) -> list[CellResult]:
     adjusted = iter(holm([cell.effect.p for cell in cells if cell.effect]))
-    return [
-        replace(cell, effect=replace(cell.effect, p_adjusted=next(adjusted))) if cell.effect else cell for cell in cells
-    ]
+    worse = iter(holm([cell.tolerated.worse for cell in cells if cell.tolerated]))
+    apart = iter(holm([cell.tolerated.apart for cell in cells if cell.tolerated]))
+    found = []
+    for cell in cells:
+        if cell.effect:
+            cell = replace(cell, effect=replace(cell.effect, p_adjusted=next(adjusted)))
+        if cell.tolerated:
+            both = {"worse_adjusted": next(worse), "apart_adjusted": next(apart)}
+            cell = replace(cell, tolerated=replace(cell.tolerated, **both))
+        found.append(cell)
+    return found
 
 
 def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
-    """The cell with its verdict: regressed by lost samples, by scores or by limits of cost, each with its reason."""
+    """The cell with its verdict: regressed by lost samples, by scores or by limits of cost, each with its reason. Worse
+    scores are excused if the drop is surely within the tolerance, and not where it merely may be."""
     effect = cell.effect
     if effect is None or effect.p_adjusted is None:
         return cell
     gain = -effect.difference if cell.metric in LOWER_IS_BETTER else effect.difference
     changed = effect.p_adjusted <= alpha
+    within = cell.tolerated is not None and cell.tolerated.worse_adjusted <= alpha
     reasons = [cell.why] if cell.why else []
-    if changed and gain < 0:
+    if changed and gain < 0 and not within:
         reasons.append("worse scores")
     reasons += limits.exceeded(cell.ratios)
     if reasons:
         return replace(cell, verdict="regressed", why="; ".join(reasons))
-    return replace(cell, verdict="improved", why="better scores") if changed else cell
+    if changed and gain > 0:
+        return replace(cell, verdict="improved", why="better scores")
+    if within:
+        return replace(cell, verdict="non-inferior", why="worse scores, by less than the tolerance" if changed else "")
+    return cell
 
 
 def _side(folder: Path, manifest: Manifest) -> Side:

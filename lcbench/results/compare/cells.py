@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from statistics import fmean, median, pstdev
 from typing import Any
 
+from lcbench.core.noninferiority import paired_means, paired_shares
 from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
-from lcbench.results.compare.result import CellResult, Effect, Ratios
+from lcbench.results.compare.result import CellResult, Effect, Ratios, Tolerated
 from lcbench.results.schema import Record
 
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
@@ -29,16 +30,29 @@ Records = dict[str, Record]
 Pairs = Sequence[tuple[Record, Record]]
 
 
+@dataclass(frozen=True)
+class Level:
+    """What the cells of a comparison are judged by: alpha over so many of them together, and the tolerance."""
+
+    alpha: float
+    cells: int
+    tolerance: float | None = None
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that a bootstrap must be able to resolve."""
+        return self.alpha / self.cells
+
+
 def computed_tokens(record: Record) -> int:
     """Prompt tokens that were computed rather than taken from the KV cache, of a sample that did not fail."""
     return record.prompt.prompt_tokens - record.measured.cost.reused_tokens
 
 
-def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> CellResult:
+def compare_cell(key: Key, base: Records, new: Records, level: Level) -> CellResult:
     """The result of a cell, without the verdict on its scores, which depends on the other cells too.
 
     The verdict is "regressed" already if NEW lost what worked in BASE, and "no evidence" where the scores decide.
-    `smallest_p` is the smallest p-value that the bootstrap must be able to resolve.
     """
     scored_base, scored_new = _scored(base), _scored(new)
     pairs = _pairs(scored_base, scored_new)
@@ -52,7 +66,9 @@ def compare_cell(key: Key, base: Records, new: Records, smallest_p: float) -> Ce
     other = _other_prompts(pairs)
     if other:
         return cell if lost else replace(cell, why=other)
-    cell = replace(cell, effect=_effect(key, metric, pairs, smallest_p), ratios=_ratios(pairs), equals=_equals(pairs))
+    effect = _effect(key, metric, pairs, level.smallest_p)
+    tolerated = _tolerated(key, metric, pairs, level)
+    cell = replace(cell, effect=effect, ratios=_ratios(pairs), equals=_equals(pairs), tolerated=tolerated)
     return cell if lost else replace(cell, verdict="no evidence")
 
 
@@ -162,13 +178,34 @@ def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
         low, high = paired_interval(both, gained, lost, neither)
         churn = min(gained, lost) / len(base)
         return Effect("McNemar", *means, low, high, mcnemar(gained, lost), noise=churn, identical=gained == lost == 0)
-    seed = int.from_bytes(hashlib.sha256(repr((*key, metric)).encode()).digest()[:6])
+    seed = _seed(key, metric)
     differences = [after - before for before, after in zip(base, new, strict=True)]
     p, lowest, highest = paired_bootstrap(differences, seed, smallest_p)
     if not any(differences):  # a bootstrap sees no spread, and would be certain of a handful of samples
         lowest = highest = None
     identical = not any(differences)
     return Effect("bootstrap", *means, lowest, highest, p, noise=pstdev(differences), identical=identical)
+
+
+def _seed(key: Key, metric: str) -> int:
+    return int.from_bytes(hashlib.sha256(repr((*key, metric)).encode()).digest()[:6])
+
+
+def _tolerated(key: Key, metric: str, pairs: Pairs, level: Level) -> Tolerated | None:
+    """How the scores stand to the tolerance; None without one."""
+    if level.tolerance is None:
+        return None
+    base, new = _by_sample(pairs)
+    lower_is_better = metric in LOWER_IS_BETTER
+    full = None if lower_is_better else TOP.get(metric, 1.0)
+    size = level.tolerance * (full or 1.0)
+    gains = [before - after if lower_is_better else after - before for before, after in zip(base, new, strict=True)]
+    if {*base, *new} <= {0.0, 1.0}:
+        found = paired_shares(gains.count(1), gains.count(-1), len(gains), size, level.alpha)
+    else:
+        found = paired_means(gains, size, level.alpha, _seed(key, metric), level.smallest_p, full)
+    bound = found.bound if found.bound is None or not lower_is_better else -found.bound
+    return Tolerated(size, bound, found.lower, max(found.lower, found.upper))
 
 
 def _ratios(pairs: Pairs) -> Ratios:

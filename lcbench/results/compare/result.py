@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 SETTINGS = ("model", "weights", "dtype", "device", "lcbench", "torch", "transformers", "hardware")
-Verdict = Literal["regressed", "improved", "no evidence", "not comparable"]
-VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "no evidence", "not comparable")
+Verdict = Literal["regressed", "improved", "non-inferior", "no evidence", "not comparable"]
+VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "non-inferior", "no evidence", "not comparable")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,23 @@ class Effect:
     @property
     def difference(self) -> float:
         return self.new - self.base
+
+
+@dataclass(frozen=True)
+class Tolerated:
+    """How a cell stands to the tolerance, which is `size` in units of its metric.
+
+    p-values of "it is worse by `size` or more" (`worse`; non-inferiority) and of "it differs by `size` or more, either
+    way" (`apart`; equivalence), before and after the correction over all cells. `bound` is the worst difference that
+    the samples allow, one-sided at 1 - alpha; None where too few differ to know it.
+    """
+
+    size: float
+    bound: float | None
+    worse: float
+    apart: float
+    worse_adjusted: float = 1.0
+    apart_adjusted: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,8 @@ class CellResult:
     """One (task, method, length) over all its depths: the verdict, why, and the effect where there are pairs.
 
     `pairs` counts the samples scored on both sides; `gaps` names those that are missing or failed on one side. `equals`
-    is the method that both sides are or equal at this length, where records say so, else empty.
+    is the method that both sides are or equal at this length, where records say so, else empty. `tolerated` is None
+    without a tolerance, as without an effect.
     """
 
     task: str
@@ -81,6 +99,7 @@ class CellResult:
     ratios: Ratios = Ratios()
     gaps: tuple[str, ...] = ()
     equals: str = ""
+    tolerated: Tolerated | None = None
 
     @property
     def name(self) -> str:
@@ -97,13 +116,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, compared cell by cell; `alpha` is the chance of any false verdict on scores over all cells."""
+    """Two runs, compared cell by cell; `alpha` is the chance of any false verdict on scores over all cells, `tolerance`
+    the drop under which a cell did not regress, as a share of the full score or in nats a token; None: any may."""
 
     base: Side
     new: Side
     alpha: float
     limits: Limits
     cells: list[CellResult]
+    tolerance: float | None = None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Those that there can be."""
+        return tuple(verdict for verdict in VERDICTS if verdict != "non-inferior" or self.tolerance is not None)
+
+    def equivalent(self, cell: CellResult) -> bool:
+        """Whether a cell surely differs by less than the tolerance, either way."""
+        return cell.tolerated is not None and cell.tolerated.apart_adjusted <= self.alpha
 
     def having(self, verdict: Verdict) -> list[CellResult]:
         return [cell for cell in self.cells if cell.verdict == verdict]
@@ -127,7 +157,7 @@ class Comparison:
     @property
     def summary(self) -> str:
         """In words: `12 cells: 2 regressed, 1 improved, 9 no evidence, 0 not comparable`."""
-        counts = ", ".join(f"{len(self.having(verdict))} {verdict}" for verdict in VERDICTS)
+        counts = ", ".join(f"{len(self.having(verdict))} {verdict}" for verdict in self.verdicts)
         return f"{len(self.cells)} cell{'' if len(self.cells) == 1 else 's'}: {counts}"
 
     @property

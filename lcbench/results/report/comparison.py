@@ -19,6 +19,7 @@ UNKNOWN = "[unknown]"  # interval
 STYLES: dict[Verdict, str] = {
     "regressed": "bold red",
     "improved": "bold green",
+    "non-inferior": "green",
     "no evidence": "",
     "not comparable": "yellow",
 }
@@ -29,47 +30,53 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     samples, and the number of cells of each verdict."""
     for task, cells in by_task(comparison.cells):
         console.print(Text(title(task, cells), style="italic"))
-        if fits(console, _table(cells)):
-            console.print(_table(cells))
+        if fits(console, _table(comparison, cells)):
+            console.print(_table(comparison, cells))
         else:
-            _print_list(console, cells)
+            _print_list(console, comparison, cells)
     reasons = [printable(f"{cell.name}: {cell.verdict}: {cell.why}") for cell in comparison.cells if cell.why]
     for line in [*reasons, *remarks(comparison)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(cells: Iterable[CellResult]) -> Table:
+def _table(comparison: Comparison, cells: Iterable[CellResult]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
-    for heading in ("tokens\npairs", "BASE\nNEW", "difference\n95 %", "adj. p"):
+    within = "" if comparison.tolerance is None else "\nwithin"
+    for heading in ("tokens\npairs", "BASE\nNEW", "difference\n95 %", f"adj. p{within}"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for cell in cells:
-        table.add_row(*_table_row(cell))
+        table.add_row(*_table_row(comparison, cell))
     return table
 
 
-def _table_row(cell: CellResult) -> list[Text]:
+def _table_row(comparison: Comparison, cell: CellResult) -> list[Text]:
     """Two lines: length, scores and difference, and below them the number of pairs and the interval."""
     numbers = ["", "", ""]
     if cell.effect:
         difference = f"{cell.effect.difference:+.3f}\n{interval(cell)}"
-        numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell)]
-    verdict = Text("\n".join(filter(None, (cell.verdict, identical(cell)))), style=STYLES[cell.verdict])
+        within = f"\n{p_words(cell.tolerated.worse_adjusted)}" if cell.tolerated else ""
+        numbers = [f"{cell.effect.base:.3f}\n{cell.effect.new:.3f}", difference, p_value(cell) + within]
+    words = (cell.verdict, identical(cell), equivalent(comparison, cell))
+    verdict = Text("\n".join(filter(None, words)), style=STYLES[cell.verdict])
     label = method_label(printable(cell.method))
     return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
 
 
-def _print_list(console: Console, cells: Iterable[CellResult]) -> None:
+def _print_list(console: Console, comparison: Comparison, cells: Iterable[CellResult]) -> None:
     """The content of the table as a list of cells."""
     for cell in cells:
         console.print(method_label(printable(cell.method)))
         pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
-        verdict = ", ".join(filter(None, (cell.verdict, identical(cell))))
+        verdict = ", ".join(filter(None, (cell.verdict, identical(cell), equivalent(comparison, cell))))
         lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (verdict, STYLES[cell.verdict]))]
         if cell.effect:
             lines.append(Text(f"BASE {cell.effect.base:.3f}, NEW {cell.effect.new:.3f}, adj. p {p_value(cell)}"))
             lines.append(Text(f"difference {cell.effect.difference:+.3f} {interval(cell)}"))
+        if cell.tolerated:
+            bound, within, _ = _tolerated(cell)
+            lines.append(Text(f"worst difference {bound}, within the tolerance: adj. p {within}"))
         for line in lines:
             console.print(Padding(line, (0, 0, 0, 2), expand=False))
     console.print()
@@ -79,8 +86,9 @@ def markdown(comparison: Comparison) -> str:
     """The comparison in Markdown, with the settings of the two runs, and cost."""
     parts = [f"## lcbench compare: {comparison.summary}\n"]
     for task, cells in by_task(comparison.cells):
-        lines = [row(COLUMNS), "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"]
-        lines += [row(escaped(value) for value in values(cell)) for cell in cells]
+        names = columns(comparison)
+        lines = [row(names), row("---" if name in ("method", "verdict") else "---:" for name in names)]
+        lines += [row(escaped(value) for value in values(comparison, cell)) for cell in cells]
         parts.append(f"**{escaped(title(task, cells))}**\n\n" + "\n".join(lines) + "\n")
     parts.append("\n".join(f"- {escaped(line)}" for line in remarks(comparison)) + "\n")
     facts = [row(map(escaped, fact)) for fact in comparison.facts]
@@ -103,8 +111,28 @@ COLUMNS = (
 )
 
 
-def values(cell: CellResult) -> list[str]:
-    """The texts of a cell, in the order of COLUMNS."""
+def columns(comparison: Comparison) -> list[str]:
+    """The headings of `values`."""
+    if comparison.tolerance is None:
+        return list(COLUMNS)
+    sure = f"{100 * (1 - comparison.alpha):g} %, one-sided"
+    return [*COLUMNS, f"worst difference ({sure})", "p within, adjusted", "p equivalent, adjusted"]
+
+
+def values(comparison: Comparison, cell: CellResult) -> list[str]:
+    """The texts of a cell, in the order of `columns`."""
+    return [*_values(comparison, cell), *([] if comparison.tolerance is None else _tolerated(cell))]
+
+
+def _tolerated(cell: CellResult) -> list[str]:
+    found = cell.tolerated
+    if found is None:
+        return [""] * 3
+    bound = UNKNOWN if found.bound is None else f"{found.bound:+.3f}"
+    return [bound, p_words(found.worse_adjusted), p_words(found.apart_adjusted)]
+
+
+def _values(comparison: Comparison, cell: CellResult) -> list[str]:
     effect, ratios = cell.effect, cell.ratios
     scores = [f"{effect.base:.3f}", f"{effect.new:.3f}"] if effect else ["", ""]
     return [
@@ -114,14 +142,19 @@ def values(cell: CellResult) -> list[str]:
         *scores,
         f"{effect.difference:+.3f} {interval(cell)}" if effect else "",
         p_value(cell),
-        _verdict(cell),
+        _verdict(comparison, cell),
         *("" if ratio is None else f"x {ratio:.2f}" for ratio in (ratios.prefill, ratios.decode, ratios.memory)),
     ]
 
 
-def _verdict(cell: CellResult) -> str:
-    why = printable(cell.why or identical(cell))
+def _verdict(comparison: Comparison, cell: CellResult) -> str:
+    why = ", ".join(filter(None, (printable(cell.why or identical(cell)), equivalent(comparison, cell))))
     return f"{cell.verdict} ({why})" if why else cell.verdict
+
+
+def equivalent(comparison: Comparison, cell: CellResult) -> str:
+    """`equivalent` where a cell surely differs by less than the tolerance, either way; else empty."""
+    return "equivalent" if comparison.equivalent(cell) else ""
 
 
 def identical(cell: CellResult) -> str:
@@ -145,6 +178,7 @@ def remarks(comparison: Comparison) -> list[str]:
         f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
         "(Holm); a cell or depth that BASE has and NEW lacks, and a sample that newly fails, counts as regressed."
     )
+    lines += _on_tolerance(comparison)
     equal = len(comparison.cells) - len(comparison.testable)
     if equal:
         lines.append(f"in {equal} cell{'' if equal == 1 else 's'} both sides are one result: nothing can differ there.")
@@ -156,6 +190,24 @@ def remarks(comparison: Comparison) -> list[str]:
     if comparison.identical:
         lines.append("identical: every pair of every cell has the same score in both runs.")
     return [*lines, comparison.summary]
+
+
+def _on_tolerance(comparison: Comparison) -> list[str]:
+    """What the tolerance is, and what cells are to it."""
+    if comparison.tolerance is None:
+        return []
+    same, open_ = sum(map(comparison.equivalent, comparison.cells)), len(comparison.having("no evidence"))
+    lines = [
+        f"tolerance {comparison.tolerance:g} of the full score, of likelihoods nats a token: non-inferior are cells "
+        f"whose scores surely drop by less (one-sided); {same} of {len(comparison.cells)} are equivalent, surely "
+        "within it both ways (two one-sided tests). A drop that is not surely within it is judged as without."
+    ]
+    if open_:
+        lines.append(
+            f"{open_} cell{'' if open_ == 1 else 's'} neither regressed nor shown to be within the tolerance; use more "
+            "--samples to tell."
+        )
+    return lines
 
 
 def by_task(cells: Iterable[CellResult]) -> list[tuple[str, list[CellResult]]]:
@@ -182,6 +234,8 @@ def interval(cell: CellResult) -> str:
 
 
 def p_value(cell: CellResult) -> str:
-    if cell.effect is None or cell.effect.p_adjusted is None:
-        return ""
-    return "<0.001" if cell.effect.p_adjusted < 0.001 else f"{cell.effect.p_adjusted:.3f}"
+    return "" if cell.effect is None or cell.effect.p_adjusted is None else p_words(cell.effect.p_adjusted)
+
+
+def p_words(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

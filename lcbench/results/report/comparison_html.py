@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from lcbench.results.compare.result import VERDICTS, CellResult, Comparison, Verdict
-from lcbench.results.report.comparison import COLUMNS, by_task, remarks, title, values
+from lcbench.results.compare.result import CellResult, Comparison, Verdict
+from lcbench.results.report.comparison import by_task, columns, remarks, title, values
 from lcbench.results.report.html.frame import asset, document, text
 
 
 def page(comparison: Comparison) -> str:
     """The page. On a narrow screen each cell of the tables becomes a card; colours follow the reader's dark mode."""
-    counts = "".join(_count(verdict, len(comparison.having(verdict))) for verdict in VERDICTS)
+    counts = "".join(_count(verdict, len(comparison.having(verdict))) for verdict in comparison.verdicts)
     tables = "".join(
-        f"<h2>{text(title(task, cells))}</h2>\n{_table(cells)}\n" for task, cells in by_task(comparison.cells)
+        f"<h2>{text(title(task, cells))}</h2>\n{_table(comparison, cells)}\n"
+        for task, cells in by_task(comparison.cells)
     )
     notes = "".join(f"<li>{text(line)}</li>\n" for line in remarks(comparison))
     facts = "".join(
@@ -40,15 +41,16 @@ def _count(verdict: Verdict, count: int) -> str:
     return f"<li{style}>{count} {verdict}</li>"
 
 
-def _table(cells: list[CellResult]) -> str:
-    head = "".join(f'<th scope="col">{text(column)}</th>' for column in COLUMNS)
-    return f'<table class="cells"><thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(map(_row, cells))}</tbody></table>'
+def _table(comparison: Comparison, cells: list[CellResult]) -> str:
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns(comparison))
+    rows = "".join(_row(comparison, cell) for cell in cells)
+    return f'<table class="cells"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
 
 
-def _row(cell: CellResult) -> str:
+def _row(comparison: Comparison, cell: CellResult) -> str:
     method, *numbers = (
         f'<td data-label="{text(column)}"{_verdict_class(column, cell)}>{text(value)}</td>'
-        for column, value in zip(COLUMNS, values(cell), strict=True)
+        for column, value in zip(columns(comparison), values(comparison, cell), strict=True)
     )
     return f"<tr>{method.replace(',', ',<wbr>')}{''.join(numbers)}</tr>\n"
 

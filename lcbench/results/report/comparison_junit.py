@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from lcbench.core.errors import printable
 from lcbench.results.compare.result import CellResult, Comparison
-from lcbench.results.report.comparison import COLUMNS, by_task, values
+from lcbench.results.report.comparison import by_task, columns, values
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 does not allow
 
@@ -18,17 +18,17 @@ def junit(comparison: Comparison) -> str:
     for task, cells in by_task(comparison.cells):
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(task))
         for cell in cells:
-            _add_case(suite, cell)
+            _add_case(suite, comparison, cell)
         _count(suite, cells)
     _count(root, comparison.cells)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _add_case(suite: ElementTree.Element, cell: CellResult) -> None:
+def _add_case(suite: ElementTree.Element, comparison: Comparison, cell: CellResult) -> None:
     name = _clean(f"{cell.method} at {cell.seq_len:,} tokens")
     case = ElementTree.SubElement(suite, "testcase", classname=_clean(f"lcbench.{cell.task}"), name=name)
-    report = "\n".join([*map(": ".join, zip(COLUMNS, values(cell), strict=True)), *cell.gaps])
+    report = "\n".join([*map(": ".join, zip(columns(comparison), values(comparison, cell), strict=True)), *cell.gaps])
     if cell.verdict == "regressed":
         ElementTree.SubElement(case, "failure", message=_clean(cell.why), type="regressed").text = _clean(report)
     elif cell.verdict == "not comparable":

@@ -17,28 +17,24 @@ Perplexities have no full score and are left out.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
+from operator import add, mul
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
-from lcbench.core.resample import deviations, percentiles
+from lcbench.core.resample import Resampler, percentiles
 from lcbench.results.compare.cells import LOWER_IS_BETTER, TOP
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import printable
 from lcbench.results.schema import Record
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 RULER = 0.856  # threshold of the effective length
 ROUNDING = 1e-9
+SEED = 0
 Place = tuple[str, int]  # task and length
-Resampled = tuple[float, Any]  # a number, and an array of what it is in each resample
+Resampled = tuple[float, Sequence[float]]  # a number, and by how much it differs in each resample
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,8 @@ class _Cell:
     """A task at a length with its resamples, and of a grid the share and the resamples of each depth."""
 
     share: float
-    resamples: NDArray[Any]
-    depths: Mapping[float, tuple[float, NDArray[Any]]]
+    deviations: Sequence[float]
+    depths: Mapping[float, Resampled]
 
 
 Cells = dict[Place, _Cell | None]  # None of a cell that failed
@@ -110,12 +106,11 @@ def headlines(members: Sequence[tuple[TableRow, Sequence[Record]]], threshold: f
     without = tuple(dict.fromkeys(row.task for row, _ in members if row.mean is not None and not _has_full_score(row)))
     tasks = [name for name in names if name not in without]
     lines: dict[Key, Cells] = {}
-    rngs: dict[Key, np.random.Generator] = {}
     keys = _keys([row for row, _ in members])
+    resampler = Resampler(SEED)
     for (row, records), key in zip(members, keys, strict=True):
         if row.task in tasks and (row.mean is not None or row.failed):
-            rng = rngs[key] if key in rngs else rngs.setdefault(key, _rng(key))
-            cell = None if row.mean is None else _cell(row, records, rng)
+            cell = None if row.mean is None else _cell(row, records, resampler)
             lines.setdefault(key, {})[row.task, row.seq_len] = cell
     groups: dict[str, list[str]] = {}
     for name in tasks:
@@ -143,15 +138,7 @@ def _keys(rows: Sequence[TableRow]) -> list[Key]:
     return [(row.method, str(row.model) * models, row.run * runs) for row in rows]
 
 
-def _rng(key: Key) -> np.random.Generator:
-    import numpy as np
-
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6]))
-
-
-def _cell(row: TableRow, records: Iterable[Record], rng: np.random.Generator) -> _Cell:
-    import numpy as np
-
+def _cell(row: TableRow, records: Iterable[Record], resampler: Resampler) -> _Cell:
     top = TOP.get(row.metric, 1.0)
     samples: dict[float | None, dict[str, list[float]]] = {}
     for record in records:
@@ -164,12 +151,18 @@ def _cell(row: TableRow, records: Iterable[Record], rng: np.random.Generator) ->
         depth: [one[0] if len(one) == 1 else fmean(one) for one in questions.values()]
         for depth, questions in samples.items()
     }
-    drawn = {depth: deviations(shares, rng) for depth, shares in means.items()}
-    count = sum(map(len, means.values()))
-    share = (row.mean or 0.0) / top
-    resamples = share + np.sum([drawn[depth] * (len(shares) / count) for depth, shares in means.items()], axis=0)
-    depths = {d: (mean := fmean(means[d]), mean + drawn[d]) for d in means if d is not None}
-    return _Cell(share, resamples, depths)
+    drawn = {depth: resampler.deviations(shares) for depth, shares in means.items()}
+    share, count = (row.mean or 0.0) / top, sum(map(len, means.values()))
+    spread = _weighted([(len(shares) / count, drawn[depth]) for depth, shares in means.items()])
+    return _Cell(share, spread, {d: (fmean(means[d]), drawn[d]) for d in means if d is not None})
+
+
+def _weighted(parts: Sequence[tuple[float, Sequence[float]]]) -> Sequence[float]:
+    """The weighted sum of lists."""
+    if len(parts) == 1 and parts[0][0] == 1:
+        return parts[0][1]
+    weights = [weight for weight, _ in parts]
+    return [sum(map(mul, weights, each)) for each in zip(*(values for _, values in parts))]
 
 
 def _headlines(
@@ -200,61 +193,76 @@ def _headline(
         for length, grid in grids.items()
         if all(p in known and depths[p] == known[p].depths.keys() for p in grid)
     }
-    area_of = None if lacks or len(at) < 2 else [area({n: mean[k] for n, mean in means.items()}) for k in (0, 1)]
     method, model, run = map(printable, key)
     return Headline(
         method,
         model,
         run,
         by_length={length: _estimate(*mean) for length, mean in means.items()},
-        mean=None if lacks else _estimate(*_mean(list(known.values()))),
+        mean=None if lacks else _over_lengths(means, {n: len(places) / len(known) for n, places in at.items()}),
         effective=_longest(list(at), means, threshold),
         every_depth=_longest(list(grids), worst, threshold),
-        area=_estimate(*area_of) if area_of else None,
+        area=None if lacks or len(at) < 2 else _over_lengths(means, _area_weights(list(at))),
         lacks=lacks,
     )
 
 
 def _mean(cells: Sequence[_Cell]) -> Resampled:
-    return fmean(cell.share for cell in cells), sum(cell.resamples for cell in cells) / len(cells)
+    count = len(cells)
+    deviations = [sum(each) / count for each in zip(*(cell.deviations for cell in cells))]
+    return fmean(cell.share for cell in cells), deviations
+
+
+def _over_lengths(means: Mapping[int, Resampled], weights: Mapping[int, float]) -> Estimate:
+    share = sum(weight * means[length][0] for length, weight in weights.items())
+    return _estimate(share, _weighted([(weight, means[length][1]) for length, weight in weights.items()]))
 
 
 def _worst(cells: Sequence[_Cell]) -> Resampled:
     """The depth that is answered worst."""
-    import numpy as np
-
     depths = [depth for cell in cells for depth in cell.depths.values()]
-    return min(share for share, _ in depths), np.minimum.reduce([drawn for _, drawn in depths])
+    worst = min(share for share, _ in depths)
+    drawn = zip(*([share + one for one in deviations] for share, deviations in depths))
+    return worst, [min(each) - worst for each in drawn]
 
 
-def _estimate(share: float, drawn: NDArray[Any]) -> Estimate:
-    low, high = percentiles(drawn.clip(0.0, 1.0))
+def _estimate(share: float, deviations: Sequence[float]) -> Estimate:
+    low, high = (min(max(share + end, 0.0), 1.0) for end in percentiles(deviations))
     return Estimate(share, min(low, share), max(high, share))
 
 
 def _longest(lengths: Sequence[int], means: Mapping[int, Resampled], threshold: float) -> Reach | None:
     """The longest of ascending lengths up to which all means reach the threshold. One whose mean is unknown ends the
     search, and None is the answer where the shortest's is."""
-    import numpy as np
-
     known = list(takewhile(means.__contains__, lengths))
     if not known:
         return None
-    passed = np.logical_and.accumulate([means[length][1] >= threshold - ROUNDING for length in known])
-    drawn = np.array([0, *known])[passed.sum(axis=0)]
-    value = longest({length: means[length][0] for length in known}, threshold)
-    low, high = percentiles(drawn)
+    shares = [means[length][0] for length in known]
+    value = longest(known, shares, threshold)
+    drawn = zip(*(means[length][1] for length in known))
+    low, high = percentiles([longest(known, map(add, shares, each), threshold) for each in drawn])
     return Reach(value, min(low, value), max(high, value), known[-1])
 
 
-def longest(means: Mapping[int, float], threshold: float) -> int:
+def longest(lengths: Sequence[int], means: Iterable[float], threshold: float) -> int:
     """The longest of ascending lengths whose mean, as those of all before it, is at least the threshold; 0 if none."""
-    return [0, *takewhile(lambda length: means[length] >= threshold - ROUNDING, means)][-1]
+    reached = 0
+    for length, mean in zip(lengths, means):
+        if mean < threshold - ROUNDING:
+            break
+        reached = length
+    return reached
 
 
-def area(means: Mapping[int, Any]) -> Any:
-    """The area under the means (numbers, or arrays of them) of ascending lengths, by log2(length) from 0 to 1."""
-    span = math.log2(max(means) / min(means))
-    return sum(
-        (means[one] + means[other]) / 2 * (math.log2(other / one) / span) for one, other in pairwise(sorted(means))
-    )
+def area(means: Mapping[int, float]) -> float:
+    """The area under the means of ascending lengths, by log2(length) from 0 to 1."""
+    return sum(weight * means[length] for length, weight in _area_weights(sorted(means)).items())
+
+
+def _area_weights(lengths: Sequence[int]) -> dict[int, float]:
+    span = math.log2(lengths[-1] / lengths[0])
+    weights = dict.fromkeys(lengths, 0.0)
+    for one, other in pairwise(lengths):
+        for end in (one, other):
+            weights[end] += math.log2(other / one) / span / 2
+    return weights

@@ -66,7 +66,7 @@ def _lines(figures: Figures, headlines: Headlines) -> list[Headline]:
         whole = len(common) == len(headlines.lengths)
         if common:
             known = list(takewhile(common.__contains__, headlines.lengths))
-            reached = longest({length: scores[length] for length in known}, headlines.threshold)
+            reached = longest(known, [scores[length] for length in known], headlines.threshold)
             lines.append(
                 Headline(
                     name,

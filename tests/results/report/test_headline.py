@@ -65,8 +65,8 @@ def test_the_threshold_is_an_option(threshold: float, effective: int) -> None:
     (found,) = made(graded({4096: 1.0, 8192: 0.9, 16384: 0.5, 65536: 0.9}), threshold)
     reach = found.lines[0].effective
     assert reach is not None and reach.value == effective
-    assert longest({1: 0.85599999, 2: 1.0}, 0.856) == 0
-    assert longest({1: 85.6 / 100, 2: 0.1}, 0.856) == 1
+    assert longest([1, 2], [0.85599999, 1.0], 0.856) == 0
+    assert longest([1, 2], [85.6 / 100, 0.1], 0.856) == 1
 
 
 def test_area_by_log_length() -> None:
