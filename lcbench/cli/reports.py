@@ -16,6 +16,10 @@ app = typer.Typer()
 EffectiveOption = Annotated[
     float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
 ]
+DifferenceOption = Annotated[
+    str | None,
+    typer.Option("--difference", metavar="METHOD", help="Show by how much methods differ from this one, paired."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -56,9 +60,13 @@ def plot(
     out: Annotated[
         Path | None, typer.Option("--out", help="PNG, SVG or PDF by its suffix; default: a PNG in the run's folder.")
     ] = None,
+    difference: DifferenceOption = None,
 ) -> None:
     """Draw every method of one run or several, here and into a file: depth by length, or else the score by length."""
     from lcbench.results.report import curves, heatmap
+    from lcbench.results.report.difference import differences as differences_of
+    from lcbench.results.report.difference import print_differences
+    from lcbench.results.report.difference_figure import draw as draw_differences
     from lcbench.results.report.figure import save
     from lcbench.results.report.runs import differences, read_runs, side_by_side, trained_length
 
@@ -68,8 +76,15 @@ def plot(
     for line in differences(found):
         terminal.say(f"note: {line}", err=True)
     trained, model = trained_length(found), ", ".join(dict.fromkeys(str(each.identity.model) for each in found))
-    path = out or folders[0] / f"{task.partition(':')[0]}.png"
     read = side_by_side(found)
+    name = task.partition(":")[0].replace("/", "_")
+    path = out or folders[0] / f"{name}{'' if difference is None else '-difference'}.png"
+    if difference is not None:
+        paired = differences_of(read, task, difference)
+        save(draw_differences(paired, trained, model), path)
+        print_differences(terminal.console(), paired, trained)
+        terminal.say(f"figure: {path}", err=True)
+        return
     identities = [record.identity for record in read.records]
     if any(one.cell_depth is not None for one in identities if task in (one.task, one.task.partition(":")[0])):
         maps = heatmap.heatmaps(read.records, task)
@@ -160,6 +175,7 @@ def report(
         Path | None, typer.Option("--out", help="Page to write; default: report.html in the (first) run's folder.")
     ] = None,
     effective: EffectiveOption = 0.856,
+    difference: DifferenceOption = None,
 ) -> None:
     """Write one page that opens from disk: headlines, scores, heatmaps, curves, cost, and every sample."""
     from lcbench.results.report.html.report import page
@@ -167,7 +183,7 @@ def report(
     require_folder(out)
     folders = runs or [_newest()]
     path = out or folders[0] / "report.html"
-    write_output(path, page(folders, effective), "--out")
+    write_output(path, page(folders, effective, difference), "--out")
     terminal.say(f"report: {path}", err=True)
 
 

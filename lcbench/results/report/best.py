@@ -10,7 +10,7 @@ whether the other is bold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 from lcbench.core.stats import holm
@@ -28,7 +28,7 @@ RULE = (  # after the name of the mark
 def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
     """Keys of the bold members of a column, which maps each key to the records that its score is the mean of."""
     pairs = list(combinations(column, 2))
-    samples = {key: _by_sample(records) for key, records in column.items()}
+    samples = {key: by_sample(records) for key, records in column.items()}
     tried = {pair: _effect(samples[pair[0]], samples[pair[1]], ALPHA / len(pairs)) for pair in pairs}
     effects = {pair: effect for pair, effect in tried.items() if effect}
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -40,7 +40,7 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
     return {key for pair in effects for key in pair if worse & set(pair)} - worse
 
 
-def _by_sample(records: list[Record]) -> dict[str, Record]:
+def by_sample(records: Iterable[Record]) -> dict[str, Record]:
     """The records by depth, number and repeat, which are the same for all methods."""
     return {
         f"{record.identity.cell_depth}/{record.identity.sample}/{record.identity.repeat}": record for record in records

@@ -141,7 +141,7 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
-    names = {method: "\n".join(textwrap.wrap(method.replace(",", ", "), LEGEND_WIDTH)) for method in methods}
+    names = legend_names(methods)
     columns = 2 if any(one.positions for one in all_curves) else 1
     legend_lines = sum(name.count("\n") + 1 for name in names.values())
     figure = Figure(
@@ -156,10 +156,24 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
                 _draw_positions(other, one, methods, trained)
             else:
                 other.set_axis_off()
+    add_legend(figure, methods)
+    text = f"{model}; {caption(all_curves, trained)}"
+    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)
+    return figure
+
+
+def legend_names(methods: Iterable[str]) -> dict[str, str]:
+    """The methods, broken into lines between their options."""
+    return {method: "\n".join(textwrap.wrap(method.replace(",", ", "), LEGEND_WIDTH)) for method in methods}
+
+
+def add_legend(figure: Figure, methods: Sequence[str]) -> None:
+    """One for all panels, in the order of the methods."""
     handles: dict[str, Artist] = {}
-    for axes in grid.flat:
+    for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
+    names = legend_names(methods)
     labels = [method for method in methods if method in handles]
     figure.legend(
         [handles[label] for label in labels],
@@ -168,9 +182,6 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
         fontsize=8.5,
         frameon=False,
     )
-    text = f"{model}; {caption(all_curves, trained)}"
-    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)
-    return figure
 
 
 def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = False) -> str:
@@ -209,7 +220,7 @@ def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
 
 def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
     for method, rows in one.methods.items():
-        style = _style(methods.index(method), len(methods))
+        style = style_of(methods.index(method), len(methods))
         for known, part in groupby(rows, key=lambda row: row.mean is not None and math.isfinite(row.mean)):
             members = list(part)
             if not known:
@@ -230,7 +241,7 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
     values = _finite(value for row in one.rows for value in (row.mean, row.low, row.high))
     if one.metric not in LOWER_IS_BETTER:
         axes.set_ylim(-0.03, 1.03)
-    _finish(axes, sorted({row.seq_len for row in one.rows}), values, one.metric, trained)
+    finish(axes, sorted({row.seq_len for row in one.rows}), values, one.metric, trained)
     title = "\n".join(textwrap.wrap(one.task, TITLE_WIDTH))
     axes.set(title=title, xlabel="length in tokens", ylabel=_words(one.metric))
     axes.title.set_fontsize(9.5)
@@ -242,16 +253,17 @@ def _draw_positions(axes: Axes, one: Curves, methods: Sequence[str], trained: in
         buckets = [bucket for bucket in all_buckets if bucket[0] >= FIRST_POSITION] or all_buckets
         middle = [math.sqrt(first * (last + 1)) for first, last, _ in buckets]
         ticks.update(first for first, _, _ in buckets)
-        style = _style(methods.index(method), len(methods))
+        style = style_of(methods.index(method), len(methods))
         axes.plot(middle, [nats for *_, nats in buckets], label=method, linewidth=1.6, **style)
-    _finish(axes, sorted(ticks), [], "nll", trained)
+    finish(axes, sorted(ticks), [], "nll", trained)
     axes.set(
         title=f"where in the text, at {one.longest:,} tokens", xlabel="tokens before the token", ylabel="nats a token"
     )
     axes.title.set_fontsize(9.5)
 
 
-def _finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trained: int | None) -> None:
+def finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trained: int | None) -> None:
+    """What all panels share: a logarithmic axis of lengths, labels, a grid, and the trained length."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axes.set_xscale("log", base=2)
@@ -280,7 +292,7 @@ def _finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trai
             axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
 
 
-def _style(index: int, count: int) -> dict[str, Any]:
+def style_of(index: int, count: int) -> dict[str, Any]:
     """Of method `index` of so many: where points of several methods coincide, the earlier ones show as rings."""
     return {
         "markersize": 4 + 5 * (count - 1 - index) / max(count - 1, 3),

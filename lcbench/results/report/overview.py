@@ -11,12 +11,14 @@ from lcbench.results.report.headline import RULER, Headlines, headlines
 from lcbench.results.report.published import beside, figures_of, with_published
 from lcbench.results.report.runs import Run, differences, trained_length
 from lcbench.results.report.summary import TableRow, summarise_records
+from lcbench.results.schema import Record
 
 
 @dataclass(frozen=True)
 class Overview:
     """`rows` are measured ones, `published` the same with published figures after those of each task; `trained` is the
     trained length of all models, None where it is not known or not the same; `remarks` are on what tables do not show.
+    `records` are those of each row, by its `place`.
     """
 
     rows: list[TableRow]
@@ -24,6 +26,7 @@ class Overview:
     trained: int | None
     headlines: list[Headlines]
     remarks: list[str]
+    records: dict[tuple[object, ...], list[Record]]
 
 
 def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = False) -> Overview:
@@ -35,6 +38,8 @@ def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = F
         raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
     members = summarise_records(runs, grouped=grouped)
     rows = [row for row, _ in members]
+    records = {row.place: each for row, each in members}
     figures, notes = figures_of(runs)
     found = beside(headlines([each for each in members if not is_group(each[0].task)], threshold), figures)
-    return Overview(rows, with_published(rows, figures), trained_length(runs), found, [*differences(runs), *notes])
+    remarks = [*differences(runs), *notes]
+    return Overview(rows, with_published(rows, figures), trained_length(runs), found, remarks, records)

@@ -99,6 +99,11 @@ class TableRow:
     kept_keys: float | None = None
     density: float | None = None
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What no two rows share."""
+        return self.task, self.method, self.seq_len, self.model, self.run
+
 
 def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableRow]:
     """Rows in the order in which tasks, methods and lengths first occur; if `grouped` also those of each group of a

@@ -35,13 +35,13 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
     if len(grid.lengths) < 2 or not values:
         return ""
     metric = next(row.metric for line in grid.lines for row in line.cells.values() if row.samples)
-    x, y = _length_axis(grid.lengths), _value_axis(values, metric)
+    x, y = length_axis(grid.lengths), _value_axis(values, metric)
     marks = [length for length in sorted(trained) if grid.lengths[0] <= length <= grid.lengths[-1]]
     drawn = "".join(
         [
-            *(_horizontal(y, tick) for tick in y.ticks),
-            *(_vertical(x, int(tick)) for tick in x.ticks),
-            *(_trained(x, length) for length in marks),
+            *(horizontal(y, tick) for tick in y.ticks),
+            *(vertical(x, int(tick)) for tick in x.ticks),
+            *(trained_mark(x, length) for length in marks),
             *(_band(line, colors, x, y) for line in grid.lines),
             *(_line(line, colors, x, y) for line in grid.lines),
         ]
@@ -71,13 +71,13 @@ def _drawable(row: TableRow) -> bool:
     return row.mean is not None and math.isfinite(row.mean)
 
 
-def _length_axis(lengths: list[int]) -> Axis:
+def length_axis(lengths: list[int]) -> Axis:
     """Logarithmic; where not all labels fit, the longest length has one, and those below it that do not overlap."""
     low, high = math.log2(lengths[0]), math.log2(lengths[-1])
     span = WIDTH - LEFT - RIGHT - 40
 
     def place(length: float) -> float:
-        return LEFT + 20 + span * (math.log2(length) - low) / (high - low)
+        return LEFT + 20 + span * ((math.log2(length) - low) / (high - low) if high > low else 0.5)
 
     ticks: list[float] = []
     for length in reversed(lengths):
@@ -94,7 +94,12 @@ def _value_axis(values: list[float], metric: str) -> Axis:
         low, high = min(low, 0.0), top or high
     elif low > 0 and high / low > LOG_FROM:
         return _log_axis(low, high)
-    step = top / 4 if top else _step(high - low or abs(high) or 1.0)
+    return linear_axis(low, high, top / 4 if top else None)
+
+
+def linear_axis(low: float, high: float, step: float | None = None) -> Axis:
+    """Ticks a step apart, by default a round one, from the one below the lowest value to the one above the highest."""
+    step = step or _step(high - low or abs(high) or 1.0)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last = max(last, first + 1)
     span = HEIGHT - TOP - BOTTOM
@@ -122,7 +127,7 @@ def _step(span: float) -> float:
     return max(factor * power for factor in (1, 2, 2.5, 5) if factor * power <= span / 4)
 
 
-def _horizontal(y: Axis, tick: float) -> str:
+def horizontal(y: Axis, tick: float) -> str:
     at = y.place(tick)
     return (
         f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
@@ -135,7 +140,7 @@ def _tick(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 10_000 else f"{value:.3g}".replace("e+0", "e")
 
 
-def _vertical(x: Axis, tick: int) -> str:
+def vertical(x: Axis, tick: int) -> str:
     at, floor = x.place(tick), HEIGHT - BOTTOM
     return (
         f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{floor}" y2="{floor + 5}"/>'
@@ -143,7 +148,7 @@ def _vertical(x: Axis, tick: int) -> str:
     )
 
 
-def _trained(x: Axis, length: int) -> str:
+def trained_mark(x: Axis, length: int) -> str:
     at = x.place(length)
     return (
         f'<line class="trained" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lcbench.core.errors import unknown
 from lcbench.core.fields import as_json
 from lcbench.results.manifest import TaskFacts
 from lcbench.results.records import read_manifest
 from lcbench.results.report.headline import RULER
 from lcbench.results.report.html.curves import curves
+from lcbench.results.report.html.differences import Base, differences
 from lcbench.results.report.html.frame import asset, document, text
 from lcbench.results.report.html.headlines import headline_section
 from lcbench.results.report.html.heat import heat_section, heat_style
@@ -51,17 +53,21 @@ KEPT = frozenset(
 )  # of a record
 
 
-def page(folders: Sequence[Path], effective: float = RULER) -> str:
+def page(folders: Sequence[Path], effective: float = RULER, difference: str | None = None) -> str:
     """The report of some results folders; a folder that is named twice counts once. `effective`: threshold of the
-    effective length.
+    effective length; `difference`: a method to which the others' paired difference is drawn.
 
-    Raises: UserError for a folder without records.
+    Raises: UserError for a folder without records, or a method that no run has.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
     runs = read_runs(folders)
     shown = overview(runs, effective)
     rows = shown.rows
     colors, tasks = Colors(rows), by_task(rows)
+    methods = {row.method for row in rows}
+    if difference is not None and difference not in methods:
+        raise unknown("method to differ from", difference, methods)
+    base = Base(difference, shown.records) if difference else None
     models = dict.fromkeys(str(run.identity.model) for run in runs)
     title = f"{', '.join(task for task, _ in tasks)} on {', '.join(models)}"
     links = "".join(f'<li><a href="#task{number}">{text(task)}</a></li>' for number, (task, _) in enumerate(tasks))
@@ -75,7 +81,7 @@ def page(folders: Sequence[Path], effective: float = RULER) -> str:
             '<li><a href="#made">how it was made</a></li></ul></nav>',
             "<main>",
             *(
-                _task(f"task{number}", task, members, beside[task], runs, colors)
+                _task(f"task{number}", task, members, beside[task], runs, colors, base)
                 for number, (task, members) in enumerate(tasks)
             ),
             headline_section(shown.headlines),
@@ -91,7 +97,13 @@ def page(folders: Sequence[Path], effective: float = RULER) -> str:
 
 
 def _task(
-    anchor: str, task: str, rows: Sequence[TableRow], beside: Sequence[TableRow], runs: Sequence[Run], colors: Colors
+    anchor: str,
+    task: str,
+    rows: Sequence[TableRow],
+    beside: Sequence[TableRow],
+    runs: Sequence[Run],
+    colors: Colors,
+    base: Base | None,
 ) -> str:
     """The section of a task; `beside` are its rows and published ones, for the tables of scores alone."""
     first = grids(rows)[0]
@@ -103,6 +115,7 @@ def _task(
             *(score_table(grid, trained, colors) for grid in grids(beside)),
             failures(first),
             curves(first, lengths, colors),
+            differences(first, base, lengths, colors) if base else "",
             heat_section(first, {run.name: run for run in runs}, colors),
             f"<h3>Cost</h3>{cost_table(first, trained, colors)}",
             "</section>",
