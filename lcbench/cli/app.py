@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from lcbench import __version__
-from lcbench.cli import bench, calibrate, data, explain, listing, longppl, models, reports, run, train, tune
+from lcbench.cli import (
+    bench,
+    calibrate,
+    data,
+    explain,
+    interchange,
+    listing,
+    longppl,
+    models,
+    reports,
+    run,
+    train,
+    tune,
+)
 from lcbench.core import terminal
 
 app = typer.Typer(
@@ -17,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Long-context evaluation of any Hugging Face rotary model, with any context-extension method.",
 )
-for verbs in (run, reports, longppl, listing, models, bench, calibrate, tune, explain):
+for verbs in (run, reports, interchange, longppl, listing, models, bench, calibrate, tune, explain):
     app.add_typer(verbs.app)
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")

@@ -20,12 +20,17 @@ def session() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["lcbench", *map(without_credentials, sys.argv[1:])],
+        "command": command(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus},
         "platform": platform.platform(),
         "git": _git_state(),
     }
+
+
+def command() -> list[str]:
+    """What was typed."""
+    return ["lcbench", *map(without_credentials, sys.argv[1:])]
 
 
 def without_credentials(argument: str) -> str:

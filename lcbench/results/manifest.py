@@ -79,7 +79,9 @@ class RunIdentity:
     kv_dtype: str | None = described("Type of the cached keys and values, where it is not the model's.", default=None)
     kv_offload: bool | None = described("Whether cached keys and values are kept in RAM.", default=None)
     seed: int | None = described("What the seeds of all samples are made of.", default=None)
-    engine: str | None = described("What ran the model: `endpoint` or `vllm`; null: lcbench itself.", default=None)
+    engine: str | None = described(
+        "What ran the model: `endpoint`, `vllm`, or the harness of an imported run; null: lcbench itself.", default=None
+    )
     engine_options: dict[str, Any] | None = described("Options that were passed to vLLM.", default=None)
     endpoint: str | None = described("The server's address, without credentials.", default=None)
     endpoint_api: str | None = described("Which of its interfaces was asked: `completions` or `chat`.", default=None)

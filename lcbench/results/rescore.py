@@ -58,6 +58,8 @@ def _rescore(folder: Path, task_files: dict[str, str]) -> Rescored:
     changed: dict[str, dict[str, Any]] = {}
     scores: dict[str, tuple[float | None, float | None]] = {}
     answered = [record for record in read_records(folder) if record.result]
+    if made := [record.imported.harness for record in answered if record.imported]:
+        raise UserError(f"{folder} was imported from {made[0]}, whose scores they are; score and import it anew.")
     for record in answered:
         name, id, before = record.identity.task, record.identity.id, record.measured.scores
         task = tasks.get(name) or tasks.setdefault(name, _load(name, task_files))

@@ -43,7 +43,11 @@ class Identity:
     method: str = described("The method as typed, with its options.")
     method_options: dict[str, Any] = described("All options of the method, defaults worked out for this length.")
     model: str = described("The model as typed: a name, a Hugging Face id, a folder or a GGUF file.")
-    seq_len: int = described("Length of the cell: prompt and answer together.", unit="tokens", least=1)
+    seq_len: int = described(
+        "Length of the cell: prompt and answer together; 0 where it is not known, of a run that was imported.",
+        unit="tokens",
+        least=0,
+    )
     cell_depth: float | None = described(
         "Depth of the needle in the cell, from 0 to 1; null: drawn at random.", most=1, least=0
     )
@@ -220,6 +224,16 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Where a record is from that another harness made (`imported`). The hash of its prompt is that of the text, and
+    its seed is made of the sample's document."""
+
+    harness: str = described("The harness whose log it was in: `lm_eval` or `inspect_ai`.")
+    unknown: list[str] = described("Fields that the log does not tell, and that stand here as 0.")
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """The measurement of a sample that did not fail."""
 
@@ -251,6 +265,7 @@ class Record:
         "The `id` of the equal record of this run whose result and cost these are; none where it was computed.",
         default=None,
     )
+    imported: Imported | None = described("Of a record that another harness made: where it is from.", default=None)
     session: int | None = described("Which session of run.json wrote it, from 0.", least=0, default=None)
     scores_before_rescoring: list[Scores] | None = described(
         "What `lcbench rescore` replaced, oldest first: objects of `scores` and `metric`.", default=None

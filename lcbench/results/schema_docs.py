@@ -37,6 +37,7 @@ RECORD = (
     ("Likelihood: `nll`", schema.Likelihood, "an object, of a perplexity's samples"),
     ("Error and session", schema.Record, "of every record"),
     ("Cost: `cost`", schema.Cost, "an object, of samples that did not fail"),
+    ("Import: `imported`", schema.Imported, "an object, of records that `lcbench import` made"),
 )
 RUN = (
     ("`run.json`", manifest.Manifest, "an object"),

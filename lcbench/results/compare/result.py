@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lcbench.results.lengths import in_tokens
+
 SETTINGS = ("model", "weights", "dtype", "device", "lcbench", "torch", "transformers", "hardware")
 Verdict = Literal["regressed", "improved", "non-inferior", "no evidence", "not comparable"]
 VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "non-inferior", "no evidence", "not comparable")
@@ -103,7 +105,7 @@ class CellResult:
 
     @property
     def name(self) -> str:
-        return f"{self.task}, {self.method}, {self.seq_len:,} tokens"
+        return f"{self.task}, {self.method}, {in_tokens(self.seq_len)} tokens"
 
 
 @dataclass(frozen=True)

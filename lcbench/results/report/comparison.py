@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lcbench.results.compare.power import power
 from lcbench.results.compare.result import CellResult, Comparison, Verdict
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import escaped, printable, row
 
@@ -61,7 +62,7 @@ def _table_row(comparison: Comparison, cell: CellResult) -> list[Text]:
     words = (cell.verdict, identical(cell), equivalent(comparison, cell))
     verdict = Text("\n".join(filter(None, words)), style=STYLES[cell.verdict])
     label = method_label(printable(cell.method))
-    return [label, Text(f"{cell.seq_len:,}\n{cell.pairs}"), *map(Text, numbers), verdict]
+    return [label, Text(f"{in_tokens(cell.seq_len)}\n{cell.pairs}"), *map(Text, numbers), verdict]
 
 
 def _print_list(console: Console, comparison: Comparison, cells: Iterable[CellResult]) -> None:
@@ -70,7 +71,7 @@ def _print_list(console: Console, comparison: Comparison, cells: Iterable[CellRe
         console.print(method_label(printable(cell.method)))
         pairs = f"{cell.pairs} pair{'' if cell.pairs == 1 else 's'}"
         verdict = ", ".join(filter(None, (cell.verdict, identical(cell), equivalent(comparison, cell))))
-        lines = [Text.assemble(f"{cell.seq_len:,} tokens, {pairs}: ", (verdict, STYLES[cell.verdict]))]
+        lines = [Text.assemble(f"{in_tokens(cell.seq_len)} tokens, {pairs}: ", (verdict, STYLES[cell.verdict]))]
         if cell.effect:
             lines.append(Text(f"BASE {cell.effect.base:.3f}, NEW {cell.effect.new:.3f}, adj. p {p_value(cell)}"))
             lines.append(Text(f"difference {cell.effect.difference:+.3f} {interval(cell)}"))
@@ -137,7 +138,7 @@ def _values(comparison: Comparison, cell: CellResult) -> list[str]:
     scores = [f"{effect.base:.3f}", f"{effect.new:.3f}"] if effect else ["", ""]
     return [
         printable(cell.method),
-        f"{cell.seq_len:,}",
+        f"{in_tokens(cell.seq_len)}",
         str(cell.pairs),
         *scores,
         f"{effect.difference:+.3f} {interval(cell)}" if effect else "",

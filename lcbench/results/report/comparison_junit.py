@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from lcbench.core.errors import printable
 from lcbench.results.compare.result import CellResult, Comparison
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report.comparison import by_task, columns, values
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 does not allow
@@ -26,7 +27,7 @@ def junit(comparison: Comparison) -> str:
 
 
 def _add_case(suite: ElementTree.Element, comparison: Comparison, cell: CellResult) -> None:
-    name = _clean(f"{cell.method} at {cell.seq_len:,} tokens")
+    name = _clean(f"{cell.method} at {in_tokens(cell.seq_len)} tokens")
     case = ElementTree.SubElement(suite, "testcase", classname=_clean(f"lcbench.{cell.task}"), name=name)
     report = "\n".join([*map(": ".join, zip(columns(comparison), values(comparison, cell), strict=True)), *cell.gaps])
     if cell.verdict == "regressed":

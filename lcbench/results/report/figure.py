@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcbench.core.errors import UserError, printable
+from lcbench.results.lengths import in_tokens
 from lcbench.results.outputs import write_output
 
 if TYPE_CHECKING:
@@ -48,4 +49,4 @@ def _show_as_they_are(figure: Figure) -> None:
 
 def length_label(length: int) -> str:
     """`4k` for 4096; digits where the length is no multiple of 1,024."""
-    return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
+    return f"{length // 1024}k" if length and length % 1024 == 0 else in_tokens(length)

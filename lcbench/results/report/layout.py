@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lcbench.results.compare.cells import LOWER_IS_BETTER
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report.best import RULE
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
@@ -136,7 +137,7 @@ def _chosen(task: str, rows: Sequence[TableRow]) -> list[str]:
 
 def _served(task: str, row: TableRow) -> list[str]:
     """What a server did to prompts and answers of a row, beside answering."""
-    place = f"{task} at {row.seq_len:,}, {printable(row.method)}"
+    place = f"{task} at {in_tokens(row.seq_len)}, {printable(row.method)}"
     lines = []
     if row.counted_otherwise:
         least, most = row.counted_least, row.counted_most
@@ -159,7 +160,9 @@ def _spreads(task: str, rows: Sequence[TableRow]) -> list[str]:
         known = [(row, value) for row in rows if (value := getattr(row, sd)) is not None]
         if known:
             most = max(getattr(row, count) for row, _ in known)
-            said = ", ".join(f"{row.method} at {row.seq_len:,} {number(value, row.metric)}" for row, value in known)
+            said = ", ".join(
+                f"{row.method} at {in_tokens(row.seq_len)} {number(value, row.metric)}" for row, value in known
+            )
             lines.append(f"{task}, standard deviation over {most} {what}: {printable(said)}.")
     return lines
 
@@ -170,7 +173,7 @@ def _thoughts(task: str, rows: Sequence[TableRow]) -> list[str]:
     if not known:
         return []
     cut = [
-        f"{row.thoughts_cut} of {row.thoughts} with {row.method} at {row.seq_len:,}"
+        f"{row.thoughts_cut} of {row.thoughts} with {row.method} at {in_tokens(row.seq_len)}"
         for row in known
         if row.thoughts_cut
     ]
@@ -185,17 +188,19 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
     for row in _by_length(row for row in rows if row.skipped):
         more = f" and {len(row.skipped) - NAMED:,} more" if len(row.skipped) > NAMED else ""
         lines.append(
-            f"{task} at {row.seq_len:,}: {len(row.skipped)} of {len(row.skipped) + row.samples} rows do not fit whole "
-            f"and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
+            f"{task} at {in_tokens(row.seq_len)}: {len(row.skipped)} of {len(row.skipped) + row.samples} rows do not "
+            f"fit whole and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
         )
     for row in _by_length(row for row in rows if row.samples):
         if row.cut:
             lines.append(
-                f"{task} at {row.seq_len:,}: documents cut in {row.cut} of {row.samples} samples, by "
+                f"{task} at {in_tokens(row.seq_len)}: documents cut in {row.cut} of {row.samples} samples, by "
                 f"{row.cut_tokens:,.0f} tokens on average."
             )
         if 0 < row.tokens < SHORT * row.seq_len and row.bits_per_byte is None:
-            lines.append(f"{task} at {row.seq_len:,}: prompt and answer have {row.tokens:,.0f} tokens on average.")
+            lines.append(
+                f"{task} at {in_tokens(row.seq_len)}: prompt and answer have {row.tokens:,.0f} tokens on average."
+            )
     return lines
 
 
@@ -246,7 +251,7 @@ def _memory(task: str, grid: Grid) -> list[str]:
 
 def heading(length: int, trained: int | None, separator: str) -> str:
     """The length in tokens, and how many times the trained length it is, as `(1.5x)`."""
-    return f"{length:,}{separator}({multiple(length, trained)})" if trained else f"{length:,}"
+    return f"{length:,}{separator}({multiple(length, trained)})" if trained and length else in_tokens(length)
 
 
 def titled(grid: Grid, trained: int | None) -> str:

@@ -195,7 +195,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         chat=done[0].prompt.chat,
         thoughts=sum(record.measured.answer.reasoning_cut is not None for record in done),
         thoughts_cut=sum(bool(record.measured.answer.reasoning_cut) for record in done),
-        tokens=sum(map(_length, (record.prompt for record in done))) / len(done),
+        tokens=_mean_length([record.prompt for record in done]),
         **served(done),
         **(likelihood(done, seed) if of_likelihood else mean_score(done, metric, seed)),
     )
@@ -204,6 +204,11 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
 def _mean(values: Iterable[float]) -> float | None:
     known = list(values)
     return sum(known) / len(known) if known else None
+
+
+def _mean_length(prompts: list[Prompt]) -> float:
+    """Tokens of prompt and answer on average, of those prompts whose length is known; 0 for none."""
+    return _mean(_length(prompt) for prompt in prompts if prompt.prompt_tokens) or 0.0
 
 
 def _length(prompt: Prompt) -> int:

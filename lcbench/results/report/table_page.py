@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report import headline_table
 from lcbench.results.report.headline import Headline, Headlines
 from lcbench.results.report.layout import Grid, columns, costs, equal, grids, interval, notes, number, titled
@@ -36,7 +37,7 @@ def markdown(rows: Sequence[TableRow], trained: int | None, headlines: Sequence[
         if grid.failures:
             lines.append("")
         lines += [
-            f"- failed: `{line.name}` at {cell.seq_len:,}: {escaped(printable(cell.failed or ''))}"
+            f"- failed: `{line.name}` at {in_tokens(cell.seq_len)}: {escaped(printable(cell.failed or ''))}"
             for line, cell in grid.failures
         ]
         parts.append(f"**{escaped(titled(grid, trained))}**\n\n" + "\n".join(lines) + "\n")
@@ -80,7 +81,8 @@ def latex(rows: Sequence[TableRow], trained: int | None, headlines: Sequence[Hea
         head = columns(grid, trained)
         names = len(head) - len(grid.lengths) - len(grid.cost_columns)
         failures = [
-            f"Failed: {line.name} at {cell.seq_len:,}: {printable(cell.failed or '')}." for line, cell in grid.failures
+            f"Failed: {line.name} at {in_tokens(cell.seq_len)}: {printable(cell.failed or '')}."
+            for line, cell in grid.failures
         ]
         caption = " ".join([f"{titled(grid, trained)}.", *map(_sentence, notes(grid.rows)), *failures])
         parts += _environment(caption, head, names, _body(grid, _code, _tex, score))

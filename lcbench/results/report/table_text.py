@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report import headline_table
 from lcbench.results.report.headline import Headline, Headlines
 from lcbench.results.report.layout import Grid, costs, equal, grids, heading, notes, number, titled
@@ -38,7 +39,9 @@ def print_tables(
             console.print(_table(grid, lengths[:count], trained, star))
             lengths = lengths[count:]
         for line, row in grid.failures:
-            console.print(Text(f"failed: {line.name} at {row.seq_len:,}: {printable(row.failed or '')}", style="red"))
+            console.print(
+                Text(f"failed: {line.name} at {in_tokens(row.seq_len)}: {printable(row.failed or '')}", style="red")
+            )
     for one in headlines:
         _print_headlines(console, one)
     for note in dict.fromkeys([*notes(rows, star or "bold"), *headline_table.notes(headlines)]):

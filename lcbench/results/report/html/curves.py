@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lcbench.results.compare.cells import LOWER_IS_BETTER
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name
@@ -176,7 +177,7 @@ def _line(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
         points = [(x.place(row.seq_len), y.place(row.mean), row) for row in rows if row.mean is not None]
         shapes.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)}"/>')
         shapes += [
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{text(line.name)} at {row.seq_len:,}: '
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{text(line.name)} at {in_tokens(row.seq_len)}: '
             f"{number(row.mean or 0.0, row.metric)}</title></circle>"
             for a, b, row in points
         ]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from lcbench.core.specs import split_options
+from lcbench.results.lengths import in_tokens
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.layout import PUBLISHED, Grid, Line, equal, grids, memory, multiple, number, rate, titled
 from lcbench.results.report.summary import TableRow, by_task
@@ -69,7 +70,7 @@ def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
 
 def failures(grid: Grid) -> str:
     """HTML: a line for every row with a failed cell, with the reason; empty without any."""
-    lines = [f"{line.name} at {row.seq_len:,}: {row.failed}" for line, row in grid.failures]
+    lines = [f"{line.name} at {in_tokens(row.seq_len)}: {row.failed}" for line, row in grid.failures]
     return f'<ul class="bad">{"".join(f"<li>failed: {text(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 

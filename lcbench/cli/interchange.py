@@ -1,0 +1,53 @@
+"""Runs from other harnesses, and to a hub: `import` and `push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcbench.cli.common import RESULTS
+from lcbench.core import terminal
+
+app = typer.Typer()
+
+
+@app.command(name="import")
+def import_logs(
+    logs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE_OR_FOLDER",
+            help="samples_TASK_DATE.jsonl or results_DATE.json of lm-evaluation-harness, .eval or .json of inspect_ai.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; default: by the logs.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="The score that counts; default: the log's first.")
+    ] = None,
+    served_as: Annotated[
+        str | None, typer.Option("--served-as", help="What was done to the model's attention, as `yarn:factor=4`.")
+    ] = None,
+    seq_len: Annotated[
+        str | None, typer.Option("--seq-len", help="Length of the samples, where you know it: `8k`.")
+    ] = None,
+) -> None:
+    """Make a run of another harness's sample logs, for `table`, `compare`, `report` and gates."""
+    from lcbench.core.provenance import command
+    from lcbench.core.specs import parse_seq_len
+    from lcbench.engine.served import served_methods
+    from lcbench.results.imported.run import default_folder, read_logs, write_run
+    from lcbench.results.register import register
+
+    (method,) = map(str, served_methods(served_as, None))
+    length = None if seq_len is None else parse_seq_len(seq_len)
+    tasks = read_logs(logs, metric)
+    folder = output or default_folder(tasks, method, RESULTS)
+    count = write_run(tasks, method, length, folder, command())
+    register(RESULTS, folder)
+    for task in tasks:
+        terminal.say(f"{task.name}: {len(task.samples)} samples, {task.metric} counts")
+    terminal.say(f"{count} records: {folder}")
