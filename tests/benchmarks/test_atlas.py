@@ -1,0 +1,65 @@
+"""The page of the atlas: each method once, in the section of what it changes, with a figure and a table a task."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.atlas import FAMILIES, main, page
+from lcbench.core.errors import UserError
+from lcbench.results.report.runs import read_runs
+from lcbench.run.requests import read_requests
+from tests.compared import cell, save
+
+SECTIONS = {
+    "Position plans": ["self_extend", "dca:mscale=0.1"],
+    "RoPE scalings": ["yarn", "ntk+logn"],
+    "Windows, sinks and memory": ["streaming", "fot:memory_layers=[1]", "duo_attention:full_heads=[1:0]"],
+    "Score scalings": ["logn"],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    methods = ["vanilla", *(method for members in SECTIONS.values() for method in members)]
+    records = [
+        record
+        for method in reversed(methods)
+        for seq_len in (256, 512)
+        for record in cell([1.0, 0.0, 1.0], method=method, seq_len=seq_len)
+    ]
+    return save(tmp_path / "run", records, pretraining_length=256, model="lcbench-tiny")
+
+
+def test_every_method_stands_in_its_family_beside_vanilla(run: Path) -> None:
+    text, figures = page(read_runs([run]), "methods")
+    sections = dict(zip(FAMILIES, re.split(r"^## .*$", text, flags=re.MULTILINE)[1:], strict=True))
+    for family, members in SECTIONS.items():
+        rows = re.findall(r"^\| `(\S+)` \|", sections[family], re.MULTILINE)
+        assert sorted(rows) == sorted(["vanilla", *members]) and rows[0] == "vanilla"
+        assert re.search(r"!\[passkey, .*\]\(methods/\w+-passkey\.svg\)", sections[family])
+    assert len(figures) == len(SECTIONS)
+
+
+def test_page_and_figures_are_written(run: Path, tmp_path: Path) -> None:
+    main([run], tmp_path / "methods.md")
+    text = (tmp_path / "methods.md").read_text(encoding="utf-8")
+    named = re.findall(r"\]\((methods/\S+\.svg)\)", text)
+    assert len(named) == len(SECTIONS)
+    assert all((tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml") for name in named)
+
+
+def test_models_of_other_lengths_share_no_page(run: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "other", cell([1.0]), pretraining_length=512)
+    with pytest.raises(UserError, match="same trained length"):
+        page(read_runs([run, other]), "methods")
+
+
+def test_the_suite_asks_the_same_methods_everywhere() -> None:
+    requests, defaults = read_requests("atlas")
+    assert defaults["model"] == "lcbench-tiny" and len({request.methods for request in requests}) == 1
+    points = [(request.samples or 0) * len(request.depths or [0]) for request in requests]
+    assert points == [50] * len(requests)
+    assert set(FAMILIES) and "vanilla" in (requests[0].methods or ())
