@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcbench.apps.explain.draw import draw
 from lcbench.apps.explain.explain import explain
 from lcbench.apps.explain.page import page_of
 from lcbench.apps.explain.question import GROUPS, question
@@ -67,8 +68,8 @@ def test_the_needle_stands_where_the_methods_say(at_4x: Explanation) -> None:
 
 
 def test_attention_dilutes_past_4_times_and_a_log_length_scale_holds_it() -> None:
-    (within,) = explained(1024, "self_extend").looks
-    plain, scaled = explained(4096, "self_extend", "self_extend:log_scale_base=256").looks
+    (within,) = explained(1024, "self_extend:group_size=6").looks
+    plain, scaled = explained(4096, "self_extend:group_size=22", "self_extend:group_size=22,log_scale_base=256").looks
     assert within.needle(MATCHING) > 0.9 > 0.7 > plain.needle(MATCHING)
     assert scaled.needle(MATCHING) > 0.95 and scaled.retrieving == [MATCHING]
 
@@ -132,6 +133,13 @@ def test_what_a_model_writes_is_text(at_4x: Explanation) -> None:
     look = replace(at_4x.looks[0], answer=evil, method=evil)
     page = Tags(page_of(replace(at_4x, looks=[look], reference=evil, needle_text=evil)))
     assert "script" not in page.tags and "\x1b" not in page.text and "alert(1)" in page.text
+
+
+def test_a_model_without_a_plain_stack_of_layers_has_all_but_the_lens(at_4x: Explanation) -> None:
+    why = "the decoder of FooForCausalLM is no plain stack of layers"
+    without = replace(at_4x, looks=[replace(look, lens=(), no_lens=why) for look in at_4x.looks])
+    assert why in Tags(page_of(without)).text and "unknown" in Tags(page_of(without)).text
+    assert len(draw(without).axes) == 2 * 3 and len(draw(at_4x).axes) == 2 * 3 + 1
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.0, 0.0), (1e-5, 0.0), (1e-4, 0.0), (1e-2, 0.5), (1.0, 1.0)])
