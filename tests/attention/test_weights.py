@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -118,8 +119,11 @@ def test_distances_are_those_of_the_paper(method: str, model: PreTrainedModel) -
 @pytest.mark.parametrize("name", ["LlamaConfig", "Gemma2Config", "GptOssConfig", "Qwen3Config"])
 def test_vanilla_is_what_transformers_returns(name: str) -> None:
     """Soft caps, sliding windows and sinks of a layer's own included."""
-    sliding = {"sliding_window": 24} if name in ("Gemma2Config", "GptOssConfig") else {}
-    model = zoo.build(zoo.config(name, num_hidden_layers=2, head_dim=16, **sliding))
+    own_way: dict[str, Any] = {
+        "Gemma2Config": {"sliding_window": 24, "attn_logit_softcapping": 2.0},
+        "GptOssConfig": {"sliding_window": 24},
+    }
+    model = zoo.build(zoo.config(name, num_hidden_layers=2, head_dim=16, **own_way.get(name, {})))
     ids = zoo.tokens(1, 60)
     with torch.no_grad():
         own = model(ids, output_attentions=True).attentions
