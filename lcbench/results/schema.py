@@ -276,6 +276,8 @@ class Record:
     def from_json(cls, content: dict[str, Any]) -> Record:
         """The record of an object that `as_json` of this or an older lcbench wrote. Raises: FieldError."""
         identity, prompt, own = _IDENTITY(content), _PROMPT(content), _OWN.fields(content)
+        if identity.seq_len == 0 and own["imported"] is None:
+            raise FieldError("must be a whole number of tokens from 1 up, not 0", "seq_len")
         result, known = None, _ALWAYS
         if own["error"] is None:
             parts = {"answer": _ANSWER(content), "scores": _SCORES(content)}
