@@ -68,6 +68,8 @@ def plot(
     from lcbench.results.report.difference import print_differences
     from lcbench.results.report.difference_figure import draw as draw_differences
     from lcbench.results.report.figure import save
+    from lcbench.results.report.longppl import longppl_of
+    from lcbench.results.report.longppl import side_by_side as longppl_of_all
     from lcbench.results.report.runs import differences, read_runs, side_by_side, trained_length
 
     require_folder(out)
@@ -91,7 +93,10 @@ def plot(
         save(heatmap.draw(maps, trained, model), path)
         heatmap.print_heatmaps(terminal.console(), maps, trained)
     else:
-        drawn = curves.curves(read, task)
+        known, unread = longppl_of(found)
+        for line in unread:
+            terminal.say(f"note: {line}", err=True)
+        drawn = curves.curves(read, task, longppl_of_all(known, found, read.name))
         save(curves.draw(drawn, trained, model), path)
         curves.print_curves(terminal.console(), drawn, trained)
     terminal.say(f"figure: {path}", err=True)

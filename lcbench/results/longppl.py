@@ -8,7 +8,9 @@ all texts together.
 The long context is a run of `pg19` (protocol prefix), the short one a run of the same books with protocol=sliding: its
 windows overlap, so that every token behind the first window has at least so much context, and at most a stride more.
 Theirs is 4,096 tokens and a stride of 1,024; windows here begin with a BOS where the tokenizer has one. Tokens with no
-more context than that are never key. The judge is the evaluated model itself, or another run with the same tokenizer.
+more context than that are never key. The judge is the evaluated model itself, or
+another run with the same tokenizer: one whose prompts are other tokens is refused, as records do not keep where in the
+text a token is.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from lcbench.core.errors import UserError
 from lcbench.core.stats import ratio_interval
 from lcbench.results.nll import TokenNll
-from lcbench.results.records import read_records
+from lcbench.results.records import read_manifest, read_records
 from lcbench.results.schema import Record
 
 ALPHA, BETA = 2.0, -2.0  # nats: thresholds of the gain and of the loss
@@ -59,6 +61,7 @@ class _Text:
     nll: NDArray[np.float64]
     bytes: int
     context: int  # tokens before a token, at least, from the end of the first window on
+    prompt: str = ""  # hash of the token ids
 
 
 def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl]:
@@ -67,6 +70,7 @@ def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl
 
     Raises: UserError for runs without likelihoods, or without the texts and methods of the other.
     """
+    _require_one_model(*((long, short) if judge is None else judge[:2]))
     evaluated = _texts(long, overlapping=False)
     short_of = _texts(short if judge is None else judge[1], overlapping=True)
     long_of = evaluated if judge is None else _texts(judge[0], overlapping=False)
@@ -75,13 +79,35 @@ def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl
         judging = method if judge is None else judge[2]
         reference = _found(long_of, judging, document, long if judge is None else judge[0], seq_len)
         brief = _found(short_of, judging, document, short if judge is None else judge[1], None)
-        if len(reference.nll) != len(text.nll) or reference.bytes != text.bytes:
+        if reference.prompt != text.prompt:
             raise UserError(
                 f"{document} has other tokens in the judge's run than in {long}: key tokens need the same "
                 "tokenizer and length."
             )
         rows.setdefault((method, seq_len), []).append((text, key_tokens(reference, brief), brief.context))
     return [_row(method, seq_len, members) for (method, seq_len), members in rows.items()]
+
+
+def self_judged(read: Sequence[tuple[tuple[Path, Record], tuple[Path, Record]]]) -> LongPpl | None:
+    """The row of some texts, each read in one window and in overlapping ones by one model and method: (folder of the
+    run, record) of both. None where one of them was read otherwise."""
+    members = []
+    for long, short in read:
+        text, brief = _text(*long, overlapping=False), _text(*short, overlapping=True)
+        if text is None or brief is None:
+            return None
+        members.append((text, key_tokens(text, brief), brief.context))
+    one = read[0][0][1].identity
+    return _row(one.method, one.seq_len, members)
+
+
+def _require_one_model(long: Path, short: Path) -> None:
+    one, other = (read_manifest(run).identity for run in (long, short))
+    if one.weights_of != other.weights_of:
+        raise UserError(
+            f"{long} and {short} are of different models ({one.model} and {other.model}): which tokens matter is told "
+            "by one model in both contexts."
+        )
 
 
 def key_tokens(long: _Text, short: _Text) -> NDArray[np.bool_]:
@@ -153,4 +179,4 @@ def _text(run: Path, record: Record, *, overlapping: bool) -> _Text | None:
     nll = np.full(int(read.stop[-1]), np.nan)
     nll[int(read.first[0]) :] = read.nll
     context = int((read.first[1:] - read.start[1:]).min()) + read.head if overlapping else 0
-    return _Text(nll, likelihood.bytes, context)
+    return _Text(nll, likelihood.bytes, context, record.prompt.prompt_sha256)

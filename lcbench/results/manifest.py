@@ -96,6 +96,11 @@ class RunIdentity:
     )
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def weights_of(self) -> tuple[str | None, ...]:
+        """What two runs share whose tokens and likelihoods are of one model."""
+        return self.model_fingerprint or self.model, self.adapter_fingerprint, self.quantization, self.tokenizer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:

@@ -14,7 +14,7 @@ from lcbench.core.stats import mcnemar, paired_bootstrap, paired_interval
 from lcbench.results.compare.result import CellResult, Effect, Ratios, Tolerated
 from lcbench.results.schema import Record
 
-LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word"})
+LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word", "longppl"})
 TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
 NAMED = 10  # missing samples that are named; the others are counted
 WHAT_DIFFERS = {  # what makes two records incomparable, by the field that tells

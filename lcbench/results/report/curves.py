@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from lcbench.core.errors import unknown
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.nll import mean_buckets
 from lcbench.results.report.figure import TRAINED_COLOR, length_label
-from lcbench.results.report.layout import number
+from lcbench.results.report.layout import number, view
+from lcbench.results.report.longppl import with_longppl
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import TableRow, by_task, summarise_runs
 from lcbench.results.schema import Record
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from lcbench.results.longppl import LongPpl
 
 # Okabe and Ito's, https://jfly.uni-koeln.de/color/, without yellow, which is too faint for a line.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a4b2a")  # the last: ours
@@ -55,6 +58,11 @@ class Curves:
     def rows(self) -> list[TableRow]:
         return [row for rows in self.methods.values() for row in rows]
 
+    def of_key_tokens(self) -> Curves | None:
+        """The curves of LongPPL; None where it is not known."""
+        shown = {method: known for method, rows in self.methods.items() if (known := view(rows, "longppl"))}
+        return replace(self, methods=shown, positions={}) if shown else None
+
     @property
     def longest(self) -> int:
         """The longest length in tokens that has a score; the longest at all if none has one."""
@@ -65,13 +73,14 @@ class Curves:
         return next((row.metric for row in self.rows if row.metric), "score")
 
 
-def curves(run: Run, task: str) -> list[Curves]:
-    """The curves of a task and of every variant of it, in the order in which they first occur.
+def curves(run: Run, task: str, longppl: Mapping[tuple[object, ...], LongPpl] | None = None) -> list[Curves]:
+    """The curves of a task and of every variant of it, in the order in which they first occur. `longppl`: by the place
+    of a row.
 
     Raises: UserError for a run without this task.
     """
     found = []
-    for name, rows in by_task(summarise_runs([run])):
+    for name, rows in by_task(with_longppl(summarise_runs([run]), longppl or {})):
         if task not in (name, name.partition(":")[0]):
             continue
         methods: dict[str, list[TableRow]] = {}
@@ -94,7 +103,7 @@ def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[in
 
 def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | None) -> None:
     """A bar and the number for every method and length; bars are logarithmic where the scores spread over LOG_FROM."""
-    for one in all_curves:
+    for one in [each for whole in all_curves for each in (whole, whole.of_key_tokens()) if each]:
         values = _finite(row.mean for row in one.rows)
         bars = _Bars(values, one.metric, max(4, min(BAR, console.width - 42)))
         scale = ", bars are logarithmic" if bars.log else ""
@@ -142,7 +151,8 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
 
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
     names = legend_names(methods)
-    columns = 2 if any(one.positions for one in all_curves) else 1
+    kinds = [bool(one.positions) + (one.of_key_tokens() is not None) for one in all_curves]
+    columns = 1 + max(kinds)
     legend_lines = sum(name.count("\n") + 1 for name in names.values())
     figure = Figure(
         figsize=(5.2 * columns + LEGEND_INCHES, max(3.3 * len(all_curves) + 0.9, 0.19 * legend_lines + 0.6)),
@@ -151,11 +161,12 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
     grid = figure.subplots(len(all_curves), columns, squeeze=False)
     for (axes, *others), one in zip(grid, all_curves, strict=True):
         _draw_lengths(axes, one, methods, trained)
+        if key_tokens := one.of_key_tokens():
+            _draw_lengths(others.pop(0), key_tokens, methods, trained)
+        if one.positions:
+            _draw_positions(others.pop(0), one, methods, trained)
         for other in others:
-            if one.positions:
-                _draw_positions(other, one, methods, trained)
-            else:
-                other.set_axis_off()
+            other.set_axis_off()
     add_legend(figure, methods)
     text = f"{model}; {caption(all_curves, trained)}"
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)

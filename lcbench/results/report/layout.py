@@ -108,7 +108,7 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
             lines.append(
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
             )
-        lines += _chosen(printable(task), members)
+        lines += _chosen(printable(task), members) + _key_tokens(task, members)
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
         lines += [line for row in members for line in _served(printable(task), row)]
     return lines + published_notes(row.published for row in rows)
@@ -133,6 +133,21 @@ def _chosen(task: str, rows: Sequence[TableRow]) -> list[str]:
             said = ", ".join(f"{row.method} at {row.seq_len:,} {share:.1%}" for row, share in shares)
             lines.append(f"{task}, {what}: {printable(said)}.")
     return lines
+
+
+def _key_tokens(task: str, rows: Sequence[TableRow]) -> list[str]:
+    """What LongPPL is over."""
+    known = [f"{row.key_tokens:,} with {row.method} at {row.seq_len:,}" for row in rows if row.longppl is not None]
+    contexts = sorted({row.short_context for row in rows if row.longppl is not None})
+    if not known:
+        return []
+    return [
+        printable(
+            f"{task}, longppl: over the tokens that the whole context makes likely and one of "
+            f"{' or '.join(f'{context:,}' for context in contexts)} tokens does not, by each method's own judgement: "
+            f"{', '.join(known)}."
+        )
+    ]
 
 
 def _served(task: str, row: TableRow) -> list[str]:
@@ -330,18 +345,29 @@ def human_bytes(count: int) -> str:
 
 
 def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
-    """The rows themselves, and again with bits per byte and bits per word as their score where they have them."""
+    """The rows themselves, and again with LongPPL, bits per byte and bits per word as their score where they have
+    them."""
     yield list(rows)
-    for metric in ("bits_per_byte", "bits_per_word"):
-        if any(getattr(row, metric) is not None for row in rows):
-            ends = (f"{metric}_low", f"{metric}_high")
-            yield [
-                replace(
-                    row, metric=metric, mean=getattr(row, metric), low=getattr(row, ends[0]), high=getattr(row, ends[1])
-                )
-                for row in rows
-                if not row.published
-            ]
+    for metric in ("longppl", "bits_per_byte", "bits_per_word"):
+        shown = view(rows, metric)
+        if any(row.mean is not None for row in shown):
+            yield shown
+
+
+def view(rows: Iterable[TableRow], metric: str) -> list[TableRow]:
+    """The rows with another of their numbers as their score; without those that cannot have it."""
+    return [
+        replace(
+            row,
+            metric=metric,
+            mean=getattr(row, metric),
+            low=getattr(row, f"{metric}_low"),
+            high=getattr(row, f"{metric}_high"),
+            best=row.best and metric != "longppl",  # other tokens than those that were compared
+        )
+        for row in rows
+        if not row.published and (metric != "longppl" or row.longppl is not None)
+    ]
 
 
 def _asked(rows: Sequence[TableRow]) -> list[str]:

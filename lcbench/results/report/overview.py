@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lcbench.core.errors import UserError
 from lcbench.results.report.groups import is_group
 from lcbench.results.report.headline import RULER, Headlines, headlines
+from lcbench.results.report.longppl import longppl_of, with_longppl
 from lcbench.results.report.published import beside, figures_of, with_published
 from lcbench.results.report.runs import Run, differences, trained_length
 from lcbench.results.report.summary import TableRow, summarise_records
@@ -37,9 +38,10 @@ def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = F
     if not 0 < threshold <= 1:
         raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
     members = summarise_records(runs, grouped=grouped)
-    rows = [row for row, _ in members]
+    longppl, unread = longppl_of(runs)
+    rows = with_longppl((row for row, _ in members), longppl)
     records = {row.place: each for row, each in members}
     figures, notes = figures_of(runs)
     found = beside(headlines([each for each in members if not is_group(each[0].task)], threshold), figures)
-    remarks = [*differences(runs), *notes]
+    remarks = [*differences(runs), *notes, *unread]
     return Overview(rows, with_published(rows, figures), trained_length(runs), found, remarks, records)

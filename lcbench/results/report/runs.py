@@ -65,21 +65,29 @@ def side_by_side(runs: Sequence[Run]) -> Run:
     them apart."""
     if len(runs) == 1:
         return runs[0]
-    models = {str(run.identity.model) for run in runs}
-    seen = Counter(
-        (str(run.identity.model), method) for run in runs for method in {one.identity.method for one in run.records}
-    )
-    repeated = any(count > 1 for count in seen.values())
     records = []
-    for run in runs:
-        model = Path(str(run.identity.model)).name
-        suffix = (f" on {model}" if len(models) > 1 else "") + (f" in {run.name}" if repeated else "")
+    for run, suffix in zip(runs, suffixes(runs), strict=True):
         for record in run.records:
             named = replace(record.identity, method=record.identity.method + suffix)
             records.append(replace(record, identity=named))
     protocols = {task.name: task for run in runs for task in run.identity.tasks}
     identity = replace(runs[0].identity, tasks=list(protocols.values()))
     return Run(", ".join(run.name for run in runs), identity, records)
+
+
+def suffixes(runs: Sequence[Run]) -> list[str]:
+    """What follows the methods of each run where several are side by side: ` on MODEL in RUN`, as far as these tell
+    methods apart."""
+    models = {str(run.identity.model) for run in runs}
+    seen = Counter(
+        (str(run.identity.model), method) for run in runs for method in {one.identity.method for one in run.records}
+    )
+    repeated = any(count > 1 for count in seen.values())
+    return [
+        (f" on {Path(str(run.identity.model)).name}" if len(models) > 1 else "")
+        + (f" in {run.name}" if repeated else "")
+        for run in runs
+    ]
 
 
 def differences(runs: Sequence[Run]) -> list[str]:

@@ -46,6 +46,9 @@ class TableRow:
     the most by which it did; and how many answers it ended for reasons of its own, in words.
 
     `published`: the source of a figure that was not measured here; nothing but its score is known then.
+
+    `longppl` is the perplexity over `key_tokens`, those whose likelihood rises much from a context of `short_context`
+    tokens to the whole, where the runs tell; see lcbench.results.report.longppl.
     """
 
     task: str
@@ -98,6 +101,11 @@ class TableRow:
     published: str = ""
     kept_keys: float | None = None
     density: float | None = None
+    longppl: float | None = None
+    longppl_low: float | None = None
+    longppl_high: float | None = None
+    key_tokens: int = 0
+    short_context: int = 0
 
     @property
     def place(self) -> tuple[object, ...]:

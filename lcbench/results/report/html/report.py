@@ -114,7 +114,7 @@ def _task(
             f'<section id="{anchor}"><h2>{text(task)}</h2>{_about(task, runs)}',
             *(score_table(grid, trained, colors) for grid in grids(beside)),
             failures(first),
-            curves(first, lengths, colors),
+            *(curves(grid, lengths, colors) for grid in grids(rows) if grid.first or grid.rows[0].metric == "longppl"),
             differences(first, base, lengths, colors) if base else "",
             heat_section(first, {run.name: run for run in runs}, colors),
             f"<h3>Cost</h3>{cost_table(first, trained, colors)}",
