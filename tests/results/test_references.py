@@ -144,6 +144,14 @@ def test_figures_beside_a_task_and_a_mean(run: Path) -> None:
     assert r"\texttt{LongX (published)} & 0.50 &  & " in tex
 
 
+def test_names_of_a_file_are_text(run: Path) -> None:
+    path = run.parent / "mine.yaml"
+    path.write_text(path.read_text().replace("Theirs", '"\\e[2JTheirs<b>"').replace("LongX", '"\\e[2JLongX<b>"'))
+    for format in ("text", "markdown", "latex", "csv", "json"):
+        assert "\x1b" not in cli("table", run, "--format", format).out
+    assert "<b>" not in page([run]).replace("<b>1.00</b>", "")
+
+
 def test_a_page_shows_figures_in_tables_alone(run: Path) -> None:
     shown = page([run])
     tables, rest = shown.split('<section id="samples">', 1)

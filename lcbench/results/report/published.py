@@ -12,6 +12,7 @@ from lcbench.results.references import Figures, read_references
 from lcbench.results.report.headline import Estimate, Headline, Headlines, Reach, area, longest
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import TableRow, by_task
+from lcbench.results.report.text import printable
 
 
 def figures_of(runs: Iterable[Run]) -> tuple[list[Figures], list[str]]:
@@ -69,7 +70,7 @@ def _lines(figures: Figures, headlines: Headlines) -> list[Headline]:
             reached = longest(known, [scores[length] for length in known], headlines.threshold)
             lines.append(
                 Headline(
-                    name,
+                    printable(name),
                     by_length={length: Estimate(score) for length, score in common.items()},
                     mean=Estimate(fmean(common.values())) if whole else None,
                     effective=Reach(reached, known=known[-1]) if known else None,
