@@ -1,4 +1,4 @@
-"""Runs from other harnesses, and to a hub: `import` and `push`."""
+"""Runs from other harnesses, and to a hub: `import` and `push`. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def import_logs(
     for task in tasks:
         terminal.say(f"{task.name}: {len(task.samples)} samples, {task.metric} counts")
     terminal.say(f"{count} records: {folder}")
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    to: Annotated[str, typer.Option("--to", help="The data set, OWNER/NAME; made, and private, if there is none.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new data set public.")] = False,
+    incomplete: Annotated[
+        bool, typer.Option("--incomplete", help="Push a run with samples that failed or are missing, too.")
+    ] = False,
+) -> None:
+    """Upload a run's folder as a data set of the hub; the key comes from HF_TOKEN alone."""
+    from lcbench.results.push import push as push_run
+
+    terminal.say(push_run(run, to, public=public, incomplete=incomplete))

@@ -213,10 +213,27 @@ def rescore(
 def export(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/records.parquet.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="An experiment tracker in place of a file: wandb, mlflow, trackio.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", help="The tracker's project or experiment; default: lcbench.")
+    ] = None,
 ) -> None:
-    """Write a run as Parquet, one row a sample, for pandas and datasets."""
+    """Write a run as Parquet, one row a sample, for pandas and datasets; or send its scores to a tracker."""
+    from lcbench.core.errors import UserError
     from lcbench.results.export import export as export_run
 
+    if to is not None:
+        from lcbench.results.trackers import track
+
+        if out is not None:
+            raise UserError("--to sends a run to a tracker, and --out writes a file; pass one of them.")
+        for name in track(run, to, project or "lcbench"):
+            terminal.say(f"{to}: {name}")
+        return
+    if project is not None:
+        raise UserError("--project is that of a tracker; pass --to wandb, mlflow or trackio, too.")
     require_folder(out)
     path = out or run / "records.parquet"
     rows = export_run(run, path)

@@ -24,7 +24,7 @@ from tests.helpers import cli, command, fields_of, lines_of, process, records_of
 SMALL = ["run", "passkey", "--seq-len", "150", "--samples", "2"]
 COMMANDS = [
     *("run", "table", "plot", "report", "compare", "rescore", "export", "show", "list", "convert", "train", "data"),
-    *("bench", "ask"),
+    *("bench", "ask", "import", "push"),
 ]
 
 

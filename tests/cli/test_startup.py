@@ -56,6 +56,9 @@ COMMANDS = {
     "bench --shape tinny": "did you mean 'tiny'?",
     "train lm --text x --out y --method dcaa": "did you mean 'dca'?",
     "convert ./nowhere --out x": "there is no model folder ./nowhere",
+    "import nowhere": "there is no file or folder nowhere",
+    "push nowhere --to a/b": "nowhere holds no run",
+    f"export {SMOKE} --to wanb": "did you mean 'wandb'?",
 }
 EACH = f"""
 import contextlib, io, json, sys
