@@ -137,13 +137,13 @@ def _explain(
         terminal.say(f"note: {advice}", err=True)
 
     from lcbench.apps.explain.draw import draw
-    from lcbench.apps.explain.explain import explain as look
+    from lcbench.apps.explain.explain import explain as explain_sample
     from lcbench.apps.explain.page import page_of
     from lcbench.apps.explain.show import show
     from lcbench.results.report.figure import save
 
     example = jobs[0].example(sample * jobs[0].task.repeats, plan.tokenizer, seed)
-    found = look(source, plan, jobs, sample, example, lambda text: terminal.say(f"note: {text}", err=True))
+    found = explain_sample(source, plan, jobs, sample, example, lambda text: terminal.say(f"note: {text}", err=True))
     show(terminal.console(), found)
     write_output(page, page_of(found), "--out")
     save(draw(found), figure)

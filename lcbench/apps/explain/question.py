@@ -72,9 +72,7 @@ def question(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase) -
 def require_needle(task: Task) -> None:
     """Raises: UserError for a task that has no needle, or lets a model think before it answers."""
     if task.measure != "answer":
-        raise UserError(
-            f"{task.name} has no needle that a model could look at, and no answer; explain passkey, needle or ruler."
-        )
+        raise UserError(f"{task.name} has no needle that a model could look at; explain passkey, needle or ruler.")
     if task.thought_tokens:
         raise UserError(
             f"{task.name} is answered behind a thought, and explain looks at what follows the prompt; leave "
