@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from lcbench.results.report.figure import length_label
 from lcbench.results.report.headline import Estimate, Headline, Headlines, Reach
-from lcbench.results.report.layout import NAMED, PUBLISHED, published_notes
+from lcbench.results.report.layout import PUBLISHED
+from lcbench.results.report.notes import NAMED, published_notes
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import printable
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from lcbench.results.lengths import in_tokens
 from lcbench.results.report import headline_table
 from lcbench.results.report.headline import Headline, Headlines
-from lcbench.results.report.layout import Grid, columns, costs, equal, grids, interval, notes, number, titled
+from lcbench.results.report.layout import Grid, columns, costs, equal, grids, interval, number, titled
+from lcbench.results.report.notes import notes
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.text import escaped, printable, row
 

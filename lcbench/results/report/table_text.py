@@ -12,7 +12,8 @@ from rich.text import Text
 from lcbench.results.lengths import in_tokens
 from lcbench.results.report import headline_table
 from lcbench.results.report.headline import Headline, Headlines
-from lcbench.results.report.layout import Grid, costs, equal, grids, heading, notes, number, titled
+from lcbench.results.report.layout import Grid, costs, equal, grids, heading, number, titled
+from lcbench.results.report.notes import notes
 from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable

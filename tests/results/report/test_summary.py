@@ -17,7 +17,7 @@ from lcbench.metrics import corpus_score, score_corpus, score_example
 from lcbench.results.manifest import RunIdentity, TaskFacts
 from lcbench.results.records import MANIFEST, RECORDS
 from lcbench.results.report.best import best
-from lcbench.results.report.layout import notes
+from lcbench.results.report.notes import notes
 from lcbench.results.report.runs import Run, differences, read_runs, trained_length
 from lcbench.results.report.summary import summarise_runs
 from lcbench.results.schema import Record
