@@ -43,12 +43,12 @@ def test_it_is_seldom_claimed_where_it_does_not_hold() -> None:
     """At the very margin 5 in 100 claims are allowed; far within it, it is found."""
     rng = np.random.default_rng(0)
     false = graded = found = 0
-    for seed in range(200):
+    for seed in range(120):
         gained, lost, _ = rng.multinomial(100, [0.05, 0.15, 0.8])
         false += paired_shares(int(gained), int(lost), 100, 0.1, 0.05).lower <= 0.05
         differences = rng.normal(-0.02, 0.1, 60)
         graded += paired_means(differences.tolist(), 0.02, 0.05, seed, 1e-3, 1.0).lower <= 0.05
         found += paired_means((differences + 0.07).tolist(), 0.02, 0.05, seed, 1e-3, 1.0).lower <= 0.05
-    assert false <= 20 and graded <= 20 and found >= 190
+    assert false <= 13 and graded <= 14 and found >= 114
     with pytest.raises(ValueError, match="needs differences"):
         paired_means([], 0.1, 0.05, 0, 1e-3, 1.0)

@@ -17,7 +17,7 @@ from tests.helpers import Fields, cli
 from tests.results.report.samples import likelihood, typed
 from tests.results.report.test_summary import run_folder
 
-MANY = 1000
+MANY = 400
 ALL = cell([1.0] * MANY)
 
 
@@ -36,20 +36,20 @@ def judged(
 @pytest.mark.parametrize(
     ("new", "without", "within"),
     [
-        (lost(0.01), "regressed", "non-inferior"),  # a drop that is there, and surely smaller than 3 points
-        (lost(0.03), "regressed", "regressed"),  # one that may be larger
+        (lost(0.015), "regressed", "non-inferior"),  # a drop that is there, and surely smaller than 5 points
+        (lost(0.05), "regressed", "regressed"),  # one that may be larger
         (lost(0.2), "regressed", "regressed"),
         (ALL, "no evidence", "non-inferior"),
     ],
 )
 def test_a_drop_that_is_surely_smaller_is_none(new: list[Fields], without: str, within: str) -> None:
-    (before,), (after,) = judged(ALL, new, None), judged(ALL, new, 0.03)
+    (before,), (after,) = judged(ALL, new, None), judged(ALL, new, 0.05)
     assert (before.verdict, after.verdict) == (without, within)
-    assert before.tolerated is None and after.tolerated is not None and after.tolerated.size == 0.03
+    assert before.tolerated is None and after.tolerated is not None and after.tolerated.size == 0.05
     assert after.effect == before.effect  # which is tested as before
     assert after.tolerated.bound is not None and after.effect is not None
     assert after.tolerated.bound < after.effect.difference
-    assert (after.verdict == "non-inferior") == (after.tolerated.bound > -0.03)
+    assert (after.verdict == "non-inferior") == (after.tolerated.bound > -0.05)
 
 
 def test_too_few_samples_show_nothing_and_fail_nothing() -> None:
@@ -58,7 +58,7 @@ def test_too_few_samples_show_nothing_and_fail_nothing() -> None:
 
 
 def test_better_scores_are_improved_and_not_equivalent() -> None:
-    (found,) = judged(lost(0.2), ALL, 0.03)
+    (found,) = judged(lost(0.2), ALL, 0.05)
     assert found.verdict == "improved" and found.tolerated is not None
     assert found.tolerated.worse < 0.001 < 0.9 < found.tolerated.apart
 
@@ -103,17 +103,17 @@ def test_many_cells_are_corrected_together() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A drop by 1 point and one by 20, of 1,000 samples."""
+    """A drop by 1.5 points and one by 20, of 400 samples."""
     folder = tmp_path_factory.mktemp("tolerance")
     far = [each | {"seq_len": 512, "id": each["id"].replace("/256/", "/512/")} for each in lost(0.2)]
     base = [*ALL, *([each | {"scores": {"exact_match": 1.0}} for each in far])]
-    return run_folder(folder / "base", base), run_folder(folder / "new", [*lost(0.01), *far])
+    return run_folder(folder / "base", base), run_folder(folder / "new", [*lost(0.015), *far])
 
 
 def test_every_output_says_so_and_the_gate_follows(runs: tuple[Path, Path], tmp_path: Path) -> None:
     files = {name: tmp_path / f"x.{name}" for name in ("md", "xml", "html")}
     outputs = ("--markdown", files["md"], "--junit", files["xml"], "--html", files["html"])
-    done = cli("compare", *runs, "--fail-on-regression", "--tolerance", "0.03", *outputs)
+    done = cli("compare", *runs, "--fail-on-regression", "--tolerance", "0.05", *outputs)
     assert done.code == 1
     assert "2 cells: 1 regressed, 0 improved, 1 non-inferior, 0 no evidence" in done.out
     assert "worse scores, by less than the tolerance" in done.out and "1 of 2 are equivalent" in done.out
@@ -128,7 +128,7 @@ def test_every_output_says_so_and_the_gate_follows(runs: tuple[Path, Path], tmp_
     assert "non-inferior" not in cli("compare", *runs).out
     for width in (50, 200):  # as a list, and as a table
         console = Console(file=io.StringIO(), width=width)
-        print_comparison(console, compare(*runs, tolerance=0.03))
+        print_comparison(console, compare(*runs, tolerance=0.05))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert "equivalent" in shown and "within" in shown and "non-inferior" in shown
 

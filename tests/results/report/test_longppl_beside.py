@@ -85,12 +85,16 @@ def test_alone_a_run_has_none(runs: tuple[Path, Path]) -> None:
         assert "longppl (lower" not in cli("table", run, "--format", "markdown").out
 
 
-def test_curve_and_page_have_it(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_page_has_it(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    assert cli("report", *runs, "--out", tmp_path / "x.html").code == 0
+    assert "pg19: longppl (lower is better)" in (tmp_path / "x.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_curve_has_it(runs: tuple[Path, Path], tmp_path: Path) -> None:
     drawn = cli("plot", "pg19", "--run", runs[0], "--run", runs[1], "--out", tmp_path / "x.svg")
     assert drawn.code == 0, drawn.err
     assert "pg19: longppl by length" in drawn.out and "longppl" in (tmp_path / "x.svg").read_text()
-    assert cli("report", *runs, "--out", tmp_path / "x.html").code == 0
-    assert "pg19: longppl (lower is better)" in (tmp_path / "x.html").read_text()
 
 
 def test_likelihoods_that_are_gone_leave_the_table(runs: tuple[Path, Path], tmp_path: Path) -> None:
