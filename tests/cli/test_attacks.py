@@ -11,8 +11,10 @@ import pytest
 import typer
 
 from lcbench.cli.app import app
+from lcbench.results.push import KEYS
 from tests.attacks import ALL, fault, report, some
 from tests.helpers import REPOSITORY, TINY
+from tests.results.imported.logs import inspect_json, sample
 
 VALUES = (
     # no text, no number, none of that kind, none that anybody means
@@ -85,6 +87,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "--too-long": ("cut", "skip", "fail"),
     "--chat": ("auto", "on", "off"),
     "--bos": ("auto", "always", "never"),
+    "--to": ("wandb", "mlflow", "trackio", "a/b", "a/b/c"),
     "--served-as": ("yarn:factor=4", "yarn:factor=", "model:x"),
     "--engine": ("vllm", "lcbench"),
     "--device": ("cpu:99", "cuda:99", "mps", "meta"),
@@ -99,6 +102,8 @@ BASES: dict[str, list[str]] = {
     "report": ["mine", "--out=x.html"],
     "rescore": ["mine"],
     "export": ["mine", "--out=x.parquet"],
+    "import": ["log.json", "--output=imported"],
+    "push": ["mine", "--to=nobody/nothing"],
     "show": ["passkey", "--seq-len=200"],
     "list": ["methods"],
     "ask": ["book.txt", "Why?", "--model=lcbench-tiny"],
@@ -166,6 +171,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("binary.jsonl").write_bytes(bytes(range(256)))
     Path("broken.parquet").write_bytes(b"PAR1" + b"\0" * 64 + b"PAR1")
     Path("loop").symlink_to("loop")
+    inspect_json(Path("log.json"), [sample(1, "C")])
+    for key in KEYS:  # without which nothing is pushed
+        monkeypatch.delenv(key, raising=False)
 
     def nothing(*_: object, **__: object) -> Path:
         return Path("nothing")

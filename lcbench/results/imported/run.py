@@ -11,12 +11,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lcbench.core.checks import FieldError
 from lcbench.core.errors import UserError
+from lcbench.results.compare.cells import TOP
 from lcbench.results.imported import inspect_ai, lm_eval
 from lcbench.results.imported.logged import LoggedSample, LoggedTask
 from lcbench.results.manifest import Manifest
@@ -144,7 +145,7 @@ def _cell(task: LoggedTask, seq_len: int | None) -> str:
     return f"{seq_len or task.seq_len or 0}/uniform"
 
 
-def _records(task: LoggedTask, method: str, seq_len: int | None) -> Iterable[Record]:
+def _records(task: LoggedTask, method: str, seq_len: int | None) -> Iterator[Record]:
     numbers = {key: place for place, key in enumerate(dict.fromkeys(one.key for one in task.samples))}
     seen = set()
     for one in task.samples:
@@ -154,7 +155,19 @@ def _records(task: LoggedTask, method: str, seq_len: int | None) -> Iterable[Rec
             raise UserError(f"{task.path}: the sample {one.key} stands there twice.")
         seen.add(id)
         number = int(one.key) if one.key.isdecimal() and len(one.key) < 16 else numbers[one.key]
-        yield _record(task, one, id, number, task.method or method, seq_len or task.seq_len or 0)
+        record = _record(task, one, id, number, task.method or method, seq_len or task.seq_len or 0)
+        try:
+            _require_in_range(task.metric, record)
+            yield Record.from_json(record.as_json())  # as whoever reads the run will
+        except FieldError as error:
+            raise UserError(f"{task.path}, sample {one.key}: {error}.") from error
+
+
+def _require_in_range(metric: str, record: Record) -> None:
+    """Raises: FieldError for a score outside of what its name stands for in tables and tests."""
+    top, score = TOP.get(metric), record.score
+    if top is not None and score is not None and not 0 <= score <= top:
+        raise FieldError(f"must be from 0 to {top:g}, not {score:g}; pass another --metric", metric)
 
 
 def _record(task: LoggedTask, one: LoggedSample, id: str, number: int, method: str, seq_len: int) -> Record:

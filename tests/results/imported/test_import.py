@@ -179,6 +179,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "a score of a text": (lambda: inspect_json(Path("a.json"), [sample(1, "great")]), "no sample with a score"),
     "a sample twice": (lambda: inspect_json(Path("a.json"), [sample(1, "C"), sample(1, "I")]), "stands there twice"),
+    "tokens below zero": (
+        lambda: inspect_json(Path("a.json"), [sample(1, "C", output={"usage": {"output_tokens": -1}})]),
+        "a.json, sample 1: field `output_tokens` must be a whole number",
+    ),
+    "a share below zero": (
+        lambda: lm_eval(Path("logs"), [generated(0, True, exact_match=-1.0)]),
+        "sample 0: field `exact_match` must be from 0 to 1, not -1",
+    ),
     "an id of a list": (lambda: inspect_json(Path("a.json"), [sample(1, "C") | {"id": [1]}]), "samples[0]: id must be"),
 }
 
