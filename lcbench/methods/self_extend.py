@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class SelfExtend(Method):
     """rel(i, j) = i - j if i - j < W, else i//G - j//G + W - W//G, over all j <= i.
 
-    `group_size` G: default the smallest one that keeps every position below the pretraining length P. The authors'
-    README adds that W + (n - W) / G should stay within 1/2 to 2/3 of P; `advice` warns where it exceeds 2/3.
+    `group_size` G: default the smallest one with W + (n - W) / G within 2/3 of the pretraining length P, by the rule of
+    thumb in the authors' README, 1/2 to 2/3; where W alone takes 2/3, the smallest with every position below P.
+    `advice` warns where a group reaches further.
     `neighbor_window` W: default P / 4, the authors' proportion for 4k models.
     `log_scale_base` B: scores of query i times max(1, ln(i + 1) / ln(B)); 0 = off, the default.
     Jin et al., https://arxiv.org/abs/2401.01325, code https://github.com/datamllab/LongLM. Published code for Llama
@@ -41,7 +42,7 @@ class SelfExtend(Method):
         group = self.group_size
         if group is None:
             run = lengths.need_run(self.name, "group_size", "group_size=... or ")
-            group = smallest_group(run, window, lengths.pretraining)
+            group = default_group(run, window, lengths.pretraining)
         at_least(self.name, "group_size", group, 1)
         return replace(self, group_size=group, neighbor_window=window)
 
@@ -58,13 +59,13 @@ class SelfExtend(Method):
         g, w, n = self.group_size, self.neighbor_window, lengths.run
         if g is None or w is None or n is None or n <= lengths.pretraining:
             return None
-        budget, need = 2 * lengths.pretraining - 3 * w, 3 * (n - w)  # in thirds of a token: exact
-        if budget <= 0 or need <= budget * g:
+        better = authors_group(n, w, lengths.pretraining)
+        if better is None or better <= g:
             return None
         reach = (w + (n - w) / g) / lengths.pretraining
         return (
             f"self_extend at {n} tokens: group_size={g} reaches {reach:.0%} of the pretraining length; the authors' "
-            f"rule of thumb is 1/2 to 2/3, from group_size={-(-need // budget)}."
+            f"rule of thumb is 1/2 to 2/3, from group_size={better}."
         )
 
     def pieces(self, i: Tensor, j: Tensor, layer: int) -> list[Piece]:
@@ -81,6 +82,22 @@ class SelfExtend(Method):
     @property
     def hooks(self) -> frozenset[str]:
         return frozenset({"pieces", "score_scale"} if self.log_scale_base else {"pieces"})
+
+
+def default_group(run: int, window: int, pretraining: int) -> int:
+    """The authors' group where their rule gives one, and never one that leaves a position at or beyond the pretraining
+    length; 1 for a run within it, which needs none.
+
+    Raises: UserError if the window alone reaches the pretraining length.
+    """
+    fits = smallest_group(run, window, pretraining)
+    return fits if run <= pretraining else max(fits, authors_group(run, window, pretraining) or 1)
+
+
+def authors_group(run: int, window: int, pretraining: int) -> int | None:
+    """The smallest G with W + (n - W) / G within 2/3 of the pretraining length; None if the window alone is not."""
+    budget, need = 2 * pretraining - 3 * window, 3 * (run - window)  # in thirds of a token: exact
+    return math.ceil(need / budget) if budget > 0 else None
 
 
 def smallest_group(run: int, window: int, pretraining: int) -> int:

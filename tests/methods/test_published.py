@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ import lcbench
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.dca import DualChunkAttention
-from lcbench.methods.self_extend import SelfExtend, smallest_group
+from lcbench.methods.self_extend import SelfExtend, default_group, smallest_group
 from tests.attention import zoo
 from tests.attention.test_exactness import METHODS
 
@@ -105,6 +107,35 @@ def test_smallest_group_fits_and_the_next_smaller_does_not(pretraining: int, run
     group = smallest_group(run, window, pretraining)
     assert largest(group) < pretraining
     assert group == 1 or largest(group - 1) >= pretraining
+
+
+@given(st.integers(2, 400), st.integers(1, 4000), st.data())
+def test_self_extends_default_is_the_smallest_group_of_the_authors_rule(
+    pretraining: int, run: int, data: st.DataObject
+) -> None:
+    """In exact fractions; within the pretraining length no group, and never a position beyond it."""
+    window = data.draw(st.integers(1, pretraining - 1))
+    group = default_group(run, window, pretraining)
+    lengths = Lengths(pretraining, run)
+    resolved = SelfExtend(neighbor_window=window).resolve(lengths)
+    assert resolved.group_size == group and resolved.advice(lengths) is None
+
+    def within(group: int) -> bool:
+        return window + Fraction(run - window, group) <= Fraction(2 * pretraining, 3)
+
+    if run <= pretraining:
+        assert group == 1
+    elif 3 * window >= 2 * pretraining:
+        assert group == smallest_group(run, window, pretraining)
+    else:
+        fits = smallest_group(run, window, pretraining)
+        assert within(group) and (group == 1 or group == fits or not within(group - 1)) and group >= fits
+
+
+def test_self_extends_default_for_common_lengths() -> None:
+    """A model of 4,096 tokens with the window of 1,024: 1,024 + (n - 1,024) / G <= 2,730."""
+    groups = {n: SelfExtend().resolve(Lengths(4096, n)).group_size for n in (4096, 8192, 16384, 32768, 131072)}
+    assert groups == {4096: 1, 8192: 5, 16384: 9, 32768: 19, 131072: 77}
 
 
 @given(st.integers(1, 30), st.integers(1, 20), st.integers(1, 200))
