@@ -53,7 +53,7 @@ CLAIMS: tuple[Falls | Better, ...] = (
     Better("YaRN reaches twice the window", "vanilla", "yarn", 2),
     Better("DCA holds at twice the window", "vanilla", "dca", 2),
     Better("Self-Extend holds at twice the window", "vanilla", "self_extend", 2),
-    Better("A larger group is better than the smallest that fits", "self_extend", "self_extend:group_size=5", 2),
+    Better("A larger group is better than the smallest that fits", "self_extend:group_size=3", "self_extend", 2),
     Better("Log-length scaling repairs DCA", "dca", "dca+logn", 2),
     Better("Log-length scaling repairs DCA", "dca", "dca+logn", 4),
     Better("Log-length scaling repairs Self-Extend", "self_extend", "self_extend+logn", 4),
