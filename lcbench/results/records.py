@@ -86,16 +86,24 @@ class RunWriter:
 
     `identity` is everything that decides what the records will be; `session` how this process makes them (command,
     versions, hardware), added to the list in run.json. `done` are the ids of recorded samples, those of other processes
-    as of the last `news`.
+    as of the last `news`. `options` are those of the methods, by the part of an id that the samples of a cell share.
 
-    Raises on entry: UserError for a folder of another run, one that is being written, or one that cannot be written.
+    Raises on entry: UserError for a folder of another run, one that is being written, or one that cannot be written;
+    and for records whose method had other options, as where a default has changed since.
     """
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any], session: dict[str, Any], *, shared: bool = False
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        session: dict[str, Any],
+        *,
+        shared: bool = False,
+        options: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self.folder = folder
         self._identity, self._session, self._shared = json.loads(json.dumps(identity)), session, shared
+        self._options = json.loads(json.dumps(options or {}))
         self._tail = RecordTail(folder)
         self.done: set[str] = set()
         self.session_number = self._appended = self._size = 0
@@ -120,7 +128,7 @@ class RunWriter:
                 self._start()
             stack.callback(os.close, self._file)
             self._size = os.fstat(self._file).st_size
-            self._read()
+            self._require_options(self._read())
             self._exit = stack.pop_all()
         return self
 
@@ -186,6 +194,16 @@ class RunWriter:
         self.done |= {record.identity.id for record in found if not record.failed}
         return found
 
+    def _require_options(self, records: list[Record]) -> None:
+        for one in (record.identity for record in records):
+            now = _flat(self._options.get(one.id.rpartition("/")[0], {}))
+            for name, value in _flat(one.method_options).items():
+                if name in now and now[name] != value:
+                    raise UserError(
+                        f"{self.folder} has records of {one.method} at {one.seq_len:,} tokens with {name}={value}, and "
+                        f"this lcbench would go on with {now[name]}; pass another --output, or type the option."
+                    )
+
     def claim(self, part: str) -> bool:
         """Whether this process may do a part of the work, and no other one does until `release`, or its death."""
         return self._claims is None or self._claims.take(part)
@@ -232,6 +250,14 @@ class RunWriter:
             _cut_torn_line(self._file)
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; pass another --output.") from error
+
+
+def _flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Options by name, those of a composed method by the name of the part and theirs."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {before + name: value}
+    return flat
 
 
 def require_ours(folder: Path, *, begun: bool = True) -> None:

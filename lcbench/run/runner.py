@@ -92,7 +92,8 @@ def _writer(plan: Plan, folder: Path, processes: Processes) -> Iterator[RunWrite
         if together and not processes.main:
             yield stack.enter_context(null_writer())
             return
-        writer = stack.enter_context(RunWriter(folder, plan.identity(), session, shared=shared))
+        options = {job.record_id(0).rpartition("/")[0]: job.resolved.options() for job in plan.jobs}
+        writer = stack.enter_context(RunWriter(folder, plan.identity(), session, shared=shared, options=options))
         if together:
             lead(writer.done)
         yield writer

@@ -9,6 +9,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,30 @@ def test_records_are_read_in_the_order_of_the_plan(tmp_path: Path) -> None:
         for name in random.Random(0).sample([*names, "elsewhere"], 23):
             run.append(record(0, id=name, sample=int(name.rpartition("/")[2]) if "/" in name else 0))
     assert ids(tmp_path) == [*names, "elsewhere"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_run_goes_on_with_the_options_that_it_has(tmp_path: Path, *, nested: bool) -> None:
+    """The identity of a run holds a method as it was typed; what its defaults come to may change with the version."""
+
+    def options(**values: float) -> dict[str, Any]:
+        return {"self_extend": values, "logn": {"base": 8192}} if nested else values
+
+    id = "passkey/self_extend/256/0.5/0"
+    with RunWriter(tmp_path, {"model": "m"}, SESSION) as run:
+        run.append(record(0, id=id, method="self_extend", method_options=options(group_size=3, neighbor_window=64)))
+
+    def again(**values: float) -> RunWriter:
+        return RunWriter(tmp_path, {"model": "m"}, SESSION, options={id[:-2]: options(**values)})
+
+    for same in (again(group_size=3, neighbor_window=64), again(group_size=3, neighbor_window=64, later=1)):
+        with same as run:
+            assert run.done == {id}
+    with pytest.raises(
+        UserError,
+        match=r"self_extend at 256 tokens with (self_extend\.)?group_size=3, and this lcbench would go on with 5; pass",
+    ):
+        again(group_size=5, neighbor_window=64).__enter__()
 
 
 def test_runs_are_found_oldest_first(tmp_path: Path) -> None:
