@@ -16,12 +16,13 @@ from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.engine.embedded import embedded_models, has_own_tokenizer
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
-from lcbench.engine.rope_config import idle_factor, rope_fault
+from lcbench.engine.rope_config import idle_factor, rope_fault, wrong_number
 from lcbench.engine.vocabulary import check_ends
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+MOST_LAYERS = 10_000  # whose modules are made in minutes
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
 
 
@@ -100,6 +101,11 @@ class Checkpoint:
             self.gguf.complete_config(config)
         else:
             config = self.load(StockConfig, "config")
+        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise UserError(f"{self.name}: no model has {layers:,} layers; mend num_hidden_layers in its config.json.")
+        if wrong := wrong_number(config):
+            raise UserError(f"{self.name}: {wrong}; mend it.")
         if factor := idle_factor(config):
             raise UserError(
                 f"{self.name}: the rope_scaling in its config.json has the factor {factor:g} without a type that "

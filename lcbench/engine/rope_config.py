@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import brief
@@ -39,6 +40,25 @@ def _fault(parameters: dict[str, Any]) -> str | None:
         value = parameters.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             return f"{name} in the rope_scaling of its config.json must be a number, not {brief(value)}"
+    return None
+
+
+def wrong_number(config: PretrainedConfig) -> str | None:
+    """A number that transformers takes without a word, and that makes frequencies of no use; None if there is none."""
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None)
+    if not isinstance(given, dict):
+        return None
+    theta = given.get("rope_theta")
+    if isinstance(theta, int | float) and not 0 < theta < math.inf:
+        return f"rope_theta in its config.json must be a number above 0, not {theta:g}"
+    heads, width = getattr(text, "num_attention_heads", None), getattr(text, "hidden_size", None)
+    size = getattr(text, "head_dim", None) or (width // heads if heads and width else 0)
+    pairs = int(size * (given.get("partial_rotary_factor") or 1.0)) // 2
+    for name in ("short_factor", "long_factor"):
+        factors = given.get(name)
+        if given.get("rope_type") == "longrope" and isinstance(factors, list) and pairs and len(factors) != pairs:
+            return f"{name} in the rope_scaling of its config.json has {len(factors)} numbers for {pairs} frequencies"
     return None
 
 

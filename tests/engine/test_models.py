@@ -314,6 +314,15 @@ ROPE: dict[str, tuple[object, str]] = {
     "unknown": ({"rope_type": "banana", "factor": 2.0}, "type 'banana', which no module of transformers computes"),
     "a number": ({"rope_type": 5}, "has the type 5, which"),
     "a factor in words": ({"rope_type": "linear", "factor": "2"}, "factor in the rope_scaling .* not '2'"),
+    "a base of 0": (
+        {"rope_type": "default", "rope_theta": 0},
+        "rope_theta .* must be a number above 0",
+    ),
+    "a base that is NaN": ({"rope_type": "default", "rope_theta": float("nan")}, "above 0, not nan"),
+    "too few factors": (
+        {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "original_max_position_embeddings": 128},
+        "short_factor in the rope_scaling of its config.json has 1 numbers for 32 frequencies",
+    ),
     "no type": ({"factor": 4.0}, "has the factor 4 without a type that uses it"),
 }
 
@@ -321,10 +330,15 @@ ROPE: dict[str, tuple[object, str]] = {
 @pytest.mark.parametrize("name", ROPE)
 def test_rope_settings_that_nothing_computes_are_named(name: str, tmp_path: Path) -> None:
     scaling, sentence = ROPE[name]
-    folder = model_folder(tmp_path / "model", rope_parameters=None, rope_scaling=scaling, rope_theta=10000.0)
+    base = scaling.get("rope_theta", 10000.0) if isinstance(scaling, dict) else 10000.0
+    folder = model_folder(tmp_path / "model", rope_parameters=None, rope_scaling=scaling, rope_theta=base)
     checkpoint = ModelSource(str(folder)).checkpoint
-    with pytest.raises(UserError, match=sentence):
+
+    def read() -> None:
         checkpoint.skeleton(checkpoint.config())
+
+    with pytest.raises(UserError, match=sentence):
+        read()
 
 
 @pytest.mark.parametrize("scaling", [{"factor": 1.0}, {"rope_type": "linear", "factor": 2.0}])
@@ -332,6 +346,12 @@ def test_other_rope_settings_are_not(scaling: dict[str, Any], tmp_path: Path) ->
     folder = model_folder(tmp_path / "model", rope_parameters=None, rope_scaling=scaling, rope_theta=10000.0)
     checkpoint = ModelSource(str(folder)).checkpoint
     assert checkpoint.skeleton(checkpoint.config())
+
+
+def test_layers_without_number_are_refused_at_once(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", num_hidden_layers=10**6)
+    with pytest.raises(UserError, match="no model has 1,000,000 layers"):
+        ModelSource(str(folder)).config()
 
 
 @pytest.mark.parametrize("kind", ["bos", "eos"])
