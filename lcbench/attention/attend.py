@@ -12,9 +12,11 @@ from torch import Tensor
 
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.dispatch import DECODE_QUERIES, BackendSelector
-from lcbench.attention.cache.growing import RotatedKeyCache, rounded
+from lcbench.attention.cache.buffer import rounded
+from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.cache.search import search_attention
-from lcbench.attention.cache.window import GONE, Keys
+from lcbench.attention.cache.ways import Look
+from lcbench.attention.cache.window import EVERY_HEAD, GONE, Keys
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory, Piece
@@ -48,12 +50,25 @@ class Part(NamedTuple):
     pieces: list[Piece]
     memory: Memory | None = None
     rotated_keys: RotatedKeyCache | None = None
+    look: Look | None = None
 
 
-def attend(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
+def attend(
+    q_BHTD: Tensor,
+    keys: Keys,
+    pieces: list[Piece],
+    rows: slice,
+    pad: int,
+    scoring: Scoring,
+    look: Look | None = None,
+) -> Tensor:
     """Softmax attention of un-rotated queries of the batch rows `rows`, which have `pad` tokens of left padding, over
     the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype. Neighbouring KV heads with the same
-    pieces are computed together."""
+    pieces are computed together. `look`: what the pieces show a single query, if that is known."""
+    if look is not None and keys.store is None and keys.storage(q_BHTD) is None:
+        ((k, v, first, _),) = stored(keys, rows, pad)
+        rotated_keys = _rotated_keys(q_BHTD, keys, rows, pad)
+        return attend_parts(q_BHTD, [Part(k, v, first, pieces, None, rotated_keys, look)], scoring)
     if all(piece.heads is None for piece in pieces):
         return _attend_heads(q_BHTD, keys, pieces, rows, pad, scoring)
     K = keys.k_BKSD.shape[1]
@@ -106,9 +121,7 @@ def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
 def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> Iterator[Part]:
     """The parts of all pieces, keys of the KV cache first. Pieces whose keys are stored in the same way share a part:
     keys in the model's own dtype and on its device are one backend call, up to ROTATED_AT_ONCE bytes of keys."""
-    storage, rotated_keys = keys.storage(q_BHTD), None
-    if keys.layer is not None and q_BHTD.shape[2] <= DECODE_QUERIES:
-        rotated_keys = keys.layer.rotated_keys(keys.k_BKSD, rows, keys.heads, pad)
+    storage, rotated_keys = keys.storage(q_BHTD), _rotated_keys(q_BHTD, keys, rows, pad)
     for k_all, v_all, first, live in stored(keys, rows, pad):
         # Cached rotated keys need no further buffer, whatever their number.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
@@ -128,6 +141,13 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
             yield from (Part(k, v, start, group, memory, rotated_keys) for memory, group in groups.items())
 
 
+def _rotated_keys(q_BHTD: Tensor, keys: Keys, rows: slice, pad: int) -> RotatedKeyCache | None:
+    """The cache of rotated keys of the rows, where there is one, for decode."""
+    if keys.layer is None or q_BHTD.shape[2] > DECODE_QUERIES:
+        return None
+    return keys.layer.rotated_keys(keys.k_BKSD, rows, keys.heads, pad)
+
+
 def stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
     """Keys and values [B, K, n, D] of the rows without padding, the position of the first (padding not counted), and
     whether they are in the KV cache itself: first these, then those that were moved to the layer's memory."""
@@ -135,8 +155,9 @@ def stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, 
     if keys.store is not None and keys.first > 0:
         places.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0, False))
     for k_BKSD, v_BKSD, first, live in places:
-        k, v = (x[rows, keys.heads, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
-        yield k, v, max(0, first - pad), live
+        if rows.stop - rows.start < k_BKSD.shape[0] or keys.heads != EVERY_HEAD or pad > first:
+            k_BKSD, v_BKSD = (x[rows, keys.heads, max(0, pad - first) :] for x in (k_BKSD, v_BKSD))
+        yield k_BKSD, v_BKSD, max(0, first - pad), live
 
 
 def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
@@ -205,5 +226,6 @@ def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
             scoring.scale,
             scoring.softcap,
             part.rotated_keys,
+            part.look,
         )
     )

@@ -36,7 +36,10 @@ def attend_kept(
         return flat.view_as(x_BKND)
 
     def turned(piece: Piece) -> Tensor:
-        return k_BKMD if scoring.rope.rotary is None else cache.keys(k_BKMD, piece.k_pos[known], turn)
+        if scoring.rope.rotary is None:
+            return k_BKMD
+        way = scoring.tables.ways.find(piece.k_pos, 0, len(piece.k_pos))
+        return cache.keys(k_BKMD, known, way, turn)
 
     return attend_chosen(q_BHTD, turned, v_BKMD, at_BKM, pieces, scoring)
 

@@ -15,11 +15,13 @@ from transformers import Cache
 from lcbench.attention.attend import Scoring, attend
 from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.ways import Ways
 from lcbench.attention.cache.window import Keys
 from lcbench.attention.chosen import attend_kept
 from lcbench.attention.options import AUTO, AttentionOptions
 from lcbench.attention.pages import attend_pages
 from lcbench.attention.sparse import sparse_attention
+from lcbench.attention.views import View
 from lcbench.core.errors import UserError
 from lcbench.methods.base import CONTENT, Method
 from lcbench.methods.content import Content
@@ -28,12 +30,12 @@ from lcbench.methods.pieces import Piece
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Batch rows with equal padding in one call: their pieces, and the length of their prompt, None if it is
+    """Batch rows with equal padding in one call: what they see, and the length of their prompt, None if it is
     unknown."""
 
     rows: slice
     pad: int
-    pieces: list[Piece]
+    view: View
     prompt: int | None
 
 
@@ -61,7 +63,7 @@ class ContentCall:
             )
         evicting = self._evicting
         if evicting is not None and evicting.positions_BKN is not None:
-            return attend_kept(q_BHTD, self.keys, evicting, of.pieces, of.rows, of.pad, self.scoring)
+            return attend_kept(q_BHTD, self.keys, evicting, of.view.pieces, of.rows, of.pad, self.scoring)
         end = self.keys.k_BKSD.shape[2] - of.pad
         asks = end - q_BHTD.shape[2] < of.prompt
         if asks and end > of.prompt:
@@ -70,15 +72,15 @@ class ContentCall:
                 "the prompt by itself."
             )
         if not asks and "rate_pages" in self.method.hooks:
-            return attend_pages(q_BHTD, self.method, self.layer, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+            return attend_pages(q_BHTD, self.method, self.layer, self.keys, of.view, of.rows, of.pad, self.scoring)
         if not asks or not self.method.hooks & {"select", "evict"}:
-            return attend(q_BHTD, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+            return self._attend_all(q_BHTD, of)
         rows = range(len(self.keys.k_BKSD))[of.rows]
         contents = [self._content(q, row, of) for q, row in zip(q_BHTD, rows, strict=True)]
         if "select" in self.method.hooks:
             out = torch.stack([self._sparse(content) for content in contents])
         else:
-            out = attend(q_BHTD, self.keys, of.pieces, of.rows, of.pad, self.scoring)
+            out = self._attend_all(q_BHTD, of)
         if evicting is not None:
             for row, content in zip(rows, contents, strict=True):
                 seen = self.method.observe(content, self.layer, evicting.seen.get(row))
@@ -86,6 +88,10 @@ class ContentCall:
                 if content.length == of.prompt:
                     self.kept[row] = self.method.evict(content, self.layer, seen)
         return out
+
+    def _attend_all(self, q_BHTD: Tensor, of: Row) -> Tensor:
+        """Over all keys that the pieces show, as for methods that do not look at content."""
+        return attend(q_BHTD, self.keys, of.view.pieces, of.rows, of.pad, self.scoring, of.view.look)
 
     def end(self, pads: tuple[int, ...]) -> None:
         """Drop the keys that no row keeps, if the prompt ends with this call."""
@@ -107,12 +113,13 @@ class ContentCall:
     def _content(self, q_HTD: Tensor, row: int, of: Row) -> Content:
         k_KSD, v_KSD = (x[row, :, of.pad :] for x in (self.keys.k_BKSD, self.keys.v_BKSD))
         rope, tables = self.scoring.rope, self.scoring.tables
-        turned = RotatedKeyCache(k_KSD.shape[1])
+        turned, ways = RotatedKeyCache(k_KSD.shape[1]), Ways()
 
         def turned_keys(piece: Piece, start: int, stop: int) -> Tensor:
             if rope.rotary is None:
                 return k_KSD[:, start:stop]
-            return turned.keys(k_KSD[None], piece.k_pos, start, stop, partial(tables.rotate, rope=rope))[0]
+            way = ways.find(piece.k_pos, start, stop)
+            return turned.keys(k_KSD[None], way, start, stop, partial(tables.rotate, rope=rope))[0]
 
         def plan(first: int, end: int) -> list[Piece]:
             method = self.method.for_prompt(of.prompt)
@@ -122,7 +129,7 @@ class ContentCall:
             q_HTD,
             k_KSD,
             v_KSD,
-            of.pieces,
+            of.view.pieces,
             plan,
             lambda x, positions: tables.rotate(x[None], positions, rope)[0],
             turned_keys,

@@ -34,6 +34,11 @@ class Span:
         ends = [n for n in range(1, len(self.pads)) if self.pads[n] != self.pads[n - 1]]
         return [(slice(a, b), self.pads[a]) for a, b in pairwise([0, *ends, len(self.pads)])]
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether all rows of the batch are one slice, and none of their queries is padding."""
+        return len(self.rows) == 1 and self.pads[0] <= self.q_offset
+
     # generate() treats a mask prepared for a static cache as a tensor, as far as these two:
     ndim = 0
 

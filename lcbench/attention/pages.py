@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.attend import Scoring, attend
-from lcbench.attention.cache.growing import WAYS, Buffer, RotatedKeyCache
+from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.ways import ByWay, Way
 from lcbench.attention.cache.window import Keys
 from lcbench.attention.chosen import attend_chosen
+from lcbench.attention.views import View
 from lcbench.methods.base import Method
 from lcbench.methods.pieces import Piece
 
 
 def attend_pages(
-    q_BHTD: Tensor, method: Method, layer: int, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring
+    q_BHTD: Tensor, method: Method, layer: int, keys: Keys, view: View, rows: slice, pad: int, scoring: Scoring
 ) -> Tensor:
     """`lcbench.attention.attend.attend` for the last T keys' queries of an answer, each over pages of its own."""
     read, (_, _, T, _) = method.pages_read(layer), q_BHTD.shape
     length = keys.k_BKSD.shape[2] - pad
     if read is None or (length - 1) // read[0] <= read[1]:  # every query sees every page
-        return attend(q_BHTD, keys, pieces, rows, pad, scoring)
+        return attend(q_BHTD, keys, view.pieces, rows, pad, scoring, view.look)
     paged = _Paged(method, *read, keys, rows, pad, scoring)
     outs = []
     for t in range(T):
         of = slice(t, t + 1)
-        outs.append(paged.attend(q_BHTD[:, :, of], length - T + t, [piece.of_queries(of) for piece in pieces]))
+        outs.append(paged.attend(q_BHTD[:, :, of], length - T + t, [piece.of_queries(of) for piece in view.pieces]))
     return outs[0] if T == 1 else torch.cat(outs, dim=2)
 
 
@@ -63,16 +64,20 @@ class _Paged:
 
         def turned(piece: Piece) -> Tensor:
             start, stop = int(piece.start[0]), int(piece.stop[0])
-            return self._turned(piece, start, stop)[b, k, (at_BKM - start).clamp(0, stop - start - 1)]
+            k_BKND = self._turned(self._way(piece, start, stop), start, stop)
+            return k_BKND[b, k, (at_BKM - start).clamp(0, stop - start - 1)]
 
         return attend_chosen(q_BH1D, turned, self.v_BKSD[b, k, at_BKM], at_BKM, shown, self.scoring)
 
-    def _turned(self, piece: Piece, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop at their positions in a piece."""
+    def _way(self, piece: Piece, start: int, stop: int) -> Way:
+        return self.scoring.tables.ways.find(piece.k_pos, start, stop)
+
+    def _turned(self, way: Way, start: int, stop: int) -> Tensor:
+        """The keys start <= j < stop at their positions in a way."""
         rope, tables = self.scoring.rope, self.scoring.tables
         if rope.rotary is None:
             return self.k_BKSD[:, :, start:stop]
-        return self.turned.keys(self.k_BKSD, piece.k_pos, start, stop, partial(tables.rotate, rope=rope))
+        return self.turned.keys(self.k_BKSD, way, start, stop, partial(tables.rotate, rope=rope))
 
     def _rate(self, q_BH1D: Tensor, piece: Piece, rates_BKN: Tensor) -> None:
         """Raise the rates of the pages that have keys of a piece to those that they have in it."""
@@ -80,12 +85,13 @@ class _Paged:
         first, end = int(piece.start[0]) // size, min(-(-int(piece.stop[0]) // size), own)
         if first >= end:
             return
+        way = self._way(piece, first * size, end * size)
 
         def made(begin: int, stop: int) -> Tensor:
-            k = self._turned(piece, begin * size, stop * size).flatten(0, 1)
-            return self.method.digest_pages(k.view(len(k), stop - begin, size, -1))
+            k = self._turned(way, begin * size, stop * size).flatten(0, 1)
+            return self.method.digest_pages(k.view(len(k), stop - begin, size, -1))[None]
 
-        digest = self.digests.of(piece.k_pos, size, first, end, made)
+        digest = self.digests.rows(way, first, end, made, size)[0]
         q = self.scoring.tables.rotate(q_BH1D, piece.q_pos, self.scoring.rope).flatten(0, 2)
         found = self.method.rate_pages(q, digest).view(*rates_BKN.shape[:2], -1).to(rates_BKN.dtype)
         for head in range(rates_BKN.shape[1]) if piece.heads is not None else [slice(None)]:
@@ -93,33 +99,5 @@ class _Paged:
                 rates_BKN[:, head, first:end] = rates_BKN[:, head, first:end].maximum(found[:, head])
 
 
-class PageDigests:
-    """Digests of whole pages of keys [K, N, E], for each assignment of positions to the keys."""
-
-    def __init__(self) -> None:
-        self._ways: list[tuple[int, Buffer, Buffer]] = []  # first page, digests, positions of the pages' keys
-
-    def of(self, k_pos_S: Tensor, size: int, first: int, end: int, made: Callable[[int, int], Tensor]) -> Tensor:
-        """The digests of the pages first <= n < end; `made(first, end)` is called for new pages only."""
-        pages = k_pos_S[: end * size].view(-1, size)
-        for begin, digests, positions in self._ways:
-            known = min(end, begin + digests.length)
-            if begin <= first <= known and torch.equal(
-                positions.rows[0, 0, first - begin : known - begin], pages[first:known]
-            ):
-                break
-        else:
-            begin, digests, positions = first, Buffer(), Buffer()
-            self._ways = [*self._ways[1 - WAYS :], (begin, digests, positions)]
-        done = begin + digests.length
-        if done < end:
-            digests.append(made(done, end)[None])
-            positions.append(pages[None, None, done:end])
-        return digests.rows[0, :, first - begin : end - begin]
-
-    def truncate(self, length: int) -> None:
-        """Drop the pages that have keys from `length` on."""
-        for begin, digests, positions in self._ways:
-            if digests.length:
-                whole = length // positions.rows.shape[-1]
-                digests.length = positions.length = min(digests.length, max(0, whole - begin))
+class PageDigests(ByWay):
+    """Digests of whole pages of keys [1, K, N, E]."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lcbench.attention.cache.ways import Ways
 from lcbench.core.errors import UserError
 from lcbench.methods.base import Lengths, Method
 
@@ -22,6 +23,8 @@ Pairing = Literal["half", "interleaved"]
 TableLayout = Literal["halves", "repeated", "compact"]
 ROWS_AT_ONCE = 2**16  # positions per step of rotation and of table building: bounds temporary tensors
 LARGEST_TABLE = 2**20  # positions; rows beyond are computed on demand and not cached
+FEW = 64  # positions, whose rotation is kept for the layers to come: in decode they are the same for all of them
+TURNS = 256  # rotations to a few positions that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,18 +101,62 @@ def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
     return x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2]
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """`rotate` to P positions in few operations, for little data: x * cos + swapped x * sin, where channels beyond the
+    2M that are rotated have cos 1 and sin 0."""
+
+    cos_PD: Tensor
+    sin_PD: Tensor
+    pairs: int
+    pairing: Pairing
+
+    @classmethod
+    def of(cls, cos_PM: Tensor, sin_PM: Tensor, dim: int, pairing: Pairing) -> Turn:
+        """For heads of `dim` channels, from the rows of a table. Raises: RuntimeError if the table has more pairs."""
+        count, m = cos_PM.shape
+        cos, sin = torch.stack([cos_PM, cos_PM], -1), torch.stack([-sin_PM, sin_PM], -1)
+        if pairing == "half":
+            cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+        rest = cos.new_ones(count, dim - 2 * m)
+        cos, sin = torch.cat([cos.flatten(1), rest], -1), torch.cat([sin.flatten(1), torch.zeros_like(rest)], -1)
+        return cls(cos, sin, m, pairing)
+
+    def each(self) -> Turn:
+        """To each of the positions in turn: x [B, H, T, D] -> [P, B, H, T, D]."""
+        cos, sin = (rows.view(rows.shape[0], 1, 1, 1, -1) for rows in (self.cos_PD, self.sin_PD))
+        return replace(self, cos_PD=cos, sin_PD=sin)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., P, D] rotated; same dtype."""
+        turned = torch.addcmul(x * self.cos_PD, self._swapped(x), self.sin_PD)
+        return turned if turned.dtype == x.dtype else turned.to(x.dtype)
+
+    def _swapped(self, x: Tensor) -> Tensor:
+        """The channels of each rotated pair in each other's place."""
+        rotated = 2 * self.pairs
+        if rotated < x.shape[-1]:
+            return torch.cat([self._swapped(x[..., :rotated]), x[..., rotated:]], -1)
+        if self.pairing == "half":
+            return x.roll(self.pairs, -1)
+        return x.reshape(*x.shape[:-1], self.pairs, 2).flip(-1).flatten(-2)
+
+
 class RopeTables:
     """Tables of cos and sin by position for one steered model, with the method's frequencies and position unit.
 
     They are computed by a copy of the model's rotary module, which keeps its own attention scaling, precision and rope
     type; the module itself is never changed. If its frequencies depend on the length (dynamic NTK, longrope), there is
-    one table for the length of the run, so that all pieces, prefill and decode agree.
+    one table for the length of the run, so that all pieces, prefill and decode agree. `ways` are the positions to which
+    rotated copies of keys are kept.
     """
 
     def __init__(self, method: Method, lengths: Lengths) -> None:
         self.method, self.lengths = method, lengths
+        self.ways = Ways()
         self._modules: dict[tuple[nn.Module, str], nn.Module] = {}
         self._tables: dict[tuple[nn.Module, str, str, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._turns: dict[tuple[Any, ...], tuple[Tensor, Turn]] = {}
 
     def check(self, rope: Rope) -> None:
         """Raises: UserError if the method has no frequencies for this layer."""
@@ -118,8 +165,10 @@ class RopeTables:
 
     def rotate(self, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
         """x [B, H, P, D] rotated to the positions [P] (int64, CPU), as in the layer described by `rope`."""
-        if rope.rotary is None or not len(positions_P):
+        if rope.rotary is None or not positions_P.shape[0]:
             return x_BHPD
+        if positions_P.shape[0] <= FEW:
+            return self._turn(rope, positions_P, x_BHPD)(x_BHPD)
         if torch.is_grad_enabled() and x_BHPD.requires_grad:
             return rotate(x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
         out = torch.empty_like(x_BHPD, memory_format=torch.contiguous_format)
@@ -128,14 +177,30 @@ class RopeTables:
 
     def rotate_into(self, out_BHPD: Tensor, x_BHPD: Tensor, positions_P: Tensor, rope: Rope) -> None:
         """`rotate` into an existing buffer, without gradients."""
-        if rope.rotary is None or not len(positions_P):
+        if rope.rotary is None or not positions_P.shape[0]:
             out_BHPD.copy_(x_BHPD)
-        elif len(positions_P) > ROWS_AT_ONCE:
-            for first in range(0, len(positions_P), ROWS_AT_ONCE):
+        elif positions_P.shape[0] > ROWS_AT_ONCE:
+            for first in range(0, positions_P.shape[0], ROWS_AT_ONCE):
                 block = slice(first, first + ROWS_AT_ONCE)
                 self.rotate_into(out_BHPD[:, :, block], x_BHPD[:, :, block], positions_P[block], rope)
         else:
             rotate_into(out_BHPD, x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
+
+    def rotate_to_each(self, x_BHTD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
+        """x rotated to each of a few positions in turn [P, B, H, T, D]."""
+        if rope.rotary is None:
+            return x_BHTD.expand(positions_P.shape[0], *x_BHTD.shape)
+        return self._turn(rope, positions_P, x_BHTD).each()(x_BHTD)
+
+    def _turn(self, rope: Rope, positions_P: Tensor, like: Tensor) -> Turn:
+        """The rotation to a few positions, kept for the next layer that asks with the same tensor of positions."""
+        key = (id(positions_P), rope.rotary, rope.prefix, rope.pairing, rope.layout, like.dtype, like.device)
+        if key not in self._turns:
+            if len(self._turns) >= TURNS:
+                self._turns.clear()
+            turn = Turn.of(*self._rows(rope, positions_P, like), like.shape[-1], rope.pairing)
+            self._turns[key] = positions_P, turn  # a tensor that is kept shares its id with no other
+        return self._turns[key][1]
 
     def _rows(self, rope: Rope, positions_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [P, M] at positions."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from lcbench.attention.attend import with_sinks
 from lcbench.attention.backends.bands import merge
 from lcbench.attention.backends.call import Output
-from lcbench.attention.backends.tiled import kernel
+from lcbench.attention.backends.tiled import cpu_kernel
 from lcbench.methods.content import Content, Selection
 from lcbench.methods.pieces import Piece
 
@@ -105,7 +105,7 @@ def _attend(q_RD: Tensor, k_ND: Tensor, v_ND: Tensor, seen_RN: Tensor | None, co
     """One tile of one head: output [1, 1, R, Dv] and log-sum-exp [1, 1, R]."""
     q, k, v = (x[None, None] for x in (q_RD, k_ND, v_ND))
     if q.device.type == "cpu" and content.softcap is None and k.shape[-1] == v.shape[-1]:
-        return kernel(q, k, v, False if seen_RN is None else seen_RN, content.scale)
+        return cpu_kernel(q, k, v, False if seen_RN is None else seen_RN, content.scale)
     dtype = torch.promote_types(q.dtype, torch.float32)
     scores = (q @ k.transpose(-1, -2)).to(dtype) * content.scale
     if content.softcap is not None:

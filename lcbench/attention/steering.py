@@ -36,6 +36,7 @@ from lcbench.attention.probe import (
     unrotated,
 )
 from lcbench.attention.rope import RopeTables, scales
+from lcbench.attention.views import View
 from lcbench.attention.weights import LastQuery, Observer
 from lcbench.core.errors import UnsupportedModelError, UserError
 from lcbench.methods import Lengths, Method, parse_method
@@ -110,7 +111,7 @@ class Steering:
         self.observer: Observer | None = None  # called with the last query of every call of a layer
         self._outgrown = False
         self._undo = contextlib.ExitStack()
-        self._pieces = lru_cache(maxsize=None)(self._make_pieces)  # cleared once per forward pass
+        self._view = lru_cache(maxsize=None)(self._make_view)  # cleared once per forward pass
 
     @property
     def backends(self) -> list[str]:
@@ -184,34 +185,41 @@ class Steering:
         """
         total = span.q_offset + span.q_length
         store, growing = self.caches.store(module, k.shape[1]), self.caches.growing(module)
-        first = 0 if self.method.evicts and growing is not None else total - min(total, k.shape[2])
-        keys = Keys(k[:, :, :total], v[:, :, :total], first, store, growing)
+        if k.shape[2] > total:
+            k, v = k[:, :, :total], v[:, :, :total]
+        first = 0 if self.method.evicts and growing is not None else total - k.shape[2]
+        keys = Keys(k, v, first, store, growing)
         layer, index = self.layers[module], layer_index(module) if self.method.layerwise else 0
         scoring = Scoring(layer.rope, self.tables, selector=self._selector, **scores)
         content = self._content_call(module, keys, scoring) if self._chooses else None
         if self.method.headwise:
             self._require_all_heads(k.shape[1])
-        out = q.new_zeros(*q.shape[:3], v.shape[-1])
+        out = None if span.whole else q.new_zeros(*q.shape[:3], v.shape[-1])
         for rows, pad in span.rows:
             first_query = max(0, pad - span.q_offset)
             i0, i1 = span.q_offset + first_query - pad, total - pad
             if i0 >= i1:
                 continue
             prompt = self.caches.prompt(pad)
-            pieces, factor = self._pieces(i0, i1, keys.origin(pad), layer.window, index, prompt)
-            queries = q[rows, :, first_query:]
-            if factor is not None:
-                queries = queries * factor.to(queries.device, queries.dtype)[:, None]
+            view = self._view(i0, i1, keys.origin(pad), layer.window, index, prompt, q.device, q.dtype)
+            queries = q if span.whole else q[rows, :, first_query:]
+            if view.factor_T1 is not None:
+                queries = queries * view.factor_T1
             if content is None:
-                out[rows, :, first_query:] = attend(queries, keys, pieces, rows, pad, scoring)
+                answer = attend(queries, keys, view.pieces, rows, pad, scoring, view.look)
             else:
-                out[rows, :, first_query:] = content.attend(queries, Row(rows, pad, pieces, prompt))
-            if self.observer is not None and len(out) == 1 and not pad:
-                shown = [piece.of_queries(slice(-1, None)) for piece in pieces]
-                row = LastQuery(layer_index(module), i1 - 1, queries[:, :, -1:], keys, shown, scoring, out[:, :, -1:])
-                self.observer(row)
+                answer = content.attend(queries, Row(rows, pad, view, prompt))
+            if self.observer is not None and len(q) == 1 and not pad:
+                shown = [piece.of_queries(slice(-1, None)) for piece in view.pieces]
+                ends = queries[:, :, -1:], answer[:, :, -1:]
+                self.observer(LastQuery(layer_index(module), i1 - 1, ends[0], keys, shown, scoring, ends[1]))
+            if out is None:
+                out = answer
+            else:
+                out[rows, :, first_query:] = answer
         if content is not None:
             content.end(span.pads)
+        assert out is not None
         return out.transpose(1, 2).contiguous()
 
     def _content_call(self, module: nn.Module, keys: Keys, scoring: Scoring) -> ContentCall | None:
@@ -245,27 +253,28 @@ class Steering:
             )
         span.block = self
         self.caches.span = span
-        self._pieces.cache_clear()
+        self._view.cache_clear()
         if self.position_ids is None:
             return
         given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
-        at = torch.arange(span.q_length, device=given.device) + span.q_offset
-        pads = torch.tensor(span.pads, device=given.device)[:, None]
-        if len(given) not in (1, len(pads)):
-            pads = pads.repeat(len(given) // len(pads), 1)
-        plain = (given == at).all(-1)
-        padded = ((given == at - pads) | (at < pads)).all(-1)
-        if not (plain | padded).all():
+        if not _in_order(given, span):
             raise UserError(
                 "lcbench works out positions from the cache and the padding; these position_ids differ "
                 "(packed sequences, or shifted positions): leave them out."
             )
 
-    def _make_pieces(
-        self, i0: int, i1: int, first_key: int, window: int | None, layer: int, prompt: int | None
-    ) -> tuple[list[Piece], Tensor | None]:
-        """The pieces of the queries i0 <= i < i1, and the factor [T] on their scores or None. Sliding-window layers
-        stay as trained.
+    def _make_view(
+        self,
+        i0: int,
+        i1: int,
+        first_key: int,
+        window: int | None,
+        layer: int,
+        prompt: int | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> View:
+        """What the queries i0 <= i < i1 see; sliding-window layers stay as trained.
 
         Raises: UserError if they see a key before `first_key`, the first that is still in the cache, or if the run
         exceeds a window that was treated as full attention.
@@ -283,14 +292,16 @@ class Steering:
             assert window is not None
             unit = self.method.position_unit
             pieces, factor = [Piece(i * unit, j * unit, start=(i - window + 1).clamp(min=0), stop=i + 1)], None
-        if any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
+        if first_key and any(((piece.start < first_key) & (piece.start < piece.stop)).any() for piece in pieces):
             if self.method.forgets and not self._slides(window):
                 raise UserError(GONE)
             raise UserError(
                 f"an attention layer of {type(self.model).__name__} got only the last {len(j)} of {i1} keys: its cache "
                 "forgets, its attention does not; pass past_key_values=DynamicCache()."
             )
-        return pieces, factor
+        if factor is not None:
+            factor = factor[:, None].to(device, dtype)
+        return View(pieces, factor, first_key, self.tables.ways)
 
     def _slides(self, window: int | None) -> bool:
         """Whether a layer was trained with a window that hides keys; a window of at least the pretraining length
@@ -336,6 +347,19 @@ class Steering:
         if self.model.config._attn_implementation != NAME:
             raise UserError("the attention implementation was set inside a steered block; set it outside.")
         self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+
+
+def _in_order(given_BT: Tensor, span: Span) -> bool:
+    """Whether position_ids [B, T], or [1, T] for all rows, are those of the span, with or without the padding."""
+    at = torch.arange(span.q_offset, span.q_offset + span.q_length, device=given_BT.device)
+    plain = (given_BT == at).all(-1)
+    if plain.all():
+        return True
+    pads = torch.tensor(span.pads, device=given_BT.device)[:, None]
+    if len(given_BT) not in (1, len(pads)):
+        pads = pads.repeat(len(given_BT) // len(pads), 1)
+    padded = ((given_BT == at - pads) | (at < pads)).all(-1)
+    return bool((plain | padded).all())
 
 
 _steered: weakref.WeakKeyDictionary[nn.Module, Steering] = weakref.WeakKeyDictionary()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lcbench.attention.attend import Scoring, stored
-from lcbench.attention.cache.growing import rounded
+from lcbench.attention.cache.buffer import rounded
 from lcbench.attention.cache.window import Keys
 from lcbench.attention.rope import ROWS_AT_ONCE
 from lcbench.methods.pieces import Piece
@@ -87,7 +87,7 @@ class LastQuery:
         """Every piece with some of its keys, the position of the first of them, and these keys and their values, as
         they are stored, in at least float32: ROWS_AT_ONCE of them at a time."""
         wide, device = torch.promote_types(self.q_BHTD.dtype, torch.float32), self.q_BHTD.device
-        for k_BKSD, v_BKSD, first, _ in stored(self.keys, slice(None), 0):
+        for k_BKSD, v_BKSD, first, _ in stored(self.keys, slice(0, 1), 0):
             for begin in range(first, first + k_BKSD.shape[2], ROWS_AT_ONCE):
                 end = min(begin + ROWS_AT_ONCE, first + k_BKSD.shape[2])
                 for piece in self.pieces:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
-from lcbench.attention.cache.growing import SPARE
+from lcbench.attention.cache.buffer import SPARE
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, all_methods, minference, parse_method
 from lcbench.methods.base import CONTENT
@@ -204,6 +206,36 @@ def test_generate(spec: str) -> None:
         both = generate(model, padded, attention_mask=mask)
         assert torch.equal(both[0], greedy[0])
         assert torch.equal(both[1, 16:], generate(model, ids[1:, : PROMPT - 16])[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [XATTENTION, QUEST])
+def test_the_cache_that_the_model_makes(spec: str) -> None:
+    """It knows how long its prompt was; no key is dropped from it."""
+    ids, held, answer = zoo.tokens(1, N), None, []
+    with lcbench.extend(model_of(2), spec, length=N) as model:
+        for a, b in pairwise([0, *range(PROMPT, N + 1)]):
+            call = model(ids[:, a:b], past_key_values=held, use_cache=True)
+            held, answer = call.past_key_values, [*answer, call.logits]
+    assert_equal(torch.cat(answer, dim=1)[0], reference(spec))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [SNAPKV, QUEST])
+def test_another_block_looks_anew(spec: str) -> None:
+    """Keys that are left, and digests of pages, stand at the same positions there, and turn at other frequencies."""
+    ids, held = zoo.tokens(1, N), DynamicCache()
+    with lcbench.extend(model_of(2), spec, length=N) as model:
+        model(ids[:, :PROMPT], past_key_values=held)
+        model(ids[:, PROMPT : PROMPT + 1], past_key_values=held)
+        fresh = copy.deepcopy(held)
+    for layer in fresh.layers:
+        layer.leave_buffers()
+    answers = []
+    for each in (held, fresh):
+        with lcbench.extend(model_of(2), f"ntk:factor=4+{spec}", length=N) as model:
+            answers.append(model(ids[:, PROMPT + 1 :], past_key_values=each).logits)
+    torch.testing.assert_close(*answers, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

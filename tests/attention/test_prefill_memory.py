@@ -97,7 +97,7 @@ def peak_beside(
     Two layers show what all take: they run one after another.
     """
     config = shape_config(shape, layers)
-    with _no_numbers(backend), torch.no_grad(), Counted() as counted:
+    with no_numbers(backend), torch.no_grad(), Counted() as counted:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="eager").eval()
         cache = DynamicCache(config=config)
@@ -138,7 +138,7 @@ def _bytes_not_preallocated(layer: Any) -> int:
 
 
 @contextmanager
-def _no_numbers(backend: str) -> Iterator[None]:
+def no_numbers(backend: str) -> Iterator[None]:
     """Every backend runs on the meta device, and models there have the layers of Llama: none can be probed."""
     everywhere = {
         name: Backend(name, b.run, lambda device: None, lambda call: None) for name, b in backends.BACKENDS.items()

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 import lcbench
 from lcbench.attention.cache import search
-from lcbench.attention.cache.growing import Buffer
+from lcbench.attention.cache.buffer import Buffer
 from lcbench.engine import generate as engine
 from lcbench.engine import steered as steered_engine
 from lcbench.engine.batched_cache import join_caches, snapshot

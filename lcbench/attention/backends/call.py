@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.ways import Look, Way
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.methods.pieces import Piece
 
@@ -20,7 +22,8 @@ class Call:
     that the pieces show them.
 
     H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
-    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls.
+    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: what
+    the pieces show a single query, where it was worked out for all layers.
     """
 
     q_BHTD: Tensor
@@ -33,6 +36,7 @@ class Call:
     scale: float
     softcap: float | None = None
     rotated_keys: RotatedKeyCache | None = None
+    look: Look | None = None
 
     @property
     def needs_gradient(self) -> bool:
@@ -56,6 +60,18 @@ class Call:
         """All queries [B, H, T, D] rotated to their positions in a piece."""
         return self.tables.rotate(self.q_BHTD, piece.q_pos, self.rope)
 
-    def rotate_keys(self, piece: Piece, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a piece."""
-        return self.tables.rotate(self.k_BKSD[:, :, start:stop], piece.k_pos[start:stop], self.rope)
+    def rotated_to(self, piece: Piece, start: int, stop: int) -> Tensor:
+        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a piece, those of earlier
+        calls from the cache of rotated keys where there is one."""
+        if self.rotated_keys is None or self.rope.rotary is None:
+            return self.tables.rotate(self.k_BKSD[:, :, start:stop], piece.k_pos[start:stop], self.rope)
+        return self.rotated_by(self.tables.ways.find(piece.k_pos, start, stop), start, stop)
+
+    def rotated_by(self, way: Way, start: int, stop: int) -> Tensor:
+        """The same, to their positions in a way."""
+        if self.rope.rotary is None:
+            return self.k_BKSD[:, :, start:stop]
+        rotate = partial(self.tables.rotate, rope=self.rope)
+        if self.rotated_keys is None:
+            return rotate(self.k_BKSD[:, :, start:stop], way.between(start, stop))
+        return self.rotated_keys.keys(self.k_BKSD, way, start, stop, rotate)

@@ -65,7 +65,7 @@ def flash_attention(call: Call) -> Output:
         start, stop = call.key_range(piece)
         if start >= stop:
             continue
-        q, k = call.rotated_queries(piece), call.rotate_keys(piece, start, stop)
+        q, k = call.rotated_queries(piece), call.rotated_to(piece, start, stop)
         for band in bands(stretches(*call.borders(piece))):
             rows, keys = slice(band.row_start, band.row_stop), slice(band.key_start - start, band.key_stop - start)
             v = call.v_BKSD[:, :, band.key_start : band.key_stop]

@@ -1,19 +1,22 @@
 """Attention over pieces by plain matrix products: one row of scores over all pieces, one softmax.
 
-Exact on any device and dtype, with gradients, soft caps and sinks; used for decode, where it is also fast. Scores are
-computed for a few queries at a time, so that memory is linear in the number of keys.
+Exact on any device and dtype, with gradients, soft caps and sinks; used for decode, where it is also fast
+(`one_query`). Scores are computed for a few queries at a time, so that memory is linear in the number of keys, and in
+at least float32: products of half precision are not rounded before the softmax, except where gradients are needed, as
+in eager attention.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.backends.call import Call, Output
+from lcbench.attention.backends.one_query import one_query
+from lcbench.attention.backends.products import products, weighted
 from lcbench.methods.pieces import Piece
 
 SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of float32
@@ -22,14 +25,15 @@ SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of fl
 def matmul_attention(call: Call) -> Output:
     """The output [B, H, T, Dv] in the dtype of the queries, and the log-sum-exp [B, H, T] of the scores in at least
     float32; 0 and -inf for a query without keys."""
+    if call.look is not None and not call.needs_gradient:
+        return one_query(call, call.look)
     B, H, T = call.q_BHTD.shape[:3]
     S = call.k_BKSD.shape[2]
     parts = []
     for piece in call.pieces:
         start, stop = call.key_range(piece)
         if start < stop:
-            k = _rotated_keys(call, piece, start, stop)
-            parts.append(_Part(piece, start, call.rotated_queries(piece), k.transpose(-1, -2)))
+            parts.append(_Part(piece, start, call.rotated_queries(piece), call.rotated_to(piece, start, stop)))
     out = call.q_BHTD.new_zeros(B, H, T, call.v_BKSD.shape[-1])
     lse = call.q_BHTD.new_full((B, H, T), -math.inf, dtype=torch.promote_types(call.q_BHTD.dtype, torch.float32))
     rows = max(1, SCORES_AT_ONCE.get(call.q_BHTD.device.type, 2**24) // (B * H * S))
@@ -47,15 +51,7 @@ class _Part(NamedTuple):
     piece: Piece
     first: int
     q_BHTD: Tensor
-    k_BKDS: Tensor
-
-
-def _rotated_keys(call: Call, piece: Piece, start: int, stop: int) -> Tensor:
-    """Rotated keys [B, K, stop - start, D], from the cache of rotated keys where there is one."""
-    if call.rotated_keys is None or call.rope.rotary is None:
-        return call.rotate_keys(piece, start, stop)
-    rotate = partial(call.tables.rotate, rope=call.rope)
-    return call.rotated_keys.keys(call.k_BKSD, piece.k_pos, start, stop, rotate)
+    k_BKND: Tensor
 
 
 def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
@@ -72,7 +68,8 @@ def _attend_rows(call: Call, parts: list[_Part], rows: slice) -> Output | None:
     most = scores_BKGTS.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(scores_BKGTS.dtype).min)
     weights = scores_BKGTS.sub_(most).exp_()
     total = weights.sum(-1, keepdim=True)
-    out = weights.to(call.v_BKSD.dtype).view(B, K, G * T, end - first) @ call.v_BKSD[:, :, first:end]
+    values = call.v_BKSD[:, :, first:end].flatten(0, 1)
+    out = weighted(weights.view(B * K, G * T, end - first), values, of_gradients=call.needs_gradient)
     out = out.view(B, K, G, T, -1) / total.clamp(min=tiny)
     total, most = total.squeeze(-1), most.squeeze(-1)
     lse = torch.where(total > 0, total.clamp(min=tiny).log() + most, -math.inf)
@@ -91,13 +88,17 @@ def _scores(call: Call, parts: list[_Part], spans: list[tuple[int, int]], rows: 
     for (piece, offset, q, k), (start, stop) in zip(parts, spans, strict=True):
         if start >= stop:
             continue
-        product = q[:, :, rows].reshape(B, K, G * T, D) @ k[..., start - offset : stop - offset]
-        product = product.view(B, K, G, T, stop - start).to(dtype).mul_(call.scale)
+        keys = k[:, :, start - offset : stop - offset].flatten(0, 1)
+        product = products(q[:, :, rows].reshape(B * K, G * T, D), keys, of_gradients=call.needs_gradient)
+        product = product.view(B, K, G, T, stop - start).mul_(call.scale)
         if call.softcap is not None:
             product = torch.tanh(product / call.softcap) * call.softcap
+        region = scores[..., start - first : stop - first]
+        if T == 1:
+            region.copy_(product)
+            continue
         j = torch.arange(start, stop) + call.first_key
         seen = (j >= piece.start[rows, None]) & (j < piece.stop[rows, None])
-        region = scores[..., start - first : stop - first]
         # Pieces are disjoint: keep the scores of other pieces where this one is not visible.
         region.copy_(product if seen.all() else torch.where(seen.to(region.device), product, region))
     return scores

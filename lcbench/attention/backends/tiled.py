@@ -17,6 +17,7 @@ from torch import Tensor
 from lcbench.attention.backends.bands import Stretch, merge, stretches
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.ways import Ways
 
 BLOCK = 512  # queries per masked tile, at most: masked keys cost as much as visible ones
 SMALL = 128  # queries, below which a separate call costs more than a mask
@@ -45,21 +46,21 @@ def tiled_attention(call: Call) -> Output:
     # In order of their first key, so that pieces with equal key positions share rotated keys.
     shown = sorted((entry for entry in shown if entry[0] < entry[1]), key=lambda entry: entry[0])
     share = len(shown) > 1 and call.rope.rotary is not None
-    rotated_keys = RotatedKeyCache(call.k_BKSD.shape[2]) if share else None
+    rotated_keys, ways = RotatedKeyCache(call.k_BKSD.shape[2]), Ways()
+    rotate = partial(call.tables.rotate, rope=call.rope)
     for start, stop, piece in shown:
         first_row = int((piece.start < piece.stop).int().argmax())
         q = call.tables.rotate(call.q_BHTD[:, :, first_row:], piece.q_pos[first_row:], call.rope)
-        if rotated_keys is None:
-            k = call.rotate_keys(piece, start, stop)
+        if share:
+            k = rotated_keys.keys(call.k_BKSD, ways.find(piece.k_pos, start, stop), start, stop, rotate)
         else:
-            rotate = partial(call.tables.rotate, rope=call.rope)
-            k = rotated_keys.keys(call.k_BKSD, piece.k_pos, start, stop, rotate)
+            k = rotate(call.k_BKSD[:, :, start:stop], piece.k_pos[start:stop])
         for tile in cut(*call.borders(piece)):
             rows = slice(tile.row_start, tile.row_stop)
             queries = q[:, :, tile.row_start - first_row : tile.row_stop - first_row]
             keys = k[:, :, tile.key_start - start : tile.key_stop - start]
             values = call.v_BKSD[:, :, tile.key_start : tile.key_stop]
-            merge(out[:, :, rows], lse[:, :, rows], *kernel(queries, keys, values, tile.mask, call.scale))
+            merge(out[:, :, rows], lse[:, :, rows], *cpu_kernel(queries, keys, values, tile.mask, call.scale))
     return out, lse
 
 
@@ -120,7 +121,7 @@ def _masked(a: int, b: int, key_start: int, key_stop: int, start_T: Tensor, stop
     return Tile(a, b, key_start, key_stop, (j >= start_T[:, None]) & (j < stop_T[:, None]))
 
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
+def cpu_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
     """One tile: output [B, H, T, D] and log-sum-exp [B, H, T] of its scores.
 
     A private operator of PyTorch, called only here: no public function returns a log-sum-exp on the CPU. Its causal

@@ -8,37 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lcbench.attention.cache.growing import WAYS, Buffer, GrowingLayer
+from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.ways import ByWay, Way
 from lcbench.core.errors import UserError
 
 NOWHERE = -1  # the position of a row that fills up the keys of a shorter prompt
 
 
-class TurnedKeys:
-    """Rotated copies of the keys of some rows [B, K, m, D], one for each assignment of positions [B, K, m] to them."""
+class TurnedKeys(ByWay):
+    """Rotated copies of the keys of some rows [B, K, m, D] that are left, each KV head's its own."""
 
-    def __init__(self) -> None:
-        self._ways: list[tuple[Buffer, Buffer]] = []  # keys, and positions [B, K, m, 1]
-
-    def keys(self, k_BKMD: Tensor, k_pos_BKM: Tensor, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The keys rotated to these positions; `rotate` is called for new keys only."""
-        length = k_BKMD.shape[2]
-        for turned, positions in self._ways:
-            known = min(turned.length, length)
-            if torch.equal(positions.rows[:, :, :known, 0], k_pos_BKM[:, :, :known]):
-                break
-        else:
-            turned, positions, known = Buffer(), Buffer(), 0
-            self._ways = [*self._ways[1 - WAYS :], (turned, positions)]
-        if known < length:
-            turned.append(rotate(k_BKMD[:, :, known:], k_pos_BKM[:, :, known:]))
-            positions.append(k_pos_BKM[:, :, known:, None])
-        return turned.rows[:, :, :length]
-
-    def truncate(self, length: int) -> None:
-        """Drop the keys from number `length` on, after the cache was cropped."""
-        for turned, positions in self._ways:
-            turned.length = positions.length = min(turned.length, length)
+    def keys(self, k_BKMD: Tensor, at_BKM: Tensor, way: Way, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The keys, of the tokens `at`, rotated to their positions in `way`, which starts at the first token; `rotate`
+        is called for new keys only."""
+        k_pos = way.between(0, way.end)
+        return self.rows(way, 0, k_BKMD.shape[2], lambda a, b: rotate(k_BKMD[:, :, a:b], k_pos[at_BKM[:, :, a:b]]))
 
 
 class EvictingLayer(GrowingLayer):

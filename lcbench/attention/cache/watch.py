@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ from lcbench.attention.mask import Span
 from lcbench.core.errors import UserError
 from lcbench.methods import Method
 from lcbench.methods.pieces import Memory, Piece
+
+logger = logging.getLogger("lcbench")
 
 
 class CacheWatch:
@@ -42,6 +47,7 @@ class CacheWatch:
         self.method, self.layers, self.config, self.storage = method, layers, config, storage
         self.cache: Cache | None = None
         self.span: Span | None = None
+        self._warned = False
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: drop keys from its cache that no later query sees, if the method `forgets`.
@@ -49,8 +55,7 @@ class CacheWatch:
         They are dropped only here, so that a cache can be cropped (rejected drafts) before they are gone.
         Raises: UserError for a cache that was filled outside of a block, with rotated keys.
         """
-        names = list(inspect.signature(model.forward).parameters) if args else []
-        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(_names(type(model).forward), args, strict=False)), **kwargs}
         cache = kwargs.get("past_key_values")
         if isinstance(cache, Cache) and not _is_empty(cache) and not getattr(cache, "unrotated_keys", False):
             raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
@@ -70,6 +75,8 @@ class CacheWatch:
             cache.unrotated_keys = True
             cache.first_call = getattr(cache, "first_call", None) or span.q_offset + span.q_length
             cache.pads = set(span.pads)
+            if self.cache is None:
+                self._replace_layers(cache)
         self.cache = self.span = None
 
     def store(self, module: nn.Module, heads: int) -> MemoryStore | None:
@@ -88,12 +95,24 @@ class CacheWatch:
         index = layer_index(module)
         layer = self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
         growing = layer if isinstance(layer, GrowingLayer) else None
+        if layer is not None and self.span is not None and self.span.q_offset:
+            self._warn_once(layer, module)
         if module in self.layers and (growing.storage if growing else None) != self.storage:
             raise UserError(
                 "this KV cache cannot store keys as this block does, or was filled by one that stores them otherwise; "
                 "pass past_key_values=DynamicCache()."
             )
         return growing
+
+    def _warn_once(self, layer: Any, module: nn.Module) -> None:
+        """Say that a cache is slow, once a block."""
+        if not self._warned and module in self.layers and not isinstance(layer, GrowingLayer | WindowLayer):
+            self._warned = True
+            logger.warning(
+                "this %s keeps no rotated keys, so that all of them are rotated for every token; "
+                "past_key_values=DynamicCache() is faster.",
+                type(self.cache).__name__,
+            )
 
     def prompt(self, pad: int) -> int | None:
         """Length in tokens of the prompt of a row with `pad` padding positions, None if unknown."""
@@ -110,22 +129,32 @@ class CacheWatch:
     def _take_over(self, cache: Cache) -> None:
         """Replace the layers of an empty `DynamicCache`: by `WindowLayer` if the method drops keys by their place, by
         `EvictingLayer` if it drops some after the prompt, else by `GrowingLayer`.
-        `cache.expected_length`, if set, is the size of their buffers.
-
-        A static, quantised or offloaded cache stays as it is, as does one that the model creates itself; that costs
-        time and memory and changes no result.
         """
-        if type(cache) is not DynamicCache or cache.offloading or not _is_empty(cache):
+        if type(cache) is not DynamicCache or not _is_empty(cache):
             return
         if not cache.layers:
             cache.layers, cache.layer_class_to_replicate = DynamicCache(config=self.config).layers, None
+        self._replace_layers(cache)
+
+    def _replace_layers(self, cache: Cache) -> None:
+        """Replace the layers of a `DynamicCache`, with the keys in them: it is empty, or the model made it itself in
+        its first forward pass. `cache.expected_length`, if set, is the size of their buffers.
+
+        A static, quantised or offloaded cache stays as it is, which costs time and memory and changes no result.
+        """
+        if type(cache) is not DynamicCache or cache.offloading:
+            return
         size = getattr(cache, "expected_length", 0)
         no_more_than_keys = DynamicLayer, WindowLayer, EvictingLayer, GrowingLayer
         for module in self.layers:
             index = layer_index(module)
             # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
-                cache.layers[index] = self._new_layer(module, size)
+                layer, held = self._new_layer(module, size), cache.layers[index]
+                if held.is_initialized and held.get_seq_length():
+                    layer.lazy_initialization(held.keys, held.values)
+                    layer.keys, layer.values = held.keys, held.values
+                cache.layers[index] = layer
 
     def _new_layer(self, module: nn.Module, size: int) -> DynamicLayer:
         if self.method.forgets:
@@ -157,6 +186,12 @@ class CacheWatch:
         """The pieces of the query at one position."""
         i = torch.tensor([position])
         return self.method.for_prompt(prompt).pieces(i, i, layer_index(module))
+
+
+@cache
+def _names(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the arguments of a method of a class, in order."""
+    return tuple(inspect.signature(method).parameters)[1:]
 
 
 def layer_index(module: nn.Module) -> int:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from lcbench.attention.cache.growing import Buffer, GrowingLayer, drop_keys
+from lcbench.attention.cache.buffer import Buffer
+from lcbench.attention.cache.growing import GrowingLayer, drop_keys
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
 CONVERTED_AT_ONCE = 2**28  # bytes of keys and values converted from another dtype per step, at least those of one head
+EVERY_HEAD = slice(None)
 GONE = "this KV cache has dropped keys that these queries need, it cannot go back so far; start a new one."
 
 
@@ -87,7 +89,7 @@ class Keys:
     first: int
     store: MemoryStore | None = None
     layer: GrowingLayer | None = None
-    heads: slice = field(default_factory=lambda: slice(None))
+    heads: slice = field(default_factory=lambda: EVERY_HEAD)
 
     def storage(self, q_BHTD: Tensor) -> Memory | None:
         """Dtype and device of the layer's keys, if not those of the queries, and the heads to convert at a time."""

@@ -13,7 +13,8 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
 from lcbench.attention.cache import window as cache_module
-from lcbench.attention.cache.growing import GrowingLayer, key_storage, rounded
+from lcbench.attention.cache.buffer import rounded
+from lcbench.attention.cache.growing import GrowingLayer, key_storage
 from lcbench.core.errors import UserError
 from lcbench.engine.generate import generate
 from lcbench.engine.prefix_cache import PrefixCache

@@ -1,0 +1,134 @@
+"""Ways: positions of keys, shared by all layers, so that they are worked out and compared once a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lcbench.attention.cache.buffer import Buffer
+from lcbench.methods.pieces import Piece
+
+WAYS = 4  # in use at a time, least recently added out first
+
+
+class Way:
+    """One assignment of positions to the keys first <= j < end. A position never changes; keys are added at the end.
+
+    Rotated copies of keys are cached by the way to whose positions they are rotated.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._positions = Buffer()
+        self._slices: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def end(self) -> int:
+        return self.first + self._positions.length
+
+    def fits(self, k_pos_S: Tensor, start: int, stop: int) -> bool:
+        """Whether it starts at or before `start`, reaches it without a gap, and its keys have these positions."""
+        known = min(stop, self.end)
+        return self.first <= start <= known and torch.equal(self.between(start, known), k_pos_S[start:known])
+
+    def extend(self, k_pos_S: Tensor, stop: int) -> None:
+        """Add the keys before `stop` that it does not have yet."""
+        if self.end < stop:
+            self._positions.append(k_pos_S[None, None, self.end : stop, None])
+        self._slices.clear()
+
+    def between(self, start: int, stop: int) -> Tensor:
+        """The positions of the keys start <= j < stop, the same tensor for every layer that asks."""
+        if (start, stop) not in self._slices:
+            self._slices[start, stop] = self._positions.rows[0, 0, start - self.first : stop - self.first, 0]
+        return self._slices[start, stop]
+
+
+class Ways:
+    """The ways of one steered block."""
+
+    def __init__(self) -> None:
+        self._ways: list[Way] = []
+
+    def find(self, k_pos_S: Tensor, start: int, stop: int) -> Way:
+        """The way of the keys start <= j < stop at these positions, extended to `stop`; a new one if none fits."""
+        way = next((way for way in self._ways if way.fits(k_pos_S, start, stop)), None)
+        if way is None:
+            way = Way(start)
+            self._ways = [*self._ways[1 - WAYS :], way]
+        way.extend(k_pos_S, stop)
+        return way
+
+
+class ByWay:
+    """What follows from keys and their positions, a row for every `size` keys, one buffer [B, K, n, D] per way, until
+    nothing else refers to the way."""
+
+    def __init__(self, expected: int = 0) -> None:
+        """`expected` is the number of rows to come."""
+        self._expected = expected
+        self._kept: WeakKeyDictionary[Way, _Kept] = WeakKeyDictionary()
+
+    def rows(self, way: Way, start: int, stop: int, made: Callable[[int, int], Tensor], size: int = 1) -> Tensor:
+        """The rows start <= n < stop; `made(start, stop)` is called for new ones only."""
+        kept = self._kept.get(way)
+        if kept is None or not kept.first <= start <= kept.end:
+            kept = self._kept[way] = _Kept(start, size, Buffer(max(0, self._expected - start)))
+        if kept.end < stop:
+            kept.buffer.append(made(kept.end, stop))
+        return kept.buffer.between(start - kept.first, stop - kept.first)
+
+    def truncate(self, length: int) -> None:
+        """Drop the rows that have keys from `length` on, after the cache was cropped."""
+        for kept in self._kept.values():
+            kept.buffer.length = min(kept.buffer.length, max(0, length // kept.size - kept.first))
+
+
+class _Kept(NamedTuple):
+    """Rows from the row `first` on, each of `size` keys."""
+
+    first: int
+    size: int
+    buffer: Buffer
+
+    @property
+    def end(self) -> int:
+        return self.first + self.buffer.length
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a single query sees, as integers: of each piece that shows it a key, in the order of the keys, its position
+    in `q_pos_P`, and start, stop of the keys, from the first that is available, with their way. `runs`: the ranges of
+    all these keys, those without a gap joined."""
+
+    q_pos_P: Tensor
+    shown: tuple[tuple[int, int, Way], ...]
+    runs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], first_key: int, ways: Ways) -> Look | None:
+        """None for pieces that hold for some heads only, or whose keys are stored in their own way, and for a query
+        that sees nothing."""
+        if any(piece.heads is not None or piece.memory is not None for piece in pieces):
+            return None
+        ranges = [(int(piece.start[0]) - first_key, int(piece.stop[0]) - first_key, piece) for piece in pieces]
+        seen = [
+            (start, stop, ways.find(piece.k_pos, start, stop), piece.q_pos)
+            for start, stop, piece in ranges
+            if start < stop
+        ]
+        if not seen:
+            return None
+        seen.sort(key=lambda entry: entry[0])
+        shown = tuple((start, stop, way) for start, stop, way, _ in seen)
+        breaks = [(end, start) for (_, end, _), (start, _, _) in pairwise(shown) if end != start]
+        borders = [shown[0][0], *chain.from_iterable(breaks), shown[-1][1]]
+        runs = tuple(zip(borders[::2], borders[1::2], strict=True))
+        return cls(torch.cat([q_pos for *_, q_pos in seen]), shown, runs)
