@@ -49,6 +49,14 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
         f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
         f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
     )
+    answered = [job for job in plan.jobs if job.task.measure == "answer"]
+    rotated = [need.rotated_keys(job.resolved, job.cell.seq_len) for job in answered]
+    if most := max(rotated, default=0):
+        job = answered[rotated.index(most)]
+        terminal.say(
+            f"while answers are decoded, rotated keys take up to {human_bytes(most)} more ({job.resolved.label} at "
+            f"{job.cell.seq_len:,} tokens)"
+        )
     read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]
     if read:
         most = max(need.layerwise(job.resolved, job.cell.seq_len) for job in read)

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lcbench.core.lazy import torch
+
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
+    from lcbench.attention.cache.ways import Way
     from lcbench.methods import Method
 
 
@@ -17,18 +19,28 @@ if TYPE_CHECKING:
 class Footprint:
     """Bytes of memory that a run needs, computed from the config; no weights are loaded.
 
-    `kv_per_key`: keys and values of one token in one layer; `hidden_per_token`: the hidden state of one token.
+    `kv_per_key`: keys and values of one token in one layer; `hidden_per_token`: the hidden state of one token;
+    `keeps_rotated`: whether decode keeps rotated keys, which a KV cache in another dtype or place does
+    without.
     """
 
     weights: int
     kv_per_key: int
     layers: int
     hidden_per_token: int
+    keeps_rotated: bool = True
 
     def kv_cache(self, method: Method, length: int) -> int:
         """Bytes of the KV cache after `length` tokens under a resolved method; a method's memory is counted in the
         dtype of the run."""
         return self.kv_per_key * sum(method.keys_kept(layer, length) for layer in range(self.layers))
+
+    def rotated_keys(self, method: Method, length: int) -> int:
+        """Bytes of the rotated keys that decode keeps beside the KV cache after `length` tokens, of all layers."""
+        if method.forgets or not self.keeps_rotated:
+            return 0
+        rows = sum(_rotated(method, length, layer) for layer in range(self.layers if method.layerwise else 1))
+        return self.kv_per_key // 2 * rows * (1 if method.layerwise else self.layers)
 
     def layerwise(self, method: Method, length: int) -> int:
         """Bytes that a layer-by-layer likelihood of `length` tokens keeps: the hidden states, and the keys and values
@@ -37,7 +49,23 @@ class Footprint:
         return self.kv_per_key * keys + self.hidden_per_token * length
 
 
-def footprint(skeleton: PreTrainedModel, dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> Footprint:
+def _rotated(method: Method, length: int, layer: int) -> int:
+    """How many rotated keys of a layer are kept for its last query: those of each way once."""
+    from lcbench.attention.cache.ways import Look, Ways  # imports transformers
+
+    last, keys = torch.tensor([length - 1]), torch.arange(length)
+    look = Look.of(method.for_prompt(length).pieces(last, keys, layer), 0, Ways())
+    if look is None:  # by heads: each of them one way
+        return length
+    ends: dict[Way, int] = {}
+    for _, stop, way in look.shown:
+        ends[way] = max(stop, ends.get(way, 0))
+    return sum(end - way.first for way, end in ends.items())
+
+
+def footprint(
+    skeleton: PreTrainedModel, dtype: torch.dtype, kv_dtype: torch.dtype | None = None, *, kv_offload: bool = False
+) -> Footprint:
     """Weights and KV cache of a model in the dtypes of the run; sliding-window layers count with full length."""
     text = skeleton.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -47,4 +75,5 @@ def footprint(skeleton: PreTrainedModel, dtype: torch.dtype, kv_dtype: torch.dty
         kv_per_key=2 * heads * head_dim * (kv_dtype or dtype).itemsize,
         layers=text.num_hidden_layers,
         hidden_per_token=text.hidden_size * dtype.itemsize,
+        keeps_rotated=kv_dtype in (None, dtype) and not kv_offload,
     )

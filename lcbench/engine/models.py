@@ -112,7 +112,7 @@ class ModelSource(Source):
         skeleton = self.checkpoint.skeleton(config)
         require_rotary(skeleton)
         dtype = self.torch_dtype(config)
-        need = footprint(skeleton, dtype, kv_dtype)
+        need = footprint(skeleton, dtype, kv_dtype, kv_offload=attention.kv_offload)
         local = LocalModel(config, need, dtype, device, own_frequencies(skeleton))
         notes = [*self.notes(config), *filter(None, [length_note(config)])]
         return ModelFacts(trained_length(config), local, notes=notes)

@@ -23,7 +23,7 @@ from lcbench.engine.footprint import footprint
 from lcbench.engine.layerwise import LayerStack
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.score import score_tokens
-from lcbench.methods import Method
+from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.pieces import Piece
 from tests.attention import zoo
 
@@ -167,6 +167,10 @@ def test_what_the_pass_of_an_8b_model_keeps() -> None:
         model = AutoModelForCausalLM.from_config(LLAMA_3_8B)
     need = footprint(model, torch.bfloat16)
     assert need.layerwise(Method(), 2**20) == 12 * 2**30 and need.kv_cache(Method(), 2**20) == 128 * 2**30
+    dca = parse_method("dca").resolve(Lengths(8192, 2**20))
+    for method in (Method(), dca):  # a layer keeps each key once more while it decodes
+        assert need.rotated_keys(method, 2**20) == 64 * 2**30
+    assert footprint(model, torch.bfloat16, kv_offload=True).rotated_keys(dca, 2**20) == 0
     assert footprint(model, torch.bfloat16, torch.float8_e4m3fn).layerwise(Method(), 2**20) == 10 * 2**30
 
 

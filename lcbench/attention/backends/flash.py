@@ -1,15 +1,14 @@
 """Attention over pieces by PyTorch's flash attention for CUDA, merged by log-sum-exp in float32.
 
 The public `varlen_attn` supports full, causal and windowed attention, aligned at the last query and the last key;
-pieces can be split into these. It runs FlashAttention-2, or FlashAttention-3 once activated in PyTorch, which is done
-here if it is installed.
+pieces can be split into these. It runs FlashAttention-2; FlashAttention 3 and 4 are called in its place where they are
+installed (`flash_kernels`).
 
 Imported only when it is used: `varlen_attn` imports PyTorch's compiler.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -20,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import attention
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from lcbench.attention.backends.bands import Stretch, merge, stretches
 from lcbench.attention.backends.call import Call, Output
+from lcbench.attention.backends.flash_kernels import fastest_kernel
 
 DTYPES = (torch.bfloat16, torch.float16)
 LARGEST_HEAD = 256  # channels; FlashAttention has kernels for no more, and for multiples of 8 only
@@ -58,7 +57,6 @@ class Band:
 def flash_attention(call: Call) -> Output:
     """The output [B, H, T, D] and the log-sum-exp [B, H, T], both in float32, without gradients; for calls that
     `refusal` accepts."""
-    _activate_fa3()
     out = torch.zeros(call.q_BHTD.shape, dtype=torch.float32, device=call.q_BHTD.device)
     lse = out.new_full(call.q_BHTD.shape[:3], -math.inf)
     for piece in call.pieces:
@@ -86,9 +84,8 @@ def refusal(call: Call) -> str | None:
 
 
 def kernel_name() -> str:
-    """The FlashAttention version in use: FA2, or the one activated in PyTorch instead."""
-    _activate_fa3()
-    return attention.current_flash_attention_impl() or "FA2"
+    """The FlashAttention version in use."""
+    return fastest_kernel().name
 
 
 def bands(of_piece: Iterable[Stretch]) -> Iterator[Band]:
@@ -170,21 +167,17 @@ def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: flo
     such argument, does not check heads, and calls the same operator (from its sources, not run on a GPU).
     """
     B, H, T = q_BHTD.shape[:3]
-    gqa = k_BKSD.shape[1] != H and _has_enable_gqa(varlen_attn)
-    grouped: dict[str, Any] = {"enable_gqa": True} if gqa else {}
-    out, lse = varlen_attn(
-        _packed(q_BHTD),
-        _packed(k_BKSD),
-        _packed(v_BKSD),
-        _borders(band.rows * B, q_BHTD.device),
-        _borders(band.keys * B, q_BHTD.device),
-        max(band.rows),
-        max(band.keys),
-        return_aux=AuxRequest(lse=True),
-        scale=scale,
-        window_size=(band.left, band.right),
-        **grouped,
-    )
+    packed = [_packed(x) for x in (q_BHTD, k_BKSD, v_BKSD)]
+    begins = [_borders(lengths * B, q_BHTD.device) for lengths in (band.rows, band.keys)]
+    arguments: tuple[Any, ...] = (*packed, *begins, max(band.rows), max(band.keys))
+    window = (band.left, band.right)
+    if run := fastest_kernel().run:
+        out, lse = run(*arguments, scale=scale, window_size=window)
+    else:
+        gqa = k_BKSD.shape[1] != H and _has_enable_gqa(varlen_attn)
+        grouped: dict[str, Any] = {"enable_gqa": True} if gqa else {}
+        aux = AuxRequest(lse=True)
+        out, lse = varlen_attn(*arguments, return_aux=aux, scale=scale, window_size=window, **grouped)
     return out.view(B, T, H, -1).transpose(1, 2), lse.view(H, B, T).transpose(0, 1)
 
 
@@ -200,11 +193,3 @@ def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
 @cache
 def _has_enable_gqa(kernel: Callable[..., Any]) -> bool:
     return "enable_gqa" in inspect.signature(kernel).parameters
-
-
-@cache
-def _activate_fa3() -> None:
-    """Once a process, for a GPU that it is made for; what the user chose before stays."""
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-    if hopper and not attention.current_flash_attention_impl() and importlib.util.find_spec("flash_attn_interface"):
-        attention.activate_flash_attention_impl("FA3")

@@ -51,7 +51,9 @@ def tiled_attention(call: Call) -> Output:
     for start, stop, piece in shown:
         first_row = int((piece.start < piece.stop).int().argmax())
         q = call.tables.rotate(call.q_BHTD[:, :, first_row:], piece.q_pos[first_row:], call.rope)
-        if share:
+        if call.rotated_keys is not None:
+            k = call.rotated_to(piece, start, stop)
+        elif share:
             k = rotated_keys.keys(call.k_BKSD, ways.find(piece.k_pos, start, stop), start, stop, rotate)
         else:
             k = rotate(call.k_BKSD[:, :, start:stop], piece.k_pos[start:stop])

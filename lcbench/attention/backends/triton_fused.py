@@ -10,6 +10,7 @@ Imported only when it is used: Triton is optional.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,32 +20,54 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from lcbench.attention.backends.bands import merge
 from lcbench.attention.backends.call import Call, Output
+from lcbench.attention.cache.ways import Way
 from lcbench.methods.pieces import Piece
 
 PRECISION = tl.constexpr("tf32x3")  # float32 products as three tf32 products: as exact as float32
+SHARED_MEMORY = 232_448  # bytes of a block on Hopper, where there is no GPU to ask
+SLACK = 1024  # bytes for barriers
+# Queries and keys of a tile, warps and stages, the fastest first.
+FLOAT32 = ((64, 32, 4, 2), (64, 16, 4, 2), (32, 16, 4, 2), (32, 16, 4, 1), (16, 16, 4, 1))
+WIDE_HEADS = ((64, 32, 8, 2), (64, 16, 8, 2), (32, 16, 4, 1), (16, 16, 4, 1))
+HALF_BEFORE_HOPPER = ((128, 32, 8, 2), (64, 32, 4, 2))
+HALF = ((128, 64, 8, 3), *HALF_BEFORE_HOPPER)
 ROW_BYTES = 16  # alignment of rows that tensor descriptors require
 
 
 def triton_fused_attention(call: Call) -> Output:
     """The output [B, H, T, Dv] in the dtype of the queries and the log-sum-exp [B, H, T] in float32, without gradients;
     for calls that `refusal` accepts."""
+    q_BHTD = call.q_BHTD
+    shown = [piece for piece in call.pieces if piece.start[0] < piece.stop[-1]]
+    if not shown:
+        out = q_BHTD.new_zeros(*q_BHTD.shape[:3], call.v_BKSD.shape[3])
+        return out, q_BHTD.new_full(q_BHTD.shape[:3], -math.inf, dtype=torch.float32)
+    if call.rotated_keys is None or call.rope.rotary is None:
+        return _one_pass(call, shown, *_rotated_keys(call, shown))
+    outputs = (_one_pass(call, pieces, *keys) for pieces, keys in _kept_keys(call, shown))
+    out, lse = next(outputs)
+    for more, more_lse in outputs:
+        out = out.float()
+        merge(out, lse, more, more_lse)
+    return out.to(q_BHTD.dtype), lse
+
+
+def _one_pass(call: Call, pieces: list[Piece], k_BKRD: Tensor, shifts_P: Tensor) -> Output:
+    """The output over some pieces, whose rotated keys are in one tensor."""
     q_BHTD, v_BKSD = call.q_BHTD, call.v_BKSD
     B, H, T, D = q_BHTD.shape
     Dv = v_BKSD.shape[3]
     out, lse = q_BHTD.new_empty(B, H, T, Dv), q_BHTD.new_empty(B, H, T, dtype=torch.float32)
-    shown = [piece for piece in call.pieces if piece.start[0] < piece.stop[-1]]
-    if not shown:
-        return out.zero_(), lse.fill_(-math.inf)
-    start, stop = map(torch.stack, zip(*map(call.borders, shown), strict=True))
+    start, stop = map(torch.stack, zip(*map(call.borders, pieces), strict=True))
     sizes = _sizes(max(D, Dv), q_BHTD)
     tiles = _tiles(start, stop, sizes["ROWS"])
-    q_PBHTD = q_BHTD.new_empty(len(shown), B, H, T, D)
-    for q, piece in zip(q_PBHTD, shown, strict=True):
+    q_PBHTD = q_BHTD.new_empty(len(pieces), B, H, T, D)
+    for q, piece in zip(q_PBHTD, pieces, strict=True):
         call.tables.rotate_into(q, q_BHTD, piece.q_pos, call.rope)
-    k, shifts = _rotated_keys(call, shown)
     with torch.cuda.device_of(q_BHTD):  # type: ignore[no-untyped-call]  # Triton launches on the current one
-        _launch(q_PBHTD, k, v_BKSD, out, lse, (tiles, start, stop, shifts), call.scale, sizes)
+        _launch(q_PBHTD, k_BKRD, v_BKSD, out, lse, (tiles, start, stop, shifts_P), call.scale, sizes)
     return out, lse
 
 
@@ -97,14 +120,25 @@ def refusal(call: Call) -> str | None:
 
 
 def _sizes(dim: int, q_BHTD: Tensor) -> dict[str, Any]:
-    """Tile sizes and launch parameters: the largest tiles with no or almost no register spills."""
-    if q_BHTD.dtype == torch.float32:
-        return {"ROWS": 64, "KEYS": 32, "num_warps": 4, "num_stages": 2}
-    if dim > 128:
-        return {"ROWS": 64, "KEYS": 32, "num_warps": 8, "num_stages": 2}
-    if q_BHTD.is_cuda and torch.cuda.get_device_capability(q_BHTD.device) < (9, 0):
-        return {"ROWS": 128, "KEYS": 32, "num_warps": 8, "num_stages": 2}
-    return {"ROWS": 128, "KEYS": 64, "num_warps": 8, "num_stages": 3}
+    """Tile sizes and launch parameters: the largest tiles with no or almost no register spills that fit into the shared
+    memory of a multiprocessor."""
+    wide, itemsize = max(16, triton.next_power_of_2(dim)), q_BHTD.dtype.itemsize
+    limit, hopper = SHARED_MEMORY, True
+    if q_BHTD.is_cuda:
+        driver = triton.runtime.driver.active.utils
+        limit = driver.get_device_properties(q_BHTD.device.index)["max_shared_mem"]
+        hopper = torch.cuda.get_device_capability(q_BHTD.device) >= (9, 0)
+    sizes = FLOAT32 if itemsize == 4 else WIDE_HEADS if wide > 128 else HALF if hopper else HALF_BEFORE_HOPPER
+    fitting = (each for each in sizes if shared_memory(*each, wide, itemsize) <= limit)
+    rows, keys, warps, stages = next(fitting, sizes[-1])
+    return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages}
+
+
+def shared_memory(rows: int, keys: int, warps: int, stages: int, wide: int, itemsize: int) -> int:
+    """Bytes of shared memory that a program takes: queries, in float32 their output too, and the stages of keys and
+    values. As the compiler says for sm_90, but for some ten bytes: 64 x 32 x 2 in float32 of 256 channels 262,152, with
+    16 keys 196,616; 128 x 64 x 3 in bfloat16 of 128 channels 132,096."""
+    return ((2 if itemsize == 4 else 1) * rows + 2 * stages * keys) * wide * itemsize + SLACK
 
 
 def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
@@ -143,6 +177,17 @@ def _rotated_keys(call: Call, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
         buffer = rotated[:, :, begin : begin + stop - start]
         call.tables.rotate_into(buffer, call.k_BKSD[:, :, start:stop], k_pos[start:stop], call.rope)
     return rotated, torch.tensor(shifts)
+
+
+def _kept_keys(call: Call, pieces: list[Piece]) -> Iterator[tuple[list[Piece], tuple[Tensor, Tensor]]]:
+    """The pieces of each way, and their keys from the cache of rotated keys, as `_rotated_keys` returns them."""
+    of_way: dict[Way, list[Piece]] = {}
+    for piece in pieces:
+        of_way.setdefault(call.tables.ways.find(piece.k_pos, *call.key_range(piece)), []).append(piece)
+    for way, own in of_way.items():
+        ranges = [call.key_range(piece) for piece in own]
+        first, end = min(start for start, _ in ranges), max(stop for _, stop in ranges)
+        yield own, (call.rotated_by(way, first, end), torch.full((len(own),), -first))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import lcbench
 from lcbench.attention.backends import dispatch as backends
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.reference import dense_attention
+from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, parse_method
@@ -36,6 +38,7 @@ triton_fused = pytest.importorskip(
     "lcbench.attention.backends.triton_fused", reason="needs the package triton", exc_type=ImportError
 )
 
+OWN_SIZES = triton_fused._sizes
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLANS = [
     "vanilla",
@@ -149,6 +152,36 @@ def test_tiles_end_where_chunks_do_and_the_longest_go_first() -> None:
     assert sorted(map(tuple, tiles)) == [(0, 64), (64, 36), (100, 64), (164, 36), (200, 64), (264, 36), (300, 30)]
     keys = [int((stop[:, first + count - 1] - start[:, first]).sum()) for first, count in tiles]
     assert keys == sorted(keys, reverse=True)
+
+
+def test_decode_keeps_keys_rotated() -> None:
+    """One pass a way, over the keys that were rotated before, and the new one of each."""
+    method, kept = parse_method(PLANS[1]).resolve(Lengths(PRETRAINING, 90)), RotatedKeyCache()
+    q, k, v = (x[:1] for x in random_qkv(90, kv_heads=2))
+    tables, rotated = RopeTables(method, Lengths(PRETRAINING, 90)), []
+    for n in (88, 89, 90):
+        pieces = method.pieces(torch.arange(n - 1, n), torch.arange(n), 0)
+        rest = pieces, rope_of(), tables, 0, SCALE, None, kept
+        call = Call(q[:, :, n - 1 : n], k[:, :, :n], v[:, :, :n], *rest)
+        with mock.patch.object(RopeTables, "rotate", autospec=True, side_effect=RopeTables.rotate) as rotate:
+            found = attention(call)[0]
+        rotated.append([len(args[0][2]) for args in rotate.call_args_list])
+        assert_close(found, dense_attention(call)[0])
+    assert sum(rotated[0]) == 88 and rotated[1:] == [[1, 1]] * 2
+
+
+@pytest.mark.parametrize("limit", [232_448, 166_912, 101_376])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_tiles_fit_into_shared_memory(
+    dim: int, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Hopper, of an A100, and of other GPUs of its time."""
+    monkeypatch.setattr(triton_fused, "SHARED_MEMORY", limit)
+    sizes = OWN_SIZES(dim, torch.zeros(1, dtype=dtype))
+    rows, keys, warps, stages = sizes.values()
+    assert triton_fused.shared_memory(rows, keys, warps, stages, dim, dtype.itemsize) <= limit
+    assert limit < 232_448 or dim == 256 or rows * keys >= 64 * 32
 
 
 @torch.no_grad()
