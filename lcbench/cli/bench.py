@@ -14,6 +14,7 @@ from lcbench.engine.dtypes import check_dtype
 from lcbench.engine.models import ModelSource
 
 if TYPE_CHECKING:
+    from lcbench.apps.bench.result import Result
     from lcbench.apps.bench.target import Target
 
 METHODS = "vanilla,self_extend,dca"
@@ -43,22 +44,27 @@ def bench(
         int | None, typer.Option("--layers", min=1, max=10**4, help="Fewer layers than the shape has.")
     ] = None,
     what: Annotated[
-        str, typer.Option("--what", help="Of attention, block, prefill, decode, memory.")
+        str, typer.Option("--what", help="Of attention, block, prefill, decode, memory, and score (perplexity).")
     ] = "attention,block,prefill,decode,memory",
     attention: Annotated[
         str, typer.Option("--attention", help="Backends, each with every method: `flash,triton`; see lcbench run.")
     ] = "auto",
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", help="Of `sdpa,sdpa flash,sdpa cudnn,fa3`; default: what the machine may have."),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=10**6, help="In which all take turns.")] = 5,
+    warm_up: Annotated[int, typer.Option("--warm-up", min=0, max=10**6, help="Rounds before, not counted.")] = 1,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, float64; default: the model's, of a shape by the device.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    json: Annotated[Path | None, typer.Option("--json", help="Write everything that was measured.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write everything, as it is measured.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: PNG, SVG or PDF by the suffix.")] = None,
 ) -> None:
     """What methods cost compared with vanilla attention: checked first, then timed in turns, in one run.
 
-    Exit codes: 0 done, 1 an attention is wrong and nothing was timed, 2 something to mend.
+    Exit codes: 0 done, 1 an attention is wrong or failed, so that its rows are missing, 2 something to mend.
     """
     from lcbench.apps.bench.result import PARTS
     from lcbench.apps.bench.shapes import shape_fields
@@ -85,7 +91,6 @@ def bench(
         shape_fields(shape, layers)
     _require_writable(json, plot)
 
-    from lcbench.apps.bench.check import WrongAttentionError
     from lcbench.apps.bench.draw import draw
     from lcbench.apps.bench.measure import Bench
     from lcbench.apps.bench.show import print_result
@@ -94,18 +99,21 @@ def bench(
     target, own_layers = _target(source, shape, layers)
     lengths = lengths or parse_lengths(LENGTHS[target.device.type])
     errors = terminal.console(stderr=True)
-    measured = Bench(target, methods, backends, lengths, parts, rounds)
+    names = None if baseline is None else [name.strip() for name in baseline.split(",")]
+    measured = Bench(target, methods, backends, lengths, parts, rounds, baseline=names, warm_up=warm_up)
     about = _about(target, own_layers, measured, shaped=model is None)
-    try:
-        result = measured.run(about, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))
-    except WrongAttentionError as error:
-        terminal.say(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+
+    def keep(result: Result) -> None:
+        if json is not None:
+            write_output(json, result.to_json(), "--json")
+
+    result = measured.run(about, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True), keep)
+    keep(result)
     print_result(terminal.console(), result)
-    if json is not None:
-        write_output(json, result.to_json(), "--json")
     if plot is not None:
         save(draw(result), plot)
+    if any(skipped.failed for skipped in result.skipped):
+        raise typer.Exit(1)
 
 
 def _require_writable(json: Path | None, plot: Path | None) -> None:
@@ -161,6 +169,7 @@ def _about(target: Target, own_layers: int, measured: Any, *, shaped: bool) -> d
         "threads": torch.get_num_threads(),
         "clock": measured.passes.clock.name,
         "rounds": measured.rounds,
+        "warm_up": measured.warm_up,
         "matmul_size": measured.passes.matmul_size,
         "decode_steps": {"not counted": WARM_STEPS, "timed": STEPS},
         "session": made,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from lcbench.apps.bench.check import Check, check
+from lcbench.apps.bench.check import Check, WrongAttentionError, check
 from lcbench.apps.bench.memory import free_memory, needed_memory
 from lcbench.apps.bench.passes import MATMUL, NEW_TOKENS, Passes, Turn
 from lcbench.apps.bench.result import PARTS, Measurement, Result, Skipped
@@ -21,6 +22,7 @@ from lcbench.results.report.layout import human_bytes
 WHOLE = ("prefill", "decode", "memory")  # parts measured in one pass through the whole model
 
 Notes = Callable[[str], None]
+logger = logging.getLogger("lcbench")
 
 
 class Bench:
@@ -34,12 +36,17 @@ class Bench:
         lengths: list[int],
         parts: list[str],
         rounds: int,
+        *,
+        baseline: list[str] | None = None,
+        warm_up: int = 1,
     ) -> None:
-        """Raises: UserError for a method that does not fit the model, or a backend that does not run here, before
+        """`baseline` are names of baselines, by default all of the machine; `warm_up` is how many rounds are not
+        counted. Raises: UserError for a method that does not fit the model, or a backend that does not run here, before
         anything is measured."""
-        self.target, self.lengths, self.rounds = target, lengths, rounds
+        self.target, self.lengths, self.rounds, self.warm_up = target, lengths, rounds, warm_up
         self.parts = [part for part in PARTS if part in parts]
         self.passes = Passes(target, Clock.of(target.device), decode="decode" in parts)
+        self.checks: list[Check] = []
         self.rows: list[Measurement] = []
         self.skipped: list[Skipped] = []
         self.matmul_rates: list[float] = []
@@ -52,12 +59,15 @@ class Bench:
             ]
             for subject in steered:
                 require_dense(subject.method)
-            self.subjects[length] = [*baselines(target), *steered]
+            self.subjects[length] = [*baselines(target, baseline), *steered]
 
-    def run(self, about: dict[str, Any], note: Notes) -> Result:
-        """Check everything, then measure everything. Raises: WrongAttentionError before anything is timed."""
+    def run(self, about: dict[str, Any], note: Notes, keep: Callable[[Result], None] = lambda result: None) -> Result:
+        """Check everything, then measure what is right. A subject that is wrong, or fails, is left out from then on.
+        `keep` is called with the result so far whenever there is more of it, so that a time limit loses little."""
         with torch.no_grad():
-            checks = [found for length in self.lengths for found in self._check(length, note)]
+            for length in self.lengths:
+                self._check(length, note)
+                keep(self._result(about))
             for length in self.lengths:
                 if "attention" in self.parts:
                     self._measure("attention", ["attention"], length, self.passes.attention, note)
@@ -65,21 +75,25 @@ class Bench:
                     self._measure("block", ["block"], length, self.passes.block, note)
                 if whole := [part for part in WHOLE if part in self.parts]:
                     self._measure("prefill", whole, length, self.passes.whole, note)
-        matmul = Spread.of(self.matmul_rates) if self.matmul_rates else None
-        return Result(about, [vars(found) for found in checks], self.rows, self.skipped, matmul)
+                if "score" in self.parts:
+                    self._measure("score", ["score"], length, self.passes.score, note)
+                keep(self._result(about))
+        return self._result(about)
 
-    def _check(self, length: int, note: Notes) -> list[Check]:
+    def _result(self, about: dict[str, Any]) -> Result:
+        matmul = Spread.of(self.matmul_rates) if self.matmul_rates else None
+        return Result(about, [vars(found) for found in self.checks], self.rows, self.skipped, matmul)
+
+    def _check(self, length: int, note: Notes) -> None:
         note(f"checking attention at {length:,} tokens against the float64 reference")
-        found = []
-        self.subjects[length] = self._fitting("attention", self.parts, length)
+        parts = self.parts or ["check"]
+        self.subjects[length] = self._fitting("attention", parts, length)
         for subject in list(self.subjects[length]):
             try:
-                found.append(check(self.target, subject, length))
-            except RuntimeError as error:
-                if not self._skip(error, self.parts, length, subject):
-                    raise
+                self.checks.append(check(self.target, subject, length))
+            except Exception as error:
+                self._skip(error, parts, length, subject)
                 self.subjects[length].remove(subject)
-        return found
 
     def _fitting(self, what: str, parts: list[str], length: int) -> list[Subject]:
         """The subjects that fit into memory."""
@@ -106,9 +120,11 @@ class Bench:
         turns[MATMUL] = self.passes.matmul()
 
         def failed(name: str, error: Exception) -> bool:
-            return name in subjects and self._skip(error, parts, length, subjects[name])
+            if name in subjects:
+                self._skip(error, parts, length, subjects[name])
+            return name in subjects
 
-        found = interleaved(turns, self.rounds, failed)
+        found = interleaved(turns, self.rounds, failed, self.warm_up)
         matmul = [2 * self.passes.matmul_size**3 / turn.seconds[MATMUL] for turn in found.pop(MATMUL)]
         self.matmul_rates += matmul
         for part in parts:
@@ -134,7 +150,7 @@ class Bench:
         against = {name: ratios(values, other) for name, other in others.items() if all(other)}
         memory = part == "memory"
         tokens = 1 if part == "decode" else length
-        work = None if memory or part == "decode" else self._work(part, subject, length)
+        work = None if memory or part in ("decode", "score") else self._work(part, subject, length)
         rates = None if work is None else [work / seconds for seconds in values]
         return Measurement(
             part=part,
@@ -168,19 +184,22 @@ class Bench:
     def _layer(self, subject: Subject, length: int) -> int:
         return self.target.longest_layer(subject.method, length)
 
-    def _skip(self, error: Exception, parts: list[str], length: int, subject: Subject) -> bool:
-        """Record a subject that this machine cannot run: memory ran out, or a kernel of another library is missing."""
+    def _skip(self, error: Exception, parts: list[str], length: int, subject: Subject) -> None:
+        """Record a subject that this machine cannot run: memory ran out, a kernel of another library is missing; or one
+        that should have run: it is wrong, or failed in any other way."""
         if out_of_memory(error):
-            why = "out of memory."
-        elif subject.baseline and subject.name != NATIVE and isinstance(error, RuntimeError):
-            why = f"it does not run here ({str(error).strip().splitlines()[0]})."
-        else:
-            return False
-        self._add_skipped(parts, length, subject.name, why)
-        return True
+            return self._add_skipped(parts, length, subject.name, "out of memory.")
+        if isinstance(error, WrongAttentionError):
+            return self._add_skipped(parts, length, subject.name, f"{error}; it was not timed.", failed=True)
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        if subject.baseline and subject.name != NATIVE and isinstance(error, RuntimeError | ImportError):
+            return self._add_skipped(parts, length, subject.name, f"it does not run here ({first_line}).")
+        logger.debug("%s at %d tokens", subject.name, length, exc_info=error)
+        why = f"it failed ({type(error).__name__}: {first_line})."
+        return self._add_skipped(parts, length, subject.name, why, failed=True)
 
-    def _add_skipped(self, parts: list[str], length: int, subject: str, why: str) -> None:
-        self.skipped += [Skipped(part, length, subject, why) for part in parts]
+    def _add_skipped(self, parts: list[str], length: int, subject: str, why: str, *, failed: bool = False) -> None:
+        self.skipped += [Skipped(part, length, subject, why, failed) for part in parts]
 
 
 def _values(part: str, turns: list[Turn]) -> list[float]:

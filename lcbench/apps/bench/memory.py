@@ -30,7 +30,7 @@ def needed_memory(target: Target, what: str, method: Method, length: int) -> int
     if what == "attention":
         return attention
     block = attention + length * (6 * target.hidden + 3 * target.intermediate) * target.dtype.itemsize
-    return block if what == "block" else block + target.footprint.kv_cache(method, length)
+    return block if what in ("block", "score") else block + target.footprint.kv_cache(method, length)
 
 
 def release_freed_memory() -> None:

@@ -17,6 +17,7 @@ from lcbench.apps.bench.timing import Clock
 from lcbench.attention.mask import Span
 from lcbench.engine.memory import peak_memory, reset_peak_memory
 from lcbench.engine.new_cache import new_cache
+from lcbench.engine.score import score_tokens
 
 MATMUL = "matmul"
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -93,6 +94,19 @@ class Passes:
                         step(token)
                     seconds["decode"] = statistics.median(self.clock.seconds(lambda: step(token)) for _ in range(STEPS))
             return Turn(seconds, peak)
+
+        return turn
+
+    def score(self, subject: Subject, length: int) -> Callable[[], Turn]:
+        """The likelihood of random tokens, layer by layer, as perplexities of long texts are computed."""
+        tokens = self.target.ids(length)[0].tolist()
+
+        def turn() -> Turn:
+            def score() -> None:
+                score_tokens(self.target.model, tokens, layerwise=True, chunk_size=subject.chunk or length)
+
+            with subject.running():
+                return Turn({"score": self.clock.seconds(score)})
 
         return turn
 

@@ -9,7 +9,7 @@ from typing import Any
 from lcbench.apps.bench.timing import Spread
 
 FORMAT = 1
-PARTS = ("attention", "block", "prefill", "decode", "memory")
+PARTS = ("attention", "block", "prefill", "decode", "memory", "score")
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not measured, and why."""
+    """What was not measured, and why; `failed` if the machine should have done it."""
 
     part: str
     length: int
     subject: str
     why: str
+    failed: bool = False
 
     def __str__(self) -> str:
         who = f" of {self.subject}" if self.subject else ""
-        return f"skipped: {self.part}{who} at {self.length:,} tokens: {self.why}"
+        return f"{'failed' if self.failed else 'skipped'}: {self.part}{who} at {self.length:,} tokens: {self.why}"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ TITLES = {
     "prefill": "prefill",
     "decode": "decode, a token",
     "memory": "peak memory of prefill above the loaded model",
+    "score": "likelihood of a text, layer by layer",
 }
 UNMEASURED = "-"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from lcbench.attention.mask import Span
 from lcbench.attention.probe import attention_set_to
 from lcbench.attention.rope import RopeTables
 from lcbench.attention.steering import steered_attention
-from lcbench.core.errors import UserError
+from lcbench.core.errors import UserError, unknown
 from lcbench.engine.generate import PREFILL_CHUNK
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import CONTENT
@@ -109,18 +109,27 @@ class Steered(Subject):
         return self.steering.backends
 
 
-def baselines(target: Target) -> list[Subject]:
-    """The model's own SDPA, and on a GPU each kernel that vanilla attention may run by: what the machine lacks fails
-    when it is checked, with the reason. FlashAttention 3 is there if it is installed."""
+BASELINES: dict[str, tuple[str, SDPBackend | None]] = {
+    NATIVE: ("sdpa", None),
+    "sdpa flash": ("sdpa", SDPBackend.FLASH_ATTENTION),
+    "sdpa cudnn": ("sdpa", SDPBackend.CUDNN_ATTENTION),
+    "fa3": ("flash_attention_3", None),
+}
+
+
+def baselines(target: Target, names: Sequence[str] | None = None) -> list[Subject]:
+    """The baselines of these names, by default the model's own SDPA, and on a GPU each kernel that vanilla attention
+    may run by: what the machine lacks fails when it is checked, with the reason. FlashAttention 3 is there if it is
+    installed. Raises: UserError for an unknown name."""
     from transformers.utils import is_flash_attn_3_available
 
-    found: list[Subject] = [Baseline(target, NATIVE, "sdpa")]
-    if target.device.type == "cuda":
-        found.append(Baseline(target, "sdpa flash", "sdpa", SDPBackend.FLASH_ATTENTION))
-        found.append(Baseline(target, "sdpa cudnn", "sdpa", SDPBackend.CUDNN_ATTENTION))
-        if is_flash_attn_3_available():
-            found.append(Baseline(target, "fa3", "flash_attention_3"))
-    return found
+    if names is None:
+        on_gpu = [name for name in BASELINES if name != "fa3" or is_flash_attn_3_available()]
+        names = on_gpu if target.device.type == "cuda" else [NATIVE]
+    for name in names:
+        if name not in BASELINES:
+            raise unknown("baseline", name, tuple(BASELINES))
+    return [Baseline(target, name, *BASELINES[name]) for name in names]
 
 
 def require_dense(method: Method) -> None:

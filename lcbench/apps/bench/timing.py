@@ -84,14 +84,15 @@ class Clock:
 
 
 def interleaved(
-    turns: dict[str, Callable[[], T]], rounds: int, failed: Callable[[str, Exception], bool]
+    turns: dict[str, Callable[[], T]], rounds: int, failed: Callable[[str, Exception], bool], warm_up: int = 1
 ) -> dict[str, list[T]]:
-    """What each turn returned in each round, every round beginning with the next one; a round before them warms up.
+    """What each turn returned in each round, every round beginning with the next one; `warm_up` rounds before them are
+    not counted.
 
     A turn that raises an error which `failed` (name, error) answers True to is left out from then on.
     """
     answers: dict[str, list[T]] = {name: [] for name in turns}
-    for number in range(-1, rounds):
+    for number in range(-warm_up, rounds):
         names = list(answers)
         start = max(number, 0) % max(len(names), 1)
         for name in names[start:] + names[:start]:

@@ -139,25 +139,69 @@ WRONG_OF = {"lcbench": subjects.steered_attention}
 
 
 @pytest.mark.parametrize("wrong", [forgets_a_key, mixes_up_heads, ignores_the_method, answers_nan])
-def test_a_wrong_method_ends_it_before_anything_is_timed(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_method_is_not_timed(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are."""
     monkeypatch.setattr(subjects, "steered_attention", wrong)
-    monkeypatch.setattr(timing.Clock, "seconds", lambda *_: pytest.fail("timed"))
-    done = bench("--method", DCA, "--seq-len", "256", "--json", "b.json", "--plot", "b.png")
-    assert done.code == 1 and done.out == ""
-    assert re.fullmatch(
-        rf"error: {re.escape(DCA)} at 256 tokens differs from the float64 reference by \S+ of a row in layer 0, "
-        r"more than \S+; nothing was timed\.",
-        done.error,
+    done = bench("--method", DCA, "--seq-len", "256", "--what", "attention", "--json", "b.json", "--plot", "b.png")
+    assert done.code == 1
+    assert re.search(
+        rf"\nfailed: attention of {re.escape(DCA)} at 256 tokens: it differs from the float64 reference by \S+ of a "
+        r"row in layer 0, more than \S+; it was not timed\.\n",
+        done.out,
     )
-    assert not Path("b.json").exists() and not Path("b.png").exists()
+    found = read("b.json")
+    assert [row.subject for row in found.rows] == [check["subject"] for check in found.checks] == ["sdpa"]
+    assert Path("b.png").exists() and [(skip.subject, skip.failed) for skip in found.skipped] == [(DCA, True)]
 
 
-def test_a_wrong_baseline_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_baseline_is_not_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
     sdpa = subjects.ALL_ATTENTION_FUNCTIONS["sdpa"]
     wrong = {"sdpa": lambda *args, **kwargs: (sdpa(*args, **kwargs)[0] * 1.001, None)}
     monkeypatch.setattr(subjects, "ALL_ATTENTION_FUNCTIONS", wrong)
-    done = bench("--method", DCA, "--seq-len", "256")
-    assert done.code == 1 and done.error.startswith("error: sdpa at 256 tokens differs")
+    done = bench("--method", DCA, "--seq-len", "256", "--what", "attention", "--json", "b.json")
+    assert done.code == 1 and "failed: attention of sdpa at 256 tokens: it differs" in done.out
+    assert [(row.subject, vars(row)["ratios"]) for row in read("b.json").rows] == [(DCA, {})]
+
+
+def test_what_fails_fails_its_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutOfResourcesError(Exception):
+        """As Triton raises it, which is no RuntimeError."""
+
+    def attend(self: subjects.Steered, *args: Any) -> Tensor:
+        if self.name == DCA:
+            raise OutOfResourcesError("shared memory, Required: 262152, Hardware limit: 232448.")
+        return own(self, *args)
+
+    own = subjects.Steered.attend
+    monkeypatch.setattr(subjects.Steered, "attend", attend)
+    done = bench("--method", f"{DCA},vanilla", "--seq-len", "256", "--what", "attention", "--json", "b.json")
+    assert done.code == 1
+    assert (
+        f"failed: attention of {DCA} at 256 tokens: it failed (OutOfResourcesError: shared memory, Required:"
+        in done.out
+    )
+    assert [row.subject for row in read("b.json").rows] == ["sdpa", "vanilla"]
+
+
+def test_a_time_limit_loses_what_was_not_measured_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes.Passes, "attention", lambda self, subject, length: 1 / 0 if length > 256 else turn)
+    monkeypatch.setattr(passes.Passes, "matmul", lambda self: lambda: passes.Turn({passes.MATMUL: 1.0}))
+
+    def turn() -> passes.Turn:
+        return passes.Turn({"attention": 1.0})
+
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        bench("--method", "vanilla", "--seq-len", "256,300", "--what", "attention", "--json", "b.json")
+    assert [row.length for row in read("b.json").rows] == [256, 256] and len(read("b.json").checks) == 4
+
+
+def test_score_baselines_and_warm_up() -> None:
+    asked = ["--method", DCA, "--seq-len", "256", "--what", "score", "--rounds", "1", "--warm-up", "0"]
+    done = bench(*asked, "--baseline", "sdpa, sdpa flash", "--json", "b.json")
+    assert done.code == 0, done.err
+    found = read("b.json")
+    assert [(row.part, row.subject) for row in found.rows] == [("score", each) for each in ("sdpa", "sdpa flash", DCA)]
+    assert found.about["warm_up"] == 0 and "likelihood of a text" in done.out
 
 
 # What cannot be measured
@@ -178,7 +222,7 @@ def test_what_memory_is_not_there_for_is_skipped_with_a_line(monkeypatch: pytest
 def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "free_memory", lambda device: 1)
     done = bench("--method", "vanilla", "--seq-len", "256", "--json", "b.json", "--plot", "b.svg")
-    assert done.code == 0 and done.out.count("skipped: ") == 2 * len(PARTS)
+    assert done.code == 0 and done.out.count("skipped: ") == 2 * 5
     assert read("b.json").rows == [] and read("b.json").matmul is None and Path("b.svg").exists()
 
 
@@ -200,7 +244,7 @@ def test_a_subject_that_runs_out_of_memory_is_left_out(when: str, monkeypatch: p
 
 
 def test_a_kernel_that_the_machine_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cudnn_too(target: Any) -> list[subjects.Subject]:
+    def cudnn_too(target: Any, names: Any) -> list[subjects.Subject]:
         cudnn = subjects.Baseline(target, "sdpa cudnn", "sdpa", torch.nn.attention.SDPBackend.CUDNN_ATTENTION)
         return [subjects.Baseline(target, "sdpa", "sdpa"), cudnn]
 
@@ -217,6 +261,7 @@ def test_a_kernel_that_the_machine_lacks_is_skipped(monkeypatch: pytest.MonkeyPa
     [
         (["--shape", "llama-3-9b"], "unknown shape 'llama-3-9b'; did you mean 'llama-3-8b'?"),
         (["--what", "atention"], "unknown part 'atention'; did you mean 'attention'?"),
+        (["--baseline", "sdpa cudn"], "unknown baseline 'sdpa cudn'; did you mean 'sdpa cudnn'?"),
         (["--method", "dcaa"], "unknown method 'dcaa'; did you mean 'dca'?"),
         (["--attention", "flsh"], "unknown attention backend 'flsh'; did you mean 'flash'?"),
         (["--layers", "5"], "tiny has 4 layers; --layers 5 is more than that."),
@@ -267,7 +312,7 @@ def test_plain_in_a_pipe() -> None:
     assert not re.search(r"[^\x20-\x7e\n]", done.out)
     head, *tables = done.out.split("\n\n")
     assert head.startswith("tiny, random weights, 2 of 4 layers, trained at 4,096 tokens, float32, ")
-    assert len(tables) == len(PARTS)
+    assert len(tables) == len(PARTS) - 1  # all but score
     for table in tables:
         _, heading, *rows = table.splitlines()
         assert heading.split()[:2] == ["tokens", "method"] and heading.rstrip().endswith("x sdpa")
