@@ -124,14 +124,15 @@ def _masked(a: int, b: int, key_start: int, key_stop: int, start_T: Tensor, stop
 
 
 def cpu_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: float) -> Output:
-    """One tile: output [B, H, T, D] and log-sum-exp [B, H, T] of its scores.
+    """One tile: output [B, H, T, D] and log-sum-exp [B, H, T] of its scores. A tensor `mask` is [T, S] or [H, T, S].
 
     A private operator of PyTorch, called only here: no public function returns a log-sum-exp on the CPU. Its causal
     mask is aligned at the upper left, and its log-sum-exp is 0, not -inf, for a row without keys.
     """
     bias = None
     if isinstance(mask, Tensor):
-        bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)[None, None]
+        shape = (1, *[1] * (3 - mask.ndim), *mask.shape)
+        bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf).view(shape)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, mask is True, attn_mask=bias, scale=scale
     )
