@@ -190,16 +190,19 @@ class RopeTables:
         """x rotated to each of a few positions in turn [P, B, H, T, D]."""
         if rope.rotary is None:
             return x_BHTD.expand(positions_P.shape[0], *x_BHTD.shape)
-        return self._turn(rope, positions_P, x_BHTD).each()(x_BHTD)
+        return self._turn(rope, positions_P, x_BHTD, each=True)(x_BHTD)
 
-    def _turn(self, rope: Rope, positions_P: Tensor, like: Tensor) -> Turn:
+    def _turn(self, rope: Rope, positions_P: Tensor, like: Tensor, *, each: bool = False) -> Turn:
         """The rotation to a few positions, kept for the next layer that asks with the same tensor of positions."""
-        key = (id(positions_P), rope.rotary, rope.prefix, rope.pairing, rope.layout, like.dtype, like.device)
+        key = (id(positions_P), rope.rotary, rope.prefix, rope.pairing, rope.layout, like.dtype, like.device, each)
         if key not in self._turns:
             if len(self._turns) >= TURNS:
                 self._turns.clear()
             turn = Turn.of(*self._rows(rope, positions_P, like), like.shape[-1], rope.pairing)
-            self._turns[key] = positions_P, turn  # a tensor that is kept shares its id with no other
+            self._turns[key] = (
+                positions_P,
+                turn.each() if each else turn,
+            )  # a tensor that is kept shares its id with no other
         return self._turns[key][1]
 
     def _rows(self, rope: Rope, positions_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

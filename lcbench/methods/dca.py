@@ -67,9 +67,10 @@ class DualChunkAttention(Method):
         assert s is not None and c is not None
         here = i - i % s
         before = (here - s).clamp(min=0)
-        same = Piece(q_pos=i % s, k_pos=j % s, start=here, stop=i + 1)
-        successive = Piece(q_pos=(i % s + s).clamp(max=c), k_pos=j % s, start=before, stop=here)
-        earlier = Piece(torch.full_like(i, min(2 * s - 1, c)), j % s, start=torch.zeros_like(i), stop=before)
+        within, k_pos = i - here, j % s
+        same = Piece(q_pos=within, k_pos=k_pos, start=here, stop=i + 1)
+        successive = Piece(q_pos=(within + s).clamp(max=c), k_pos=k_pos, start=before, stop=here)
+        earlier = Piece(torch.full_like(i, min(2 * s - 1, c)), k_pos, start=torch.zeros_like(i), stop=before)
         return [same, successive, earlier]
 
     def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:

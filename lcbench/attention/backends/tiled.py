@@ -23,6 +23,9 @@ BLOCK = 512  # queries per masked tile, at most: masked keys cost as much as vis
 SMALL = 128  # queries, below which a separate call costs more than a mask
 
 
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+
 class Tile(NamedTuple):
     """Queries row_start <= t < row_stop and keys key_start <= j < key_stop, relative to the call.
 
@@ -133,9 +136,7 @@ def cpu_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | bool, scale: floa
     if isinstance(mask, Tensor):
         shape = (1, *[1] * (3 - mask.ndim), *mask.shape)
         bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf).view(shape)
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, mask is True, attn_mask=bias, scale=scale
-    )
+    out, lse = _FLASH(q, k, v, 0.0, mask is True, attn_mask=bias, scale=scale)
     if isinstance(mask, Tensor):
         lse = lse.masked_fill(~mask.any(-1), -math.inf)
     return out, lse

@@ -40,13 +40,13 @@ class Way:
     def extend(self, k_pos_S: Tensor, stop: int) -> None:
         """Add the keys before `stop` that it does not have yet."""
         if self.end < stop:
-            self._positions.append(k_pos_S[None, None, self.end : stop, None])
+            self._positions.append(k_pos_S[self.end : stop].view(1, 1, -1, 1))
         self._slices.clear()
 
     def between(self, start: int, stop: int) -> Tensor:
         """The positions of the keys start <= j < stop, the same tensor for every layer that asks."""
         if (start, stop) not in self._slices:
-            self._slices[start, stop] = self._positions.rows[0, 0, start - self.first : stop - self.first, 0]
+            self._slices[start, stop] = self._positions.between(start - self.first, stop - self.first).view(-1)
         return self._slices[start, stop]
 
 
@@ -118,10 +118,11 @@ class Look:
         that sees nothing."""
         if any(piece.heads is not None or piece.memory is not None for piece in pieces):
             return None
-        ranges = [(int(piece.start[0]) - first_key, int(piece.stop[0]) - first_key, piece) for piece in pieces]
+        borders = torch.cat([border for piece in pieces for border in (piece.start, piece.stop)]) - first_key
+        ranges = borders.view(-1, 2).tolist()
         seen = [
             (start, stop, ways.find(piece.k_pos, start, stop), piece.q_pos)
-            for start, stop, piece in ranges
+            for (start, stop), piece in zip(ranges, pieces, strict=True)
             if start < stop
         ]
         if not seen:
