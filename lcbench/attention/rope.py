@@ -199,10 +199,8 @@ class RopeTables:
             if len(self._turns) >= TURNS:
                 self._turns.clear()
             turn = Turn.of(*self._rows(rope, positions_P, like), like.shape[-1], rope.pairing)
-            self._turns[key] = (
-                positions_P,
-                turn.each() if each else turn,
-            )  # a tensor that is kept shares its id with no other
+            # A tensor that is kept shares its id with no other.
+            self._turns[key] = positions_P, turn.each() if each else turn
         return self._turns[key][1]
 
     def _rows(self, rope: Rope, positions_P: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

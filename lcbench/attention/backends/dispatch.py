@@ -2,9 +2,11 @@
 
 | name      | what it is                                                  | where                                  |
 | reference | one dense matrix of scores in float64: the truth            | anywhere; n x n, for short runs        |
-| matmul    | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
+| matmul    | matrix products, one softmax over all pieces; a single      | anywhere; gradients, soft caps, decode |
+|           | query on a CPU by PyTorch's kernel, a call a piece          |                                        |
 | tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
-| flash     | FlashAttention-2, or 3 if installed, over parts of pieces   | CUDA, bfloat16 and float16             |
+| flash     | FlashAttention 3 or 4 if installed, else 2, over parts      | CUDA, bfloat16 and float16             |
+|           | of pieces                                                   |                                        |
 | triton    | a Triton kernel, one pass over all pieces                   | CUDA, with the package triton          |
 
 `joint` is another name of `matmul`.

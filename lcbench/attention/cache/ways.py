@@ -118,8 +118,8 @@ class Look:
         that sees nothing."""
         if any(piece.heads is not None or piece.memory is not None for piece in pieces):
             return None
-        edges_P2 = torch.stack([torch.cat([piece.start, piece.stop]) for piece in pieces]) - first_key
-        ranges = edges_P2.tolist()
+        bounds = torch.cat([bound for piece in pieces for bound in (piece.start, piece.stop)]) - first_key
+        ranges = bounds.view(-1, 2).tolist()
         seen = [
             (start, stop, ways.find(piece.k_pos, start, stop), piece.q_pos)
             for (start, stop), piece in zip(ranges, pieces, strict=True)
