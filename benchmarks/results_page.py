@@ -71,6 +71,12 @@ already, neither here nor in plain transformers: it tells of "a magical item" in
 """
 
 
+LEGEND = """Passkeys; scores are shares of right answers. *Held*: the intervals at one and at so many times the trained
+length are disjoint, or the second method is better than the first on the same samples (McNemar's exact test, 5 % over
+all claims of a model by Holm's correction). *Not shown*: no evidence, whatever the scores look like.
+"""
+
+
 def page() -> str:
     """The page, in Markdown."""
     tiny, real = merged(TINY), merged(REAL)
@@ -95,12 +101,10 @@ def _unfinished(run: Run) -> list[str]:
 
 
 def _claims(tiny: Run, real: Run) -> list[str]:
-    columns = [_verdicts(tiny), _verdicts(real)]
+    columns = [verdicts(tiny), verdicts(real)]
     lines = [
         "## Does what the embedded model predicts hold?\n",
-        "Passkeys. *Held*: the intervals at one and at so many times the trained length are disjoint, or one method is "
-        "better than the other on the same samples (McNemar's exact test, 5 % over all claims of a model by Holm's "
-        "correction). *Not shown*: there is no evidence of a difference. Scores are shares of right answers.\n",
+        LEGEND,
         "| claim | at | lcbench-tiny | SmolLM2-135M-Instruct |",
         "| --- | ---: | --- | --- |",
     ]
@@ -109,12 +113,12 @@ def _claims(tiny: Run, real: Run) -> list[str]:
     return [*lines, ""]
 
 
-def _verdicts(run: Run) -> list[str]:
+def verdicts(run: Run, claims: Sequence[Falls | Better] = CLAIMS) -> list[str]:
     """What a model's records say of each claim, in the order of the claims."""
     trained = run.identity.pretraining_length or 0
     records = [record for record in run.records if record.identity.task.startswith("passkey")]
-    results = iter(_better([claim for claim in CLAIMS if isinstance(claim, Better)], records, trained))
-    return [next(results) if isinstance(claim, Better) else _falls(claim, records, trained) for claim in CLAIMS]
+    results = iter(_better([claim for claim in claims if isinstance(claim, Better)], records, trained))
+    return [next(results) if isinstance(claim, Better) else _falls(claim, records, trained) for claim in claims]
 
 
 def _falls(claim: Falls, records: Sequence[Record], trained: int) -> str:
@@ -123,7 +127,7 @@ def _falls(claim: Falls, records: Sequence[Record], trained: int) -> str:
         return "not measured"
     (least, _), (_, most) = (wilson_interval(sum(scores), len(scores)) for scores in (near, far))
     verdict = "held" if most < least else "not shown"
-    return f"{verdict}: {_share(near)} at 1x, {_share(far)} of {len(far)} here"
+    return f"{verdict}: {_share(near)} at 1x, {_share(far)} of {len(far)} at {claim.times}x"
 
 
 def _better(claims: Sequence[Better], records: Sequence[Record], trained: int) -> list[str]:
@@ -139,10 +143,10 @@ def _better(claims: Sequence[Better], records: Sequence[Record], trained: int) -
 def _verdict(cell: CellResult | None) -> str:
     if cell is None or cell.effect is None:
         return "not measured"
-    words = {"improved": "held", "regressed": "the opposite"}.get(cell.verdict, "not shown")
     effect = cell.effect
     p = effect.p if effect.p_adjusted is None else effect.p_adjusted
-    return f"{words}: {effect.base:.2f} to {effect.new:.2f} of {cell.pairs}, p {p:.2g}"
+    verdict = "not shown" if p > LEVEL else "held" if effect.difference > 0 else "the opposite"
+    return f"{verdict}: {effect.base:.2f} to {effect.new:.2f} of {cell.pairs}, p {p:.2g}"
 
 
 def _scores(records: Iterable[Record], method: str, seq_len: int) -> list[float]:
