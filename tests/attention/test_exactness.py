@@ -170,15 +170,18 @@ def test_decode_token_by_token(spec: str) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("kv_heads", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_grouped_queries(spec: str, kv_heads: int) -> None:
     """One key/value head for all, and one for each; the other tests have two queries a head."""
     assert_equal(steered(spec, [77, 78, N], kv_heads=kv_heads), reference(spec, kv_heads))
 
 
 @every_method
-@pytest.mark.parametrize("cuts", [[N], [5, 60, *range(61, 70), N]], ids=["whole", "chunks"])
-@pytest.mark.parametrize("pads", [(0, 23), (23, 23)], ids=["one row", "alike"])
+@pytest.mark.parametrize(
+    ("cuts", "pads"),
+    [([N], (23, 23)), ([5, 60, *range(61, 70), N], (0, 23))],
+    ids=["whole, rows alike", "chunks, one row"],
+)
 def test_left_padding(spec: str, cuts: list[int], pads: tuple[int, int]) -> None:
     """Each row as if it were alone; in chunks, the first call sees nothing but padding of a row."""
     actual = steered(spec, cuts, pads)

@@ -218,7 +218,7 @@ def any_changed(cells: list[CellResult]) -> bool:
     return any(each.verdict in ("regressed", "improved") for each in cells)
 
 
-@pytest.mark.parametrize(("graded", "samples"), [(False, 60), pytest.param(True, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("graded", "samples"), [(False, 40), pytest.param(True, 20, marks=pytest.mark.slow)])
 def test_false_alarms_stay_at_the_level(graded: bool, samples: int) -> None:
     """400 pairs of runs without a true difference, of 3 cells right at .5 to .9, every answer drawn anew in NEW: the
     hardest case, as the answers of the same model to the same samples hardly turn. Any cell called changed, in either

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -23,6 +24,7 @@ from tests.attention.test_exactness import METHODS
 
 N = 90
 LENGTHS = Lengths(32, N)
+FEW = ["vanilla", "dca:chunk_size=24,max_position=29", "self_extend:group_size=3,neighbor_window=16"]
 
 
 def calls(spec: str, qkv: tuple[Tensor, Tensor, Tensor], rope: Rope, **extra: Any) -> Iterator[Call]:
@@ -38,10 +40,13 @@ def calls(spec: str, qkv: tuple[Tensor, Tensor, Tensor], rope: Rope, **extra: An
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", METHODS)
 @pytest.mark.parametrize(
-    ("dtype", "extra"),
-    [(torch.float32, {}), (torch.float64, {"softcap": 0.5}), (torch.bfloat16, {}), (torch.float16, {"softcap": 0.5})],
+    ("spec", "dtype", "extra"),
+    [
+        *product(METHODS, [torch.float64], [{"softcap": 0.5}]),
+        *product(FEW, [torch.float32, torch.bfloat16], [{}]),
+        *product(FEW, [torch.float16], [{"softcap": 0.5}]),
+    ],
 )
 def test_equals_the_reference(spec: str, dtype: torch.dtype, extra: dict[str, Any]) -> None:
     qkv = tuple(x.to(dtype) for x in random_qkv(N, kv_heads=2))
