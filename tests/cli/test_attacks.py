@@ -109,6 +109,8 @@ BASES: dict[str, list[str]] = {
     "ask": ["book.txt", "Why?", "--model=lcbench-tiny"],
     "convert": [str(TINY), "--out=converted"],
     "calibrate": ["duo_attention:sinks=4,window=16", "--out=heads.txt", "--samples=1"],
+    "tune": ["yarn", "--seq-len=150", "--budget=1"],
+    "explain": ["pg19", "--out=x.html"],
     "longppl": ["mine", "mine"],
     "bench": ["--shape=tiny", "--layers=1", "--seq-len=64", "--what=attention", "--rounds=1"],
     "data prepare": ["scrolls/qasper", "--from=folder"],

@@ -35,7 +35,7 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         ("run passky", "unknown task 'passky'; did you mean 'passkey'?"),
         (
             "run nothing-like-it-at-all",
-            "known: aa_lcr, babilong/..., demo, graphwalks",
+            "known: aa_lcr, atlas, babilong/..., demo, graphwalks",
         ),
         ("run .", "unknown task '.'"),
         ("show passky", "did you mean 'passkey'?"),
@@ -176,8 +176,14 @@ def test_methods(method: str, fragment: str) -> None:
         ("runs: [{task: passkey, sampels: 3}]\n", "unknown key of a run in suite mine: 'sampels'; did you mean"),
         ("runs: [{task: passkey, samples: 0}]\n", "suite mine: samples must be a whole number from 1, not 0"),
         ("runs: [{task: passkey, samples: true}]\n", "suite mine: samples must be a whole number from 1, not True"),
-        ("seed: x\nruns: [{task: passkey}]\n", "suite mine: seed must be a whole number, not 'x'"),
-        ("seed: 1.5\nruns: [{task: passkey}]\n", "suite mine: seed must be a whole number, not 1.5"),
+        (
+            "seed: x\nruns: [{task: passkey}]\n",
+            "suite mine: seed must be a whole number from 0 to 9223372036854775807, not 'x'",
+        ),
+        (
+            "seed: 1.5\nruns: [{task: passkey}]\n",
+            "suite mine: seed must be a whole number from 0 to 9223372036854775807, not 1.5",
+        ),
         ("runs: [{task: passkey, seq_len: 4q}]\n", "'4q' is not a length in tokens"),
         ("runs: [{task: passkey, seq_len: []}]\n", "suite mine: seq_len must be a list that is not empty, not []"),
         ("runs: [{task: passkey, depths: 5.5}]\n", "'5.5' is no list of depths"),
