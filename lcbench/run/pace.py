@@ -7,7 +7,7 @@ early one: tokens per second at the start of a prefill would promise far too muc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from lcbench.methods import Method
@@ -105,11 +105,15 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Time left of a run, from the seconds that the work so far took. `clock` is for tests."""
+    """Time left of a run, from the seconds that the work so far took. `missing` are the samples of each job of the plan
+    that are not recorded yet; `clock` is for tests."""
 
-    def __init__(self, plan: Plan, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, plan: Plan, missing: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._plan, self._clock = plan, clock
-        self._left = total_work(plan) * (1 - done / max(plan.samples, 1))  # which samples are left is not told
+        jobs = zip(plan.jobs, missing, strict=True)
+        self._left = sum(
+            count * work(plan, job, job.cell.seq_len) for job, count in jobs if job.record_id(0) not in plan.donors
+        )
         self._worked = self._prefilled = self._current = 0.0
         self._started: float | None = None
 

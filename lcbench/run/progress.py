@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
@@ -53,9 +53,9 @@ class TerminalProgress:
         self._seconds = 0.0
         self._tokens = 0
 
-    def start(self, plan: Plan, done: int) -> None:
-        self._plan, self._pace, self._done = plan, Pace(plan, done), done
-        self._task = self._bar.add_task("loading the model", total=plan.samples, completed=done, rate="", left="")
+    def start(self, plan: Plan, missing: Sequence[int]) -> None:
+        self._plan, self._pace, self._done = plan, Pace(plan, missing), plan.samples - sum(missing)
+        self._task = self._bar.add_task("loading the model", total=plan.samples, completed=self._done, rate="", left="")
         self._bar.start()
 
     def prefilled(self, job: Job, tokens: int, total: int) -> None:
@@ -106,9 +106,9 @@ class PlainProgress:
         self._seconds: dict[str, float] = defaultdict(float)
         self._since, self._told = clock(), -math.inf
 
-    def start(self, plan: Plan, done: int) -> None:
-        again = f", {done} of them recorded already" if done else ""
-        self._plan, self._pace, self._done = plan, Pace(plan, done, self._clock), done
+    def start(self, plan: Plan, missing: Sequence[int]) -> None:
+        self._plan, self._pace, self._done = plan, Pace(plan, missing, self._clock), plan.samples - sum(missing)
+        again = f", {self._done} of them recorded already" if self._done else ""
         self._say(f"{plan.size}{again}")
 
     def prefilled(self, job: Job, tokens: int, total: int) -> None:
@@ -161,7 +161,7 @@ class PlainProgress:
 class SilentProgress:
     """No output: for all processes but the main one."""
 
-    def start(self, plan: Plan, done: int) -> None: ...
+    def start(self, plan: Plan, missing: Sequence[int]) -> None: ...
     def prefilled(self, job: Job, tokens: int, total: int) -> None: ...
     def sample(self, job: Job, record: Record, left: int) -> None: ...
     def note(self, text: str) -> None: ...

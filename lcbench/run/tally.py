@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from lcbench.results.schema import Record
@@ -12,7 +12,7 @@ from lcbench.run.plan import Job, Plan
 class Progress(Protocol):
     """Receives the progress of a run."""
 
-    def start(self, plan: Plan, done: int) -> None: ...
+    def start(self, plan: Plan, missing: Sequence[int]) -> None: ...  # samples of each job, in the order of the plan
     def prefilled(self, job: Job, tokens: int, total: int) -> None: ...  # of a prompt's `total` tokens, those computed
     def sample(self, job: Job, record: Record, left: int) -> None: ...  # left: samples of its job that are missing
     def note(self, text: str) -> None: ...
@@ -29,7 +29,7 @@ class Tally:
         self._plan, self._done, self._progress = plan, done, progress
         self._jobs = {job.record_id(0): job for job in plan.jobs}
         self._left = {id: len(self.missing(job)) for id, job in self._jobs.items()}
-        progress.start(plan, done=plan.samples - sum(self._left.values()))
+        progress.start(plan, list(self._left.values()))
 
     @property
     def complete(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ BUDGET = 4
 class Silent:
     """Nobody is told how far a run is."""
 
-    def start(self, plan: Plan, done: int) -> None: ...
+    def start(self, plan: Plan, missing: Sequence[int]) -> None: ...
     def prefilled(self, job: Job, tokens: int, total: int) -> None: ...
     def sample(self, job: Job, record: Record, left: int) -> None: ...
     def note(self, text: str) -> None: ...

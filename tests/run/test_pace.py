@@ -58,7 +58,7 @@ def test_durations() -> None:
 def test_time_left_follows_the_work_and_not_the_tokens(plan: Plan) -> None:
     (job,) = plan.jobs
     clock = Clock()
-    pace = Pace(plan, 0, clock)
+    pace = Pace(plan, [20], clock)
     assert pace.seconds_left is None
     pace.prefilled(job, 0)
     clock.now = 5.0
@@ -75,10 +75,22 @@ def test_time_left_follows_the_work_and_not_the_tokens(plan: Plan) -> None:
     assert pace.seconds_left == 0.0
 
 
+def test_a_run_that_goes_on_has_the_work_of_the_samples_that_are_missing() -> None:
+    """Here the longest of three: nine tenths of the work, not a third."""
+    plan = make_plan(ModelSource(device="cpu"), [Request("passkey", ("vanilla",), (1024, 4096, 32_768), None, 1)])
+    clock = Clock()
+    pace = Pace(plan, [int(job.cell.seq_len == 32_768) for job in plan.jobs], clock)
+    job = max(plan.jobs, key=lambda job: job.cell.seq_len)
+    pace.prefilled(job, 0)
+    clock.now = 5.0
+    pace.prefilled(job, 8192)
+    assert pace.seconds_left == pytest.approx(5.0 * work(plan, job, 32_768) / work(plan, job, 8192) - 5.0)
+
+
 def test_several_prompts_are_prefilled_before_their_answers_come(plan: Plan) -> None:
     (job,) = plan.jobs
     clock = Clock()
-    pace = Pace(plan, 10, clock)
+    pace = Pace(plan, [10], clock)
     for _ in range(2):
         for tokens in (0, 65_536, 131_072):
             pace.prefilled(job, tokens)
@@ -93,7 +105,7 @@ def test_several_prompts_are_prefilled_before_their_answers_come(plan: Plan) -> 
 def test_a_line_a_minute_in_a_pipe(plan: Plan) -> None:
     (job,), clock, stream = plan.jobs, Clock(), io.StringIO()
     progress = PlainProgress(Console(file=stream, width=200), clock)
-    progress.start(plan, done=0)
+    progress.start(plan, [20])
     progress.prefilled(job, 0, 131_066)
     for now, tokens in ((4.0, 8192), (20.0, 16_384), (64.5, 24_576), (70.0, 32_768)):
         clock.now = now
@@ -106,7 +118,7 @@ def test_a_line_a_minute_in_a_pipe(plan: Plan) -> None:
 def test_short_runs_stay_quiet() -> None:
     short, clock, stream = plan_of(length=256, samples=2), Clock(), io.StringIO()
     progress = PlainProgress(Console(file=stream), clock)
-    progress.start(short, done=0)
+    progress.start(short, [2])
     progress.prefilled(short.jobs[0], 0, 250)
     clock.now = 1.0
     progress.prefilled(short.jobs[0], 250, 250)
@@ -115,7 +127,7 @@ def test_short_runs_stay_quiet() -> None:
 
 def test_the_bar_moves_within_a_sample(plan: Plan) -> None:
     progress = TerminalProgress(Console(file=io.StringIO(), force_terminal=True, width=120))
-    progress.start(plan, done=2)
+    progress.start(plan, [18])
     bar = progress._bar.tasks[0]
     progress.prefilled(plan.jobs[0], 0, 131_066)
     assert bar.completed == 2

@@ -36,7 +36,7 @@ def test_describe(plan: Plan) -> None:
 def test_plain_lines(plan: Plan) -> None:
     stream = io.StringIO()
     progress = PlainProgress(Console(file=stream, width=40))
-    progress.start(plan, done=3)
+    progress.start(plan, [1, 2, 1, 1, 2, 2, 2, 2])
     for sample, score in enumerate((1.0, 0.0)):
         progress.sample(plan.jobs[1], record(sample, score), left=1 - sample)
     progress.sample(plan.jobs[0], record(0, error="[boom] " + "x" * 60), left=1)
@@ -50,7 +50,7 @@ def test_plain_lines(plan: Plan) -> None:
 def test_bar_counts_every_sample(plan: Plan) -> None:
     stream = io.StringIO()
     progress = TerminalProgress(Console(file=stream, force_terminal=True, width=120))
-    progress.start(plan, done=2)
+    progress.start(plan, [0, *[2] * 7])
     bar = progress._bar.tasks[0]
     assert (bar.completed, bar.total) == (2, 16)
     for job in plan.jobs[1:]:
