@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here needs the network
 
@@ -15,6 +16,8 @@ if not torch.cuda.is_available():
 import transformers
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, where programs inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.logging.set_verbosity_error()
 hypothesis.settings.register_profile("lcbench", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("lcbench")
