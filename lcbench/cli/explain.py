@@ -104,7 +104,8 @@ def _recorded(target: str, sample: str | None) -> Recorded | None:
         return Recorded.read(Path(target), sample)
     name = target.partition(":")[0]
     if name not in task_files() and Path(name).suffix not in (".yaml", ".yml"):
-        raise unknown("run or task", name, [*task_files(), *map(str, known_runs(RESULTS))])
+        here = (str(run) for run in known_runs(RESULTS) if not run.is_absolute())
+        raise unknown("run or task", name, [*task_files(), *here])
     return None
 
 

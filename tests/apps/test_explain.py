@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
 from tests.helpers import cli, fields_of, model_folder
+from tests.pages import Tags
 from tests.tokenizers import build
 
 MATCHING = Head(1, 0)
@@ -97,23 +97,6 @@ def test_the_right_token_is_what_an_answer_goes_on_with(style: str) -> None:
     groups = asked.groups()
     assert (groups == GROUPS.index("needle")).sum() == len(asked.needle)
     assert list(groups[:4]) == [GROUPS.index("sinks")] * 4 and groups[-1] == GROUPS.index("last window")
-
-
-class Tags(HTMLParser):
-    """The tags of a page and its text; nothing may be loaded or run."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        assert not {"src", "href", "style", "onclick"} & dict(attrs).keys()
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def test_the_page_holds_every_number_and_no_code(at_4x: Explanation) -> None:

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,25 +18,9 @@ from lcbench.results.report.comparison_html import page
 from lcbench.results.report.comparison_junit import junit
 from tests.compared import RIGHT, WRONG, cell, failed, save
 from tests.helpers import cli
+from tests.pages import Tags
 
 EVIL = "<script>alert('x')</script> | `code` & \x1b[31m\x00 ]]> \"quoted\""
-
-
-class Tags(HTMLParser):
-    """The tags of a page, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        assert not {"src", "href", "onclick", "onerror"} & dict(attrs).keys()
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture
