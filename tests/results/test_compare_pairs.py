@@ -76,9 +76,9 @@ def test_what_was_taken_over_is_identical_and_no_gate(tmp_path: Path) -> None:
         record |= {"equals": "vanilla", "taken_from": origin["id"]}
     run = save(tmp_path / "run", own + taken + cell([1.0] * 20, method="yarn"))
     shown = cli("compare", run, "--pair", "vanilla=dca", "--markdown", tmp_path / "page.md").out
-    assert "identical (= vanilla)" in " ".join(shown.split()) and "nothing can differ there" in shown
+    assert "identical, = vanilla" in " ".join(shown.split()) and "nothing can differ there" in shown
     assert "power" not in shown and "warning" not in shown
-    assert "identical (= vanilla)" in (tmp_path / "page.md").read_text()
+    assert "identical, = vanilla" in (tmp_path / "page.md").read_text()
     both = cli("compare", run, "--pair", "vanilla=dca", "--pair", "vanilla=yarn").out
     assert "power: 1 cell of 20 pairs" in both
     later = save(tmp_path / "later", own + taken)  # between two runs a gate is one

@@ -32,8 +32,8 @@ gives {COPIED:.0%} or more to tokens of the needle with which a right answer goe
 <h3>Attention on everything else</h3>
 {others}
 <h2>Attention over the context</h2>
-<p class="about">From the first token to the last, by its logarithm: nothing is at most {FLOOR:g} of the attention. The
-frame is the needle.</p>
+<p class="about">From the first token to the last, on a logarithmic scale: blank is {FLOOR:g} of the attention or
+less. The frame is the needle.</p>
 {"".join(_strips(explanation, look) for look in explanation.looks)}
 <h2>What each layer would say</h2>
 {_lens(explanation)}
@@ -88,7 +88,7 @@ def _summary_row(explanation: Explanation, look: Look) -> str:
         "".join(f"{text(line)}<small></small>" for line in told(look.standing)) + far,
     ]
     same = f"<small>= {text(look.equals)}</small>" if look.equals else ""
-    first = f'<th scope="row">{text(look.method)}<small>{text(resolved)}</small>{same}</th>'
+    first = f'<th scope="row">{text(look.method)}<small>{text(resolved).replace(",", ",<wbr>")}</small>{same}</th>'
     return first + "".join(f"<td>{cell}</td>" for cell in cells)
 
 

@@ -159,10 +159,10 @@ def equivalent(comparison: Comparison, cell: CellResult) -> str:
 
 
 def identical(cell: CellResult) -> str:
-    """`identical` where all pairs have equal scores, and `identical (= vanilla)` where both sides are that method."""
+    """`identical` where all pairs have equal scores, and `identical, = vanilla` where both sides are that method."""
     if not (cell.effect and cell.effect.identical):
         return ""
-    return f"identical (= {printable(cell.equals)})" if cell.equals else "identical"
+    return f"identical, = {printable(cell.equals)}" if cell.equals else "identical"
 
 
 def remarks(comparison: Comparison) -> list[str]:

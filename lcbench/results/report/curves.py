@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -242,7 +242,7 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
                 continue
             lengths, means = zip(*((row.seq_len, row.mean or 0.0) for row in members), strict=True)
             axes.plot(lengths, means, label=method, linewidth=1.6, **style)
-            banded = [row for row in members if row.low is not None and row.high is not None]
+            banded = own_band([row for row in members if row.low is not None and row.high is not None], one.methods)
             low, high = ([getattr(row, end) for row in banded] for end in ("low", "high"))
             ends = [row.seq_len for row in banded]
             many = len(methods) > FILLED
@@ -301,6 +301,13 @@ def finish(axes: Axes, ticks: list[int], values: list[float], metric: str, train
         low, high = axes.get_xlim()
         if low <= trained <= high:
             axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
+
+
+def own_band(rows: Sequence[TableRow], methods: Container[str]) -> list[TableRow]:
+    """Of a curve's rows, ascending, those between which its band is its own: where it equals another one of the drawn
+    `methods`, that one has the band, and many of them on one another would hide what is below."""
+    own = [place for place, row in enumerate(rows) if row.equals not in methods]
+    return list(rows[max(0, own[0] - 1) : own[-1] + 2]) if own else []
 
 
 def style_of(index: int, count: int) -> dict[str, Any]:

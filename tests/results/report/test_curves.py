@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lcbench.core.errors import UserError
 from lcbench.results.manifest import Manifest
-from lcbench.results.report.curves import COLORS, caption, curves, draw, print_curves
+from lcbench.results.report.curves import COLORS, caption, curves, draw, own_band, print_curves
 from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import lightness
 from lcbench.results.report.runs import Run
@@ -254,3 +254,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert refused.code == 2 and "unknown task of this run 'pg20'; did you mean 'pg19'" in refused.error
     with pytest.raises(UserError, match="unknown task"):
         curves(run_of(records()), "needle")
+
+
+def test_a_band_begins_where_a_curve_leaves_the_one_that_it_equals() -> None:
+    near, far = (128, 256), (512, 1024)
+    some = [record("dca", length, 1.0 + n, n, equals="vanilla") for length in near for n in range(3)]
+    some += [record(method, length, 1.0 + n, n) for method in ("vanilla", "dca") for length in far for n in range(3)]
+    rows = curves(run_of(some), "pg19")[0].methods
+    lengths = [[row.seq_len for row in own_band(rows["dca"], methods)] for methods in (rows, {"dca"})]
+    assert lengths == [[256, 512, 1024], [128, 256, 512, 1024]]  # without vanilla nothing else shows the band
+    assert own_band(rows["dca"][:2], rows) == [] and own_band(rows["vanilla"], rows) == rows["vanilla"]

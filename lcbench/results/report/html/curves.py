@@ -9,6 +9,7 @@ from itertools import groupby
 
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.lengths import in_tokens
+from lcbench.results.report.curves import own_band
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name
@@ -43,8 +44,8 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
             *(horizontal(y, tick) for tick in y.ticks),
             *(vertical(x, int(tick)) for tick in x.ticks),
             *(trained_mark(x, length) for length in marks),
-            *(_band(line, colors, x, y) for line in grid.lines),
-            *(_line(line, colors, x, y) for line in grid.lines),
+            *(_band(line, grid, colors, x, y) for line in grid.lines),
+            *(_line(line, radius, colors, x, y) for line, radius in zip(grid.lines, _radii(grid), strict=True)),
         ]
     )
     bands = any(row.low is not None for row in grid.rows)
@@ -157,10 +158,17 @@ def trained_mark(x: Axis, length: int) -> str:
     )
 
 
-def _band(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
+def _radii(grid: Grid) -> list[float]:
+    """Of the points of each line: where points of several lines coincide, the earlier ones show as rings."""
+    return [3.5 + 3 * (len(grid.lines) - 1 - place) / max(len(grid.lines) - 1, 3) for place in range(len(grid.lines))]
+
+
+def _band(line: Line, grid: Grid, colors: Colors, x: Axis, y: Axis) -> str:
     shapes = []
+    methods = {each.method for each in grid.lines if (each.model, each.run) == (line.model, line.run)}
     for rows in _parts(line):
-        ends = [(x.place(row.seq_len), *_known(row)[1:]) for row in rows if len(_known(row)) == 3]
+        banded = own_band([row for row in rows if len(_known(row)) == 3], methods)
+        ends = [(x.place(row.seq_len), *_known(row)[1:]) for row in banded]
         upper = [f"{at:.1f},{y.place(high):.1f}" for at, _, high in ends]
         lower = [f"{at:.1f},{y.place(low):.1f}" for at, low, _ in ends]
         if len(ends) > 1:
@@ -170,14 +178,14 @@ def _band(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
     return f'<g class="band {colors.of(line)}">{"".join(shapes)}</g>'
 
 
-def _line(line: Line, colors: Colors, x: Axis, y: Axis) -> str:
+def _line(line: Line, radius: float, colors: Colors, x: Axis, y: Axis) -> str:
     """The curve, its points, and a cross on the axis for a length at which nothing was answered."""
     shapes = []
     for rows in _parts(line):
         points = [(x.place(row.seq_len), y.place(row.mean), row) for row in rows if row.mean is not None]
         shapes.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)}"/>')
         shapes += [
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{text(line.name)} at {in_tokens(row.seq_len)}: '
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{radius:.1f}"><title>{text(line.name)} at {in_tokens(row.seq_len)}: '
             f"{number(row.mean or 0.0, row.metric)}</title></circle>"
             for a, b, row in points
         ]
