@@ -19,6 +19,7 @@ import typer
 
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
+from lcbench.methods.base import CONTENT, Composition, compose
 from lcbench.results.outputs import write_output
 from lcbench.results.report.curves import curves, draw
 from lcbench.results.report.figure import save
@@ -32,6 +33,7 @@ FAMILIES = {
     "RoPE scalings": "How fast the channels turn.",
     "Windows, sinks and memory": "Which keys a query sees at all.",
     "Score scalings": "How sharp attention is.",
+    "Chosen by content": "What it looks at is chosen by content, each beside the plan that it stands on.",
 }
 LONGER = 4  # times the trained length, at which a method shows which keys it hides
 
@@ -70,15 +72,17 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, st
     figures: dict[str, tuple[Run, str]] = {}
     methods = list(dict.fromkeys(record.identity.method for run in runs for record in run.records))
     for family, about in FAMILIES.items():
-        own = [
-            BASELINE,
-            *(name for name in methods if name != BASELINE and _family(parse_method(name), trained) == family),
-        ]
-        if len(own) == 1:
+        members = [name for name in methods if name != BASELINE and _family(parse_method(name), trained) == family]
+        if not members:
             continue
+        plans = {_plan(parse_method(name)) for name in members}
+        own = [BASELINE, *(name for name in methods if name in plans and name not in (BASELINE, *members)), *members]
         lines.append(f"## {family}\n\n{about}\n")
         shown = [_only(run, own) for run in runs]
+        asked = {record.identity.task for run in runs for record in run.records if record.identity.method in members}
         for task, rows in by_task(summarise_runs(shown)):
+            if task not in asked:
+                continue
             name = f"{family.split()[0].rstrip(',').lower()}-{_file(task)}.svg"
             figures[name] = side_by_side(shown), task
             lines.append(f"### {family}: {task}\n\n![{task}, {family.lower()}]({folder}/{name})\n")
@@ -87,7 +91,10 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, st
 
 
 def _family(method: Method, trained: int) -> str:
-    """By what a method changes: positions before frequencies before scores, as it is typed to be composed with them."""
+    """By what a method changes: what it looks at before positions before frequencies before scores, as it is typed to
+    be composed with them."""
+    if method.hooks & CONTENT:
+        return "Chosen by content"
     lengths = Lengths(trained, LONGER * trained)
     resolved = method.resolve(lengths)
     if "pieces" in resolved.hooks:
@@ -96,6 +103,12 @@ def _family(method: Method, trained: int) -> str:
         hides = resolved.headwise or resolved.forgets or not torch.equal(torch.as_tensor(seen), i + 1)
         return "Windows, sinks and memory" if hides else "Position plans"
     return "RoPE scalings" if "frequencies" in resolved.hooks else "Score scalings"
+
+
+def _plan(method: Method) -> str:
+    """What is left of a method without the parts that look at content."""
+    parts = method.parts if isinstance(method, Composition) else [method]
+    return str(compose([part for part in parts if not part.hooks & CONTENT] or [parse_method(BASELINE)]))
 
 
 def _only(run: Run, methods: Iterable[str]) -> Run:

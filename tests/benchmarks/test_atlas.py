@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.atlas import FAMILIES, main, page
 from lcbench.core.errors import UserError
+from lcbench.methods import Method, all_methods, parse_method
+from lcbench.methods.base import CONTENT
 from lcbench.results.report.runs import read_runs
 from lcbench.run.requests import read_requests
 from tests.compared import cell, save
@@ -18,7 +20,9 @@ SECTIONS = {
     "RoPE scalings": ["yarn", "ntk+logn"],
     "Windows, sinks and memory": ["streaming", "fot:memory_layers=[1]", "duo_attention:full_heads=[1:0]"],
     "Score scalings": ["logn"],
+    "Chosen by content": ["ntk+logn+quest", "snapkv:budget=64"],
 }
+PLANS = {"Chosen by content": ["ntk+logn"]}  # of other families, shown beside what stands on them
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def test_every_method_stands_in_its_family_beside_vanilla(run: Path) -> None:
     sections = dict(zip(FAMILIES, re.split(r"^## .*$", text, flags=re.MULTILINE)[1:], strict=True))
     for family, members in SECTIONS.items():
         rows = re.findall(r"^\| `(\S+)` \|", sections[family], re.MULTILINE)
-        assert sorted(rows) == sorted(["vanilla", *members]) and rows[0] == "vanilla"
+        assert sorted(rows) == sorted(["vanilla", *PLANS.get(family, []), *members]) and rows[0] == "vanilla"
         assert re.search(r"!\[passkey, .*\]\(methods/\w+-passkey\.svg\)", sections[family])
     assert len(figures) == len(SECTIONS)
 
@@ -57,9 +61,34 @@ def test_models_of_other_lengths_share_no_page(run: Path, tmp_path: Path) -> Non
         page(read_runs([run, other]), "methods")
 
 
+def test_a_family_has_no_table_of_a_task_that_it_is_not_asked(tmp_path: Path) -> None:
+    records = [
+        *cell([1.0]),
+        *cell([1.0], method="quest"),
+        *cell([1.0], task="pg19"),
+        *cell([0.0], task="pg19", method="yarn"),
+    ]
+    text, _ = page(read_runs([save(tmp_path / "run", records, pretraining_length=256)]), "methods")
+    assert re.findall("^### (.*)$", text, re.MULTILINE) == ["RoPE scalings: pg19", "Chosen by content: passkey"]
+
+
 def test_the_suite_asks_the_same_methods_everywhere() -> None:
     requests, defaults = read_requests("atlas")
-    assert defaults["model"] == "lcbench-tiny" and len({request.methods for request in requests}) == 1
+    asked: dict[str, list[str]] = {}
+    for request in requests:
+        asked.setdefault(request.task, []).extend(request.methods or ())
+    methods = {name: parse_method(name) for names in asked.values() for name in names}
+    plain = [name for name, method in methods.items() if not method.hooks & CONTENT]
+    chosen = [name for name in methods if name not in plain]
+    assert defaults["model"] == "lcbench-tiny" and "vanilla" in plain
+    assert asked == {
+        "passkey": plain + chosen,
+        "needle": plain + chosen,
+        "needle:protocol=codes_64": plain,
+        "pg19": plain,
+    }
+    own = [kind for kind in all_methods().values() if kind.__module__.startswith("lcbench.")]
+    looking = {kind.name for kind in own if any(getattr(kind, hook) is not getattr(Method, hook) for hook in CONTENT)}
+    assert looking == {methods[name].label.split("+")[-1] for name in chosen}
     points = [(request.samples or 0) * len(request.depths or [0]) for request in requests]
     assert points == [50] * len(requests)
-    assert set(FAMILIES) and "vanilla" in (requests[0].methods or ())
