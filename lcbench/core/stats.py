@@ -78,10 +78,11 @@ def paired_bootstrap(
     Studentised, as the plain percentile bootstrap is too sure for few samples: resamples of the differences give
     t* = (mean* - mean) / se*, and p is the share of them with |t*| >= |mean / se|; the interval is mean +- se times
     the 95 % quantile of |t*|. Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 12.5 and 16.4.
-    Two guards beyond the book: a resample without spread counts as extreme (and where more than 5 % of them are, the
-    interval is unknown: None); and m samples that differ at all never give a p below 2^(1-m), which is what the sign
-    test gives if all of them go one way. Drawing ends when the p-value is settled (Besag and Clifford 1991,
-    https://doi.org/10.1093/biomet/78.2.301) or could show `smallest_p`. The same seed gives the same answer.
+    Two guards beyond the book: a resample without spread counts as extreme (and where more than 5 % of them are, as
+    where no sample differs, the interval is unknown: None); and m samples that differ at all never give a p below
+    2^(1-m), which is what the sign test gives if all of them go one way. Drawing ends when the p-value is settled
+    (Besag and Clifford 1991, https://doi.org/10.1093/biomet/78.2.301) or could show `smallest_p`. The same seed gives
+    the same answer.
 
     Raises: ValueError without differences, or where one is not finite.
     """
@@ -93,7 +94,7 @@ def paired_bootstrap(
     mean, error = float(values.mean()), float(standard_error(values))
     differing = int(np.count_nonzero(values))
     if not differing:
-        return 1.0, 0.0, 0.0
+        return 1.0, None, None
     floor = 2.0 ** (1 - differing)
     if error <= 1e-12 * abs(mean):  # all samples differ by the same
         return floor, None, None

@@ -305,6 +305,14 @@ class Record:
         return self.error is not None and not self.prompt.prompt_tokens
 
     @property
+    def question(self) -> tuple[float | None, int | str]:
+        """What is drawn at random, and answered once or several times: the sample at its depth, of any repeat; where
+        rows are asked after several draws of demonstrations, the row after any of them."""
+        details = self.prompt.details or {}
+        row = details.get("row") if "draw" in details else None
+        return self.identity.cell_depth, self.identity.sample if row is None else str(row)
+
+    @property
     def measured(self) -> Result:
         """The result of a sample that did not fail."""
         if self.result is None:

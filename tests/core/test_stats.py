@@ -134,7 +134,7 @@ def test_bootstrap_is_repeatable_and_symmetric() -> None:
 
 
 def test_bootstrap_of_nothing_of_little_and_of_the_same() -> None:
-    assert paired_bootstrap([0.0] * 9, seed=0) == (1.0, 0.0, 0.0)
+    assert paired_bootstrap([0.0] * 9, seed=0) == (1.0, None, None)
     assert paired_bootstrap([-0.5], seed=0) == (1.0, None, None)
     assert paired_bootstrap([-0.1] * 20, seed=0) == (2.0**-19, None, None)
     p, low, high = paired_bootstrap([-0.1] * 2 + [0.0] * 18, seed=0)  # two samples prove nothing, however they differ

@@ -275,5 +275,34 @@ def test_several_answers_to_a_sample_are_one_pair() -> None:
     new = [1.0] * 17 + [0.0] * 3
     found = only(repeated([1.0] * 20), repeated(new))
     single = only(RIGHT, cell(new))
-    assert found.pairs == 80 and found.effect is not None and single.effect is not None
+    assert found.pairs == 20 and found.effect is not None and single.effect is not None
     assert found.effect.p == single.effect.p == 2 / 2**3
+
+
+def test_rows_after_several_draws_of_demonstrations_are_one_pair_each() -> None:
+    def drawn(right: int) -> list[Fields]:
+        shots = [{"row": f"q{n // 5}", "draw": n % 5} for n in range(50)]
+        return [one | {"details": shot} for one, shot in zip(cell([float(n // 5 < right) for n in range(50)]), shots)]
+
+    found = only(drawn(6), drawn(4))
+    assert found.pairs == 10 and found.verdict == "no evidence" and found.effect and found.effect.p == 2 / 2**2
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.2])
+def test_right_and_wrong_are_judged_alike_on_any_scale(tolerance: float | None) -> None:
+    """0 and 100, as of the official scores of few-shot tasks, are no graded scores."""
+
+    def scaled(right: int, top: float, metric: str) -> list[Fields]:
+        scores = [top * (n < right) for n in range(20)]
+        return [one | {"metric": metric, "scores": {metric: s}} for one, s in zip(cell(scores), scores)]
+
+    share, points = (
+        compare_typed(typed(scaled(12, *scale)), typed(scaled(11, *scale)), tolerance=tolerance)[0]
+        for scale in ((1.0, "exact_match"), (100.0, "score"))
+    )
+    assert share.effect and points.effect and points.effect.test == share.effect.test == "McNemar"
+    assert (points.effect.p, points.effect.noise) == (share.effect.p, share.effect.noise)
+    assert share.effect.low and points.effect.low == pytest.approx(100 * share.effect.low)
+    if share.tolerated and points.tolerated and share.tolerated.bound is not None:
+        assert points.tolerated.worse == share.tolerated.worse
+        assert points.tolerated.bound == pytest.approx(100 * share.tolerated.bound)

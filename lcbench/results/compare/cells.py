@@ -57,7 +57,7 @@ def compare_cell(key: Key, base: Records, new: Records, level: Level) -> CellRes
     scored_base, scored_new = _scored(base), _scored(new)
     pairs = _pairs(scored_base, scored_new)
     metric = next((record.measured.scores.metric for record in [*scored_base.values(), *scored_new.values()]), "")
-    cell = CellResult(*key, metric, "not comparable", "", len(pairs), gaps=_gaps(key, base, new))
+    cell = CellResult(*key, metric, "not comparable", "", len(_by_question(pairs)[0]), gaps=_gaps(key, base, new))
     lost = _lost(scored_base, new)
     if lost:
         cell = replace(cell, verdict="regressed", why=lost)
@@ -157,34 +157,31 @@ def _other_prompts(pairs: Pairs) -> str:
     return ""
 
 
-def _by_sample(pairs: Pairs) -> tuple[list[float], list[float]]:
-    """The scores of both sides, sample by sample: of several answers to a sample their mean, since they are no samples
+def _by_question(pairs: Pairs) -> tuple[list[float], list[float]]:
+    """The scores of both sides, question by question: of several answers to one their mean, since they are no samples
     of their own."""
-    found: dict[tuple[float | None, int], list[tuple[float, float]]] = {}
+    found: dict[object, list[tuple[float, float]]] = {}
     for base, new in pairs:
-        key = base.identity.cell_depth, base.identity.sample
-        found.setdefault(key, []).append((base.score or 0.0, new.score or 0.0))
+        found.setdefault(base.question, []).append((base.score or 0.0, new.score or 0.0))
     base_scores, new_scores = ([fmean(pair[side] for pair in one) for one in found.values()] for side in (0, 1))
     return base_scores, new_scores
 
 
 def _effect(key: Key, metric: str, pairs: Pairs, smallest_p: float) -> Effect:
-    base, new = _by_sample(pairs)
-    means = sum(base) / len(base), sum(new) / len(new)
-    if {*base, *new} <= {0.0, 1.0}:
+    base, new = _by_question(pairs)
+    means, top = (fmean(base), fmean(new)), TOP.get(metric, 1.0)
+    if {*base, *new} <= {0.0, top}:
         both, gained, lost, neither = (
-            sum(pair == right for pair in zip(base, new, strict=True)) for right in ((1, 1), (0, 1), (1, 0), (0, 0))
+            sum(pair == right for pair in zip(base, new, strict=True))
+            for right in ((top, top), (0, top), (top, 0), (0, 0))
         )
-        low, high = paired_interval(both, gained, lost, neither)
-        churn = min(gained, lost) / len(base)
-        return Effect("McNemar", *means, low, high, mcnemar(gained, lost), noise=churn, identical=gained == lost == 0)
-    seed = _seed(key, metric)
+        low, high = (top * end for end in paired_interval(both, gained, lost, neither))
+        p, churn = mcnemar(gained, lost), min(gained, lost) / len(base)
+        return Effect("McNemar", *means, low, high, p, noise=churn, identical=gained == lost == 0)
     differences = [after - before for before, after in zip(base, new, strict=True)]
-    p, lowest, highest = paired_bootstrap(differences, seed, smallest_p)
-    if not any(differences):  # a bootstrap sees no spread, and would be certain of a handful of samples
-        lowest = highest = None
-    identical = not any(differences)
-    return Effect("bootstrap", *means, lowest, highest, p, noise=pstdev(differences), identical=identical)
+    p, lowest, highest = paired_bootstrap(differences, _seed(key, metric), smallest_p)
+    noise, identical = pstdev(differences), not any(differences)
+    return Effect("bootstrap", *means, lowest, highest, p, noise=noise, identical=identical)
 
 
 def _seed(key: Key, metric: str) -> int:
@@ -195,13 +192,15 @@ def _tolerated(key: Key, metric: str, pairs: Pairs, level: Level) -> Tolerated |
     """How the scores stand to the tolerance; None without one."""
     if level.tolerance is None:
         return None
-    base, new = _by_sample(pairs)
+    base, new = _by_question(pairs)
     lower_is_better = metric in LOWER_IS_BETTER
     full = None if lower_is_better else TOP.get(metric, 1.0)
-    size = level.tolerance * (full or 1.0)
+    top = full or 1.0
+    size = level.tolerance * top
     gains = [before - after if lower_is_better else after - before for before, after in zip(base, new, strict=True)]
-    if {*base, *new} <= {0.0, 1.0}:
-        found = paired_shares(gains.count(1), gains.count(-1), len(gains), size, level.alpha)
+    if {*base, *new} <= {0.0, top}:
+        share = paired_shares(gains.count(top), gains.count(-top), len(gains), level.tolerance, level.alpha)
+        found = replace(share, bound=None if share.bound is None else top * share.bound)
     else:
         found = paired_means(gains, size, level.alpha, _seed(key, metric), level.smallest_p, full)
     bound = found.bound if found.bound is None or not lower_is_better else -found.bound

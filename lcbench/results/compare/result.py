@@ -85,9 +85,9 @@ class Limits:
 class CellResult:
     """One (task, method, length) over all its depths: the verdict, why, and the effect where there are pairs.
 
-    `pairs` counts the samples scored on both sides; `gaps` names those that are missing or failed on one side. `equals`
-    is the method that both sides are or equal at this length, where records say so, else empty. `tolerated` is None
-    without a tolerance, as without an effect.
+    `pairs` counts the samples scored on both sides, each once, however often it was answered; `gaps` names those that
+    are missing or failed on one side. `equals` is the method that both sides are or equal at this length, where records
+    say so, else empty. `tolerated` is None without a tolerance, as without an effect.
     """
 
     task: str

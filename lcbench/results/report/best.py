@@ -41,10 +41,13 @@ def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
 
 
 def by_sample(records: Iterable[Record]) -> dict[str, Record]:
-    """The records by depth, number and repeat, which are the same for all methods."""
-    return {
-        f"{record.identity.cell_depth}/{record.identity.sample}/{record.identity.repeat}": record for record in records
-    }
+    """The records by their places."""
+    return {place_of(record): record for record in records}
+
+
+def place_of(record: Record) -> str:
+    """Depth, number and repeat, which are the same for all methods."""
+    return f"{record.identity.cell_depth}/{record.identity.sample}/{record.identity.repeat}"
 
 
 def _effect(base: dict[str, Record], new: dict[str, Record], smallest_p: float) -> Effect | None:

@@ -24,6 +24,7 @@ from lcbench.results.report.figure import TRAINED_COLOR, length_label
 from lcbench.results.report.layout import number, view
 from lcbench.results.report.longppl import with_longppl
 from lcbench.results.report.runs import Run
+from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow, by_task, summarise_runs
 from lcbench.results.schema import Record
 
@@ -138,7 +139,7 @@ class _Bars:
     def size(self, value: float) -> int:
         if not math.isfinite(value):
             return self.width
-        top = max(self.values) if self.metric in LOWER_IS_BETTER else 1.0
+        top = full_score(self.metric, self.values) or max(self.values)
         if self.log:
             low = min(self.values) / 2  # the smallest has a bar, too
             return round(self.width * math.log(value / low) / math.log(top / low))
@@ -250,8 +251,8 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
             for edge in (low, high) if many else ():
                 axes.plot(ends, edge, color=style["color"], linewidth=0.6, alpha=0.6, linestyle=style["linestyle"])
     values = _finite(value for row in one.rows for value in (row.mean, row.low, row.high))
-    if one.metric not in LOWER_IS_BETTER:
-        axes.set_ylim(-0.03, 1.03)
+    if top := full_score(one.metric, values):
+        axes.set_ylim(-0.03 * top, 1.03 * top)
     finish(axes, sorted({row.seq_len for row in one.rows}), values, one.metric, trained)
     title = "\n".join(textwrap.wrap(one.task, TITLE_WIDTH))
     axes.set(title=title, xlabel="length in tokens", ylabel=_words(one.metric))

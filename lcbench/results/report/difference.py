@@ -17,7 +17,7 @@ from rich.text import Text
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.stats import RESAMPLES
 from lcbench.results.compare.cells import LOWER_IS_BETTER, paired_effect
-from lcbench.results.report.best import by_sample
+from lcbench.results.report.best import by_sample, place_of
 from lcbench.results.report.figure import length_label
 from lcbench.results.report.runs import Run
 from lcbench.results.schema import Record
@@ -27,8 +27,9 @@ SMALLEST_P = 2 / RESAMPLES  # no p is shown, and fewer resamples do for an inter
 
 @dataclass(frozen=True)
 class Point:
-    """The mean of method - base over `pairs` samples; the ends of its 95 % interval are None where too few differ to
-    know them, and the difference itself where both are one computation (`same`)."""
+    """The mean of method - base over `pairs` samples, each once, however often it was answered; the ends of its 95 %
+    interval are None where too few differ to know them, and the difference itself where both are one computation
+    (`same`)."""
 
     seq_len: int
     value: float
@@ -104,7 +105,9 @@ def _point(task: str, name: str, length: int, base: Sequence[Record], new: Seque
     effect = paired_effect((task, name, length), one, other, SMALLEST_P)
     if effect is None:
         return None
-    pairs = sum(key in other and other[key].failure is None and r.failure is None for key, r in one.items())
+    scored = [record for record in base if record.failure is None]
+    answered = {key for key, record in other.items() if record.failure is None}
+    pairs = len({record.question for record in scored if place_of(record) in answered})
     sides = [{record.equals or record.identity.method for record in side} for side in (base, new)]
     same = effect.identical and sides[0] == sides[1] and len(sides[0]) == 1
     low, high = (0.0, 0.0) if same else (effect.low, effect.high)

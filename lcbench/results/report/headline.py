@@ -140,13 +140,12 @@ def _keys(rows: Sequence[TableRow]) -> list[Key]:
 
 def _cell(row: TableRow, records: Iterable[Record], resampler: Resampler) -> _Cell:
     top = TOP.get(row.metric, 1.0)
-    samples: dict[float | None, dict[str, list[float]]] = {}
+    samples: dict[float | None, dict[int | str, list[float]]] = {}
     for record in records:
         if record.score is None:
             continue
-        one, details = record.identity, record.prompt.details
-        question = str(details.get("row", one.sample) if details else one.sample)
-        samples.setdefault(one.cell_depth, {}).setdefault(question, []).append(record.score / top)
+        depth, question = record.question
+        samples.setdefault(depth, {}).setdefault(question, []).append(record.score / top)
     means = {
         depth: [one[0] if len(one) == 1 else fmean(one) for one in questions.values()]
         for depth, questions in samples.items()

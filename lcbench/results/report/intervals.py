@@ -43,12 +43,14 @@ def mean_score(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
 def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
     """The interval of a mean where every question was answered several times, after different draws of demonstrations
     or sampled anew: the answers to one question are correlated, so questions are the clusters."""
-    questions: dict[str, list[float]] = {}
+    answers: dict[object, list[float]] = {}
     for record in records:
-        row = (record.prompt.details or {}).get("row")
-        question = f"sample {record.identity.sample}" if row is None else str(row)
-        questions.setdefault(question, []).append(record.score or 0.0)
-    low, high = ratio_interval([sum(one) for one in questions.values()], [len(one) for one in questions.values()], seed)
+        if record.score is not None:
+            answers.setdefault(record.question, []).append(record.score)
+    sums, counts = [sum(one) for one in answers.values()], [len(one) for one in answers.values()]
+    if len(set(counts)) == 1:
+        return _interval([total / counts[0] for total in sums], metric, seed)
+    low, high = ratio_interval(sums, counts, seed)
     return None if low is None else max(low, 0.0), None if high is None else min(high, TOP.get(metric, high))
 
 

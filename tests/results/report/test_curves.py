@@ -178,6 +178,13 @@ def test_a_task_that_is_answered_has_one_panel_from_0_to_1() -> None:
     assert -0.1 < low < 0 and 1 < high < 1.1 and axes.get_ylabel() == "exact match"
     assert drawn(figure)["vanilla"] == {256: 1.0, 512: 0.0}
     assert "passkey: exact match by length" in text_of(passkeys(), "passkey")
+    hundred = [one | {"metric": "score", "scores": {"score": 100 * score}} for one in passkeys()
+               for score in one["scores"].values()]  # fmt: skip
+    (axes,) = figure_of(hundred, "passkey").axes
+    assert axes.get_ylim() == (100 * low, 100 * high)
+    assert [line.count("█") for line in text_of(hundred, "passkey").splitlines()] == [
+        line.count("█") for line in text_of(passkeys(), "passkey").splitlines()
+    ]
     mixed = figure_of([*passkeys(), *records(), *[{**r, "task": "pg19:stride=2"} for r in records()]])
     assert [axes.get_title() for axes in mixed.axes if "where" not in axes.get_title()] == ["pg19", "pg19:stride=2"]
 

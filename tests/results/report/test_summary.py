@@ -336,7 +336,11 @@ def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:
     (row,) = summarise(records)
     assert (row.repeats, row.samples, row.thoughts, row.thoughts_cut) == (3, 15, 15, 3)
     assert row.repeats_sd == pytest.approx(statistics.stdev([1, 0, 1])) and row.draws_sd is None
-    assert (row.low, row.high) == (None, None), "five samples are too few, however often each is answered"
+    (once,) = summarise([record(sample=sample, score=2 / 3) for sample in range(5)])
+    assert (row.low, row.high) == pytest.approx((once.low, once.high)), "five samples, however often each is answered"
+    for score in (0.0, 1.0):
+        (same,) = summarise([one | {"scores": {"exact_match": score}} for one in records])
+        assert (same.low, same.high) == wilson_interval(5 * score, 5), "all wrong is no more certain than all right"
     said = " ".join(notes([row]))
     assert "standard deviation over 3 repeats: vanilla at 256 0.58." in said
     assert "thoughts cut off at their budget: 3 of 15 with vanilla at 256." in said

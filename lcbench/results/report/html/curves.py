@@ -11,9 +11,9 @@ from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.lengths import in_tokens
 from lcbench.results.report.curves import own_band
 from lcbench.results.report.html.frame import text
-from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name
 from lcbench.results.report.layout import Grid, Line, number
+from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow
 
 WIDTH, HEIGHT = 560, 300

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from lcbench.results.report.heatmap import SCALE, Heatmap, Point, caption, color_scale, heatmaps, lightness
 from lcbench.results.report.html.frame import text
-from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, line_name, samples_link
 from lcbench.results.report.layout import Grid, Line
 from lcbench.results.report.runs import Run
+from lcbench.results.report.scale import full_score
 
 
 def heat_section(grid: Grid, runs: Mapping[str, Run], colors: Colors) -> str:

@@ -19,12 +19,12 @@ from lcbench.results.report.html.differences import Base, differences
 from lcbench.results.report.html.frame import asset, document, text
 from lcbench.results.report.html.headlines import headline_section
 from lcbench.results.report.html.heat import heat_section, heat_style
-from lcbench.results.report.html.scale import full_score
 from lcbench.results.report.html.tables import Colors, cost_table, failures, score_table
 from lcbench.results.report.layout import grids
 from lcbench.results.report.notes import notes
 from lcbench.results.report.overview import overview
 from lcbench.results.report.runs import Run, read_runs, trained_length
+from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.schema import Record
 
