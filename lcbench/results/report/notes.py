@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lcbench.results.lengths import in_tokens
 from lcbench.results.report.best import RULE
@@ -12,6 +12,7 @@ from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
 NAMED = 8  # rows that were left out, by their numbers
+Names = Mapping[tuple[object, ...], str]  # of lines in tables, by the place of a row
 SHORT = 0.9  # share of the length under which the true length of prompts is told
 
 
@@ -20,18 +21,19 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     much scores vary with the draw of demonstrations, how much prefill was saved by reusing prefixes, which keys
     methods chose, and how many answers the peak memory is for."""
     whole = grids(rows)
+    called = {row.place: line.name for grid in whole for line in grid.lines for row in line.cells.values()}
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
     lines += _unknown(whole) + _equal(rows) + _spread(whole)
     for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
-        lines += _spreads(printable(task), members) + _thoughts(printable(task), members)
+        lines += _spreads(printable(task), members, called) + _thoughts(printable(task), members, called)
         prompts, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
         if 0 < reused < prompts:
             lines.append(
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
             )
-        lines += _chosen(printable(task), members) + _key_tokens(task, members)
+        lines += _chosen(printable(task), members, called) + _key_tokens(printable(task), members, called)
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
-        lines += [line for row in members for line in _served(printable(task), row)]
+        lines += [line for row in members for line in _served(printable(task), row, called[row.place])]
     return lines + published_notes(row.published for row in rows)
 
 
@@ -44,36 +46,36 @@ def published_notes(sources: Iterable[str]) -> list[str]:
     ]
 
 
-def _chosen(task: str, rows: Sequence[TableRow]) -> list[str]:
+def _chosen(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
     """What methods that choose keys left out, each at its longest length."""
-    longest = {(row.method, row.model): row for row in sorted(rows, key=lambda row: row.seq_len)}.values()
+    longest = {called[row.place]: row for row in sorted(rows, key=lambda row: row.seq_len)}
     lines = []
     for name, what in (("kept_keys", "keys kept for the answer"), ("density", "attention computed in the prompt")):
-        shares = [(row, share) for row in longest if (share := getattr(row, name)) is not None]
+        shares = [(line, row, share) for line, row in longest.items() if (share := getattr(row, name)) is not None]
         if shares:
-            said = ", ".join(f"{row.method} at {row.seq_len:,} {share:.1%}" for row, share in shares)
-            lines.append(f"{task}, {what}: {printable(said)}.")
+            said = ", ".join(f"{line} at {row.seq_len:,} {share:.1%}" for line, row, share in shares)
+            lines.append(f"{task}, {what}: {said}.")
     return lines
 
 
-def _key_tokens(task: str, rows: Sequence[TableRow]) -> list[str]:
+def _key_tokens(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
     """What LongPPL is over."""
-    known = [f"{row.key_tokens:,} with {row.method} at {row.seq_len:,}" for row in rows if row.longppl is not None]
+    known = [
+        f"{row.key_tokens:,} with {called[row.place]} at {row.seq_len:,}" for row in rows if row.longppl is not None
+    ]
     contexts = sorted({row.short_context for row in rows if row.longppl is not None})
     if not known:
         return []
     return [
-        printable(
-            f"{task}, longppl: over the tokens that the whole context makes likely and one of "
-            f"{' or '.join(f'{context:,}' for context in contexts)} tokens does not, by each method's own judgement: "
-            f"{', '.join(known)}."
-        )
+        f"{task}, longppl: over the tokens that the whole context makes likely and one of "
+        f"{' or '.join(f'{context:,}' for context in contexts)} tokens does not, by each method's own judgement: "
+        f"{', '.join(known)}."
     ]
 
 
-def _served(task: str, row: TableRow) -> list[str]:
+def _served(task: str, row: TableRow, name: str) -> list[str]:
     """What a server did to prompts and answers of a row, beside answering."""
-    place = f"{task} at {in_tokens(row.seq_len)}, {printable(row.method)}"
+    place = f"{task} at {in_tokens(row.seq_len)}, {name}"
     lines = []
     if row.counted_otherwise:
         least, most = row.counted_least, row.counted_most
@@ -89,7 +91,7 @@ def _served(task: str, row: TableRow) -> list[str]:
     return lines
 
 
-def _spreads(task: str, rows: Sequence[TableRow]) -> list[str]:
+def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
     """How much scores vary over draws of demonstrations, and over repeats."""
     lines = []
     for count, sd, what in (("draws", "draws_sd", "draws of demonstrations"), ("repeats", "repeats_sd", "repeats")):
@@ -97,37 +99,38 @@ def _spreads(task: str, rows: Sequence[TableRow]) -> list[str]:
         if known:
             most = max(getattr(row, count) for row, _ in known)
             said = ", ".join(
-                f"{row.method} at {in_tokens(row.seq_len)} {number(value, row.metric)}" for row, value in known
+                f"{called[row.place]} at {in_tokens(row.seq_len)} {number(value, row.metric)}" for row, value in known
             )
-            lines.append(f"{task}, standard deviation over {most} {what}: {printable(said)}.")
+            lines.append(f"{task}, standard deviation over {most} {what}: {said}.")
     return lines
 
 
-def _thoughts(task: str, rows: Sequence[TableRow]) -> list[str]:
+def _thoughts(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
     """How many thoughts did not end within their budget."""
     known = [row for row in rows if row.thoughts]
     if not known:
         return []
     cut = [
-        f"{row.thoughts_cut} of {row.thoughts} with {row.method} at {in_tokens(row.seq_len)}"
+        f"{row.thoughts_cut} of {row.thoughts} with {called[row.place]} at {in_tokens(row.seq_len)}"
         for row in known
         if row.thoughts_cut
     ]
     total = sum(row.thoughts for row in known)
-    return [f"{task}, thoughts cut off at their budget: {printable(', '.join(cut)) if cut else f'none of {total}'}."]
+    return [f"{task}, thoughts cut off at their budget: {', '.join(cut) if cut else f'none of {total}'}."]
 
 
 def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
-    """How many documents were cut, and how long prompts are that are much shorter than the length of their column; once
-    a length, as all methods read the same prompts."""
+    """How many documents were cut, and how long prompts are that are much shorter than the length of their column; what
+    holds for all methods, which mostly read the same prompts, is said once."""
     lines = []
-    for row in _by_length(row for row in rows if row.skipped):
+    ascending = sorted(rows, key=lambda row: row.seq_len)
+    for row in (row for row in ascending if row.skipped):
         more = f" and {len(row.skipped) - NAMED:,} more" if len(row.skipped) > NAMED else ""
         lines.append(
             f"{task} at {in_tokens(row.seq_len)}: {len(row.skipped)} of {len(row.skipped) + row.samples} rows do not "
             f"fit whole and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
         )
-    for row in _by_length(row for row in rows if row.samples):
+    for row in (row for row in ascending if row.samples):
         if row.cut:
             lines.append(
                 f"{task} at {in_tokens(row.seq_len)}: documents cut in {row.cut} of {row.samples} samples, by "
@@ -137,12 +140,7 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
             lines.append(
                 f"{task} at {in_tokens(row.seq_len)}: prompt and answer have {row.tokens:,.0f} tokens on average."
             )
-    return lines
-
-
-def _by_length(rows: Iterable[TableRow]) -> list[TableRow]:
-    """One row of each length, in order."""
-    return [row for _, row in sorted({row.seq_len: row for row in rows}.items())]
+    return list(dict.fromkeys(lines))
 
 
 def _unknown(whole: Sequence[Grid]) -> list[str]:

@@ -24,9 +24,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_csv(rows: Sequence[TableRow], trained: int | None = None, headlines: Sequence[Headlines] = ()) -> str:
-    """One line per row, numbers unrounded; unknown values are empty. Headlines are rows whose task is `headline: ...`.
-    Texts that a spreadsheet would take for a formula
-    get an apostrophe before them; control characters are escapes."""
+    """One line per row, numbers unrounded; unknown values are empty, lists are words. Headlines are rows whose task is
+    `headline: ...`. Texts that a spreadsheet would take for a formula get an apostrophe before them; control characters
+    are escapes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
@@ -45,6 +45,8 @@ def _ascending(rows: Sequence[TableRow]) -> list[TableRow]:
 
 def _no_formula(value: object) -> object:
     """https://owasp.org/www-community/attacks/CSV_Injection"""
+    if isinstance(value, tuple):
+        value = " ".join(value)
     if not isinstance(value, str):
         return value
     return ("'" if value.startswith(FORMULA) else "") + printable(value)

@@ -326,6 +326,19 @@ def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() ->
     assert "standard deviation over 3 draws of demonstrations: vanilla at 256 57.74." in "".join(notes([spread_out]))
 
 
+def test_notes_of_several_runs_say_of_which_and_tell_what_differs() -> None:
+    def asked(cut: int) -> list[Fields]:
+        shots = [{"row": f"q{n // 2}", "draw": n % 2, "cut_tokens": cut} for n in range(4)]
+        return [record(sample=n, details=shot) for n, shot in enumerate(shots)]
+
+    rows = summarise_runs([Run(name, RunIdentity(), typed(asked(cut))) for name, cut in (("one", 7), ("two", 9))])
+    said = " ".join(notes(rows))
+    assert "demonstrations: vanilla in one at 256 0.00, vanilla in two at 256 0.00." in said
+    assert "by 7 tokens on average" in said and "by 9 tokens on average" in said
+    same = summarise_runs([Run(name, RunIdentity(), typed(asked(7))) for name in ("one", "two")])
+    assert " ".join(notes(same)).count("documents cut") == 1
+
+
 def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:
     records = [
         record(sample=sample, score=float(repeat != 1), repeat=repeat, reasoning_cut=sample == 0, reasoning="Hm.")

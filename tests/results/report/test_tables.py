@@ -222,13 +222,21 @@ def test_json_reads_back() -> None:
 
 def test_csv_reads_back() -> None:
     rows = summarise(
-        [record("vanilla", 256), record(LONG, 512, score=0.0), record(LONG, 512, 1), failure("dca", 512, 'why, "so"')]
+        [
+            record("vanilla", 256),
+            *[failure("vanilla", 256, sample=n, skipped=True) for n in (1, 2)],
+            record(LONG, 512, score=0.0),
+            record(LONG, 512, 1),
+            failure("dca", 512, 'why, "so"'),
+        ]
     )
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert len(read) == 3
     for row, line in zip(rows, read):
         for name, value in dataclasses.asdict(row).items():
-            assert line[name] == ("" if value is None else str(value))
+            if name != "skipped":
+                assert line[name] == ("" if value is None else str(value))
+    assert [line["skipped"] for line in read] == ["1 2", "", ""]
     assert float(read[1]["low"]) == rows[1].low  # not rounded
 
 
