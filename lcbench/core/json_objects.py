@@ -39,10 +39,15 @@ def _deep(value: Any, left: int) -> bool:
     return not left or any(_deep(entry, left - 1) for entry in entries if isinstance(entry, dict | list))
 
 
+def without_halves(text: str) -> str:
+    """A text whose halves of surrogate pairs became whole characters, and those without the other half U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _whole(value: Any) -> Any:
     """The same value with lone surrogates replaced."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return without_halves(value)
     if isinstance(value, dict):
         return {_whole(key): _whole(entry) for key, entry in value.items()}
     return [_whole(entry) for entry in value] if isinstance(value, list) else value

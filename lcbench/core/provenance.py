@@ -35,7 +35,7 @@ def command() -> list[str]:
 
 def without_credentials(argument: str) -> str:
     """A word of the command line; of a URL in it neither user and password nor what follows a question mark."""
-    return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?#\s]*)\S*", r"\1\2", argument)
+    return re.sub(r"(https?://)(?:[^/?#\s]*@)?([^?#\s]*)\S*", r"\1\2", argument, flags=re.IGNORECASE)
 
 
 def _versions() -> dict[str, str]:

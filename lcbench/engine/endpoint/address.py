@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from lcbench.core.errors import UserError
 
@@ -37,7 +37,9 @@ class Address:
         place = f"[{host}]" if ":" in host else host
         path = API_PATHS.sub("", parts.path).rstrip("/")
         base = urlunsplit((parts.scheme, place if port is None else f"{place}:{port}", path, "", ""))
-        return cls(base, tuple(parse_qsl(parts.query)), parts.username, parts.password)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        user, password = (None if part is None else unquote(part) for part in (parts.username, parts.password))
+        return cls(base, tuple(query), user, password)
 
     @property
     def secrets(self) -> list[str]:
@@ -53,5 +55,10 @@ class Address:
 
 
 def api_key() -> str | None:
-    """The key for the server, from the environment and nowhere else."""
-    return next((key for name in KEYS if (key := os.environ.get(name, "").strip())), None)
+    """The key for the server, from the environment and nowhere else. Raises: UserError for what no header can hold."""
+    for name in KEYS:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise UserError(f"{name} is no key: it has control characters, or letters beyond ASCII; set it again.")
+            return key
+    return None

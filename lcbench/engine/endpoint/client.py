@@ -18,11 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from lcbench.core.errors import UserError, printable, shortened
+from lcbench.core.errors import UserError, gist_of, printable, shortened
 from lcbench.engine.endpoint.address import Address, api_key
 from lcbench.engine.endpoint.errors import EndpointError, RefusedError, SilentError, TransientError, UnreachableError
+from lcbench.engine.endpoint.events import lines
 
 TRIES = 6
 SILENT_TRIES = 2  # of a request that brings nothing: each takes all the time that there is
@@ -67,13 +70,19 @@ class Client:
         self.address, self.timeout = address, timeout
         key = api_key()
         user = (address.user or "", address.password or "") if address.user or address.password else None
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key and user is None else {},
-            auth=user,
-            params=address.query,
-            timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections + 1),
-        )
+        try:
+            self._http = httpx.Client(
+                headers={"Authorization": f"Bearer {key}"} if key and user is None else {},
+                auth=user,
+                params=address.query,
+                timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections + 1),
+            )
+        except (ValueError, ImportError, OSError) as error:  # a proxy or certificates that cannot be used
+            raise UserError(
+                f"cannot ask {address.base} by way of what the environment says of proxies and certificates "
+                f"(HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE): {gist_of(error)}."
+            ) from error
         self._unreachable = threading.Event()
 
     def get(self, path: str, *, tries: int = TRIES, within: float | None = None) -> dict[str, Any]:
@@ -151,7 +160,7 @@ class Client:
             with self._http.stream(method, f"{self.address.base}/{path}", json=body, timeout=timeout) as response:
                 exchange.answered = True
                 if response.status_code != 200:
-                    raise self._refused(response, self._whole(response, exchange))
+                    raise self._refused(response, _decoded(b"".join(self._parts(response, exchange)), response))
                 reply = Reply()
                 for event in self._events(response, reply, exchange):
                     reply.events.append(event)
@@ -171,57 +180,58 @@ class Client:
 
     def _events(self, response: Any, reply: Reply, exchange: _Exchange) -> Iterator[dict[str, Any]]:
         """The objects of a stream of server-sent events, or the one of a plain response."""
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            yield self._json(self._whole(response, exchange), response)
+        parts = self._parts(response, exchange)
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            yield self._answer(self._json(_decoded(b"".join(parts), response), response))
             return
         reply.complete = False
-        for line in response.iter_lines():
-            if exchange.is_over:
-                raise self._too_slow(exchange)
-            if not line.startswith("data:"):
-                continue
-            data = line.removeprefix("data:").strip()
-            if data == "[DONE]":
+        data = ""  # of an event whose JSON is not whole yet: it may take several lines
+        for line in lines(parts):
+            if line.startswith("data:"):
+                data += line.removeprefix("data:").strip() + "\n"
+            if data.strip() == "[DONE]":
                 reply.complete = True
                 return
-            event = self._json(data, response)
-            if event.get("error"):
-                raise TransientError(self._clean(f"the server broke off its answer: {_message(event)}"))
-            yield event
+            if data and (event := _object(data) if line else self._json(data, response)):
+                data = ""
+                yield self._answer(event)
+        if data:
+            self._json(data, response)
 
-    def _whole(self, response: Any, exchange: _Exchange) -> str:
-        """The text of a plain response. Raises: EndpointError for one without end."""
-        parts, size = [], 0
+    def _answer(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Raises: TransientError for an error in the place of an answer."""
+        if event.get("error"):
+            raise TransientError(self._clean(f"the server broke off its answer: {_message(event)}"))
+        return event
+
+    def _parts(self, response: Any, exchange: _Exchange) -> Iterator[bytes]:
+        """The bytes of a response as they arrive. Raises: EndpointError for one without end."""
+        size = 0
         for part in response.iter_bytes():
-            parts.append(part)
             size += len(part)
             if exchange.is_over:
                 raise self._too_slow(exchange)
             if size > LARGEST:
                 raise EndpointError(f"{self.address.base} answers with more than {LARGEST >> 20} MB")
-        return b"".join(parts).decode(response.encoding or "utf-8", errors="replace")
+            yield part
 
     def _json(self, text: str, response: Any) -> dict[str, Any]:
-        try:
-            content = json.loads(text)
-        except ValueError:
-            content = None
-        if isinstance(content, dict):
+        content = _object(text)
+        if content is not None:
             return content
         page = "html" in response.headers.get("content-type", "") or text.lstrip()[:1] == "<"
         what = "a web page" if page else "something that is no JSON object"
         raise TransientError(f"{self.address.base} answered with {what}")
 
     def _refused(self, response: Any, text: str) -> EndpointError:
-        status = response.status_code
-        try:
-            said = _message(json.loads(text))
-        except ValueError:
-            said = ""
+        status, elsewhere = response.status_code, response.headers.get("location")
+        content = _object(text)
+        said = "" if content is None else _message(content)
+        if response.has_redirect_location:  # which is not followed: a key is for this server
+            said = f"it redirects to {elsewhere.partition('?')[0]}"
         message = self._clean(f"HTTP {status} from {self.address.base}{f': {said}' if said else ''}")
         if status in BUSY or status >= 500:
-            asked = response.headers.get("retry-after", "")
-            return TransientError(message, float(asked) if asked.isdecimal() else None)
+            return TransientError(message, _wait(response.headers.get("retry-after", "")))
         return RefusedError(message, status)
 
     def _too_slow(self, exchange: _Exchange) -> EndpointError:
@@ -240,6 +250,35 @@ def http_library() -> Any:
         if importlib.util.find_spec(name):
             return importlib.import_module(name)
     raise UserError("--endpoint needs httpx2, which comes with huggingface_hub: pip install httpx2.")
+
+
+def _decoded(content: bytes, response: Any) -> str:
+    """The text of a response. JSON is UTF-8, whatever the header says, and may have a byte order mark."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode(response.encoding or "utf-8", errors="replace")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The object of a JSON text; None for anything else, or where it is nested too deeply."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _wait(asked: str) -> float | None:
+    """The seconds of a `Retry-After`, which may be a number or a date (RFC 9110, 10.2.3); None for anything else."""
+    try:
+        return float(asked)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # a date without a zone
+        return None
 
 
 def _message(content: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lcbench.core.json_objects import without_halves
 from lcbench.core.tokens import tokenizer_prefix
 from lcbench.engine.base import PromptRequest
 from lcbench.engine.endpoint.client import Client, Reply
@@ -93,7 +94,7 @@ class Interface(ABC):
 
     def read(self, reply: Reply) -> Answer:
         """The answer in a reply. Raises: TransientError for one that is none, or that was cut off."""
-        text, reason, stop_reason, told, first = "", None, None, False, None
+        text, reason, stop_reason, told, first, chosen = "", None, None, False, None, False
         usage: dict[str, Any] = {}
         model = ""
         for event, seconds in zip(reply.events, reply.times, strict=True):
@@ -103,20 +104,23 @@ class Interface(ABC):
             counts, model = event.get("usage"), str(event.get("model") or model)
             usage = counts if isinstance(counts, dict) and counts else usage
             for choice in choices[:1]:
-                part = self.text_of(choice)
+                part, chosen = self.text_of(choice), True
                 first = seconds if first is None and part else first
                 text += part
-                reason = choice.get("finish_reason") or reason
+                ended = choice.get("finish_reason")
+                reason = str(ended) if ended else reason
                 for name in STOP_REASONS:
                     if name in choice:
                         told, stop_reason = True, choice[name]
         if not reply.complete and reason is None:
             raise TransientError("the server broke off its answer")
+        if not chosen:
+            raise TransientError("the server's `choices` are empty")
         if reason == "stop" and isinstance(stop_reason, str):
             reason = "stop_string"
         streamed = self.dialect.stream and len(reply.events) > 1
         return Answer(
-            text,
+            without_halves(text),
             reason,
             stop_reason if isinstance(stop_reason, str) else None,
             told,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LONGEST_URL = 200  # characters that are shown
 PROMPT = "The capital of France is"
 SECONDS = 120.0  # for the answer to it: a server may load its model only now
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 DENIED, MISSING = (401, 403), (404, 405)
 
 
@@ -86,7 +88,9 @@ def in_a_sentence(client: Client) -> Iterator[None]:
     try:
         yield
     except UnreachableError as error:
-        raise UserError(f"{error}; is the server running, and is --endpoint its address?") from error
+        proxies = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+        beside = f" ({', '.join(proxies)} is set: hosts in NO_PROXY are asked without it)" if proxies else ""
+        raise UserError(f"{error}; is the server running, and is --endpoint its address{beside}?") from error
     except RefusedError as error:
         if error.status in DENIED:
             raise UserError(f"{error}; the server wants a key: set {KEYS[0]}, or {KEYS[1]}.") from error
