@@ -17,6 +17,7 @@ from lcbench.engine.embedded import embedded_models, has_own_tokenizer
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
 from lcbench.engine.rope_config import idle_factor, rope_fault, wrong_number
+from lcbench.engine.stored_tokenizer import as_stored
 from lcbench.engine.vocabulary import check_ends
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class Checkpoint:
             raise UserError(f"{self.name} has no tokenizer: copy its tokenizer files (tokenizer.json, ...) there.")
         options = {"add_bos_token": True} if has_own_tokenizer(folder) else {}
         tokenizer: PreTrainedTokenizerBase = self.load(AutoTokenizer, "tokenizer", **options)
+        file = None if self.gguf else self._file("tokenizer.json")
+        tokenizer = as_stored(self.name, tokenizer, file, lambda kind: self.load(kind, "tokenizer", **options))
         if self.gguf:
             self.gguf.complete_tokenizer(tokenizer)
         else:

@@ -17,6 +17,7 @@ from lcbench.engine.endpoint.errors import EndpointError, RefusedError, Unreacha
 from lcbench.engine.endpoint.probe import MISSING, SECONDS, Found, dialect_of, in_a_sentence, scores_of
 from lcbench.engine.models import ModelSource
 from lcbench.engine.served import served_methods
+from lcbench.engine.stored_tokenizer import as_stored
 from lcbench.methods.trained_length import trained_length
 
 if TYPE_CHECKING:
@@ -167,9 +168,12 @@ def _tokenizer_alone(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+        file = folder / "tokenizer.json"
+        return as_stored(
+            str(folder), tokenizer, file if file.is_file() else None, lambda kind: kind.from_pretrained(str(folder))
+        )
     except Exception as error:  # a broken folder fails in many ways
         raise UserError(f"there is no tokenizer in {folder}: {explain(error)}") from error
-    return tokenizer
 
 
 def _length(value: Any) -> int | None:
