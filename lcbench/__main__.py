@@ -63,7 +63,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(_bad_path(error) or _unexpected(error))
+        _fail(_bad_path(error) or _no_space(error) or _unexpected(error))
 
 
 def _fail(sentence: str, exit_code: int = 2) -> NoReturn:
@@ -87,6 +87,15 @@ def _bad_path(error: Exception) -> str | None:
     return None
 
 
+def _no_space(error: Exception) -> str | None:
+    """The sentence for a disk that is full, which may be where the output goes; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    if error.filename is None:
+        _discard_output()  # `> /dev/full`
+    return f"cannot write {shortened(str(error.filename or 'the output'))}: {error.strerror}."
+
+
 def _typed(refusal: str) -> str:
     """The path in the message of a loop, from the current folder, as it may have been typed."""
     path = refusal.partition("from ")[2].strip("'")
@@ -107,8 +116,6 @@ def _unexpected(error: Exception) -> str:
                 traceback.print_exception(error, file=text)
             where = f"the traceback is in {name}"
             break
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _discard_output()  # `> /dev/full`
     return f"lcbench failed unexpectedly: {type(error).__name__}: {shortened(gist_of(error))}; {where}."
 
 

@@ -5,6 +5,7 @@ Control characters could move the cursor, retitle the window or hide what follow
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -35,7 +36,11 @@ def say(text: object, *, err: bool = False, end: str = "\n") -> None:
 
 
 def write_any_character() -> None:
-    """From here on, what the encoding of a stream lacks (halves of surrogate pairs, in UTF-8) is written as escapes."""
+    """From here on, what the encoding of a stream lacks (halves of surrogate pairs, in UTF-8) is written as escapes;
+    what goes to a stream that is closed (`>&-`) goes nowhere, and no file that is opened later takes its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (as long as we run)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

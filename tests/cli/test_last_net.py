@@ -28,6 +28,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *arguments: s
         raise error
 
     monkeypatch.setattr("lcbench.__main__.app", fail)
+    return exit_code(monkeypatch, *arguments)
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["lcbench", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -56,6 +60,14 @@ def test_an_error_that_nobody_foresaw(
     assert file.read_text().startswith("lcbench run passkey\n\nTraceback") and "in fail" in file.read_text()
 
 
+def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`>&-`: what Python has in their place is None."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert exit_code(monkeypatch, "list", "models") == 0
+    assert exit_code(monkeypatch, "list", "nothing") == 2
+
+
 def test_debug_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         failing(monkeypatch, KeyError("rope_theta"), "--debug", "run", "passkey")
@@ -81,7 +93,7 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
         done = subprocess.run(
             command("list", "methods"), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "No space left" in done.stderr
+    assert done.returncode == 2 and done.stderr == "error: cannot write the output: No space left on device.\n"
 
 
 def test_a_model_of_a_hub_that_does_not_answer(tmp_path: Path) -> None:

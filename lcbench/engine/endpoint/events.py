@@ -1,8 +1,8 @@
 """Server-sent events: the lines of a stream, in whatever pieces its bytes arrive.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html: the text is UTF-8 whatever the header says, may begin
-with a byte order mark, and a line ends in CR, LF or both. HTTP libraries also break lines at U+2028, form feeds and whatever
-else ends a line in Unicode; these stand unescaped in the JSON of many servers.
+with a byte order mark, and a line ends in CR, LF or both. HTTP libraries also break lines at U+2028, form feeds and
+whatever else ends a line in Unicode; these stand unescaped in the JSON of many servers.
 """
 
 from __future__ import annotations

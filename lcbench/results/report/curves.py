@@ -20,7 +20,7 @@ from rich.text import Text
 from lcbench.core.errors import unknown
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.nll import mean_buckets
-from lcbench.results.report.figure import TRAINED_COLOR, length_label
+from lcbench.results.report.figure import TRAINED_COLOR, broken, length_label
 from lcbench.results.report.layout import number, view
 from lcbench.results.report.longppl import with_longppl
 from lcbench.results.report.runs import Run
@@ -99,7 +99,7 @@ def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[in
         one, nll = record.identity, record.result and record.result.nll
         if (one.task, one.seq_len) == (of.task, of.longest) and nll:
             buckets.setdefault(one.method, []).append(nll.buckets)
-    return {method: mean_buckets(each) for method, each in buckets.items()}
+    return {method: means for method, each in buckets.items() if (means := mean_buckets(each))}
 
 
 def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | None) -> None:
@@ -175,8 +175,8 @@ def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figur
 
 
 def legend_names(methods: Iterable[str]) -> dict[str, str]:
-    """The methods, broken into lines between their options."""
-    return {method: "\n".join(textwrap.wrap(method.replace(",", ", "), LEGEND_WIDTH)) for method in methods}
+    """The methods, broken into lines."""
+    return {method: broken(method, LEGEND_WIDTH) for method in methods}
 
 
 def add_legend(figure: Figure, methods: Sequence[str]) -> None:
@@ -189,7 +189,7 @@ def add_legend(figure: Figure, methods: Sequence[str]) -> None:
     labels = [method for method in methods if method in handles]
     figure.legend(
         [handles[label] for label in labels],
-        [names[label].replace(", ", ",") for label in labels],
+        [names[label] for label in labels],
         loc="outside right upper",
         fontsize=8.5,
         frameon=False,
@@ -248,6 +248,8 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
             ends = [row.seq_len for row in banded]
             many = len(methods) > FILLED
             axes.fill_between(ends, low, high, color=style["color"], alpha=0.04 if many else 0.12, linewidth=0)
+            if len(banded) == 1:  # a band without width
+                axes.plot([ends[0]] * 2, [low[0], high[0]], color=style["color"], linewidth=2.2, alpha=0.55, zorder=1.5)
             for edge in (low, high) if many else ():
                 axes.plot(ends, edge, color=style["color"], linewidth=0.6, alpha=0.6, linestyle=style["linestyle"])
     values = _finite(value for row in one.rows for value in (row.mean, row.low, row.high))
@@ -298,10 +300,8 @@ def finish(axes: Axes, ticks: list[int], values: list[float], metric: str, train
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if trained:
-        low, high = axes.get_xlim()
-        if low <= trained <= high:
-            axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
+    if trained and ticks[0] <= trained <= ticks[-1]:
+        axes.axvline(trained, color=TRAINED_COLOR, linewidth=1.4, linestyle=(0, (3, 1.2)), zorder=1)
 
 
 def own_band(rows: Sequence[TableRow], methods: Container[str]) -> list[TableRow]:
@@ -316,7 +316,7 @@ def style_of(index: int, count: int) -> dict[str, Any]:
     return {
         "markersize": 4 + 5 * (count - 1 - index) / max(count - 1, 3),
         "color": COLORS[index % len(COLORS)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "marker": MARKERS[(index + index // (len(COLORS) * len(DASHES))) % len(MARKERS)],
         "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lcbench.results.report.curves import LEGEND_INCHES, TITLE_WIDTH, add_legend, finish, legend_names, style_of
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 APART = 0.07  # of a doubling of the length, between methods
+ALL = 0.6  # of the way from a length to the next, for all methods together
 
 
 def draw(found: Sequence[Differences], trained: int | None, model: str) -> Figure:
@@ -34,16 +37,19 @@ def draw(found: Sequence[Differences], trained: int | None, model: str) -> Figur
 
 def _draw(axes: Axes, one: Differences, methods: Sequence[str], trained: int | None) -> None:
     axes.axhline(0.0, color="#555555", linewidth=1.2, zorder=1)
+    lengths = sorted({point.seq_len for point in one.points})
+    gap = min((math.log2(longer / shorter) for shorter, longer in pairwise(lengths)), default=1.0)
+    apart = min(APART, ALL * gap / max(len(methods) - 1, 1))
     for place, method in enumerate(methods):
         points = one.methods.get(method, [])
-        shift = 2 ** (APART * (place - (len(methods) - 1) / 2))
+        shift = 2 ** (apart * (place - (len(methods) - 1) / 2))
         style = style_of(place, len(methods)) | {"markersize": 5.5}
         at = [point.seq_len * shift for point in points]
         axes.plot(at, [point.value for point in points], label=method, linewidth=1.0, **style)
         for x, point in zip(at, points, strict=True):
             if point.low is not None and point.high is not None:
                 axes.plot([x, x], [point.low, point.high], color=style["color"], linewidth=2.2, alpha=0.55, zorder=1.5)
-    finish(axes, sorted({point.seq_len for point in one.points}), [], "", trained)
+    finish(axes, lengths, [], "", trained)
     title = "\n".join(textwrap.wrap(f"{one.task}: difference to {one.base}", TITLE_WIDTH))
     axes.set(title=title, xlabel="length in tokens", ylabel=one.words.replace(", ", "\n"))
     axes.title.set_fontsize(9.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,13 @@ def _show_as_they_are(figure: Figure) -> None:
         if isinstance(shown, Text) and id(shown) not in ticks:
             shown.set_parse_math(False)
             shown.set_text(printable(shown.get_text()))
+
+
+def broken(name: str, width: int) -> str:
+    """The name of a method or task in lines of at most so many characters: broken between options and parts, and within
+    one only where it is longer."""
+    lines = textwrap.wrap(re.sub("([,+])", r"\1 ", name), width, break_on_hyphens=False)
+    return re.sub("([,+]) ", r"\1", "\n".join(lines))
 
 
 def length_label(length: int) -> str:

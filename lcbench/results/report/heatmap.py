@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from lcbench.core.errors import UserError, unknown
-from lcbench.results.report.figure import TRAINED_COLOR, length_label
+from lcbench.results.report.figure import TRAINED_COLOR, broken, length_label
 from lcbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -219,11 +219,9 @@ def _text_cell(point: Point | None, scale: LinearSegmentedColormap) -> Text:
 
 
 def _title(heatmap: Heatmap, several: bool) -> str:
-    """The method, and the task where there are several, wrapped to the width of a panel."""
-    name = f"{heatmap.task}\n{heatmap.method}" if several else heatmap.method
-    return "\n".join(
-        line for part in name.split("\n") for line in textwrap.wrap(part.replace(",", ", "), TITLE_WIDTH)
-    ).replace(", ", ",")
+    """The method, and the task where there are several, in lines of the width of a panel."""
+    parts = [heatmap.task, heatmap.method] if several else [heatmap.method]
+    return "\n".join(broken(part, TITLE_WIDTH) for part in parts)
 
 
 def _metric(heatmap: Heatmap) -> str:

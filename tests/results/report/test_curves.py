@@ -18,7 +18,7 @@ from rich.console import Console
 from lcbench.core.errors import UserError
 from lcbench.results.manifest import Manifest
 from lcbench.results.report.curves import COLORS, caption, curves, draw, own_band, print_curves
-from lcbench.results.report.figure import save
+from lcbench.results.report.figure import broken, save
 from lcbench.results.report.heatmap import lightness
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import summarise_runs
@@ -149,6 +149,14 @@ def test_positions_at_the_longest_length() -> None:
     assert "1,024" in panel.get_title()  # the longest that has a score
 
 
+def test_records_that_do_not_tell_positions_have_one_panel() -> None:
+    some = records()
+    for one in some:
+        if one["error"] is None:
+            one["nll"] = {**one["nll"], "buckets": []}
+    assert [axes.get_title() for axes in figure_of(some).axes] == ["pg19"]
+
+
 def test_a_log_scale_where_the_values_spread() -> None:
     near, far = figure_of([record("a", 128, 1.0), record("b", 128, 2.0)]), figure_of(records())
     assert near.axes[0].get_yscale() == "linear" and far.axes[0].get_yscale() == "log"
@@ -169,6 +177,18 @@ def passkeys() -> list[Fields]:
         del one["nll"]
         one["scores"] = {"exact_match": float(one["seq_len"] == 256)}
     return some
+
+
+def test_a_single_length_shows_its_intervals_and_no_trained_length_beside_it() -> None:
+    some = [one for one in records() if one["seq_len"] == 512]
+    lines = figure_of(some, trained=500).axes[0].lines
+    shown = [[float(y) for y in line.get_ydata()] for line in lines if str(line.get_label()).startswith("_")]
+    assert shown == [[row.low, row.high] for row in summarise_runs([run_of(some)])]
+
+
+def test_names_are_broken_between_options_and_parts() -> None:
+    assert broken("dca:chunk_size=48+yarn:factor=1", 30) == "dca:chunk_size=48+\nyarn:factor=1"
+    assert broken(LONG, 42).split("\n") == ["self_extend:group_size=8,", "neighbor_window=1024,log_scale_base=4096"]
 
 
 def test_a_task_that_is_answered_has_one_panel_from_0_to_1() -> None:

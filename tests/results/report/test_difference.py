@@ -105,6 +105,10 @@ def test_the_figure_has_a_point_and_an_interval_a_method_and_nothing_overlaps() 
     assert list(drawn) == ["dca", "yarn:factor=4"]
     assert [float(y) for y in drawn["dca"].get_ydata()] == [point.value for point in found[0].methods["dca"]]
     assert all(one != other for one, other in zip(drawn["dca"].get_xdata(), drawn["yarn:factor=4"].get_xdata()))
+    many = [one | {"method": f"m{n}"} for one in books() if one["method"] == "dca" for n in range(30)]
+    (crowded,) = draw(of([one for one in books() if one["method"] == "vanilla"] + many), 256, "m").axes
+    spread = [line.get_xdata()[0] for line in crowded.lines if str(line.get_label()).startswith("m")]
+    assert len(spread) == 30 and 256 / 1.3 < min(spread) < max(spread) < 256 * 1.3, "points stand at their length"
     texts = [axes.title, *figure.legends[0].get_texts(), figure.texts[-1] if figure.texts else axes.xaxis.label]
     assert_apart(figure, [text.get_window_extent() for text in texts])
 
