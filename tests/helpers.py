@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import typer.main
+
 from lcbench.__main__ import main
 from lcbench.engine.embedded import REFERENCE_MODELS
 from lcbench.results.records import RECORDS, read_records
@@ -21,6 +24,7 @@ from lcbench.results.records import RECORDS, read_records
 TINY = REFERENCE_MODELS / "lcbench-tiny"
 REPOSITORY = Path(__file__).parents[1]
 Fields = dict[str, Any]  # of a record, as on disk
+parser = functools.cache(typer.main.get_command)  # of all verbs and options: it takes longer to make than most runs
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def cli(*arguments: str | Path) -> Outcome:
     code = 0
     with (
         mock.patch.object(sys, "argv", ["lcbench", *map(str, arguments)]),
+        mock.patch.object(typer.main, "get_command", parser),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def without_credentials(argument: str) -> str:
     return re.sub(r"(https?://)(?:[^/?#\s]*@)?([^?#\s]*)\S*", r"\1\2", argument, flags=re.IGNORECASE)
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in ("lcbench", "torch", "transformers", "tokenizers", "accelerate"):
@@ -48,6 +50,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -56,6 +59,7 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+@cache
 def _git_state() -> dict[str, Any] | None:
     """Commit of the checkout that lcbench runs from, and whether it was changed since; None for an installed wheel."""
     root = Path(__file__).parents[2]

@@ -103,7 +103,7 @@ def assert_same(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> None:
 
 def test_vanilla_is_the_harness_itself(tasks: Path, adds_bos: Path) -> None:
     own = samples(tasks, "hf", pretrained=str(adds_bos), add_bos_token=True, dtype="float32", device="cpu")
-    ours = samples(tasks, "lcbench", pretrained=str(adds_bos), dtype="float32", max_length=256)
+    ours = samples(tasks, "lcbench", pretrained=str(adds_bos), dtype="float32", max_length=256, batch_size=3)
     assert_same(ours, own)
     assert len(own["codes_choice"]) == len(DOCUMENTS)
 
@@ -132,10 +132,9 @@ def test_a_method_is_that_of_extend() -> None:
             assert tokenizer.decode(new[0, len(start) :]).partition(".")[0] == text
 
 
-@pytest.mark.parametrize("method", ["vanilla", DCA])
-def test_batches_change_nothing(tasks: Path, method: str) -> None:
-    """Prompts of three lengths: padded at the left to generate, at the right to score."""
-    arguments = {"pretrained": "lcbench-tiny", "method": method, "max_length": 512, "dtype": "float32"}
+def test_batches_change_nothing(tasks: Path) -> None:
+    """Prompts of three lengths: padded at the left to generate, at the right to score. Vanilla's are above."""
+    arguments = {"pretrained": "lcbench-tiny", "method": DCA, "max_length": 512, "dtype": "float32"}
     assert_same(samples(tasks, "lcbench", **arguments, batch_size=3), samples(tasks, "lcbench", **arguments))
 
 

@@ -20,7 +20,7 @@ from tests.attention import oracle, zoo
 from tests.attention.test_generation import generate, greedy
 from tests.attention.test_generation import prompt as prompt_of_70
 
-PROMPT, NEW = 70, 16  # decoding moves keys to memory at 78 (longllama), and at 72 and 80 (streaming)
+PROMPT, NEW = 70, 12  # decoding moves keys to memory at 78 (longllama), and at 72 and 80 (streaming)
 WINDOWS = "context_length=24,last_context_length=16"
 STREAMING = f"fot:memory_layers=[1],{WINDOWS},variant=streaming"
 LONGLLAMA = f"fot:memory_layers=[1],{WINDOWS},prompt_length={PROMPT}"

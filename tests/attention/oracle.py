@@ -10,7 +10,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -248,6 +248,11 @@ def reference_model(
     """
     model = copy.deepcopy(model).to(dtype)
     layers = probe(model)
+    layerwise = any(part.name in ("fot", "duo_attention") for part in parts(method))
+
+    @cache
+    def pairs(window: int | None, layer: int, head: int, n: int) -> tuple[Tensor, Tensor]:
+        return matrices(plan(method, layer, n, head) if window is None else within(window), n)
 
     def attend(
         module: nn.Module,
@@ -266,13 +271,12 @@ def reference_model(
         sinks_H = extra.get("s_aux")
         outs = []
         for head in range(kinds):
-            relative = plan(method, index, n, head) if layer.window is None else within(layer.window)
             of, of_keys = slice(head * groups, (head + 1) * groups), slice(head, head + 1) if kinds > 1 else slice(None)
             out = reference_attention(
                 q[:, of],
                 k[:, of_keys],
                 v[:, of_keys],
-                *matrices(relative, n),
+                *pairs(layer.window, index if layerwise else 0, head, n),
                 inv_freq,
                 pairing=layer.rope.pairing,
                 attention_factor=attention_factor,

@@ -23,6 +23,13 @@ METHODS = [
     "rerope:window=9+yarn+logn:base=9",
 ]
 every_method = pytest.mark.parametrize("spec", METHODS)
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+
+
+def in_turn(*options: Any, each: int = 1) -> pytest.MarkDecorator:
+    """Every method with `each` of the options, and every option with a method or more."""
+    pairs = [(spec, options[(n + m) % len(options)]) for n, spec in enumerate(METHODS) for m in range(each)]
+    return pytest.mark.parametrize(("spec", "options"), pairs, ids=lambda value: str(value) or "default")
 
 
 @pytest.fixture
@@ -60,30 +67,25 @@ def test_methods_differ() -> None:
     assert len({tuple(truth(spec)[0].tolist()) for spec in [*METHODS, "vanilla"]}) == len(METHODS) + 1
 
 
-@every_method
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"use_cache": False},
-        {"cache_implementation": "static", "disable_compile": True},
-        {"prefill_chunk_size": 7},
-        {"prefill_chunk_size": 32},
-        {"prompt_lookup_num_tokens": 4},
-    ],
-    ids=lambda options: ",".join(map(str, options)) or "default",
+@in_turn(
+    {},
+    STATIC,
+    {"prefill_chunk_size": 7},
+    {"prompt_lookup_num_tokens": 4},
+    {"prefill_chunk_size": 32},
+    {"use_cache": False},
+    each=3,
 )
 def test_greedy(model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
     with lcbench.extend(model, spec, length=LENGTH):
         assert torch.equal(generate(model, prompt(), **options), truth(spec))
 
 
-@every_method
-@pytest.mark.parametrize("assistant_steered", [True, False])
-def test_assisted_decoding(model: PreTrainedModel, spec: str, assistant_steered: bool) -> None:
+@in_turn("assistant steered", "assistant as it is")
+def test_assisted_decoding(model: PreTrainedModel, spec: str, options: str) -> None:
     assistant = zoo.build(zoo.config("LlamaConfig", num_hidden_layers=1), seed=3)
     with lcbench.extend(model, spec, length=LENGTH):
-        if assistant_steered:
+        if options == "assistant steered":
             with lcbench.extend(assistant, spec, length=LENGTH):
                 actual = generate(model, prompt(), assistant_model=assistant)
         else:
@@ -91,13 +93,11 @@ def test_assisted_decoding(model: PreTrainedModel, spec: str, assistant_steered:
     assert torch.equal(actual, truth(spec))
 
 
-@every_method
-@pytest.mark.parametrize("static", [True, False])
-def test_left_padded_batch(model: PreTrainedModel, spec: str, static: bool) -> None:
+@in_turn(STATIC, {})
+def test_left_padded_batch(model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
     """Every row answers as it does alone."""
     rows = [prompt(), prompt()[:, 20:], prompt()[:, 31:]]
     batch = torch.cat([torch.cat([torch.zeros(1, PROMPT - row.shape[1]).long(), row], dim=1) for row in rows])
-    options = {"cache_implementation": "static", "disable_compile": True} if static else {}
     with lcbench.extend(model, spec, length=LENGTH):
         actual = generate(model, batch, attention_mask=(batch != 0).long(), **options)
         for ids, row in zip(actual, rows):
@@ -134,10 +134,7 @@ def test_a_static_cache_that_is_used_again(model: PreTrainedModel, spec: str) ->
             cache.reset()
 
 
-@every_method
-@pytest.mark.parametrize(
-    "options", [{"num_beams": 3}, {"do_sample": True, "top_k": 8}, {"num_beams": 2, "do_sample": True}]
-)
+@in_turn({"num_beams": 3}, {"do_sample": True, "top_k": 8}, {"num_beams": 2, "do_sample": True})
 def test_beams_and_samples_equal_the_uncached_run(model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
     answers = []
     with lcbench.extend(model, spec, length=LENGTH):
@@ -148,11 +145,10 @@ def test_beams_and_samples_equal_the_uncached_run(model: PreTrainedModel, spec: 
 
 
 @pytest.mark.parametrize("arch", ["gemma2", "gemma3", "gpt-oss", "qwen2-sliding", "cohere2"])
-@pytest.mark.parametrize(
-    "options", [{}, {"prefill_chunk_size": 9}, {"cache_implementation": "static", "disable_compile": True}]
-)
-def test_sliding_layers_beside_full_ones(arch: str, options: dict[str, Any]) -> None:
+def test_sliding_layers_beside_full_ones(arch: str) -> None:
     """Their caches forget what the window no longer needs."""
     model, spec = zoo.build(zoo.ARCHITECTURES[arch]()), "streaming:sinks=3,window=20+logn:base=9"
     with lcbench.extend(model, spec, length=LENGTH):
-        assert torch.equal(generate(model, prompt(), **options), greedy(model, prompt()))
+        expected = greedy(model, prompt())
+        for options in ({}, {"prefill_chunk_size": 9}, STATIC):
+            assert torch.equal(generate(model, prompt(), **options), expected), options

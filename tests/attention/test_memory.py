@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -153,6 +154,15 @@ def test_a_store_grows_ahead_and_takes_in_what_it_lacks() -> None:
 
 
 KNN, ROUNDED = ",memory=knn,top_k=5", ",mem_dtype=bfloat16,mem_attention_grouping=[2,9]"
+
+
+def in_turn(*options: dict[str, Any], each: int = 1, more: Sequence[tuple[str, dict[str, Any]]] = ()) -> Any:
+    """Every method with `each` of the options, and every option with methods of every kind; then `more` pairs."""
+    pairs = [(spec, options[(n + m) % len(options)]) for n, spec in enumerate(METHODS) for m in range(each)]
+    ids = [f"{spec}-{','.join(map(str, chosen)) or 'default'}" for spec, chosen in [*pairs, *more]]
+    return pytest.mark.parametrize(("spec", "options"), [*pairs, *more], ids=ids)
+
+
 FAST = {("gemma2", KNN), ("gemma3", ""), ("gpt-oss", ROUNDED), ("qwen2-sliding", "")}  # each once
 
 
@@ -168,22 +178,16 @@ class TestSameResult:
         logits = oracle.reference_logits(zoo.llama(), ids, parse_method(spec).resolve(lengths), lengths)
         assert torch.equal(logits[:, PROMPT - 1 : -1].argmax(-1), ids[:, PROMPT:])
 
-    @every_method
-    @pytest.mark.parametrize(
-        "options",
-        [{}, {"use_cache": False}, STATIC, {"prefill_chunk_size": 7}, {"prefill_chunk_size": 32}],
-        ids=lambda options: ",".join(map(str, options)) or "default",
-    )
+    @in_turn({}, {"use_cache": False}, STATIC, {"prefill_chunk_size": 7}, {"prefill_chunk_size": 32}, each=3)
     def test_every_kind_of_cache(self, model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
         with lcbench.extend(model, spec):
             assert torch.equal(continued(model, prompt(), **options), truth(spec))
 
-    @every_method
-    @pytest.mark.parametrize("options", [{}, STATIC], ids=["forgetful", "static"])
+    @in_turn({}, STATIC)
     def test_left_padded_batch(self, model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
         """Every row answers as it does alone, with windows of its own. A typed prompt_length counts a row's tokens."""
         spec = spec.replace(f",prompt_length={PROMPT}", "")
-        lengths = [PROMPT, 50, 39]
+        lengths = [PROMPT, 43]
         batch = torch.cat(
             [torch.cat([torch.zeros(1, PROMPT - n).long(), prompt(n)], dim=1) for n in lengths],
         )
@@ -193,19 +197,13 @@ class TestSameResult:
             typed = spec if "streaming" in spec else f"{spec},prompt_length={PROMPT}"
             assert torch.equal(ids[PROMPT:], truth(typed, n)[0, n:])
 
-    @pytest.mark.parametrize(
-        ("options", "spec"),
-        [
-            *product(
-                [{"num_beams": 3}, {"num_beams": 2, "do_sample": True, "num_return_sequences": 2}],
-                METHODS,
-            ),
-            *product(  # no row goes where another was: of these, two methods suffice
-                [{"do_sample": True, "top_k": 8}, {"do_sample": True, "num_return_sequences": 3}],
-                [STREAMING, LONGLLAMA],
-            ),
+    @in_turn(  # where no row goes where another was, once each
+        {"num_beams": 3},
+        {"num_beams": 2, "do_sample": True, "num_return_sequences": 2},
+        more=[
+            (STREAMING, {"do_sample": True, "top_k": 8}),
+            (LONGLLAMA, {"do_sample": True, "num_return_sequences": 3}),
         ],
-        ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
     )
     def test_beams_and_samples(self, model: PreTrainedModel, spec: str, options: dict[str, Any]) -> None:
         """With windows that move to memory on the way: the cache is reordered with everything in it."""
@@ -312,15 +310,15 @@ class TestSameResult:
         ],
     )
     def test_beside_sliding_windows(self, arch: str, more: str) -> None:
-        """Soft caps, sinks, and layers whose cache forgets in its own way."""
+        """Soft caps, sinks, and layers whose cache forgets in its own way; the window moves at the second new token."""
         model = zoo.build(zoo.ARCHITECTURES[arch]())
         memory_layer = 0 if arch == "qwen2-sliding" else 1
         spec = f"fot:memory_layers=[{memory_layer}],{WINDOWS},variant=streaming{more}"
         batch, mask = zoo.left_padded(prompt().repeat(2, 1), [0, 17])
         with lcbench.extend(model, spec):
-            expected = [greedy(model, batch[row : row + 1, pad:], 12)[0, -12:] for row, pad in ((0, 0), (1, 17))]
+            expected = [greedy(model, batch[row : row + 1, pad:], 4)[0, -4:] for row, pad in ((0, 0), (1, 17))]
             for options in ({}, {"prefill_chunk_size": 9}, STATIC):
-                actual = generate(model, batch, attention_mask=mask, max_new_tokens=12, **options)
+                actual = generate(model, batch, attention_mask=mask, max_new_tokens=4, **options)
                 assert torch.equal(actual[:, PROMPT:], torch.stack(expected))
 
     def test_cache_layers_are_the_right_ones_beside_sliding_windows(self) -> None:
@@ -339,8 +337,10 @@ class TestDtypeOfMemory:
         f"fot:memory_layers=[0],{WINDOWS},variant=streaming",
     )
 
-    @pytest.mark.parametrize("spec", SPECS)
-    @pytest.mark.parametrize("more", ["", ",mem_attention_grouping=[1,7]", ",mem_attention_grouping=[3,100]"])
+    @pytest.mark.parametrize(
+        ("spec", "more"),
+        [(SPECS[0], ""), (SPECS[0], ",mem_attention_grouping=[1,7]"), (SPECS[1], ",mem_attention_grouping=[3,100]")],
+    )
     def test_keys_and_values_before_the_window_are_rounded_and_no_others(self, spec: str, more: str) -> None:
         model, ids = zoo.llama().double(), zoo.tokens(2, 90)
         method = parse_method(spec).resolve(Lengths(zoo.PRETRAINING))

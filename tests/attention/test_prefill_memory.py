@@ -187,16 +187,15 @@ def test_bytes_are_counted() -> None:
 @pytest.mark.parametrize("backend", [KERNELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in KERNELS[1:])])
 @pytest.mark.parametrize("spec", [*METHODS, FOT])
 def test_the_gate(spec: str, backend: str) -> None:
-    """At most 2 GiB at any length; it is 0.9 to 1.4, most of it the MLP's and the queries' of a chunk."""
+    """At most 2 GiB at any length: it is 0.9 to 1.4, most of it the MLP's and the queries' of a chunk."""
     if backend == "triton":
         pytest.importorskip("triton")
-    peaks = [peak_beside(spec, backend, n * TOKENS) for n in (1, 4)]
+    peaks = [peak_beside(spec, backend, n * TOKENS) for n in (1, 2)]
     assert max(peaks) < 1.4 * GIB < GATE
     assert peaks[1] < peaks[0] + 0.1 * GIB
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("tokens", [2**17, pytest.param(2**19, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("backend", "tokens"), [("flash", 2**17), ("triton", 2**16)])
 def test_no_chunk_before_the_last_takes_more(backend: str, tokens: int) -> None:
     """Of a method that forgets, whose windows move to the memory on the way. Each chunk's pieces take time."""
     if backend == "triton":
@@ -207,8 +206,8 @@ def test_no_chunk_before_the_last_takes_more(backend: str, tokens: int) -> None:
 
 def test_joint_too() -> None:
     """It makes scores for a few queries at a time, so that a few show what it takes beside hidden states."""
-    million = peak_beside("self_extend", "matmul", TOKENS, chunk=17)
-    assert peak_beside("self_extend", "matmul", 2 * TOKENS, chunk=17) <= million < 1.5 * GIB
+    half = peak_beside("self_extend", "matmul", TOKENS // 2, chunk=17)
+    assert peak_beside("self_extend", "matmul", TOKENS, chunk=17) <= half < 1.5 * GIB
 
 
 @pytest.fixture
@@ -222,18 +221,17 @@ def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL_FOT = "fot:memory_layers=[1],context_length=24,last_context_length=8"
 
 
-@pytest.mark.parametrize("pads", [(0, 0), (0, 23)])
 @pytest.mark.parametrize(
-    ("spec", "held"),
+    ("spec", "held", "pads"),
     [
-        ("vanilla", {}),
-        ("yarn:factor=2", {"kv_dtype": "bfloat16"}),
-        ("dca:chunk_size=24,max_position=29", {}),
-        ("dca:chunk_size=24,max_position=29", {"kv_dtype": "bfloat16"}),
-        ("self_extend:group_size=3,neighbor_window=16", {}),
-        ("streaming:sinks=4,window=20", {}),
-        (SMALL_FOT, {}),
-        (SMALL_FOT + ",mem_attention_grouping=[2,9]", {}),
+        ("vanilla", {}, (0, 23)),
+        ("yarn:factor=2", {"kv_dtype": "bfloat16"}, (0, 0)),
+        ("dca:chunk_size=24,max_position=29", {}, (0, 0)),
+        ("dca:chunk_size=24,max_position=29", {"kv_dtype": "bfloat16"}, (0, 23)),
+        ("self_extend:group_size=3,neighbor_window=16", {}, (0, 23)),
+        ("streaming:sinks=4,window=20", {}, (0, 0)),
+        (SMALL_FOT, {}, (0, 0)),
+        (SMALL_FOT + ",mem_attention_grouping=[2,9]", {}, (0, 23)),
     ],
 )
 @torch.no_grad()

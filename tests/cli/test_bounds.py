@@ -136,13 +136,13 @@ def zipped(name: str, content: bytes) -> RawFile:
 
 def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw, "SMALL", 2**20)
-    bomb = b'{"text": "' + b" " * 2**25 + b'"}\n'
+    bomb = b'{"text": "' + b" " * 2**23 + b'"}\n'
     Path("b.jsonl.gz").write_bytes(gzip.compress(bomb))
     for file in (zipped("b.jsonl", bomb), RawFile(Path("b.jsonl.gz"), "b.jsonl.gz")):
         with pytest.raises(UserError, match="unpacks to more than 200 times its size, as a zip bomb does"):
             list(read_rows(file))
-    rows = b"".join(b'{"text": "%d"}\n' % number for number in range(200_000))
-    assert len(list(read_rows(zipped("c.jsonl", rows)))) == 200_000
+    rows = b"".join(b'{"text": "%d"}\n' % number for number in range(80_000))
+    assert len(list(read_rows(zipped("c.jsonl", rows)))) == 80_000
 
 
 def test_an_encrypted_zip() -> None:

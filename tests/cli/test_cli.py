@@ -279,7 +279,7 @@ def test_dry_run_touches_nothing() -> None:
     assert f"KV cache up to 8 MiB (vanilla at 1,024 tokens, {2 * 4 * 64 * 4:,} bytes a key and layer)" in shown.out
     assert "while answers are decoded, rotated keys take up to 4 MiB more (vanilla at 1,024 tokens)" in shown.out
     assert not list(Path().iterdir())
-    cli("run", "passkey", "--method", "vanilla,yarn", "--seq-len", "512,1k", "--samples", "5")
+    cli("run", "passkey", "--method", "vanilla,yarn", "--seq-len", "512,1k", "--samples", "1")
     assert f"records would go to {the_run()}" in shown.out
 
 

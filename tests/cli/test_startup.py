@@ -61,8 +61,9 @@ COMMANDS = {
     f"export {SMOKE} --to wanb": "did you mean 'wandb'?",
 }
 EACH = f"""
-import contextlib, io, json, sys
+import contextlib, functools, io, json, sys, typer.main
 from lcbench.__main__ import main
+typer.main.get_command = functools.cache(typer.main.get_command)
 for command in json.loads(sys.stdin.read()):
     sys.argv, said = ["lcbench", *command.split(" ")], io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):

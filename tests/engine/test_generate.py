@@ -35,8 +35,16 @@ def test_greedy_as_the_model_itself(model: PreTrainedModel, prompt: list[int]) -
     assert found.prefill_seconds > 0 and found.decode_seconds > 0
 
 
-@pytest.mark.parametrize("method", ["vanilla", "dca:chunk_size=48,max_position=63", "self_extend+yarn:factor=2"])
-@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 1000])
+@pytest.mark.parametrize(
+    ("method", "chunk"),
+    [
+        pytest.param("vanilla", 1, marks=pytest.mark.slow),
+        ("vanilla", 64),
+        ("dca:chunk_size=48,max_position=63", 7),
+        ("dca:chunk_size=48,max_position=63", 1000),
+        ("self_extend+yarn:factor=2", 64),
+    ],
+)
 def test_the_size_of_chunks_changes_nothing(
     model: PreTrainedModel, prompt: list[int], method: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,8 +55,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize(("name", "place"), list(zip(BAD, (0, 3, 0, 3), strict=True)))
 def test_a_bad_row_fails_alone(name: str, place: int) -> None:
     changes, reason = BAD[name]
     write([row(number, **(changes if number == place else {})) for number in range(4)])

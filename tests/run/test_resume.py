@@ -21,8 +21,8 @@ from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from tests.helpers import REPOSITORY, cli, command, lines_of, process, records_of
 
-RUN = ["run", "passkey", "--method", "vanilla,dca:mscale=0.1", "--seq-len", "150,256", "--samples", "100"]
-IN_RUN = 2 * 2 * 100
+RUN = ["run", "passkey", "--method", "vanilla,dca:mscale=0.1", "--seq-len", "150,256", "--samples", "70"]
+IN_RUN = 2 * 2 * 70
 SAMPLES = 40  # a few seconds of work: time to be interrupted in, on a busy machine too
 SHORT = ["run", "passkey", "--seq-len", "1k", "--samples", str(SAMPLES)]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

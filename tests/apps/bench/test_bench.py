@@ -47,13 +47,13 @@ def read(path: str) -> SimpleNamespace:
 
 def test_everything_is_measured_once(tmp_path: Path) -> None:
     methods = [text for method in METHODS for text in ("--method", method)]
-    done = bench(*methods, "--seq-len", "256,300", "--json", "b.json", "--plot", "b.png")
+    done = bench(*methods, "--seq-len", "128,150", "--json", "b.json", "--plot", "b.png")
     assert done.code == 0, done.err
     found = read("b.json")
     names = ["sdpa", *METHODS]
     assert [(row.part, row.length, row.subject) for row in found.rows] == [
         (part, length, name)
-        for length in (256, 300)
+        for length in (128, 150)
         for parts in (["attention"], ["block"], ["prefill", "decode", "memory"])
         for part in parts
         for name in names
@@ -71,7 +71,7 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
             assert set(row.ratios) == {"sdpa"} and row.ratios["sdpa"].median > 0
             assert not row.baseline or row.ratios["sdpa"].median == 1
     assert {(check["subject"], check["length"]) for check in found.checks} == {
-        (n, k) for n in names for k in (256, 300)
+        (n, k) for n in names for k in (128, 150)
     }
     about = found.about
     assert (about["model"], about["weights"], about["layers"], about["own_layers"]) == ("tiny", "random", 2, 4)
@@ -142,7 +142,7 @@ WRONG_OF = {"lcbench": subjects.steered_attention}
 def test_a_wrong_method_is_not_timed(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are."""
     monkeypatch.setattr(subjects, "steered_attention", wrong)
-    done = bench("--method", DCA, "--seq-len", "256", "--what", "attention", "--json", "b.json", "--plot", "b.png")
+    done = bench("--method", DCA, "--seq-len", "256", "--what", "attention", "--json", "b.json")
     assert done.code == 1
     assert re.search(
         rf"\nfailed: attention of {re.escape(DCA)} at 256 tokens: it differs from the float64 reference by \S+ of a "
@@ -151,7 +151,7 @@ def test_a_wrong_method_is_not_timed(wrong: Any, monkeypatch: pytest.MonkeyPatch
     )
     found = read("b.json")
     assert [row.subject for row in found.rows] == [check["subject"] for check in found.checks] == ["sdpa"]
-    assert Path("b.png").exists() and [(skip.subject, skip.failed) for skip in found.skipped] == [(DCA, True)]
+    assert [(skip.subject, skip.failed) for skip in found.skipped] == [(DCA, True)]
 
 
 def test_a_wrong_baseline_is_not_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ PLANS = [
     "dca:chunk_size=7,max_position=9",  # tiles with chunks inside
     "rerope:window=20",
     "streaming:sinks=4,window=20",
-    "fot:memory_layers=[0],context_length=24,last_context_length=7,prompt_length=70",
+    "fot:memory_layers=[0],context_length=24,last_context_length=7,prompt_length=50",
     "logn:base=16",
 ]
 LIKE_OTHERS = ("self_extend:group_size=3,neighbor_window=16", "rerope:window=20", "logn:base=16")  # in edges and merges
@@ -75,9 +75,9 @@ def given(spec: str, first: int, last: int, rope: Rope) -> tuple[Any, ...]:
     "spec", [pytest.param(spec, marks=pytest.mark.slow) if spec in LIKE_OTHERS else spec for spec in PLANS]
 )
 def test_equals_the_reference(spec: str) -> None:
-    method = parse_method(spec).resolve(Lengths(PRETRAINING, 90))
-    qkv = random_qkv(90, kv_heads=2)
-    assert_close(run(attention, method, [67, 68, 90], qkv, rope_of()), truth(method, qkv))
+    method = parse_method(spec).resolve(Lengths(PRETRAINING, 70))
+    qkv = tuple(x[:1] for x in random_qkv(70, kv_heads=2))  # two rows are in the tests of grouped queries
+    assert_close(run(attention, method, [47, 48, 70], qkv, rope_of()), truth(method, qkv))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -97,7 +97,7 @@ def test_widths_that_no_tile_has(width: int, width_v: int) -> None:
     assert_close(lse, expected_lse)
 
 
-@pytest.mark.parametrize("spec", PLANS[:4])
+@pytest.mark.parametrize("spec", PLANS[:3])
 def test_float16_is_as_good_as_its_rounding(spec: str) -> None:
     q, k, v = (x[:1].half() for x in random_qkv(80, kv_heads=2))
     call = Call(q[:, :, 30:], k, v, *given(spec, 30, 80, rope_of()))
@@ -108,7 +108,7 @@ def test_float16_is_as_good_as_its_rounding(spec: str) -> None:
     assert (lse - expected_lse).abs().max() < 8 * eps
 
 
-@pytest.mark.parametrize("spec", PLANS[:3])
+@pytest.mark.parametrize("spec", PLANS[1:3])
 def test_nothing_beyond_the_keys_is_read(spec: str) -> None:
     """A cache has room ahead, with whatever was there; what lies around the queries is poisoned too."""
     q, k, v = (x[:1] for x in random_qkv(77, kv_heads=2))

@@ -157,12 +157,12 @@ class TestWhereForgettingWouldLoseSomething:
             actual = model(ids[:, edge - 3 :], past_key_values=past).logits
             assert_close(actual, model(ids).logits[:, edge - 3 :])
 
-    @every_method
+    @pytest.mark.parametrize("spec", METHODS[::2])
     def test_prompt_lookup(self, model: PreTrainedModel, spec: str) -> None:
         with lcbench.extend(model, spec):
             assert torch.equal(continued(model, prompt(), prompt_lookup_num_tokens=4), truth(spec))
 
-    @every_method
+    @pytest.mark.parametrize("spec", METHODS[1::2])
     def test_assisted_decoding(self, model: PreTrainedModel, spec: str) -> None:
         assistant = zoo.build(zoo.config("LlamaConfig", num_hidden_layers=1), seed=3)
         with lcbench.extend(model, spec):

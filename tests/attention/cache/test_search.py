@@ -46,16 +46,15 @@ def padded_calls(model: PreTrainedModel, spec: str, pads: list[int], ends: list[
 
 class TestBestKeysByHand:
     @pytest.mark.parametrize(
-        "spec",
+        ("spec", "kv_heads"),
         [
-            STREAMING,
-            LONGLLAMA,
-            f"fot:memory_layers=[0,1],{WINDOWS},prompt_length=90",
-            f"{STREAMING},mem_positionals=false",
-            f"{LONGLLAMA},mem_attention_grouping=[1,3],mem_device=cpu",
+            (STREAMING, 1),
+            (LONGLLAMA, 4),
+            (f"fot:memory_layers=[0,1],{WINDOWS},prompt_length=90", 2),
+            (f"{STREAMING},mem_positionals=false", 2),
+            (f"{LONGLLAMA},mem_attention_grouping=[1,3],mem_device=cpu", 1),
         ],
     )
-    @pytest.mark.parametrize("kv_heads", [1, 2, 4])
     def test_prefill_and_decode(self, spec: str, kv_heads: int) -> None:
         model, ids = zoo.llama(num_key_value_heads=kv_heads), zoo.tokens(2, 90)
         expected = explicit_logits(model, ids, resolved(spec), top_k=TOP_K)
@@ -66,8 +65,9 @@ class TestBestKeysByHand:
         static = StaticCache(config=model.config, max_cache_len=90)
         assert_close(in_calls(model, spec + KNN, ids, ENDS, static), expected)
 
-    @pytest.mark.parametrize("pads", [[0, 23], [23, 0], [9, 9], [1, 2]])
-    @pytest.mark.parametrize("spec", [STREAMING, f"fot:memory_layers=[1],{WINDOWS},prompt_length=70"])
+    @pytest.mark.parametrize(
+        ("spec", "pads"), [(STREAMING, [0, 23]), (LONGLLAMA, [23, 0]), (LONGLLAMA, [9, 9]), (STREAMING, [1, 2])]
+    )
     def test_rows_of_different_padding(self, spec: str, pads: list[int]) -> None:
         model, ids = zoo.llama(), zoo.tokens(2, 90)
         for ends in ([90], [15, *ENDS]):  # the first call may be padding only
@@ -93,8 +93,9 @@ class TestBestKeysByHand:
         for ends in ([90], ENDS):
             assert_close(in_calls(model, f"{spec}{KNN},mem_dtype=bfloat16", ids, ends), expected, atol=2e-5)
 
-    @pytest.mark.parametrize("index", ["flat", "ivf"])
-    @pytest.mark.parametrize("more", ["", "+logn:base=9", "+ntk:factor=2", "+yarn:factor=4"])
+    @pytest.mark.parametrize(
+        ("more", "index"), [("", "flat"), ("+logn:base=9", "ivf"), ("+ntk:factor=2", "flat"), ("+yarn:factor=4", "ivf")]
+    )
     def test_all_keys_found_is_dense_attention(self, more: str, index: str) -> None:
         model, ids = zoo.llama(), zoo.tokens(2, 90)
         every = f"{STREAMING},memory=knn,top_k=500,index={index}{more}"
@@ -180,8 +181,7 @@ class TestApproximate:
         assert_close(in_calls(model, self.SPEC, ids, ends), in_calls(model, self.SPEC, ids, [90]), 2e-5)
 
     @pytest.mark.usefixtures("small")
-    @pytest.mark.parametrize("pads", [[0, 1], [0, 23], [23, 0]])
-    @pytest.mark.parametrize("ends", [[90], ENDS])
+    @pytest.mark.parametrize(("pads", "ends"), [([0, 1], [90]), ([0, 23], ENDS), ([23, 0], ENDS)])
     def test_rows_of_different_padding(self, pads: list[int], ends: list[int]) -> None:
         """Each as if it were alone: what another row brought into the memory is not searched."""
         model, ids = zoo.llama(), zoo.tokens(2, 90)

@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,18 +17,21 @@ import torch
 from torch import Tensor
 
 import lcbench
+from lcbench.core import files
 from lcbench.engine import reading
 from lcbench.engine.models import ModelSource
 from lcbench.methods import Lengths, Method
 from lcbench.methods.base import REGISTRY
 from lcbench.methods.pieces import Piece
 from lcbench.results.nll import TokenNll
+from lcbench.results.records import RunWriter
 from lcbench.run import runner
 from lcbench.run.plan import make_plan
 from lcbench.run.requests import Request
 from lcbench.tasks import Cell, load_task
 from tests.engine.test_prefix_reuse import Silent
 from tests.helpers import Fields, cli, fields_of, records_of
+from tests.killed_writer import in_child
 
 WIDE = ModelSource(dtype="float64")
 LONGROPE = f"longrope:factors=[{','.join(['1.5'] * 32)}],attention_factor=1.1"
@@ -65,7 +66,7 @@ def truth(task_name: str, record: Fields, lengths: tuple[int, ...]) -> list[list
     "method", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_prefix_as_a_plain_loop(method: str, tmp_path: Path) -> None:
-    lengths = (128, 300, 640)
+    lengths = (128, 200, 400)
     assert not run(tmp_path / "run", "pg19", (method,), lengths).failed
     records = fields_of(tmp_path / "run")
     assert len(records) == 6
@@ -241,34 +242,23 @@ def test_a_resumed_run_is_as_one_that_was_not_interrupted(tmp_path: Path) -> Non
     assert parts == whole and len(whole) == 9  # dynamic_ntk at 128 tokens is vanilla
 
 
-KILLED = """
-import os, signal, sys
-from lcbench.core import files
-from lcbench.results.records import RunWriter
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[1] == "between":  # the array is there, its record is not
-    plain, seen = RunWriter.append, []
-    RunWriter.append = lambda self, record: die() if len(seen) == 2 else (seen.append(1), plain(self, record))
-else:  # half of the array
-    seen = []  # run.json and its folder, then of each sample the array, its folder and the record
-    files.os.fsync = lambda file: (seen.append(1), die() if len(seen) == 12 else None)
-from lcbench.__main__ import main
-sys.argv = ["lcbench", *sys.argv[2:]]
-main()
-"""
-
-
-@pytest.mark.parametrize("moment", [pytest.param("between", marks=pytest.mark.slow), "within"])
+@pytest.mark.parametrize("moment", ["between", "within"])
 def test_killed_beside_an_array(moment: str, tmp_path: Path) -> None:
+    """When the array is there and its record is not; in the middle of the array."""
     command = ("run", "pg19", "--seq-len", "128,256", "--samples", "2", "--dtype", "float64", "-o", tmp_path / "run")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, moment, *map(str, command)], capture_output=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    append, seen = RunWriter.append, []
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed() -> None:
+        if moment == "between":
+            RunWriter.append = lambda self, record: die() if len(seen) == 2 else (seen.append(1), append(self, record))
+        else:  # run.json and its folder, then of each sample the array, its folder and the record
+            files.os.fsync = lambda file: (seen.append(1), die() if len(seen) == 12 else None)
+        cli(*command)
+
+    assert in_child(killed) == signal.SIGKILL
     arrays = tmp_path / "run" / "nll"
     assert len(list(arrays.iterdir())) > len(fields_of(tmp_path / "run")) > 0
     assert any(path.suffix == ".tmp" for path in arrays.iterdir()) == (moment == "within")
