@@ -58,11 +58,11 @@ def test_prefill_is_native(arch: str) -> None:
 def test_greedy_generation_is_native(arch: str, cache: str) -> None:
     model = model_of(arch)
     ids, mask = zoo.left_padded(zoo.tokens(2, 40), [0, 9])
-    options: dict[str, Any] = {"max_new_tokens": 10, "do_sample": False, "cache_implementation": cache}
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "cache_implementation": cache}
     if cache == "static":
         options["disable_compile"] = True
     expected = model.generate(ids, attention_mask=mask, **options)
-    with lcbench.extend(model, "vanilla", length=50):
+    with lcbench.extend(model, "vanilla", length=45):
         assert torch.equal(model.generate(ids, attention_mask=mask, **options), expected)
 
 

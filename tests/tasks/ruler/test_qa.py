@@ -145,8 +145,7 @@ def test_samples(files: dict[str, Path]) -> None:
     assert len(places) > 2
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", ["qa_1", "qa_2"])
+@pytest.mark.parametrize(("name", "style"), [(["qa_1", "qa_2"][n % 2], style) for n, style in enumerate(STYLES)])
 def test_too_short_tells_what_fits(name: str, style: str, files: dict[str, Path]) -> None:
     task, tokenizer = load_task(f"ruler/{name}:source={files[name]}"), build(style)
     with pytest.raises(UserError, match="does not fit into 50 tokens") as error:

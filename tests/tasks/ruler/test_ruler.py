@@ -92,6 +92,7 @@ def answer_fwe(text: str) -> set[str]:
     return {word for word, _ in counts[1:4]}
 
 
+in_turn = pytest.mark.parametrize(("name", "style"), [(TASKS[n % 3], style) for n, style in enumerate(STYLES)])
 READERS: dict[str, Callable[[str], set[str]]] = dict(zip(TASKS, (answer_vt, answer_cwe, answer_fwe), strict=True))
 
 
@@ -111,16 +112,14 @@ def test_a_prompt_is_exact_and_its_answer_is_in_it(style: str, name: str, extra:
     assert sum(token in tokenizer.all_special_ids for token in example.prompt) == len(start)
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", TASKS)
+@in_turn
 def test_long_prompts(name: str, style: str) -> None:
     for seq_len in (6000, *([2**14] if style == STYLES[TASKS.index(name)] else [])):  # in a tokenizer each
         example, text = draw(name, seq_len, 1, style)
         assert READERS[name](text) == set(example.references)
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", TASKS)
+@in_turn
 def test_too_short_tells_what_fits(name: str, style: str) -> None:
     length = shortest(style, name)
     with pytest.raises(UserError, match=f"--seq-len {length} or more"):
