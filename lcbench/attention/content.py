@@ -55,7 +55,7 @@ class ContentCall:
 
         Raises: UserError for gradients, and for a cache that cannot drop keys.
         """
-        if torch.is_grad_enabled() and q_BHTD.requires_grad:
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, self.keys.k_BKSD, self.keys.v_BKSD)):
             raise UserError(f"{self.method.label} chooses keys, and choices have no gradient; use torch.no_grad().")
         if of.prompt is None:
             raise UserError(

@@ -1,14 +1,16 @@
 """Sparse prefill: for each block of queries and each head, attention over the keys that a method has selected.
 
-Keys that all queries of a block can see are gathered head by head, so that time is that of the pairs that are
-computed, and kernels see plain dense tiles. At the edges of a piece, where queries differ, few keys are left: they are
-one tile of all heads, with a mask. Tiles are merged by log-sum-exp.
+Columns, which all queries see, are gathered once a head and are tiles of many queries; keys of selected blocks are
+gathered for each block of queries, as many at a time as stay in a processor's cache. So time is that of the pairs that
+are computed, and kernels see plain dense tiles. At the edges of a piece, where the queries of a block differ, few keys
+are left: they are one tile of all heads, with a mask. Tiles are merged by log-sum-exp.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,33 +23,142 @@ from lcbench.attention.backends.tiled import cpu_kernel
 from lcbench.methods.content import Content, Selection
 from lcbench.methods.pieces import Piece
 
+KEYS_AT_ONCE = 2048  # that a CPU gathers: keys and values of 128 channels in float32 are 2 MiB
+QUERIES_AT_ONCE = 1024  # of a tile of columns; a fused kernel on a CPU is fastest from 768 on
+
 
 def sparse_attention(content: Content, selection: Selection) -> tuple[Tensor, int, int]:
     """The output [H, T, Dv] in the queries' dtype; how many pairs of query and key, over all heads, were seen, and how
     many the plan shows."""
-    H, T, _ = content.q_HTD.shape
-    dtype = torch.promote_types(content.q_HTD.dtype, torch.float32)
-    out = content.q_HTD.new_zeros(1, H, T, content.v_KSD.shape[-1], dtype=dtype)
-    lse = content.q_HTD.new_full((1, H, T), -math.inf, dtype=dtype)
-    read, places = 0, _Places(selection, content)
-    for piece in content.pieces:
-        begin, end = int(piece.start[0]), int(piece.stop[-1])
-        if begin >= end:
-            continue
+    call = _Sparse(content, selection)
+    read = sum(call.add(piece) for piece in content.pieces if int(piece.start[0]) < int(piece.stop[-1]))
+    out = call.out if content.sinks_H is None else with_sinks(call.out, call.lse, content.sinks_H)
+    return out[0].to(content.q_HTD.dtype), read, _shown(content)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A piece, of the queries `rows` of a call, which are its block `number`; all of them see the keys
+    start <= j < stop."""
+
+    number: int
+    rows: slice
+    piece: Piece
+    start: int
+    stop: int
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """The ranges of keys before and after these, which some of the queries see."""
+        ranges = (int(self.piece.start[0]), self.start), (self.stop, int(self.piece.stop[-1]))
+        return [(a, b) for a, b in ranges if a < b]
+
+
+class _Sparse:
+    """Attention of a call, to which the keys of its pieces are added: `out` [1, H, T, Dv] and log-sum-exps `lse`
+    [1, H, T]."""
+
+    def __init__(self, content: Content, selection: Selection) -> None:
+        (H, T, D), Dv = content.q_HTD.shape, content.v_KSD.shape[-1]
+        dtype = torch.promote_types(content.q_HTD.dtype, torch.float32)
+        self.out = content.q_HTD.new_zeros(1, H, T, Dv, dtype=dtype)
+        self.lse = content.q_HTD.new_full((1, H, T), -math.inf, dtype=dtype)
+        self._content, self._size = content, selection.size
+        self._blocks = selection.blocks_HMN.cpu().clone()
+        m = torch.arange(self._blocks.shape[1])
+        self._blocks[:, m, content.first // selection.size + m] = True  # a query's own block
+        columns = selection.columns_HS
+        self._columns = torch.zeros(1, content.length, dtype=torch.bool) if columns is None else columns.cpu()
+        self._columns = self._columns.expand(H, -1)
+        at_once = KEYS_AT_ONCE if self.out.device.type == "cpu" else content.length
+        self._gathered = content.k_KSD.new_empty(at_once, D), content.v_KSD.new_empty(at_once, Dv)
+
+    def add(self, piece: Piece) -> int:
+        """Add the selected keys of a piece; returns the number of pairs."""
+        content, begin, end = self._content, int(piece.start[0]), int(piece.stop[-1])
         q_HTD, k_KND = content.turn(content.q_HTD, piece.q_pos), content.turned_keys(piece, begin, end)
         v_KND = content.v_KSD[:, begin:end]
-        for number, rows in enumerate(blocks(content, selection.size)):
-            part = piece.of_queries(rows)
-            last = int(part.stop[-1])
-            if int(part.start[0]) >= last:
-                continue
-            selected_HN = places(piece, number, begin, last)
-            for *found, pairs in _tiles(part, begin, selected_HN, q_HTD[:, rows], k_KND, v_KND, content):
-                merge(out[:, :, rows], lse[:, :, rows], *found)
-                read += pairs
-    if content.sinks_H is not None:
-        out = with_sinks(out, lse, content.sinks_H)
-    return out[0].to(content.q_HTD.dtype), read, _shown(content)
+        parts = [self._part(n, rows, piece) for n, rows in enumerate(blocks(content, self._size))]
+        read = sum(self._add_edge(part, a, b, q_HTD, k_KND, v_KND, begin) for part in parts for a, b in part.edges)
+        together = max(1, QUERIES_AT_ONCE // self._size)
+        groups = [parts[n : n + together] for n in range(0, len(parts), together)]
+        for head in range(len(q_HTD)):
+            if piece.holds_for(head // content.group):
+                k_ND, v_ND = k_KND[head // content.group], v_KND[head // content.group]
+                read += self._add_inner(head, groups, q_HTD, k_ND, v_ND, begin)
+        return read
+
+    def _part(self, number: int, rows: slice, piece: Piece) -> _Part:
+        of = piece.of_queries(rows)
+        start, stop = int(of.start[-1]), int(of.stop[0])
+        if start >= stop:  # no key is seen by all
+            start = stop = int(of.stop[-1])
+        return _Part(number, rows, of, start, stop)
+
+    def _add_edge(self, part: _Part, a: int, b: int, q_HTD: Tensor, k_KND: Tensor, v_KND: Tensor, begin: int) -> int:
+        """The keys a <= j < b, of which the queries of a part see different ones."""
+        j = torch.arange(a, b)
+        selected_HN = self._blocks[:, part.number, j // self._size] | self._columns[:, a:b]
+        if part.piece.heads is not None:
+            holds = [part.piece.holds_for(head // self._content.group) for head in range(len(selected_HN))]
+            selected_HN &= torch.tensor(holds)[:, None]
+        seen_HRN = selected_HN[:, None] & (j >= part.piece.start[:, None]) & (j < part.piece.stop[:, None])
+        if pairs := int(seen_HRN.sum()):
+            k, v = (x[:, a - begin : b - begin] for x in (k_KND, v_KND))
+            self._merge(slice(None), part.rows, _attend(q_HTD[:, part.rows], k, v, seen_HRN, self._content))
+        return pairs
+
+    def _add_inner(
+        self, head: int, groups: Sequence[list[_Part]], q_HTD: Tensor, k_ND: Tensor, v_ND: Tensor, begin: int
+    ) -> int:
+        """The keys of a head that all queries of a part see; k and v start at key `begin`."""
+        of, read = slice(head, head + 1), 0
+        columns = self._columns[head].nonzero()[:, 0]
+        first, last = torch.searchsorted(columns, torch.tensor([begin, begin + len(k_ND)])).tolist()
+        at = (columns[first:last] - begin).to(k_ND.device)
+        k_CD, v_CD = k_ND.index_select(0, at)[None], v_ND.index_select(0, at)[None]
+        for parts in groups:
+            rows = slice(parts[0].rows.start, parts[-1].rows.stop)
+            shared = parts[-1].start, max(parts[-1].start, parts[0].stop)  # seen by all queries of all parts
+            a, b = (torch.searchsorted(columns, torch.tensor(shared)) - first).tolist()
+            if a < b:
+                self._merge(of, rows, _attend(q_HTD[of, rows], k_CD[:, a:b], v_CD[:, a:b], None, self._content))
+            others = self._others(head, parts, *shared)
+            read += (b - a) * (rows.stop - rows.start)
+            read += sum(len(at) * (part.rows.stop - part.rows.start) for part, at in zip(parts, others, strict=True))
+            q_HRD = q_HTD[of, rows]
+            for n in range(0, max(map(len, others)), len(self._gathered[0])):
+                some = [(at[n : n + len(self._gathered[0])] - begin).to(k_ND.device) for at in others]
+                self._merge(of, rows, self._gather(parts, some, q_HRD, k_ND, v_ND))
+        return read
+
+    def _gather(self, parts: list[_Part], some: list[Tensor], q_HRD: Tensor, k_ND: Tensor, v_ND: Tensor) -> Output:
+        """Attention of the queries of some parts in a head, each part over its own keys, by their rows in k and v."""
+        R, first = q_HRD.shape[1], parts[0].rows.start
+        out, lse = self.out.new_zeros(1, 1, R, v_ND.shape[1]), self.lse.new_full((1, 1, R), -math.inf)
+        for part, at in zip(parts, some, strict=True):
+            if len(at):
+                rows = slice(part.rows.start - first, part.rows.stop - first)
+                k, v = (
+                    torch.index_select(x, 0, at, out=y[: len(at)])[None]
+                    for x, y in zip((k_ND, v_ND), self._gathered, strict=True)
+                )
+                out[:, :, rows], lse[:, :, rows] = _attend(q_HRD[:, rows], k, v, None, self._content)
+        return out, lse
+
+    def _others(self, head: int, parts: list[_Part], start: int, stop: int) -> list[Tensor]:
+        """The keys [n] of each part that all of its queries see in a head, without columns among start <= j < stop."""
+        a, b = min(part.start for part in parts), parts[-1].stop
+        j, columns = torch.arange(a, b), self._columns[head]
+        seen_MN = self._blocks[head, parts[0].number : parts[-1].number + 1][:, j // self._size] | columns[a:b]
+        seen_MN[:, start - a : stop - a] &= ~columns[start:stop]
+        starts, stops = (torch.tensor([[getattr(part, name)] for part in parts]) for name in ("start", "stop"))
+        seen_MN &= (j >= starts) & (j < stops)
+        at, counts = seen_MN.nonzero()[:, 1] + a, seen_MN.sum(1).tolist()
+        return list(at.split_with_sizes(counts))
+
+    def _merge(self, heads: slice, rows: slice, found: Output) -> None:
+        merge(self.out[:, heads, rows], self.lse[:, heads, rows], *found)
 
 
 def blocks(content: Content, size: int) -> Iterator[slice]:
@@ -55,65 +166,6 @@ def blocks(content: Content, size: int) -> Iterator[slice]:
     first, T = content.first, content.q_HTD.shape[1]
     edges = [0, *range(size - first % size, T, size), T]
     return (slice(a, b) for a, b in pairwise(edges))
-
-
-class _Places:
-    """Which keys are selected."""
-
-    def __init__(self, selection: Selection, content: Content) -> None:
-        self._size, self._first = selection.size, content.first // selection.size
-        self._columns = None if selection.columns_HS is None else selection.columns_HS.cpu()
-        self._blocks, self._group = selection.blocks_HMN.cpu(), content.group
-
-    def __call__(self, piece: Piece, number: int, begin: int, end: int) -> Tensor:
-        """Of the keys begin <= j < end, those [H, n] that the queries of block `number` see in a piece, by head."""
-        seen_HN = self._blocks[:, number].clone()
-        seen_HN[:, self._first + number] = True
-        seen_HS = seen_HN.repeat_interleave(self._size, dim=1)[:, begin:end]
-        if self._columns is not None:
-            seen_HS = seen_HS | self._columns[:, begin:end]
-        if piece.heads is not None:
-            holds = [piece.holds_for(head // self._group) for head in range(len(seen_HS))]
-            seen_HS = seen_HS & torch.tensor(holds)[:, None]
-        return seen_HS
-
-
-def _tiles(
-    piece: Piece, begin: int, selected_HN: Tensor, q_HRD: Tensor, k_KND: Tensor, v_KND: Tensor, content: Content
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Outputs [1, H, R, Dv] and log-sum-exps [1, H, R] of the queries of a block over the selected keys, from key
-    `begin` on, and the number of pairs in each."""
-    left, inner, right, last = (
-        int(edge) - begin for edge in (piece.start[0], piece.start[-1], piece.stop[0], piece.stop[-1])
-    )
-    if inner >= right:  # no key is seen by all
-        inner = right = last
-    for a, b in ((left, inner), (right, last)):
-        j = torch.arange(a, b) + begin
-        seen_HRN = selected_HN[:, None, a:b] & (j >= piece.start[:, None]) & (j < piece.stop[:, None])
-        if pairs := int(seen_HRN.sum()):
-            yield *_attend(q_HRD, k_KND[:, a:b], v_KND[:, a:b], seen_HRN, content), pairs
-    counts = selected_HN[:, inner:right].sum(1).tolist()
-    if any(counts):
-        yield *_gathered(q_HRD, k_KND, v_KND, selected_HN, inner, right, content), sum(counts) * q_HRD.shape[1]
-
-
-def _gathered(
-    q_HRD: Tensor, k_KND: Tensor, v_KND: Tensor, selected_HN: Tensor, start: int, stop: int, content: Content
-) -> Output:
-    """Attention of each head over its selected keys among start <= n < stop, which all queries see."""
-    outs, lses = [], []
-    for head, selected_N in enumerate(selected_HN[:, start:stop]):
-        at = (selected_N.nonzero()[:, 0] + start).to(k_KND.device)
-        k, v = (x[head // content.group].index_select(0, at)[None] for x in (k_KND, v_KND))
-        if len(at):
-            out, lse = _attend(q_HRD[head : head + 1], k, v, None, content)
-        else:
-            out = q_HRD.new_zeros(1, 1, q_HRD.shape[1], v.shape[-1])
-            lse = out.new_full(out.shape[:3], -math.inf, dtype=torch.promote_types(out.dtype, torch.float32))
-        outs.append(out)
-        lses.append(lse)
-    return torch.cat(outs, dim=1), torch.cat(lses, dim=1)
 
 
 def _attend(q_HRD: Tensor, k_KND: Tensor, v_KND: Tensor, seen_HRN: Tensor | None, content: Content) -> Output:

@@ -76,12 +76,12 @@ class Content:
             if start >= stop:
                 continue
             q = self.turn(q_HRD, piece.q_pos).reshape(K, G * R, D)
-            product = (q @ self.turned_keys(piece, start, stop).transpose(-1, -2)).to(dtype) * self.scale
+            product = (q @ self.turned_keys(piece, start, stop).transpose(-1, -2)).to(dtype).mul_(self.scale)
             if self.softcap is not None:
                 product = torch.tanh(product / self.softcap) * self.softcap
             seen = self.seen(piece, torch.arange(start, stop)).to(q.device)
             region = scores.view(K, G, R, -1)[..., start:stop]
-            region.copy_(torch.where(seen, product.view_as(region), region))
+            torch.where(seen, product.view_as(region), region, out=region)
         return scores.view(H, R, -1)
 
     def seen(self, piece: Piece, j: Tensor) -> Tensor:

@@ -57,11 +57,10 @@ class MInference(Method):
         else:
             rows = slice(max(0, T - self.last_q), T)
             weights = content.weights(rows)
-            i, j = torch.arange(content.first + rows.start, S), torch.arange(S)
-            diagonal = (i[:, None] - j).clamp(min=0).to(weights.device)  # weights of later keys are 0
             vertical = weights.sum(1)
             slash = torch.zeros_like(vertical)
-            slash.scatter_add_(1, diagonal.flatten().expand(len(weights), -1), weights.flatten(1))
+            for row, i in enumerate(range(content.first + rows.start, S)):
+                slash[:, : i + 1] += weights[:, row, : i + 1].flip(1)
             vertical[:, :FIRST], slash[:, :NEAREST] = torch.inf, torch.inf
             keys_HS, diagonals_HS = _highest(vertical, self.vertical_size), _highest(slash, self.slash_size)
         H, size, first = content.q_HTD.shape[0], self.block_size, content.first // self.block_size
