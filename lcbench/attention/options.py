@@ -8,7 +8,7 @@ from typing import Any
 from lcbench.core.errors import unknown
 
 AUTO = "auto"
-BACKEND_NAMES = ("reference", "matmul", "tiled", "flash", "triton")
+BACKEND_NAMES = ("reference", "matmul", "tiled", "flash", "flex", "triton")
 KV_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
 ALIASES = {"joint": "matmul"}  # former names of backends, which commands may still use
 RECORDED = {"matmul": "joint"}  # in the identity of a run, so that old run folders can be continued

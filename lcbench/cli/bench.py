@@ -47,7 +47,7 @@ def bench(
         str, typer.Option("--what", help="Of attention, block, prefill, decode, memory, and score (perplexity).")
     ] = "attention,block,prefill,decode,memory",
     attention: Annotated[
-        str, typer.Option("--attention", help="Backends, each with every method: `flash,triton`; see lcbench run.")
+        str, typer.Option("--attention", help="Backends, each with every method: `flash,flex`; see lcbench run.")
     ] = "auto",
     baseline: Annotated[
         str | None,

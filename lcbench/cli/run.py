@@ -97,7 +97,7 @@ def run(
         typer.Option("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
     ] = None,
     attention: Annotated[
-        str, typer.Option(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, triton.")
+        str, typer.Option(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton.")
     ] = "auto",
     kv_dtype: Annotated[
         str, typer.Option(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.")

@@ -159,7 +159,7 @@ def test_beams_with_a_memory(more: str) -> None:
 
 
 REAL = Lengths(4096, 32_768)
-KERNELS = ["flash", "triton", "matmul"]
+KERNELS = ["flash", "flex", "triton", "matmul"]
 
 
 def random_heads(n: int, dtype: torch.dtype, heads: tuple[int, int] = (8, 2), width: int = 128) -> list[Tensor]:
@@ -175,7 +175,7 @@ def random_heads(n: int, dtype: torch.dtype, heads: tuple[int, int] = (8, 2), wi
 @torch.no_grad()
 def test_real_lengths_by_random_rows(spec: str, n: int, dtype: torch.dtype, kernel: str) -> None:
     """64 queries of the last chunk of a prefill against the float64 reference, which costs what they see only."""
-    if kernel == "triton":
+    if kernel in ("flex", "triton"):
         pytest.importorskip("triton")
     chunk = 4096
     method = parse_method(spec).resolve(REAL)
@@ -191,12 +191,12 @@ def test_real_lengths_by_random_rows(spec: str, n: int, dtype: torch.dtype, kern
     assert (lse[:, :, rows] - expected_lse).abs().max() < 8 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("kernel", ["flash", "triton"])
+@pytest.mark.parametrize("kernel", ["flash", "flex", "triton"])
 @pytest.mark.parametrize("rows", [1, 2])
 @torch.no_grad()
 def test_decode_by_a_kernel_that_is_named(kernel: str, rows: int) -> None:
     """One query a row of the batch: FlashAttention-2 packs the heads of a group in another way there."""
-    if kernel == "triton":
+    if kernel in ("flex", "triton"):
         pytest.importorskip("triton")
     method = parse_method("dca").resolve(REAL)
     q, k, v = (x.expand(rows, -1, -1, -1).clone() for x in random_heads(9000, torch.bfloat16))

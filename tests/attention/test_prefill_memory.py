@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import AuxOutput
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
@@ -28,7 +29,7 @@ from lcbench.apps.bench.shapes import shape_config
 from lcbench.attention import attend, steering
 from lcbench.attention import rope as rotation
 from lcbench.attention.backends import dispatch as backends
-from lcbench.attention.backends import flash, matmul
+from lcbench.attention.backends import flash, flex, matmul
 from lcbench.attention.backends.dispatch import Backend
 from lcbench.attention.cache.growing import GrowingLayer
 from lcbench.attention.cache.window import WindowLayer
@@ -43,7 +44,7 @@ GIB = 2**30
 GATE = 2 * GIB
 TOKENS = 2**20
 METHODS = ["vanilla", "dca", "self_extend"]
-KERNELS = ["flash", "triton"]
+KERNELS = ["flash", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flex", "triton"))]
 FOT = "fot:memory_layers=[0]"
 
 
@@ -147,6 +148,7 @@ def no_numbers(backend: str) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(backends, "BACKENDS", everywhere))
         stack.enter_context(mock.patch.object(flash, "varlen_attn", _varlen_attn))
+        stack.enter_context(mock.patch.object(flex, "flex_attention", _flex_attention))
         stack.enter_context(mock.patch.object(matmul, "SCORES_AT_ONCE", scores))
         stack.enter_context(mock.patch.object(steering, "probe", _llama_layers))
         if backend == "triton":
@@ -160,6 +162,11 @@ def _llama_layers(model: PreTrainedModel) -> dict[Any, ProbedLayer]:
 
 def _varlen_attn(query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(query), query.new_empty(query.shape[1], len(query), dtype=torch.float32)
+
+
+def _flex_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, AuxOutput]:
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    return query.new_empty(*query.shape[:3], value.shape[3]), AuxOutput(lse)
 
 
 def _launch(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, borders: Any, *_: Any) -> None:
@@ -184,7 +191,7 @@ def test_bytes_are_counted() -> None:
         assert (counted.now, counted.most) == (0, 0)
 
 
-@pytest.mark.parametrize("backend", [KERNELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in KERNELS[1:])])
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("spec", [*METHODS, FOT])
 def test_the_gate(spec: str, backend: str) -> None:
     """At most 2 GiB at any length: it is 0.9 to 1.4, most of it the MLP's and the queries' of a chunk."""

@@ -42,13 +42,23 @@ def test_a_dry_run(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch)
     assert list(dict.fromkeys(row["stage"] for row in rows)) == [stage.name for stage in gpu.STAGES]
     assert rows[0]["kind"] == "machine" and rows[0]["torch"] == torch.__version__
     failed = {(row["stage"], row["subject"]) for row in rows if row["kind"] == "failed"}
-    assert failed == {(stage, "dca (tiled)") for stage in ("correct", "attention 32k", "attention 128k")}
+    assert failed == {(stage, "dca (tiled)") for stage in ("correct", "attention 32k", "attention 128k", "flex")}
     measured = {(row["stage"], row["part"]) for row in rows if row["kind"] == "measured"}
     assert measured == {(stage.name, part) for stage in gpu.STAGES for part in stage.parts}
     checked = {row["subject"] for row in rows if row["kind"] == "check" and row["stage"] == "correct"}
     assert {"sdpa", "vanilla (tiled)", "streaming (matmul)"} <= checked
     lines = [json.dumps(row) for row in rows]
     assert len(lines) == len(set(lines))
+
+
+def test_a_stage_that_cannot_begin_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_model(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lcbench.apps.bench.shapes.random_model", no_model)
+    gpu.main(["--dry-run", "--out", str(tmp_path), "--stages", "score 1M,decode 32k"])
+    errors = [(row["stage"], row["error"]) for row in written(tmp_path) if "error" in row]
+    assert errors == [(stage, "OutOfMemoryError: CUDA out of memory") for stage in ("score 1M", "decode 32k")]
 
 
 def sleeps(stage: gpu.Stage, out: Path) -> None:

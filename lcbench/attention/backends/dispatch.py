@@ -7,6 +7,7 @@
 | tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
 | flash     | FlashAttention 3 or 4 if installed, else 2, over parts      | CUDA, bfloat16 and float16             |
 |           | of pieces                                                   |                                        |
+| flex      | PyTorch's FlexAttention, compiled, a call a piece           | CUDA, with the package triton          |
 | triton    | a Triton kernel, one pass over all pieces                   | CUDA, with the package triton          |
 
 `joint` is another name of `matmul`.
@@ -58,8 +59,8 @@ class Backend:
 class BackendSelector:
     """Chooses the backend of each call in a block: the requested one, or the fastest that supports the call.
 
-    `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and for calls they do not support. A requested
-    backend computes every call, decode included.
+    `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and for calls they do not support; never `flex`
+    or `triton`, which no measurement puts ahead of these. A requested backend computes every call, decode included.
     """
 
     def __init__(self, name: str = AUTO) -> None:
@@ -112,6 +113,12 @@ def _flash_kernel() -> str:
     return kernel_name()
 
 
+def _run_flex(call: Call) -> Output:
+    from lcbench.attention.backends.flex import flex_pieces_attention  # imported on use: it imports the compiler
+
+    return flex_pieces_attention(call)
+
+
 def _run_triton(call: Call) -> Output:
     from lcbench.attention.backends.triton_fused import triton_fused_attention  # imported on use: triton is optional
 
@@ -138,12 +145,16 @@ def _flash_machine(device: torch.device) -> str | None:
     return None
 
 
-def _triton_machine(device: torch.device) -> str | None:
+def _compiling_machine(device: torch.device) -> str | None:
+    """Of kernels that Triton compiles."""
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton (pip install triton)"
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
-        return None  # Triton's interpreter, for tests
     return _flash_machine(device)
+
+
+def _triton_machine(device: torch.device) -> str | None:
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"  # for tests
+    return None if interpreted and importlib.util.find_spec("triton") else _compiling_machine(device)
 
 
 def _everything(call: Call) -> None:
@@ -151,12 +162,13 @@ def _everything(call: Call) -> None:
 
 
 def _plain_scores(call: Call) -> str | None:
-    """The limits that all fused kernels share."""
     if call.softcap is not None:
         return "knows no soft cap of scores, which this model has"
-    if call.needs_gradient:
-        return "has no gradients"
-    return None
+    return _no_gradients(call)
+
+
+def _no_gradients(call: Call) -> str | None:
+    return "has no gradients" if call.needs_gradient else None
 
 
 def _tiled_refusal(call: Call) -> str | None:
@@ -168,6 +180,12 @@ def _flash_refusal(call: Call) -> str | None:
     from lcbench.attention.backends.flash import refusal
 
     return _plain_scores(call) or refusal(call)
+
+
+def _flex_refusal(call: Call) -> str | None:
+    from lcbench.attention.backends.flex import refusal
+
+    return _no_gradients(call) or refusal(call)
 
 
 def _triton_refusal(call: Call) -> str | None:
@@ -183,6 +201,7 @@ BACKENDS = {
         Backend("matmul", matmul_attention, _anywhere, _everything),
         Backend("tiled", tiled_attention, _cpu_machine, _tiled_refusal),
         Backend("flash", _run_flash, _flash_machine, _flash_refusal, _flash_kernel),
+        Backend("flex", _run_flex, _compiling_machine, _flex_refusal),
         Backend("triton", _run_triton, _triton_machine, _triton_refusal),
     )
 }

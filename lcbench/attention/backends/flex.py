@@ -1,0 +1,202 @@
+"""Attention over pieces by PyTorch's FlexAttention: one call a piece, merged by log-sum-exp in float32.
+
+A piece becomes a mask of blocks: those that all of a block's queries see need no mask, those at the edges of the piece
+are masked by its `start` and `stop`, the others are not computed. Unlike `flash` it needs no parts of a piece, and it
+knows soft caps and values of another width than keys.
+
+On CUDA the call is compiled, once for all lengths: lengths are dynamic, and no shape is 1 that is larger elsewhere.
+Elsewhere, which is in tests, FlexAttention makes a matrix of all scores.
+
+Imported only when it is used: FlexAttention imports PyTorch's compiler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+
+from lcbench.attention.backends.bands import merge
+from lcbench.attention.backends.call import Call, Output
+from lcbench.attention.rope import RopeTables
+from lcbench.methods.pieces import Piece
+
+BLOCK = 128  # queries, and keys, of a block: FlexAttention's own
+FEWEST = 2  # blocks of a mask each way: a shape of 1 would be compiled by itself
+NARROWEST = 16  # channels of a head that FlexAttention's kernel takes
+MASKS = 16  # of pieces that a steered block keeps, the oldest out first
+# Shapes of heads, dtypes and scales that one process may compile; a scale is a constant of its kernel.
+COMPILING = {"recompile_limit": 64, "specialize_float": True}
+Compiled = Callable[..., Output]
+
+
+def flex_pieces_attention(call: Call) -> Output:
+    """The output [B, H, T, Dv], of one piece in the dtype of the queries, and the log-sum-exp [B, H, T], in at least
+    float32, without gradients; for calls that `refusal` accepts."""
+    outputs = _outputs(call)
+    first = next(outputs, None)
+    if first is None:
+        q_BHTD = call.q_BHTD
+        out = q_BHTD.new_zeros(*q_BHTD.shape[:3], call.v_BKSD.shape[3])
+        return out, q_BHTD.new_full(q_BHTD.shape[:3], -math.inf, dtype=torch.float32)
+    out, lse = first
+    for more, more_lse in outputs:
+        out = out.to(lse.dtype)
+        merge(out, lse, more, more_lse)
+        del more  # free it before the next output is computed
+    return out, lse
+
+
+def refusal(call: Call) -> str | None:
+    """Why a call cannot be computed here, as the end of a sentence; None if it can."""
+    dtype = call.q_BHTD.dtype
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"computes in bfloat16, float16 and float32, not in {str(dtype).removeprefix('torch.')}"
+    narrow = min(call.q_BHTD.shape[-1], call.v_BKSD.shape[-1])
+    return f"needs heads of at least {NARROWEST} channels, and these have {narrow}" if narrow < NARROWEST else None
+
+
+@torch.no_grad()  # one compiled kernel, whether or not gradients are enabled around it
+def _outputs(call: Call) -> Iterator[Output]:
+    masks = _masks.setdefault(call.tables, _Masks())
+    softcap = None if call.softcap is None else masks.number(call.softcap, call.q_BHTD)
+    attend = _compiled() if call.q_BHTD.is_cuda else _attend
+    for piece in call.pieces:
+        first, end = call.key_range(piece)
+        if first >= end:
+            continue
+        mask = masks.of(call, piece, first, end)
+        q, k = call.rotated_queries(piece), call.rotated_to(piece, first, end)
+        yield attend(q, k, call.v_BKSD[:, :, first:end], mask, call.scale, softcap)
+
+
+class Blocks(NamedTuple):
+    """Which of the keys 0 <= j < S each query sees, start_T <= j < stop_T, as FlexAttention takes it; all int32.
+
+    Of each block of queries, some blocks of keys are masked and some are whole, seen by all: how many [1, 1, R], and
+    which [1, 1, R, C].
+    """
+
+    start_T: Tensor
+    stop_T: Tensor
+    masked_11R: Tensor
+    at_masked_11RC: Tensor
+    whole_11R: Tensor
+    at_whole_11RC: Tensor
+
+    @classmethod
+    def of(cls, start_T: Tensor, stop_T: Tensor, keys: int, device: torch.device) -> Blocks:
+        """Of borders (int64, CPU) that never decrease. No more goes to the device than the borders; what is of the size
+        of [R, C] is made there."""
+        T = len(start_T)
+        first = torch.arange(0, max(T, 1 + (FEWEST - 1) * BLOCK), BLOCK).clamp(max=T - 1)
+        last = (first + BLOCK - 1).clamp(max=T - 1)
+        # All of a block's queries see inner <= j < inner_end, any of them begin <= j < end; in blocks of keys.
+        begin, end = start_T[first] // BLOCK, -(-stop_T[last] // BLOCK)
+        inner, inner_end = -(-start_T[last] // BLOCK), stop_T[first] // BLOCK
+        whole = (inner_end - inner).clamp(min=0)
+        inner = torch.where(whole > 0, inner, end)  # without whole blocks, all are before them
+        head, tail = inner - begin, (end - inner - whole).clamp(min=0)
+        head, tail = (torch.where(begin < end, count, 0) for count in (head, tail))
+        edges_5R1 = (
+            torch.stack([begin, head, inner, whole, tail])[..., None].to(torch.int32).to(device, non_blocking=True)
+        )
+        begin, head, inner, whole, tail = edges_5R1
+        most = max(FEWEST, -(-keys // BLOCK))
+        c = torch.arange(most, dtype=torch.int32, device=device)
+        at_masked = torch.where(c < head, begin + c, inner + whole + c - head)
+        masked, all_seen = (
+            (count[None, None, :, 0].clone(), at.clamp(max=most - 1)[None, None])
+            for count, at in ((head + tail, at_masked), (whole, inner + c))
+        )
+        # Tensors of their own, here and above: a compiled kernel copies what is not aligned to 16 bytes.
+        start, stop = (x.to(torch.int32).to(device, non_blocking=True) for x in (start_T, stop_T))
+        return cls(start, stop, *masked, *all_seen)
+
+
+def _attend(
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, blocks: Blocks, scale: float, softcap: Tensor | None
+) -> Output:
+    """What is compiled. The mask is made in here, so that all of it is an argument and nothing a closure that the
+    compiler would have to recognise; `softcap` is a tensor, since a number would be a constant of the kernel."""
+
+    def seen(b: Tensor, h: Tensor, t: Tensor, j: Tensor) -> Tensor:
+        return (j >= blocks.start_T[t]) & (j < blocks.stop_T[t])
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, j: Tensor) -> Tensor:
+        assert softcap is not None
+        return torch.tanh(score / softcap) * softcap
+
+    mask = BlockMask.from_kv_blocks(
+        blocks.masked_11R,
+        blocks.at_masked_11RC,
+        blocks.whole_11R,
+        blocks.at_whole_11RC,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=seen,
+        seq_lengths=(q_BHTD.shape[2], k_BKSD.shape[2]),
+        compute_q_blocks=False,  # of gradients
+    )
+    out, aux = flex_attention(
+        q_BHTD,
+        k_BKSD,
+        v_BKSD,
+        None if softcap is None else capped,
+        mask,
+        scale,
+        enable_gqa=q_BHTD.shape[1] != k_BKSD.shape[1],
+        return_aux=AuxRequest(lse=True),
+    )
+    assert aux.lse is not None  # it was asked for
+    return out, aux.lse
+
+
+@cache
+def _compiled(backend: str | Callable[..., Any] = "inductor") -> Compiled:
+    """`_attend` compiled for any number of queries and keys. Raises: RuntimeError of PyTorch where it does not compile:
+    it never runs uncompiled, which would take a matrix of all scores."""
+    compiled = torch.compile(_attend, fullgraph=True, backend=backend)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks, scale: float, softcap: Tensor | None) -> Output:
+        for x in (q, k, v):
+            torch._dynamo.maybe_mark_dynamic(x, 2)
+        for x in blocks:
+            torch._dynamo.maybe_mark_dynamic(x, (0,) if x.ndim == 1 else tuple(range(2, x.ndim)))
+        with torch._dynamo.config.patch(COMPILING):
+            return compiled(q, k, v, blocks, scale, softcap)
+
+    return attend
+
+
+@dataclass(eq=False)
+class _Masks:
+    """The masks of a steered block, made once for all layers that show the same: pieces differ from layer to layer as
+    objects, so that their borders are compared, as numbers on the CPU."""
+
+    kept: list[tuple[Tensor, Tensor, tuple[int, int, torch.device], Blocks]] = field(default_factory=list)
+    numbers: dict[tuple[float, torch.device], Tensor] = field(default_factory=dict)
+
+    def of(self, call: Call, piece: Piece, first: int, end: int) -> Blocks:
+        """The mask of a piece over the keys first <= j < end of a call, relative to the first of them."""
+        origin, device = call.first_key + first, call.q_BHTD.device
+        place = (origin, end - first, device)
+        for start, stop, known, mask in self.kept:
+            if known == place and torch.equal(start, piece.start) and torch.equal(stop, piece.stop):
+                return mask
+        mask = Blocks.of(piece.start - origin, piece.stop - origin, end - first, device)
+        self.kept = [*self.kept[1 - MASKS :], (piece.start, piece.stop, place, mask)]
+        return mask
+
+    def number(self, value: float, like: Tensor) -> Tensor:
+        """A number [] on the device of a tensor, copied there once."""
+        return self.numbers.setdefault((value, like.device), torch.tensor(value, device=like.device))
+
+
+_masks: WeakKeyDictionary[RopeTables, _Masks] = WeakKeyDictionary()
