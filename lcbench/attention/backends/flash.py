@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -172,7 +172,8 @@ def _call(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, band: Band, scale: flo
     arguments: tuple[Any, ...] = (*packed, *begins, max(band.rows), max(band.keys))
     window = (band.left, band.right)
     if run := fastest_kernel().run:
-        out, lse = run(*arguments, scale=scale, window_size=window)
+        with torch.cuda.device_of(q_BHTD):  # type: ignore[no-untyped-call]  # FlashAttention 4 launches on the current one
+            out, lse = run(*arguments, scale=scale, window_size=window)
     else:
         gqa = k_BKSD.shape[1] != H and _has_enable_gqa(varlen_attn)
         grouped: dict[str, Any] = {"enable_gqa": True} if gqa else {}
@@ -186,7 +187,9 @@ def _packed(x_BHND: Tensor) -> Tensor:
     return x_BHND.transpose(1, 2).flatten(0, 1)
 
 
+@lru_cache(maxsize=1024)
 def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each sequence begins, and the last ends, int32; copied to the device for the first layer that asks."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
 
 

@@ -113,6 +113,18 @@ def test_one_row_is_not_copied(calls: list[tuple[Any, ...]]) -> None:
     assert calls[0][3].tolist() == [0, 50] and B > 1
 
 
+def test_layers_share_what_is_copied_to_the_device(calls: list[tuple[Any, ...]]) -> None:
+    q, k, v = (x[:1] for x in random_qkv(50, kv_heads=2))
+    method = parse_method("dca:chunk_size=24,max_position=29").resolve(Lengths(PRETRAINING, 50))
+    tables = RopeTables(method, Lengths(PRETRAINING, 50))
+    for _layer in range(2):
+        pieces = method.pieces(torch.arange(50), torch.arange(50), 0)
+        flash.flash_attention(Call(q, k, v, pieces, rope_of(), tables, 0, SCALE))
+    half = len(calls) // 2
+    for first, second in zip(calls[:half], calls[half:], strict=True):
+        assert all(a is b for a, b in zip(first[3:5], second[3:5], strict=True))
+
+
 @pytest.mark.parametrize(
     ("shapes", "dtype", "why"),
     [
