@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from lcbench.data import Row
 from lcbench.data.values import text_of
 from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
-from lcbench.tasks.questions import Questions, questions
+from lcbench.tasks.questions import Questions, Selected, questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRIC = "helmet/icl"
+HELMET_SEED = 42
 REFERENCE = "references"  # the label is the reference, and no column
 
 
@@ -32,7 +34,8 @@ class HelmetIcl(Task):
 
     As many demonstrations as fit stand in the prompt, where HELMET has a fixed number for each of its lengths; a length
     is an upper limit. Draws are by seed, where HELMET draws by the hash of the text. Questions are asked in an order
-    drawn by seed.
+    drawn by seed. Of data with one split, the share `held_out` of its rows is asked about, and the others are
+    demonstrations: the same rows as in HELMET, by its seed.
     """
 
     family: ClassVar[str] = "helmet_icl"
@@ -41,6 +44,7 @@ class HelmetIcl(Task):
     data: str
     split: str = "test"
     demonstrations_split: str = "train"
+    held_out: float = 0.0
     label: str = REFERENCE
     instruction: str
     max_new_tokens: int = 20
@@ -49,6 +53,13 @@ class HelmetIcl(Task):
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UserError(f"{self.name}: max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"{self.name}: held_out must be a share from 0 to below 1, not {self.held_out:g}.")
+        if self.held_out and self.split != self.demonstrations_split:
+            raise UserError(
+                f"{self.name}: held_out parts one split, and split and demonstrations_split are {self.split} and "
+                f"{self.demonstrations_split}."
+            )
 
     def require_data(self) -> None:
         if not self._by_label:
@@ -113,9 +124,9 @@ class HelmetIcl(Task):
         return example_numbers(METRIC, prediction, example.references)
 
     def _label(self, row: Row) -> str:
+        """Raises: UserError for an unknown column; RowError for a row whose label is missing, or no text."""
         if self.label == REFERENCE and row.references:
             return row.references[0]
-        """Raises: UserError for an unknown column; RowError for a row whose label is missing, or no text."""
         if self.label not in row.meta:
             raise unknown(f"column of {self.data} as label:", self.label, row.meta)
         where = f"`{self.label}` of {row.id} in {self.data}"
@@ -134,11 +145,13 @@ class HelmetIcl(Task):
 
     @property
     def _questions(self) -> Questions:
-        return questions(self.data, self.split, {})
+        rows = questions(self.data, self.split, {})
+        return _parted(rows, self.held_out)[0] if self.held_out else rows
 
     @property
     def _pool(self) -> Questions:
-        return questions(self.data, self.demonstrations_split, {})
+        rows = questions(self.data, self.demonstrations_split, {})
+        return _parted(rows, self.held_out)[1] if self.held_out else rows
 
     @property
     def _by_label(self) -> dict[str, list[Row]]:
@@ -153,6 +166,16 @@ def _grouped(pool: Questions, task: HelmetIcl) -> dict[str, list[Row]]:
         row = pool.row(number)
         found.setdefault(task._label(row), []).append(row)
     return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=4)
+def _parted(rows: Questions, share: float) -> tuple[Questions, Questions]:
+    """A share of the rows, rounded up, and all others, as `datasets` parts them with HELMET's seed."""
+    import numpy as np
+
+    order = np.random.default_rng(HELMET_SEED).permutation(len(rows)).tolist()
+    count = math.ceil(share * len(rows))
+    return Selected(rows, order[:count]), Selected(rows, order[count:])
 
 
 @lru_cache(maxsize=8)

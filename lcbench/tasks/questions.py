@@ -101,7 +101,7 @@ def _selected(rows: Questions, source: str, only: tuple[tuple[str, str], ...]) -
     if not numbers:
         wanted = ", ".join(f"{column}: {value}" for column, value in only)
         raise UserError(f"{source} has no row with {wanted}; name other values in `only`.")
-    return _Selected(rows, numbers)
+    return Selected(rows, numbers)
 
 
 def _spellings(value: Any, where: str) -> tuple[str, ...]:
@@ -111,7 +111,9 @@ def _spellings(value: Any, where: str) -> tuple[str, ...]:
     return (str(value).lower(), str(value)) if isinstance(value, bool) else (text_of(value, where), str(value))
 
 
-class _Selected(Questions):
+class Selected(Questions):
+    """Some rows of others, by their numbers."""
+
     def __init__(self, rows: Questions, numbers: Sequence[int]) -> None:
         self._rows, self._numbers = rows, numbers
 

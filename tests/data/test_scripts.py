@@ -182,6 +182,15 @@ def test_trec_as_the_hub_has_it(tmp_path: Path, fine: list[str]) -> None:
     assert "has in its field `coarse_label` no str" in refused_update("trec", nameless)
 
 
+def test_banking77_as_its_makers_have_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / f"{split}.csv").write_text('text,category\n"Where is my card, please?",card_arrival\n')
+    prepare("banking77", tmp_path / "copy")
+    (row,) = load_rows("banking77", "test")
+    assert row.question == "Where is my card, please?" and row.references == ("card_arrival",)
+
+
 def test_web_questions_in_both_forms(tmp_path: Path) -> None:
     row = {"url": "u", "question": "where is x?", "answers": ["X", "Xs"]}
     write_parquet(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", [row])

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
-from lcbench.tasks import Cell, Example, load_task
+from lcbench.tasks import Cell, Example, helmet_icl, load_task
+from lcbench.tasks.questions import questions
+from tests.data.sources import write_parquet
 from tests.data.test_quoted_scripts import helmet
 from tests.helpers import cli
 
@@ -84,6 +87,48 @@ def test_numbers_mean_something_else_in_every_prompt(name: str) -> None:
         longer = asked(name, 700, sample)
         assert longer.context[: len(example.context)] == example.context
     assert len(meanings) > 1
+
+
+SETS = {"banking77": "label", "clinc150": "intent", "nlu": "label"}
+
+
+@pytest.mark.parametrize("data", SETS)
+def test_other_sets_as_the_hub_has_them(data: str, tmp_path: Path) -> None:
+    """By the names of their classes; of data with one split, a tenth is asked about and never shown."""
+    splits = {"banking77": ("train", "test"), "clinc150": ("train", "validation", "test"), "nlu": ("train",)}[data]
+    kinds = list(KINDS)
+    for split in splits:
+        rows = [
+            {"text": KINDS[kind].format(f"{split}{n}"), SETS[data]: kinds.index(kind)}
+            for n in range(10)
+            for kind in kinds
+        ]
+        write_parquet(tmp_path / "hub" / "default" / split / "0000.parquet", rows, {SETS[data]: kinds})
+    assert cli("data", "prepare", data, "--from", tmp_path / "hub").code == 0
+    task = load_task(f"helmet/icl_{data}")
+    assert task.available(ModelSource().tokenizer()) == (3 if data == "nlu" else 30)
+    asked_about = splits[1] if len(splits) > 1 else "train"
+    for sample in range(3):
+        text = text_of(asked(f"helmet/icl_{data}", 900, sample))
+        question = re.search(rf"\n\n([^\n]*{asked_about}\d+\?)\nlabel:$", text)
+        assert question and text.count(question[1]) == 1 and text.count("train") >= 27
+    if data == "nlu":
+        with pytest.raises(UserError, match="held_out parts one split"):
+            load_task("helmet/icl_nlu:split=test")
+        with pytest.raises(UserError, match="held_out must be a share"):
+            load_task("helmet/icl_nlu:held_out=1")
+
+
+def test_rows_that_are_held_out_are_those_of_datasets() -> None:
+    """Of 23 rows, train_test_split(test_size=0.1, seed=42) takes ceil(2.3), the first of numpy's permutation."""
+    Path("trec.jsonl").write_text(
+        "".join(json.dumps({"question": str(n), "references": ["x"]}) + "\n" for n in range(23))
+    )
+    rows = questions("trec.jsonl", "train", {})
+    held, others = helmet_icl._parted(rows, 0.1)
+    expected = Dataset.from_dict({"n": list(range(23))}).train_test_split(test_size=0.1, seed=42)
+    for found, split in ((held, "test"), (others, "train")):
+        assert [int(found.row(n).question) for n in range(len(found))] == expected[split]["n"]
 
 
 def test_labels_that_are_missing() -> None:
