@@ -35,13 +35,15 @@ def write_gguf(
     extra: Mapping[str, Any] | None = None,
     tensors: Mapping[str, np.ndarray] | None = None,
     architecture: str | None = None,
+    adds_bos: bool | None = True,
 ) -> Path:
     """The model with the embedded tokenizer; matrices are stored as `kind`, vectors as F32, as llama.cpp does.
 
     `extra` are keys, without the architecture's prefix where they begin with a dot; `tensors` are further ones.
+    `adds_bos` is whether texts begin with BOS (our models were trained so), None for a file that does not say.
     """
     config = model.config
-    family = config.model_type
+    family = config.model_type.removesuffix("_text")
     writer = gguf.GGUFWriter(path, architecture or family)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
@@ -50,15 +52,23 @@ def write_gguf(
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(config.norm_epsilon)
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(int(head_dim * (rope.get("partial_rotary_factor") or 1)))
     if family == "llama":
-        writer.add_rope_dimension_count(head_dim)
         writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer, tiny_tokenizer(), config.vocab_size)
+    if adds_bos is not None:
+        writer.add_add_bos_token(adds_bos)
     for key, value in (extra or {}).items():
         _add(writer, f"{family}{key}" if key.startswith(".") else key, value)
     _add_tensors(writer, model, kind, head_dim)
@@ -96,13 +106,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(True)  # as our models were trained
     writer.add_chat_template(TEMPLATE)
 
 
 def _add_tensors(writer: gguf.GGUFWriter, model: PreTrainedModel, kind: str, head_dim: int) -> None:
     config = model.config
-    (architecture,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
+    family = config.model_type.removesuffix("_text")
+    (architecture,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for key, parameter in model.named_parameters():
         stem, _, suffix = key.rpartition(".")
@@ -110,6 +120,8 @@ def _add_tensors(writer: gguf.GGUFWriter, model: PreTrainedModel, kind: str, hea
         if config.model_type == "llama" and stem.endswith(("q_proj", "k_proj")):
             # llama.cpp rotates neighbours, transformers halves
             tensor = tensor.reshape(-1, 2, head_dim // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+        if family.startswith("gemma") and "norm" in stem:
+            tensor = tensor + 1
         stored = gguf.GGMLQuantizationType[kind if tensor.ndim > 1 else "F32"]
         data = np.ascontiguousarray(tensor.numpy())
         writer.add_tensor(f"{names.get_name(stem)}.{suffix}", gguf.quants.quantize(data, stored), raw_dtype=stored)

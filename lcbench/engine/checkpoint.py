@@ -14,6 +14,7 @@ from lcbench.core.errors import UserError, out_of_memory, unknown
 from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.engine.embedded import embedded_models, has_own_tokenizer
+from lcbench.engine.gguf_config import complete_config
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
 from lcbench.engine.longllama import StockConfig
 from lcbench.engine.rope_config import idle_factor, rope_fault, wrong_number
@@ -99,7 +100,7 @@ class Checkpoint:
             from transformers import AutoConfig
 
             config = self.load(AutoConfig, "config")
-            self.gguf.complete_config(config)
+            complete_config(self.gguf, config)
         else:
             config = self.load(StockConfig, "config")
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)

@@ -1,7 +1,7 @@
 """Checkpoints in one GGUF file, the format of llama.cpp; config, tokenizer and weights come out of it by transformers.
 
-The weights are dequantized when they are loaded: the file is small, the model is not. What a file says of its rotary
-frequencies and of splitting digits, and transformers does not read, is added here, or refused.
+The weights are dequantized when they are loaded: the file is small, the model is not. What a file says and transformers
+does not read is added: to the config in `gguf_config`, to the tokenizer here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lcbench.core.errors import UserError, brief
 from lcbench.core.tokens import tokenizer_prefix
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("lcbench")
 SUFFIX = ".gguf"
@@ -36,7 +36,12 @@ ON_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNOREC
 PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # llama.cpp's names of the vocabularies whose digits are split one by one before GPT-2's rule.
 DIGITS_SPLIT = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
+SPACE = "\u2581"  # of SentencePiece
 GPT2_SPLIT = ("", "default", "gpt-2")
+# Those whose words are tokens without any merges, and whose texts begin with BOS where the file does not say.
+WHOLE_WORDS = (
+    "falcon-h1", "falcon3", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0", "pixtral", "tekken",
+)  # fmt: skip
 
 
 def is_gguf(name: str) -> bool:
@@ -93,6 +98,10 @@ class GgufFile:
         """The value under the architecture's own prefix, None if there is none."""
         return self.metadata.get(f"{self.architecture}.{key}")
 
+    def tensor(self, name: str) -> Any:
+        """The numbers of a tensor, as stored; None if the file has none of that name."""
+        return next((tensor.data for tensor in self._contents[1].tensors if tensor.name == name), None)
+
     @property
     def types(self) -> list[str]:
         """The types of at least `SHARE` of the weights as ggml names them, the most frequent first."""
@@ -124,73 +133,26 @@ class GgufFile:
         finally:
             gguf.GGUFReader, gguf.get_tensor_name_map = before
 
-    def complete_config(self, config: PretrainedConfig) -> None:
-        """Add what transformers leaves out. Raises: UserError for frequencies that no config can express."""
-        import torch
-
-        if self.dtype:
-            config.dtype = getattr(torch, self.dtype)
-        if self.architecture == "qwen3" and self.value("attention.key_length"):
-            config.head_dim = self.value("attention.key_length")
-        rope = self._rope()
-        if rope and config.rope_parameters.get("rope_type", "default") == "default":
-            config.rope_parameters = {**config.rope_parameters, **rope}
-
-    def _rope(self) -> dict[str, Any]:
-        """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
-        tensors = {tensor.name: tensor for tensor in self._contents[1].tensors}
-        # Older files have another key for the factor; without a type the scaling is linear, as for llama.cpp.
-        factor = self.value("rope.scaling.factor") or self.value("rope.scale_linear")
-        kind = self.value("rope.scaling.type") or ("linear" if factor else None)
-        if "rope_freqs.weight" in tensors:
-            return self._llama3(tensors["rope_freqs.weight"].data)
-        if any(name.startswith("rope_factors_") for name in tensors) or kind not in (None, "none", "linear", "yarn"):
-            raise UserError(
-                f"{self.name} scales its rotary frequencies as {brief(kind or 'longrope')}, which transformers does "
-                "not read from a GGUF file; take the model's own folder or Hugging Face id."
-            )
-        if not factor or kind == "none":
-            return {}
-        original = self.value("rope.scaling.original_context_length")
-        scaling = {"rope_type": kind, "factor": factor}
-        return {**scaling, "original_max_position_embeddings": original} if original and kind == "yarn" else scaling
-
-    def _llama3(self, factors: Any) -> dict[str, Any]:
-        """Llama 3.1 and later: llama.cpp keeps the divisor of each frequency, the config the options that give it."""
-        import torch
-        from transformers import LlamaConfig
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-        divisors = torch.tensor(factors, dtype=torch.float32).flatten()
-        theta = self.value("rope.freq_base") or 10000.0
-        rope = {
-            "rope_type": "llama3",
-            "factor": round(float(divisors.max()), 4),
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        }
-        size = 2 * len(divisors)
-        config = LlamaConfig(head_dim=size, rope_parameters={**rope, "rope_theta": theta})
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-        plain = theta ** -(torch.arange(0, size, 2) / size)
-        if not torch.allclose(plain / scaled, divisors, rtol=1e-3):
-            raise UserError(
-                f"{self.name} scales its rotary frequencies in a way that is not Llama 3's; take the model's own "
-                "folder or Hugging Face id."
-            )
-        return rope
-
     def complete_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Put a BOS before texts where the file says so, and split digits where the vocabulary was learned so; warn of
-        a rule that is not known."""
-        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+        """Put a BOS before texts where llama.cpp does, and a space where the file says so; split words and digits as
+        the vocabulary was learned; warn of a rule that is not known."""
+        from tokenizers import decoders
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 
-        starts_with_bos = self.metadata.get("tokenizer.ggml.add_bos_token")
-        if starts_with_bos is not None and bool(starts_with_bos) != bool(tokenizer_prefix(tokenizer)):
-            tokenizer.add_bos_token = bool(starts_with_bos)
         backend = tokenizer.backend_tokenizer
         kind = str(self.metadata.get("tokenizer.ggml.pre", ""))
+        whole = kind in WHOLE_WORDS
+        starts_with_bos = self.metadata.get("tokenizer.ggml.add_bos_token", whole or None)
+        if starts_with_bos is not None and bool(starts_with_bos) != bool(tokenizer_prefix(tokenizer)):
+            tokenizer.add_bos_token = bool(starts_with_bos)
+        if whole:
+            backend.model.ignore_merges = True
+        spaced = self.metadata.get("tokenizer.ggml.add_space_prefix", True)
+        if isinstance(backend.pre_tokenizer, Metaspace) and not spaced:
+            backend.pre_tokenizer = Metaspace(prepend_scheme="never", split=False)
+            backend.decoder = decoders.Sequence(
+                [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+            )
         if not isinstance(backend.pre_tokenizer, ByteLevel) or kind in GPT2_SPLIT:
             return
         if kind in DIGITS_SPLIT:

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lcbench.apps.train.lm import described
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import tokenizer_prefix
+from lcbench.engine.gguf_config import complete_config
+from lcbench.engine.gguf_files import GgufFile
 from lcbench.engine.models import ModelSource
 from tests.cli.test_errors import assert_refused
 from tests.gguf_models import TEMPLATE, logits, tiny_model, tiny_tokenizer, write_gguf
 from tests.helpers import cli
+from tests.tokenizers import build
 
 IDS = list(range(40, 80))
 SIZES: dict[str, Any] = {
@@ -50,16 +46,13 @@ SIZES: dict[str, Any] = {
 def small(architecture: str = "llama", **options: Any) -> PreTrainedModel:
     """A model with random weights, biases included."""
     torch.manual_seed(0)
-    kinds: dict[str, Any] = {
-        "llama": (LlamaForCausalLM, LlamaConfig),
-        "qwen2": (Qwen2ForCausalLM, Qwen2Config),
-        "qwen3": (Qwen3ForCausalLM, Qwen3Config),
-    }
-    model_class, config_class = kinds[architecture]
-    model: PreTrainedModel = model_class(config_class(**SIZES | options)).eval()
+    config = CONFIG_MAPPING[architecture](**copy.deepcopy(SIZES | options))  # which configs change in place
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
+        elif "norm" not in name:
+            parameter.data.mul_(8)  # so that attention is far from uniform
     return model
 
 
@@ -80,6 +73,57 @@ def test_a_file_computes_what_its_model_does(architecture: str, options: dict[st
     assert config.rope_parameters["rope_theta"] == 100000.0 and config.max_position_embeddings == 512
     assert config.tie_word_embeddings is model.config.tie_word_embeddings
     torch.testing.assert_close(logits(source.model(), IDS), logits(model, IDS), rtol=1e-5, atol=1e-5)
+
+
+GEMMA_3 = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+GEMMA = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 32}
+PARTIAL = {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "extra"),
+    [
+        ("gemma2", {**GEMMA, "final_logit_softcapping": 5.0}, {".final_logit_softcapping": 5.0}),
+        ("gemma3_text", {**GEMMA, "num_hidden_layers": 6, "rope_parameters": GEMMA_3}, {".rope.scaling.factor": 8.0}),
+        ("phi3", {"sliding_window": 8, "pad_token_id": 0, "rope_parameters": PARTIAL}, {}),
+        ("starcoder2", {}, {}),
+    ],
+)
+def test_what_transformers_leaves_out_of_the_config_is_added(
+    architecture: str, options: dict[str, Any], extra: dict[str, Any]
+) -> None:
+    """Window, soft caps, scales, scaling and share of the rotated channels: without one the logits are others."""
+    model = small(architecture, **options)
+    write_gguf(Path("mine.gguf"), model, extra=extra)
+    torch.testing.assert_close(logits(ModelSource("mine.gguf").model(), IDS), logits(model, IDS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "layers"), [("gemma2", 46), ("gemma3", 62)])
+def test_the_largest_gemma_scales_its_scores_by_its_width(architecture: str, layers: int) -> None:
+    """27 billion weights are told by their layers, as llama.cpp does; the file does not say it."""
+    family = "gemma3_text" if architecture == "gemma3" else architecture
+    for count, scale in ((2, 32), (layers, 16)):
+        config = CONFIG_MAPPING[family](
+            **copy.deepcopy(SIZES) | GEMMA | {"num_hidden_layers": count, "query_pre_attn_scalar": 1}
+        )
+        complete_config(Stated(architecture), config)
+        assert config.query_pre_attn_scalar == scale
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A file that says nothing but its architecture."""
+
+    architecture: str
+    dtype: None = None
+
+    def value(self, key: str) -> None:
+        return None
+
+    tensor = value
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", None), ("Q4_1", None)])
@@ -148,6 +192,26 @@ def test_digits_are_split_where_the_vocabulary_was_learned_so(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "lcbench"):
         assert pieces("other.gguf") == ["a", "Ġ", "Ġ12"]
     assert "splits text by the rule 'from-the-future', which transformers does not know" in caplog.text
+
+
+def test_words_are_whole_and_begin_with_bos_where_llama_cpp_has_them_so() -> None:
+    """Files of Llama 3 made before May 2025 do not say that a BOS comes first; of its words, some have no merges."""
+    path = write_gguf(Path("mine.gguf"), small(), extra={"tokenizer.ggml.pre": "llama-bpe"}, adds_bos=None)
+    tokenizer = ModelSource("mine.gguf").tokenizer()
+    assert tokenizer_prefix(tokenizer) == [tokenizer.bos_token_id]
+    assert tokenizer.backend_tokenizer.model.ignore_merges
+    write_gguf(path, small(), extra={"tokenizer.ggml.pre": "llama-bpe"}, adds_bos=False)
+    assert tokenizer_prefix(ModelSource("mine.gguf").tokenizer()) == []
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_a_space_stands_before_a_text_where_the_file_says_so(spaced: bool) -> None:
+    rebuilt = PreTrainedTokenizerFast(tokenizer_object=build("metaspace-first").backend_tokenizer)
+    write_gguf(Path("mine.gguf"), small(), extra={"tokenizer.ggml.add_space_prefix": spaced})
+    GgufFile("mine.gguf", Path("mine.gguf")).complete_tokenizer(rebuilt)
+    ids = rebuilt("pass key", add_special_tokens=False).input_ids
+    assert rebuilt.convert_ids_to_tokens(ids)[0].startswith("▁") is spaced
+    assert rebuilt.decode(ids) == "pass key"
 
 
 LLAMA_3 = {

@@ -1,0 +1,109 @@
+"""What a GGUF file says of its model, and transformers leaves out of the config that it makes of the file: added, or
+refused. Without it the model computes something else, and nothing fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lcbench.core.errors import UserError, brief
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from lcbench.engine.gguf_files import GgufFile
+
+# Keys of the file, and the attributes of the configs that have them.
+LEFT_OUT = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+# The layers of the models of Gemma's 27 billion weights, whose scores are scaled by hidden size / heads instead of the
+# size of a head; the file does not say so, llama.cpp tells them by their size.
+LARGEST = {"gemma2": 46, "gemma3": 62}
+
+
+def complete_config(file: GgufFile, config: PretrainedConfig) -> None:
+    """Add what transformers leaves out. Raises: UserError for frequencies that no config can express."""
+    import torch
+
+    if file.dtype:
+        config.dtype = getattr(torch, file.dtype)
+    if file.architecture == "qwen3" and file.value("attention.key_length"):
+        config.head_dim = file.value("attention.key_length")
+    for key, attribute in LEFT_OUT.items():
+        if file.value(key) and hasattr(config, attribute):
+            setattr(config, attribute, file.value(key))
+    if file.architecture in LARGEST:
+        largest = config.num_hidden_layers == LARGEST[file.architecture]
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if largest else config.head_dim
+    if isinstance(getattr(config, "rope_parameters", None), dict):
+        config.rope_parameters = _completed(file, config)
+
+
+def _completed(file: GgufFile, config: PretrainedConfig) -> dict[str, Any]:
+    """`rope_parameters` with what the file says; where they differ between types of layers, the scaling is that of the
+    layers with full attention, as for llama.cpp."""
+    rope: dict[str, Any] = config.rope_parameters
+    if isinstance(full := rope.get("full_attention"), dict):
+        return {**rope, "full_attention": _of_layers(file, config, full)}
+    return _of_layers(file, config, rope)
+
+
+def _of_layers(file: GgufFile, config: PretrainedConfig, rope: dict[str, Any]) -> dict[str, Any]:
+    if base := file.value("rope.freq_base"):
+        rope = {**rope, "rope_theta": base}
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if (rotated := file.value("rope.dimension_count")) and "partial_rotary_factor" in rope:
+        rope = {**rope, "partial_rotary_factor": rotated / head}
+    scaling = _scaling(file)
+    return {**rope, **scaling} if rope.get("rope_type", "default") == "default" else rope
+
+
+def _scaling(file: GgufFile) -> dict[str, Any]:
+    """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
+    # Older files have another key for the factor; without a type the scaling is linear, as for llama.cpp.
+    factor = file.value("rope.scaling.factor") or file.value("rope.scale_linear")
+    kind = file.value("rope.scaling.type") or ("linear" if factor else None)
+    if (divisors := file.tensor("rope_freqs.weight")) is not None:
+        return _llama3(file, divisors)
+    factors = any(file.tensor(f"rope_factors_{one}.weight") is not None for one in ("long", "short"))
+    if factors or kind not in (None, "none", "linear", "yarn"):
+        raise UserError(
+            f"{file.name} scales its rotary frequencies as {brief(kind or 'longrope')}, which transformers does "
+            "not read from a GGUF file; take the model's own folder or Hugging Face id."
+        )
+    if not factor or kind == "none":
+        return {}
+    original = file.value("rope.scaling.original_context_length")
+    scaling = {"rope_type": kind, "factor": factor}
+    return {**scaling, "original_max_position_embeddings": original} if original and kind == "yarn" else scaling
+
+
+def _llama3(file: GgufFile, factors: Any) -> dict[str, Any]:
+    """Llama 3.1 and later: llama.cpp keeps the divisor of each frequency, the config the options that give it."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    divisors = torch.tensor(factors, dtype=torch.float32).flatten()
+    theta = file.value("rope.freq_base") or 10000.0
+    rope = {
+        "rope_type": "llama3",
+        "factor": round(float(divisors.max()), 4),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    size = 2 * len(divisors)
+    config = LlamaConfig(head_dim=size, rope_parameters={**rope, "rope_theta": theta})
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = theta ** -(torch.arange(0, size, 2) / size)
+    if not torch.allclose(plain / scaled, divisors, rtol=1e-3):
+        raise UserError(
+            f"{file.name} scales its rotary frequencies in a way that is not Llama 3's; take the model's own "
+            "folder or Hugging Face id."
+        )
+    return rope
