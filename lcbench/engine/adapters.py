@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from lcbench.core.errors import UserError
 from lcbench.core.hub import explain, is_reachable, silence_hub
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -85,6 +87,7 @@ class Adapter:
                 stored = set(file.keys())
             differing = own - stored | stored - own - set(adapted.state_dict())
             if not differing:
+                _untie(adapted)
                 merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
                 return merged
         except Exception as error:  # each kind of adapter fails in its own ways
@@ -105,6 +108,22 @@ class Adapter:
             )
         except Exception as error:  # as in ModelSource
             raise UserError(f"cannot get the adapter {self.name}: {explain(error)}") from error
+
+
+def _untie(adapted: nn.Module) -> None:
+    """Give modules that the adapter changes weights of their own where other modules share them, such as an output head
+    that is tied to the embedding, or replicated layers: merging would change those, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    owned = [parameter for module in adapted.modules() for parameter in module.parameters(recurse=False)]
+    owners = Counter(map(id, owned))
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: nn.Module = module.get_base_layer()
+            for name, parameter in layer.named_parameters(recurse=False):
+                if owners[id(parameter)] > 1:
+                    owners[id(parameter)] -= 1
+                    setattr(layer, name, type(parameter)(parameter.detach().clone(), requires_grad=False))
 
 
 def _last_name(name: str) -> str:

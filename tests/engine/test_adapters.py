@@ -34,7 +34,8 @@ def write_adapter(folder: Path, base: str = "lcbench-tiny", seed: int = 1, **opt
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **options)
+    chosen = {"target_modules": ["q_proj", "down_proj"], **options}
+    config = LoraConfig(r=4, init_lora_weights=False, **chosen)
     adapted = get_peft_model(tiny_model(), config)
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(folder)
@@ -50,6 +51,18 @@ def test_a_merged_adapter_computes_what_peft_does() -> None:
     assert type(merged.model.layers[0].self_attn.q_proj) is torch.nn.Linear
     (note,) = ModelSource(adapter="mine").notes(merged.config)
     assert note == "adapter mine is merged into the weights of lcbench-tiny."
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    "options", [{"target_modules": ["embed_tokens", "lm_head"]}, {"layer_replication": [[0, 2], [1, 4]]}]
+)
+@pytest.mark.filterwarnings("ignore")  # of peft, that merging would go wrong
+def test_weights_that_modules_share_are_merged_into_the_adapted_one_alone(options: dict[str, Any]) -> None:
+    """The embedded model's output head is its embedding; replicated layers have one set of weights."""
+    expected = write_adapter(Path("mine"), **options)
+    merged = ModelSource(adapter="mine").model()
+    torch.testing.assert_close(logits(merged, IDS), expected, rtol=1e-4, atol=1e-4)
 
 
 @needs_peft
