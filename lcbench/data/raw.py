@@ -11,7 +11,8 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -152,16 +153,33 @@ def _json(file: RawFile) -> Iterator[RawRow]:
 
 
 def _csv(file: RawFile) -> Iterator[RawRow]:
+    """Raises: UserError also for what a lenient reader would lose without a word: cells beyond the header, as where a
+    comma of a text is not within quotes, and lines behind a quote that is never closed."""
     csv.field_size_limit(sys.maxsize)
     with file.open() as content:
         try:
             lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
-            for number, row in enumerate(csv.DictReader(lines), start=1):
-                yield _object(
-                    {name: value for name, value in row.items() if name is not None}, f"{file.name}, row {number},"
-                )
-        except (UnicodeDecodeError, csv.Error) as error:
+            table = csv.DictReader(lines, strict=True)
+            _require_different(table.fieldnames or [], file.name)
+            for number, row in enumerate(table, start=1):
+                if beyond := row.pop(None, None):
+                    raise UserError(
+                        f"{file.name}, row {number}, has {len(beyond)} more than the {len(row)} cells of the header; "
+                        "put texts with commas within quotes."
+                    )
+                yield _object(row, f"{file.name}, row {number},")
+        except csv.Error as error:
+            place = f"{file.name} as CSV, up to line {table.reader.line_num}"
+            raise UserError(f"cannot read {place}: {error}; double the quotes within texts.") from error
+        except UnicodeDecodeError as error:
             raise UserError(f"cannot read {file.name} as CSV in UTF-8: {error}.") from error
+
+
+def _require_different(columns: Iterable[str], name: str) -> None:
+    """Raises: UserError for columns of one name, of which only the last would be read."""
+    for column, count in Counter(filter(None, columns)).items():
+        if count > 1:
+            raise UserError(f"{name} has {count} columns {column!r}; give each a name of its own.")
 
 
 def _text(file: RawFile) -> Iterator[RawRow]:
@@ -194,6 +212,7 @@ def _parquet(file: RawFile) -> Iterator[RawRow]:
         try:
             table = parquet.ParquetFile(content)
             require_plausible(table.metadata, file.path.stat().st_size)
+            _require_different(table.schema_arrow.names, file.name)
             classes = _class_names(table.schema_arrow.metadata or {})
             for batch in table.iter_batches(BATCH):
                 for row in batch.to_pylist():

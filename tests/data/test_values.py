@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lcbench.core.errors import UserError
+from lcbench.data.raw import RawFile, read_rows
 from lcbench.data.values import clean, document_of, spelled_out, text_of, texts_of
 from tests.helpers import cli
 
@@ -72,6 +76,28 @@ def test_cells_of_a_csv() -> None:
     for printed in ("['a' 'b']", "{'text': array(['a'], dtype=object)}"):
         with pytest.raises(UserError, match="is an object that Python printed"):
             spelled_out(printed, WHERE, "[{")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("a,b\n1,It rained, a lot\n", "row 1, has 1 more than the 2 cells of the header"),
+        ('a,b\n"x,1\ny,2\nz,3\n', "as CSV, up to line 4: unexpected end of data"),
+        ('a,b\n"x"y,1\n', "up to line 2: ',' expected after"),
+        ("a,b,a\n1,2,3\n", "has 2 columns 'a'"),
+    ],
+)
+def test_a_csv_loses_nothing_without_a_word(content: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(UserError, match=re.escape(why)):
+        list(read_rows(RawFile(tmp_path / "x.csv", "x.csv")))
+
+
+def test_columns_of_one_name_are_refused_in_parquet(tmp_path: Path) -> None:
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["a", "a"])
+    parquet.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet has 2 columns 'a'"):
+        list(read_rows(RawFile(tmp_path / "x.parquet", "x.parquet")))
 
 
 @pytest.mark.parametrize(
