@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import results_page
-from benchmarks.results_page import Better, Falls, verdicts
+from benchmarks.results_page import Better, Falls, perplexities, verdicts
 from lcbench.results.manifest import RunIdentity
 from lcbench.results.report.runs import Run
 from lcbench.results.schema import Record
 from tests.helpers import REPOSITORY
 from tests.results.report import samples
+from tests.results.report.test_curves import record
 
 TRAINED, SAMPLES = 256, 12
 CLAIMS = (Falls("", "vanilla", 2), Better("", "vanilla", "yarn", 2))
@@ -42,3 +43,14 @@ def test_verdicts(far: int, extended: int | None, falls: str, better: str) -> No
     records += [] if extended is None else answers("yarn", 2, extended)
     identity = RunIdentity(model="m", pretraining_length=TRAINED)
     assert verdicts(Run("m", identity, records), CLAIMS) == [falls, better]
+
+
+def test_perplexity_of_the_same_books() -> None:
+    nats = {1: (1.0, 2.0, 9.0), 2: (2.0, 1.5)}  # of each book; the third is too short for two windows
+    some = [
+        record("vanilla", TRAINED * times, each, book, document=str(book))
+        for times, books in nats.items()
+        for book, each in enumerate(books)
+    ]
+    run = Run("m", RunIdentity(model="m", pretraining_length=TRAINED), [Record.from_json(one) for one in some])
+    assert perplexities(run) == {"vanilla": "4.48 to 5.75, higher in 1 of 2"}  # e^1.5, e^1.75
