@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import resource
 import sys
@@ -95,6 +96,31 @@ def test_what_a_template_makes(template: str, text: str) -> None:
 def test_what_is_refused(template: str, sentence: str) -> None:
     with pytest.raises(UserError, match=rf"^mine: (.|\n)*(?:{sentence})"):
         render_bounded("mine", template, FIELDS)
+
+
+def test_a_bound_of_size_needs_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text of nested lists takes for ever in one operation, which no time limit sees."""
+    monkeypatch.setattr("lcbench.tasks.jinja_limits.CHARACTERS", 2**12)
+    nested = "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}"
+    with pytest.raises(UserError, match="it makes more than 4,096 characters"):
+        render_bounded("mine", f"{nested}{{{{ 'x' ~ ns.s }}}}", FIELDS)
+
+
+def test_time_that_is_up_while_garbage_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a callback of the collector is lost: it is raised behind it."""
+    monkeypatch.setattr("lcbench.tasks.jinja.SECONDS", 0.05)
+
+    def slow(phase: str, info: object) -> None:
+        time.sleep(0.06)
+        assert phase
+
+    made = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = collect(0) %}{% endfor %}{% endfor %}"
+    gc.callbacks.append(slow)
+    try:
+        with pytest.raises(UserError, match=r"it takes more than 0\.05 seconds"):
+            render_bounded("mine", made, {"collect": gc.collect})
+    finally:
+        gc.callbacks.remove(slow)
 
 
 @pytest.mark.parametrize(
