@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lcbench.attention.attend import with_sinks
 from lcbench.attention.backends import flash as flash_module
-from lcbench.attention.backends import matmul, tiled
+from lcbench.attention.backends import matmul, tiles
 from lcbench.attention.backends.call import Call, Output
 from lcbench.attention.backends.matmul import matmul_attention
 from lcbench.attention.backends.reference import dense_attention, reference_attention
@@ -46,8 +46,10 @@ every_backend = pytest.mark.parametrize("attention", [tiled_attention, matmul_at
 
 def small_tiles(patch: pytest.MonkeyPatch, block: int, small: int) -> None:
     """Tiles of a few queries, so that short runs have all the edges that long ones have."""
-    patch.setattr(tiled, "BLOCK", block)
-    patch.setattr(tiled, "SMALL", small)
+    patch.setattr(tiles, "BLOCK", block)
+    patch.setattr(tiles, "SMALL", small)
+    patch.setattr(tiles, "FINE", max(1, small // 2))
+    patch.setattr(tiles, "TRIANGLE", max(1, small // 2))
 
 
 def rope_of(dim: int = D, pairing: Pairing = "half") -> Rope:
@@ -205,15 +207,16 @@ def test_tiles_are_disjoint_and_cover_what_is_seen(borders: tuple[Tensor, Tensor
     assume(bool((stop > start).any()))
     with pytest.MonkeyPatch.context() as patch:
         small_tiles(patch, *sizes)
-        cut = list(tiled.cut(start, stop))
+        cut = list(tiles.cut(start, stop))
     seen = torch.zeros(len(start), int(stop[-1]), dtype=torch.long)
     for tile in cut:
-        rows, keys = tile.row_stop - tile.row_start, tile.key_stop - tile.key_start
+        rows, keys, mask = tile.rows, tile.keys, tile.mask
         assert rows > 0 and keys > 0
-        mask = tile.mask
         if mask is True:
             assert rows == keys
         shown = mask if isinstance(mask, Tensor) else torch.ones(rows, keys).tril(0 if mask else keys)
-        seen[tile.row_start : tile.row_stop, tile.key_start : tile.key_stop] += shown.long()
+        for n in range(tile.repeats):
+            row, key = tile.row_start + n * tile.row_step, tile.key_start + n * tile.key_step
+            seen[row : row + rows, key : key + keys] += shown.long()
     j = torch.arange(int(stop[-1]))
     assert torch.equal(seen, ((j >= start[:, None]) & (j < stop[:, None])).long())

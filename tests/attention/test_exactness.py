@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import lcbench
-from lcbench.attention.backends import matmul, tiled
+from lcbench.attention.backends import matmul, tiles
 from lcbench.methods import Lengths, Method, all_methods, parse_method
 from lcbench.methods.base import CONTENT
 from tests.attention import zoo
@@ -95,7 +95,7 @@ class Way:
     pads: tuple[int, int] = (0, 0)
     kv_heads: int = 2  # two queries a head
     attention: str = "auto"
-    tile: int = tiled.BLOCK
+    tile: int = tiles.BLOCK
     scores: int = matmul.SCORES_AT_ONCE["cpu"]
     specs: list[str] = field(default_factory=lambda: METHODS)
 
@@ -165,8 +165,8 @@ def test_reference_itself_tells_methods_apart() -> None:
 def test_equals_the_reference(spec: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row as if it were alone."""
     chosen = WAYS[way]
-    monkeypatch.setattr(tiled, "BLOCK", chosen.tile)
-    monkeypatch.setattr(tiled, "SMALL", min(tiled.SMALL, chosen.tile // 2))
+    for share, name in enumerate(("BLOCK", "SMALL", "FINE", "TRIANGLE")):
+        monkeypatch.setattr(tiles, name, min(getattr(tiles, name), chosen.tile >> min(share, 2)))
     monkeypatch.setitem(matmul.SCORES_AT_ONCE, "cpu", chosen.scores)
     actual, expected = steered(spec, chosen), reference(spec, chosen.kv_heads)
     for row, pad in enumerate(chosen.pads):

@@ -71,6 +71,10 @@ def _seen(stretch: Stretch) -> Iterator[Stretch]:
 def merge(out_BHTD: Tensor, lse_BHT: Tensor, more_BHTD: Tensor, more_lse_BHT: Tensor) -> None:
     """Merge the output over further keys into `out` and `lse`, in place; lse is -inf for queries without keys so
     far."""
+    if lse_BHT.device.type == "cpu" and lse_BHT.isneginf().all():  # on a GPU, to know it would cost a synchronisation
+        out_BHTD.copy_(more_BHTD)
+        lse_BHT.copy_(more_lse_BHT)
+        return
     share = torch.sigmoid(more_lse_BHT - lse_BHT).nan_to_num_(0.0)  # nan: no key on either side
     out_BHTD.lerp_(more_BHTD.to(out_BHTD.dtype), share[..., None])
     torch.logaddexp(lse_BHT, more_lse_BHT, out=lse_BHT)
