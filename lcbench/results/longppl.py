@@ -9,8 +9,9 @@ The long context is a run of `pg19` (protocol prefix), the short one a run of th
 windows overlap, so that every token behind the first window has at least so much context, and at most a stride more.
 Theirs is 4,096 tokens and a stride of 1,024; windows here begin with a BOS where the tokenizer has one. Tokens with no
 more context than that are never key. The judge is the evaluated model itself, or
-another run with the same tokenizer: one whose prompts are other tokens is refused, as records do not keep where in the
-text a token is.
+another run, also with another tokenizer: then tokens that the judge finds to be key are characters of the text,
+neighbouring ones together, and a token of the evaluated model is key if it lies within them, as in the reference. What
+the judge did not read, as its tokens are shorter, is not key.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class _Text:
     bytes: int
     context: int  # tokens before a token, at least, from the end of the first window on
     prompt: str = ""  # hash of the token ids
+    spans: NDArray[np.int64] | None = None  # [n, 2]: start and end of each token in the text, in characters
+    opening: int | None = None  # of the text
 
 
 def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl]:
@@ -79,12 +82,10 @@ def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl
         judging = method if judge is None else judge[2]
         reference = _found(long_of, judging, document, long if judge is None else judge[0], seq_len)
         brief = _found(short_of, judging, document, short if judge is None else judge[1], None)
+        key = key_tokens(reference, brief)
         if reference.prompt != text.prompt:
-            raise UserError(
-                f"{document} has other tokens in the judge's run than in {long}: key tokens need the same "
-                "tokenizer and length."
-            )
-        rows.setdefault((method, seq_len), []).append((text, key_tokens(reference, brief), brief.context))
+            key = _by_place(key, reference, text, document)
+        rows.setdefault((method, seq_len), []).append((text, key, brief.context))
     return [_row(method, seq_len, members) for (method, seq_len), members in rows.items()]
 
 
@@ -119,6 +120,40 @@ def key_tokens(long: _Text, short: _Text) -> NDArray[np.bool_]:
         key[:count] = (gain > ALPHA) & (long.nll[:count] < -BETA)
     key[: short.context] = False
     return key
+
+
+def _by_place(key: NDArray[np.bool_], judge: _Text, text: _Text, document: str) -> NDArray[np.bool_]:
+    """Which tokens of a text lie within the characters of key tokens of a judge that has other tokens.
+
+    Raises: UserError for runs that do not tell where their tokens are, or that read other texts of one title.
+    """
+    if judge.spans is None or text.spans is None:
+        raise UserError(
+            f"{document} has other tokens in the judge's run, and an older lcbench did not write where in the text "
+            "they are; run both again into new folders."
+        )
+    if judge.opening != text.opening:
+        raise UserError(f"{document} is another text in the judge's run; read the same source in both.")
+    spans = judge.spans[key]
+    joined: list[list[int]] = []
+    for start, end in spans.tolist():
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(end, joined[-1][1])
+        else:
+            joined.append([start, end])
+    if not joined:
+        return np.zeros(len(text.nll), dtype=bool)
+    starts, ends = np.array(joined).T
+    within = starts.searchsorted(text.spans[:, 0], side="right") - 1  # the last that begins no later than the token
+    found: NDArray[np.bool_] = (within >= 0) & (text.spans[:, 1] <= ends[within]) & np.isfinite(text.nll)
+    return found
+
+
+def _spans(chars: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Start and end of each token, in characters; one that adds none is a further byte of the character before it."""
+    ends = np.cumsum(chars, dtype=np.int64)
+    own = np.where(chars > 0, ends - chars, 0)
+    return np.stack([np.maximum.accumulate(own), ends], axis=1)
 
 
 def _row(method: str, seq_len: int, members: Sequence[tuple[_Text, NDArray[np.bool_], int]]) -> LongPpl:
@@ -179,4 +214,5 @@ def _text(run: Path, record: Record, *, overlapping: bool) -> _Text | None:
     nll = np.full(int(read.stop[-1]), np.nan)
     nll[int(read.first[0]) :] = read.nll
     context = int((read.first[1:] - read.start[1:]).min()) + read.head if overlapping else 0
-    return _Text(nll, likelihood.bytes, context, record.prompt.prompt_sha256)
+    spans = None if read.chars is None else _spans(read.chars)
+    return _Text(nll, likelihood.bytes, context, record.prompt.prompt_sha256, spans, read.opening)

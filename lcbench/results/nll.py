@@ -7,6 +7,10 @@
     first    int64 [w]     first token of the text that is scored there
     stop     int64 [w]     one past its last token
     head     int64 []      tokens before the text in each window, such as BOS
+    chars    int32 [t]     characters of the text that each of its tokens adds, to the last that is read
+    opening  int64 []      CRC-32 of the first 64 characters, by which two runs know that they read the same text
+
+The last two are missing in older files.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import math
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,8 @@ class TokenNll:
     first: NDArray[np.int64]
     stop: NDArray[np.int64]
     head: int
+    chars: NDArray[np.int32] | None = None
+    opening: int | None = None
 
     def scores(self, size: int, words: int) -> dict[str, float]:
         """Scores by name: `nll` in nats a token, `perplexity`, `bits_per_byte`, `bits_per_word`. `size` is the scored
@@ -69,7 +75,7 @@ class TokenNll:
         same numbers give the same bytes. Raises: UserError if it cannot be written; LostRecordsError without the
         folder."""
         path = folder / FOLDER / _name(id)
-        arrays = {"nll": self.nll, "start": self.start, "first": self.first, "stop": self.stop, "head": self.head}
+        arrays = {name: value for name, value in vars(self).items() if value is not None}
         try:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, _archive(arrays), owned=True)
@@ -93,7 +99,11 @@ class TokenNll:
                 if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
                     raise ValueError(f"it unpacks to more than {LARGEST >> 30} GB")
             with np.load(path, allow_pickle=False) as file:
-                read = cls(file["nll"], file["start"], file["first"], file["stop"], int(file["head"]))
+                arrays = {name: file[name] for name in file.files if name in _FIELDS}
+            opening = arrays.pop("opening", None)
+            read = cls(**arrays | {"head": int(arrays["head"]), "opening": None if opening is None else int(opening)})
+            if read.chars is not None and read.chars.shape != (int(read.stop.max()),):
+                raise ValueError("`chars` is not of its tokens")
             if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():
                 raise ValueError("`nll` is no list of finite numbers")
             return read
@@ -101,6 +111,15 @@ class TokenNll:
             raise UserError(
                 f"cannot read {path}: {gist_of(error)}; restore it, or run the same command again."
             ) from error
+
+
+def added(ends: Sequence[int]) -> NDArray[np.int32]:
+    """The characters that each token adds to a text, from where the tokens end."""
+    borders = np.concatenate([[0], np.asarray(ends, dtype=np.int64)])
+    return (borders[1:] - borders[:-1]).astype(np.int32)
+
+
+_FIELDS = frozenset(field.name for field in fields(TokenNll))
 
 
 def mean_buckets(all_buckets: Sequence[Sequence[tuple[int, int, float, int]]]) -> list[tuple[int, int, float]]:

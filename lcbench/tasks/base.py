@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Hashable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -56,12 +57,15 @@ class Window:
 @dataclass(frozen=True)
 class Reading:
     """How the likelihood of a document is measured: its title, the protocol as printed next to the numbers, and whether
-    a mean over documents weights "tokens" or "windows" equally."""
+    a mean over documents weights "tokens" or "windows" equally. `ends`: where each token of the context ends in the
+    text, in characters; `opening`: how the text begins."""
 
     document: str
     protocol: str
     averaging: str
     windows: tuple[Window, ...]
+    ends: array[int] = field(default_factory=lambda: array("I"))
+    opening: str = ""
 
 
 @dataclass(frozen=True)

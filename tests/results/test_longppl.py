@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 from lcbench.core.errors import UserError
-from lcbench.results.longppl import _Text, key_tokens, longppl
-from lcbench.results.nll import TokenNll
+from lcbench.results.longppl import _by_place, _spans, _Text, key_tokens, longppl
+from lcbench.results.nll import TokenNll, added
+from lcbench.tasks.base import Cell
+from lcbench.tasks.perplexity.task import Perplexity
 from tests.helpers import cli, fields_of
+from tests.tokenizers import build
 
 
 def text(*nll: float, context: int = 0) -> _Text:
@@ -24,6 +28,37 @@ def test_key_tokens_by_hand() -> None:
     short = text(9.0, 2.6, 4.0, 9.0, 2.1, math.nan, context=1)
     # the first has no more context than the short run gives; the fourth stays unlikely; the fifth gains exactly 2
     assert key_tokens(long, short).tolist() == [False, True, True, False, False, False, False]
+
+
+def test_key_tokens_of_another_tokenizer(tmp_path: Path) -> None:
+    """One generated book in the tokens of two tokenizers, as their runs write it: a token is key if all its characters
+    are, and of no character twice."""
+    texts, spelled = [], []
+    for style in ("llama-2", "lcbench-tiny"):
+        example = Perplexity(name="pg19").example(Cell(200), 0, build(style), 0)
+        reading = example.reading
+        assert reading is not None
+        chars = added(reading.ends)
+        windows = (np.array([0]), np.array([0]), np.array([len(chars)]))
+        file = TokenNll(np.ones(len(chars), np.float32), *windows, 0, chars, crc32(reading.opening.encode()))
+        file = TokenNll.read(tmp_path / file.write(tmp_path, style))
+        assert file.chars is not None
+        texts.append(_Text(file.nll.astype(float), 10, 0, style, _spans(file.chars), file.opening))
+        spelled.append(reading.opening)
+    judge, judged = texts
+    assert judge.spans is not None and judged.spans is not None
+    assert spelled[0] == spelled[1] and not np.array_equal(judge.spans[:, 1], judged.spans[:, 1])
+    key = np.random.default_rng(0).random(len(judge.nll)) < 0.6
+    characters = {at for start, end in judge.spans[key].tolist() for at in range(start, end)}
+    expected = [all(at in characters for at in range(start, end)) for start, end in judged.spans.tolist()]
+    found = _by_place(key, judge, judged, "a book")
+    assert found.tolist() == expected and 0 < found.sum() < len(found)
+    assert not _by_place(np.zeros_like(key), judge, judged, "a book").any()
+
+
+def test_bytes_of_one_character_are_one_place() -> None:
+    """Two tokens of a character of several bytes: the second adds no character."""
+    assert _spans(np.array([2, 1, 0, 0, 3], dtype=np.int32)).tolist() == [[0, 2], [2, 3], [2, 3], [2, 3], [3, 6]]
 
 
 @pytest.fixture(scope="module")

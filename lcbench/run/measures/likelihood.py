@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import numpy as np
 
-from lcbench.results.nll import TokenNll
+from lcbench.results.nll import TokenNll, added
 from lcbench.results.schema import Likelihood as LikelihoodPart
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
 from lcbench.run.pace import work
@@ -37,6 +38,8 @@ class Likelihood(Measure):
             first=np.array([window.first for window in reading.windows]),
             stop=np.array([window.stop for window in reading.windows]),
             head=len(head),
+            chars=added(reading.ends) if reading.ends else None,
+            opening=crc32(reading.opening.encode()) if reading.ends else None,
         )
         size, words = (sum(getattr(window, unit) for window in reading.windows) for unit in ("bytes", "words"))
         return Measured(

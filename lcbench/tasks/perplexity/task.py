@@ -15,6 +15,7 @@ from lcbench.tasks.text.running_text import GENERATED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+OPENING = 64  # characters by which texts are told apart
 SHORTEST = 8  # tokens of a window
 CHUNKLLAMA_STRIDE = 256
 CHUNKLLAMA_LONG = 96 * 1024  # from here on their stride is half the window
@@ -99,9 +100,10 @@ class Perplexity(Task):
             )
         length = cell.seq_len - len(head)
         spans = self._spans(length, need, cell.seq_len)
+        end = max(stop for _, stop, _ in spans)
         return Example(
             head=head,
-            context=book.ids[: max(stop for _, stop, _ in spans)].tolist(),
+            context=book.ids[:end].tolist(),
             tail=[],
             references=(),
             max_new_tokens=0,
@@ -111,6 +113,8 @@ class Perplexity(Task):
                 protocol=self._protocol(cell.seq_len),
                 averaging=TOKENS if self.averaging == "tokens" else WINDOWS,
                 windows=tuple(_window(book, span, scored_first=bool(head)) for span in spans),
+                ends=book.ends[:end],
+                opening=book.text[:OPENING],
             ),
         )
 

@@ -32,8 +32,18 @@ def whole(book: int, gain: float) -> np.ndarray:
     return nll
 
 
-def saved(folder: Path, methods: Sequence[str], *, short: bool, sha: str = "tokens") -> Path:
-    """A run of 8 books in one window of 64 tokens, or in windows of 32, where all tokens cost 3 nats."""
+def saved(
+    folder: Path,
+    methods: Sequence[str],
+    *,
+    short: bool,
+    sha: str = "tokens",
+    chars: int | None = None,
+    opening: int = 1,
+) -> Path:
+    """A run of 8 books in one window of 64 tokens, or in windows of 32, where all tokens cost 3 nats. `chars`: of each
+    token, unknown in older runs."""
+    lengths = None if chars is None else np.full(LENGTH, chars, dtype=np.int32)
     rows: list[Fields] = []
     for method in methods:
         for book in range(BOOKS):
@@ -50,7 +60,7 @@ def saved(folder: Path, methods: Sequence[str], *, short: bool, sha: str = "toke
             stops = starts + 32 if short else np.array([LENGTH])
             firsts = np.concatenate([[0], stops[:-1]])
             nll = np.full(LENGTH, 3.0, dtype=np.float32) if short else whole(book, 0.1 * (method == "dca"))
-            made = TokenNll(nll, starts, firsts, stops, 0)
+            made = TokenNll(nll, starts, firsts, stops, 0, lengths, None if chars is None else opening)
             (folder / made.write(folder, "x")).rename(folder / "nll" / f"{method}-{book}.npz")
     return folder
 
@@ -105,11 +115,26 @@ def test_likelihoods_that_are_gone_leave_the_table(runs: tuple[Path, Path], tmp_
     assert "**pg19: perplexity" in shown.out and "longppl (lower" not in shown.out
 
 
-def test_a_judge_with_other_tokens_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_where_the_tokens_of_an_older_run_are_is_unknown(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Though they are as many, of as many bytes."""
     other = saved(tmp_path / "other", ["vanilla"], short=False, sha="others")
-    with pytest.raises(UserError, match=r"^book 0 has other tokens in the judge's run than in .*: key tokens need"):
+    with pytest.raises(UserError, match=r"^book 0 has other tokens in the judge's run, and an older lcbench did not"):
         longppl(*runs, (other, runs[1], "vanilla"))
+
+
+def test_a_judge_with_other_tokens(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its tokens have 2 characters, those that are judged 1: where it finds 12 of 64 to be key, 24 are within them, but
+    for those of the text that the judged model did not read."""
+    judge = saved(tmp_path / "judge", ["vanilla"], short=False, sha="others", chars=2)
+    judged = saved(tmp_path / "judged", ["vanilla"], short=False, chars=1)
+    (row,) = longppl(judged, runs[1], (judge, runs[1], "vanilla"))
+    within = [token for token in range(LENGTH) if token // 2 % 4 == 0 and token // 2 >= CONTEXT]
+    assert row.key_tokens == BOOKS * len(within) == BOOKS * 8
+    losses = [0.5 + 0.05 * book if token % 4 == 0 else 3.0 for book in range(BOOKS) for token in within]
+    assert row.longppl == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-6)
+    other = saved(tmp_path / "other", ["vanilla"], short=False, sha="others", chars=2, opening=7)
+    with pytest.raises(UserError, match="book 0 is another text in the judge's run"):
+        longppl(judged, runs[1], (other, runs[1], "vanilla"))
 
 
 def test_both_contexts_are_of_one_model(runs: tuple[Path, Path], tmp_path: Path) -> None:
