@@ -71,6 +71,9 @@ RepeatsOption = Annotated[
     int | None,
     typer.Option("--repeats", min=1, max=10**6, help="Answers to a sample, with --sampling; tables show the spread."),
 ]
+EffectiveOption = Annotated[
+    float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
+]
 ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", "--apply_chat_template", hidden=True)]
 MultiturnOption = Annotated[bool, typer.Option("--fewshot-as-multiturn", "--fewshot_as_multiturn", hidden=True)]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]

@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from lcbench.cli.common import RESULTS, require_folder, write_output
+from lcbench.cli.common import RESULTS, EffectiveOption, require_folder, write_output
 from lcbench.core import terminal
 from lcbench.core.collections import without_collections
 
 app = typer.Typer()
 
-EffectiveOption = Annotated[
-    float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
-]
 DifferenceOption = Annotated[
     str | None,
     typer.Option("--difference", metavar="METHOD", help="Show by how much methods differ from this one, paired."),

@@ -18,6 +18,7 @@ from lcbench.cli.common import (
     ChatOptionOption,
     DepthsOption,
     DtypeOption,
+    EffectiveOption,
     HaystackOption,
     LengthsOption,
     MethodsOption,
@@ -121,16 +122,19 @@ def run(
     quantization: QuantizationOption = None,
     apply_chat_template: ApplyChatOption = False,
     fewshot_as_multiturn: MultiturnOption = False,
+    effective: EffectiveOption = 0.856,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
 ) -> None:
     """Run a task or a suite; the same command again resumes where it stopped.
 
     Exit codes: 0 all cells done, 1 some failed, 2 something to mend.
     """
+    from lcbench.results.report.overview import require_threshold
     from lcbench.run.plan import make_plan
     from lcbench.run.progress import PlainProgress, SilentProgress, TerminalProgress
     from lcbench.run.requests import read_requests
 
+    require_threshold(effective)
     if fewshot_as_multiturn:
         raise UserError(
             "lcbench has no --fewshot-as-multiturn: tasks of as many demonstrations as fit take it as an option, as in "
@@ -221,7 +225,7 @@ def run(
         from lcbench.run.slurm import parse_array, run_array
 
         outcome = run_array(plan, requests, folder, progress, parse_array(slurm))
-    print_table(console, outcome.folder, plan)
+    print_table(console, outcome.folder, plan, effective)
     console.print(f"records: {outcome.folder}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(1)

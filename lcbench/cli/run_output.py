@@ -63,13 +63,16 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
         terminal.say(f"instead of a KV cache, a likelihood that goes layer by layer keeps up to {human_bytes(most)}")
 
 
-def print_table(console: Console, folder: Path, plan: Plan) -> None:
-    """The table of the plan's samples; the folder may have more."""
+def print_table(console: Console, folder: Path, plan: Plan, effective: float) -> None:
+    """The table of the plan's samples, as `lcbench table` shows it; the folder may have more. `effective` is the
+    threshold of the effective length."""
     from lcbench.results.report.overview import overview
     from lcbench.results.report.runs import read_runs
     from lcbench.results.report.tables import print_tables
 
     wanted = {job.record_id(sample) for job in plan.jobs for sample in range(job.samples)}
     runs = [run.only(wanted) for run in read_runs([folder])]
-    shown = overview(runs, grouped=True)
+    shown = overview(runs, effective, grouped=True)
+    for line in shown.remarks:
+        terminal.say(f"note: {line}", err=True)
     print_tables(console, shown.published, shown.trained, shown.headlines)

@@ -116,7 +116,8 @@ class TokenNll:
 def added(ends: Sequence[int]) -> NDArray[np.int32]:
     """The characters that each token adds to a text, from where the tokens end."""
     borders = np.concatenate([[0], np.asarray(ends, dtype=np.int64)])
-    return (borders[1:] - borders[:-1]).astype(np.int32)
+    lengths: NDArray[np.int32] = (borders[1:] - borders[:-1]).astype(np.int32)
+    return lengths
 
 
 _FIELDS = frozenset(field.name for field in fields(TokenNll))

@@ -30,13 +30,18 @@ class Overview:
     records: dict[tuple[object, ...], list[Record]]
 
 
+def require_threshold(threshold: float) -> None:
+    """Raises: UserError for a threshold of the effective length that is no share."""
+    if not 0 < threshold <= 1:
+        raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
+
+
 def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = False) -> Overview:
     """`threshold` is that of the effective length, a share of the full score; `grouped`: see `summarise_runs`.
 
     Raises: UserError for a threshold that is none, or an official score that the records do not have the parts of.
     """
-    if not 0 < threshold <= 1:
-        raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
+    require_threshold(threshold)
     members = summarise_records(runs, grouped=grouped)
     longppl, unread = longppl_of(runs)
     rows = with_longppl((row for row, _ in members), longppl)

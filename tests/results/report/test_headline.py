@@ -227,10 +227,18 @@ def test_the_page_has_them(run: Path) -> None:
     assert "is at least 0.05, as those" in section and "dca<small>mscale=0.1</small>" in section
 
 
+def test_a_run_ends_as_its_table_shows_it(tmp_path: Path) -> None:
+    """With another threshold, too."""
+    asked = ("run", "passkey", "--seq-len", "128,160", "--samples", "1", "-o", tmp_path / "x", "--effective", "0.3")
+    done, table = cli(*asked), cli("table", tmp_path / "x", "--effective", "0.3")
+    assert done.code == 0 and table.out in done.out and "is at least 0.3, as" in " ".join(table.out.split())
+
+
 @pytest.mark.parametrize("threshold", ["0", "1.2", "85.6", "nan"])
 def test_a_threshold_that_is_none(run: Path, threshold: str) -> None:
-    for verb in ("table", "report"):
-        done = cli(verb, run, "--effective", threshold)
+    """Of a run before anything runs."""
+    for verb in (("table", run), ("report", run), ("run", "no such task")):
+        done = cli(*verb, "--effective", threshold)
         assert done.code == 2 and "--effective must be a share of the full score, as 0.856, not" in done.error
 
 
