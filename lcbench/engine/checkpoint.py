@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MOST_LAYERS = 10_000  # whose modules are made in minutes
+# Ends of the names of files that decide what a model reads and says.
+READ = (".jinja", ".json", ".model", ".py", ".safetensors", ".tiktoken", "merges.txt", "vocab.txt")
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
 
 
@@ -174,15 +176,15 @@ class Checkpoint:
         return skeleton
 
     def fingerprint(self, config: PretrainedConfig) -> str:
-        """An identifier of the weights: the hub's commit, or a digest of the files: configs, and the size and both ends
-        of each weight file (hashing a large model as a whole would take minutes)."""
+        """An identifier of weights and tokenizer: the hub's commit, or a digest of the files: the size and both ends of
+        each (hashing a large model as a whole would take minutes)."""
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
         if not self.gguf and (commit or not folder.is_dir()):
             return str(commit)
         digest = hashlib.sha256()
         for path in [self.gguf.path] if self.gguf else sorted(folder.glob("*")):
-            if self.gguf or path.suffix in (".json", ".safetensors", ".model"):
+            if self.gguf or path.name.endswith(READ):
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
                 with path.open("rb") as file:
                     digest.update(file.read(ENDS))

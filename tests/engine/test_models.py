@@ -184,7 +184,10 @@ def test_fingerprint_tells_models_apart() -> None:
         return source.checkpoint.fingerprint(source.config())
 
     assert fingerprint("./same") == fingerprint("lcbench-tiny") != fingerprint("./other")
-    assert fingerprint("./same").startswith("sha256:")
+    before = fingerprint("./same")
+    assert before.startswith("sha256:")
+    (Path("same") / "chat_template.jinja").write_text("{{ messages }}")  # a run with other prompts does not go on
+    assert fingerprint("./same") != before
 
 
 @pytest.mark.parametrize(
