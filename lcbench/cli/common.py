@@ -131,12 +131,15 @@ def with_option(task: str, name: str, value: str | None) -> str:
     return f"{task}{',' if ':' in task else ':'}{name}={value}"
 
 
-def require_folder(path: Path | None) -> None:
-    """Raises: UserError for a file to write, if there is one, that cannot be written, before any work is done."""
-    from lcbench.results.outputs import require_writable
+def require_folder(path: Path | None, *suffixes: str) -> None:
+    """Raises: UserError for a file to write, if there is one, that cannot be written, before any work is done; with
+    `suffixes` also for one whose name promises another format."""
+    from lcbench.results.outputs import require_format, require_writable
 
     if path is not None:
         require_writable(path, "file")
+    if path is not None and suffixes:
+        require_format(path, *suffixes)
 
 
 def write_output(path: Path, text: str, option: str) -> None:

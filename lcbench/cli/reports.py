@@ -153,12 +153,16 @@ def compare(
     for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
         if limit is not None and not limit > 0:
             raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
-    files = {"--markdown": (markdown, as_markdown), "--junit": (junit, as_junit), "--html": (html, page)}
-    for path, _ in files.values():
-        require_folder(path)
+    files = {
+        "--markdown": (markdown, as_markdown, ".md"),
+        "--junit": (junit, as_junit, ".xml"),
+        "--html": (html, page, ".html"),
+    }
+    for path, _, suffix in files.values():
+        require_folder(path, suffix)
     comparison = compare_runs(base, new, alpha, Limits(max_slowdown, max_memory), pair or (), tolerance)
     print_comparison(terminal.console(), comparison)
-    for option, (path, render) in files.items():
+    for option, (path, render, _) in files.items():
         if path:
             write_output(path, render(comparison), option)
     if fail_on_regression and comparison.having("regressed"):
@@ -182,7 +186,7 @@ def report(
     """Write one page that opens from disk: headlines, scores, heatmaps, curves, cost, and every sample."""
     from lcbench.results.report.html.report import page
 
-    require_folder(out)
+    require_folder(out, ".html", ".htm")
     folders = runs or [_newest()]
     path = out or folders[0] / "report.html"
     write_output(path, page(folders, effective, difference), "--out")
@@ -231,7 +235,7 @@ def export(
         return
     if project is not None:
         raise UserError("--project is that of a tracker; pass --to wandb, mlflow or trackio, too.")
-    require_folder(out)
+    require_folder(out, ".parquet")
     path = out or run / "records.parquet"
     rows = export_run(run, path)
     terminal.say(f"{rows} row{'' if rows == 1 else 's'}: {path}")

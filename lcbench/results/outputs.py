@@ -9,6 +9,10 @@ from lcbench.core.files import write_atomically
 from lcbench.results.records import CLAIMS, LOCK, MANIFEST, RECORDS
 
 OF_A_RUN = {MANIFEST, RECORDS, LOCK, CLAIMS}
+FORMATS = frozenset(  # that a name promises to people and programs
+    (".csv", ".docx", ".htm", ".html", ".json", ".jsonl", ".md", ".parquet", ".pdf", ".png", ".svg", ".tex", ".tsv",
+     ".xlsx", ".xml")
+)  # fmt: skip
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -20,6 +24,14 @@ def require_writable(path: Path, option: str) -> None:
         raise UserError(f"{path} is a file of a run; pass another {option}.")
     if target.is_block_device() or target.is_dir():
         raise UserError(f"{path} is a {'folder' if target.is_dir() else 'disk'} and no file; pass another {option}.")
+
+
+def require_format(path: Path, *suffixes: str) -> None:
+    """Raises: UserError for an output whose name promises another format than the one that is written, whose names end
+    in one of these."""
+    promised = path.suffix.lower()
+    if promised in FORMATS and promised not in suffixes:
+        raise UserError(f"{path} would not be what its name says; end it with {suffixes[0]}.")
 
 
 def write_output(path: Path, content: str | bytes, option: str) -> None:

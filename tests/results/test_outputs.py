@@ -32,6 +32,17 @@ def test_files_of_a_run_are_no_outputs(run: Path, verb: str, name: str) -> None:
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_a_name_that_promises_another_format_is_refused(run: Path) -> None:
+    for words, name, suffix in (
+        (("export", run, "--out"), "x.csv", ".parquet"),
+        (("report", run, "--out"), "x.PDF", ".html"),
+        (("compare", run, run, "--markdown"), "x.html", ".md"),
+    ):
+        refused = cli(*words, run.parent / name)
+        assert refused.code == 2 and refused.error.endswith(f"would not be what its name says; end it with {suffix}.")
+    assert cli("export", run, "--out", run.parent / "rows").code == 0
+
+
 def test_a_file_of_that_name_elsewhere_is_one(tmp_path: Path) -> None:
     write_output(tmp_path / MANIFEST, "{}", "--json")
     assert (tmp_path / MANIFEST).read_text() == "{}"
