@@ -12,6 +12,11 @@ from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.embedded import DEFAULT_MODEL
 
 RESULTS = Path("results")
+ASKED, LOADED, SERVED = (
+    "How prompts are asked and answered",
+    "How the model is loaded and run",
+    "Served models",
+)  # panels
 MODEL_HELP = (
     "An embedded model, a folder, a Hugging Face id, or a GGUF file (of the hub: `ID:FILE.gguf`); "
     f"default: {DEFAULT_MODEL}, or the suite's."
@@ -21,7 +26,7 @@ ModelOption = Annotated[
 ]
 MethodsOption = Annotated[
     list[str] | None,
-    typer.Option("--method", help="Methods, as in `vanilla,dca:chunk_size=48,max_position=63,yarn:factor=4`."),
+    typer.Option("--method", help="Methods, as in `dca,yarn:factor=4`, options after a colon."),
 ]
 LengthsOption = Annotated[
     str | None, typer.Option("--seq-len", help="Lengths in tokens, answer included: `2k,4k,128k`, or `256..16k`.")
@@ -42,53 +47,114 @@ SeedOption = Annotated[
 ]
 ChatOption = Annotated[
     str | None,
-    typer.Option("--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off."),
+    typer.Option(
+        "--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off.", rich_help_panel=ASKED
+    ),
 ]
 BosOption = Annotated[
     str | None,
-    typer.Option("--bos", help="Before a prompt: auto (what the tokenizer puts there), always (one BOS), never."),
+    typer.Option(
+        "--bos",
+        help="Before a prompt: auto (what the tokenizer puts there), always (one BOS), never.",
+        rich_help_panel=ASKED,
+    ),
 ]
 SystemOption = Annotated[
-    str | None, typer.Option("--system", "--system-instruction", help="System message of the chat.")
+    str | None,
+    typer.Option(
+        "--system",
+        "--system-instruction",
+        help="System message of the chat.",
+        rich_help_panel=ASKED,
+    ),
 ]
 ChatOptionOption = Annotated[
     list[str] | None,
-    typer.Option("--chat-option", help="Variable of the chat template, as `enable_thinking=false`; repeatable."),
+    typer.Option(
+        "--chat-option",
+        help="Variable of the chat template, as NAME=VALUE; repeatable.",
+        rich_help_panel=ASKED,
+    ),
 ]
 ThinkBudgetOption = Annotated[
     str | None,
-    typer.Option("--think-budget", help="Tokens of a thought before the answer, part of --seq-len: `2k`; default 0."),
+    typer.Option(
+        "--think-budget",
+        help="Tokens of a thought before the answer, part of --seq-len: `2k`; default 0.",
+        rich_help_panel=ASKED,
+    ),
 ]
 ThinkEndOption = Annotated[
     str | None,
-    typer.Option("--think-end", "--think-end-token", help="What ends a thought; default: the model's own, `</think>`."),
+    typer.Option(
+        "--think-end",
+        "--think-end-token",
+        help="What ends a thought; default: the model's own, `</think>`.",
+        rich_help_panel=ASKED,
+    ),
 ]
 SamplingOption = Annotated[
     str | None,
-    typer.Option("--sampling", help="As `temperature=0.6,top_p=0.95,top_k=20,min_p=0`, seeded; default: greedy."),
+    typer.Option(
+        "--sampling",
+        help="As `temperature=0.6`; top_p, top_k, min_p behind commas; seeded; default: greedy.",
+        rich_help_panel=ASKED,
+    ),
 ]
 RepeatsOption = Annotated[
     int | None,
-    typer.Option("--repeats", min=1, max=10**6, help="Answers to a sample, with --sampling; tables show the spread."),
+    typer.Option(
+        "--repeats",
+        min=1,
+        max=10**6,
+        help="Answers to a sample, with --sampling; tables show the spread.",
+        rich_help_panel=ASKED,
+    ),
 ]
 EffectiveOption = Annotated[
     float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
 ]
 ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", "--apply_chat_template", hidden=True)]
 MultiturnOption = Annotated[bool, typer.Option("--fewshot-as-multiturn", "--fewshot_as_multiturn", hidden=True)]
-RevisionOption = Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Revision of a model on the hub.",
+        rich_help_panel=LOADED,
+    ),
+]
 AdapterOption = Annotated[
     str | None,
-    typer.Option("--adapter", help="An adapter of peft, merged into the weights: a folder or Hugging Face id."),
+    typer.Option(
+        "--adapter",
+        help="An adapter of peft, merged into the weights: a folder or Hugging Face id.",
+        rich_help_panel=LOADED,
+    ),
 ]
 QuantizationOption = Annotated[
     str | None,
-    typer.Option("--quantization", help="Weights of fewer bits: 4bit, 8bit (bitsandbytes), int8 (torchao)."),
+    typer.Option(
+        "--quantization",
+        help="Weights of fewer bits: 4bit, 8bit (bitsandbytes), int8 (torchao).",
+        rich_help_panel=LOADED,
+    ),
 ]
 DtypeOption = Annotated[
-    str, typer.Option(help="auto (the checkpoint's, or faster and as exact), float32, bfloat16, float16, float64.")
+    str,
+    typer.Option(
+        help="auto (the checkpoint's, or faster and as exact), float32, bfloat16, float16, float64.",
+        rich_help_panel=LOADED,
+    ),
 ]
-RemoteCodeOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")]
+RemoteCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let the model's repository run its code.",
+        rich_help_panel=LOADED,
+    ),
+]
 
 
 def prompt_format(

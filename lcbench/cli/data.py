@@ -37,8 +37,9 @@ def prepare(
 ) -> None:
     """Bring data into the local schema, from the Hugging Face hub or a local copy of the source's files.
 
-    The same command again resumes what was not finished. Exit codes: 0 done, 1 some of them failed, 2 something to
-    mend.
+    The same command again resumes what was not finished.
+
+    Exit codes: 0 done, 1 some of them failed, 2 something to mend.
     """
     from lcbench.data.scripts import data_sets
 

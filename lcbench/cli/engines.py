@@ -8,36 +8,80 @@ from typing import Annotated
 
 import typer
 
+from lcbench.cli.common import LOADED, SERVED
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.base import Source
 from lcbench.engine.models import ModelSource
 
 ENGINES = ("lcbench", "vllm")
-EngineOption = Annotated[str, typer.Option("--engine", help="What runs the model in this process: lcbench, vllm.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What runs the model in this process: lcbench, vllm.",
+        rich_help_panel=LOADED,
+    ),
+]
 EngineOptionsOption = Annotated[
     list[str] | None,
-    typer.Option("--engine-option", help="Option of vLLM's LLM(...), as `tensor_parallel_size=4`; repeatable."),
+    typer.Option(
+        "--engine-option",
+        help="Option of vLLM's LLM(...), as `tensor_parallel_size=4`; repeatable.",
+        rich_help_panel=LOADED,
+    ),
 ]
 EndpointOption = Annotated[
-    str | None, typer.Option("--endpoint", help="Ask a served --model: `http://localhost:8000/v1`.", show_default=False)
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="Ask a served --model at a URL up to its /v1.",
+        show_default=False,
+        rich_help_panel=SERVED,
+    ),
 ]
 ApiOption = Annotated[
-    str, typer.Option("--endpoint-api", help="completions, or chat: the user's turn, in the server's template.")
+    str,
+    typer.Option(
+        "--endpoint-api",
+        help="completions, or chat: the user's turn, in the server's template.",
+        rich_help_panel=SERVED,
+    ),
 ]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", help="Tokenizer of a served model, an id or a folder; default: --model's.")
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Tokenizer of a served model, an id or a folder; default: --model's.",
+        rich_help_panel=SERVED,
+    ),
 ]
 ServedAsOption = Annotated[
-    str | None, typer.Option("--served-as", help="What the server does to attention, for tables: `yarn:factor=4`.")
+    str | None,
+    typer.Option(
+        "--served-as", help="What the server does to attention, for tables: `yarn:factor=4`.", rich_help_panel=SERVED
+    ),
 ]
 ConcurrencyOption = Annotated[
-    int, typer.Option("--concurrency", min=1, max=1024, help="Requests to the server at the same time.")
+    int,
+    typer.Option(
+        "--concurrency", min=1, max=1024, help="Requests to the server at the same time.", rich_help_panel=SERVED
+    ),
 ]
 TimeoutOption = Annotated[
-    float, typer.Option("--request-timeout", min=0.1, max=10**6, help="Most seconds of a request.")
+    float,
+    typer.Option(
+        "--request-timeout",
+        min=0.1,
+        max=10**6,
+        help="Most seconds of a request.",
+        rich_help_panel=SERVED,
+    ),
 ]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="A prompt that the server cut or counts otherwise is an error.")
+    bool,
+    typer.Option(
+        "--strict", help="A prompt that the server cut or counts otherwise is an error.", rich_help_panel=SERVED
+    ),
 ]
 OF_LCBENCH = "is for a model that lcbench runs itself"
 

@@ -28,8 +28,9 @@ def longppl(
 ) -> None:
     """LongPPL beside perplexity, from the likelihoods of a long and a short context.
 
-    lcbench run pg19 --seq-len 32k -o long; lcbench run pg19:protocol=sliding,stride=1k,book_tokens=32k --seq-len 5k -o
-    short
+    LONG: lcbench run pg19 --seq-len 32k -o long
+
+    SHORT: lcbench run pg19:protocol=sliding,stride=1k,book_tokens=32k --seq-len 5k -o short
     """
     import json
     from dataclasses import asdict

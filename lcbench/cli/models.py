@@ -62,9 +62,11 @@ def ask(
 ) -> None:
     """Ask a document of any length; under each answer stand the passages that share most words with it.
 
-    Without a question, questions are read from the terminal or a pipe; the model reads the document once for all of
-    them. Ctrl-C ends an answer, and between answers the conversation. A model without chat template continues the
-    text: end the question with the beginning of its answer.
+    Without a question, questions are read from the terminal or a pipe; the model reads the document once for all.
+
+    Ctrl-C ends an answer, and between answers the conversation.
+
+    A model without chat template continues the text: end the question with the beginning of its answer.
     """
     from lcbench.apps.ask.pages import STDIN, read_pages
     from lcbench.core.specs import parse_seq_len

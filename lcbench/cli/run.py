@@ -9,6 +9,7 @@ import typer
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
+    LOADED,
     MODEL_HELP,
     RESULTS,
     AdapterOption,
@@ -58,9 +59,14 @@ if TYPE_CHECKING:
     from lcbench.run.requests import Request
 
 app = typer.Typer()
+EXAMPLES = """As in: lcbench run passkey --method vanilla,dca:mscale=0.1 --seq-len 256..1k --samples 5
+
+lcbench run needle --method dca --seq-len 4k,8k --depths 11 --model ./llama -o needle --dry-run
+
+lcbench run ./mine.yaml --endpoint http://localhost:8000/v1 --model NAME --seq-len 32k"""
 
 
-@app.command()
+@app.command(epilog=EXAMPLES)
 def run(
     target: Annotated[str, typer.Argument(help="A task (`lcbench list tasks`), or the YAML file of a task or suite.")],
     method: MethodsOption = None,
@@ -86,24 +92,54 @@ def run(
     repeats: RepeatsOption = None,
     seed: SeedOption = None,
     dtype: DtypeOption = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1, ...",
+            rich_help_panel=LOADED,
+        ),
+    ] = "auto",
     device_map: Annotated[
-        str | None, typer.Option("--device-map", help="auto: spread a large model over all GPUs, RAM and disk.")
+        str | None,
+        typer.Option(
+            "--device-map", help="auto: spread a large model over all GPUs, RAM and disk.", rich_help_panel=LOADED
+        ),
     ] = None,
     tensor_parallel: Annotated[
-        bool, typer.Option("--tensor-parallel", help="Split the model over the processes of torchrun.")
+        bool,
+        typer.Option(
+            "--tensor-parallel", help="Split the model over the processes of torchrun.", rich_help_panel=LOADED
+        ),
     ] = False,
     slurm: Annotated[
         str | None,
-        typer.Option("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
+        typer.Option(
+            "--slurm",
+            help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`.",
+            rich_help_panel=LOADED,
+        ),
     ] = None,
     attention: Annotated[
-        str, typer.Option(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton.")
+        str,
+        typer.Option(
+            help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton.",
+            rich_help_panel=LOADED,
+        ),
     ] = "auto",
     kv_dtype: Annotated[
-        str, typer.Option(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.")
+        str,
+        typer.Option(
+            help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.", rich_help_panel=LOADED
+        ),
     ] = "auto",
-    kv_offload: Annotated[bool, typer.Option("--kv-offload", help="Keep the KV cache in RAM.")] = False,
+    kv_offload: Annotated[
+        bool,
+        typer.Option(
+            "--kv-offload",
+            help="Keep the KV cache in RAM.",
+            rich_help_panel=LOADED,
+        ),
+    ] = False,
     endpoint: EndpointOption = None,
     endpoint_api: ApiOption = "completions",
     tokenizer: TokenizerOption = None,

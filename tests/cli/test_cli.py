@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import lcbench
+from lcbench.cli.app import app
+from lcbench.cli.run import EXAMPLES
 from lcbench.methods import all_methods
 from lcbench.results.records import RECORDS, read_manifest
 from lcbench.tasks import task_files
@@ -55,6 +58,20 @@ def test_help_of_every_command(name: str, flag: str) -> None:
     shown = cli(name, flag)
     assert shown.code == 0 and shown.err == ""
     assert f"{name} [OPTIONS]" in shown.out
+
+
+def test_helps_are_paragraphs_of_a_line_and_their_examples_are_options() -> None:
+    """Lines of a docstring would stay lines at any width, all but those of its first paragraph."""
+
+    def of(verb: Any, name: str) -> None:
+        for other, inner in getattr(verb, "commands", {}).items():
+            of(inner, f"{name} {other}")
+        later = (verb.help or "").split("\n\n")[1:]
+        assert not any("\n" in paragraph.strip() for paragraph in later), name
+
+    of(typer.main.get_command(app), "lcbench")
+    shown = cli("run", "--help").out
+    assert all(f" {option} " in shown for option in re.findall("--[a-z-]+", EXAMPLES))
 
 
 def test_version() -> None:
