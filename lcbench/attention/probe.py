@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from lcbench.attention.mask import Span, span_mask
+from lcbench.attention.no_rotation import no_rotation
 from lcbench.attention.rope import Pairing, Rope, RopeTables, TableLayout
 from lcbench.core.errors import UnsupportedModelError, UserError, out_of_memory
 from lcbench.methods.base import Lengths, Method
@@ -128,8 +129,7 @@ def unrotated(model: nn.Module) -> Iterator[None]:
     """Inside, queries and keys reach the attention function, and the cache, without rotation."""
 
     def hide(module: nn.Module, args: Any, output: Any) -> Any:
-        cos, sin = output
-        return torch.ones_like(cos), torch.zeros_like(sin)
+        return no_rotation(*output)
 
     handles = [rotary.register_forward_hook(hide) for rotary in rotary_modules(model)]
     try:
