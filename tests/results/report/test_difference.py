@@ -126,11 +126,16 @@ def test_the_verb(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_page(run: Path) -> None:
+    """Every method can be the base, one at a time in a task, the one that was asked for at first."""
     shown = page([run], difference="vanilla")
-    assert shown.count("<h3>Difference to vanilla</h3>") == 2
-    figure = shown[shown.index("<h3>Difference to vanilla") :]
+    first = '<details name="base of pg19" open><summary>to vanilla</summary>'
+    assert shown.count("<h3>Differences</h3>") == 2 and shown.count(" open><summary>") == 2 and first in shown
+    for method in ("dca", "yarn:factor=4"):
+        assert f'<details name="base of pg19"><summary>to {method}</summary>' in shown
+    figure = shown[shown.index(first) :]
     ElementTree.fromstring(figure[figure.index("<svg") : figure.index("</svg>") + 6])
     assert "dca at 1,024: -1.7" in figure and "below 0 is better; 6 pairs a point" in figure
-    assert "Difference to" not in page([run])
+    assert "vanilla at 1,024: +1.7" in figure[figure.index("<summary>to dca") :]
+    assert "<h3>Differences" not in page([run])
     done = cli("report", run, "--difference", "vanila")
     assert done.code == 2 and "did you mean 'vanilla'" in done.error

@@ -29,28 +29,42 @@ APART = 9  # pixels between methods
 
 @dataclass(frozen=True)
 class Base:
-    """The method to which others are compared, and the records of each cell of each line: `records[row.place]`."""
+    """The method to which others are compared at first, and the records of each cell of each line:
+    `records[row.place]`."""
 
     method: str
     records: Mapping[tuple[object, ...], Sequence[Record]]
 
 
 def differences(grid: Grid, base: Base, trained: Iterable[int], colors: Colors) -> str:
-    """HTML: the figure of a task; empty where the base did not run it, or nothing can be paired with it."""
+    """HTML: the figures of a task, one for each base, of which the page shows one at a time, that of `base` at first;
+    empty where the base did not run the task, or nothing can be paired with it."""
     lines = {line.name: line for line in grid.lines}
     name = next((line.name for line in grid.lines if line.method == base.method), "")
     if not name:
         return ""
     task = grid.rows[0].task
     own = {line.name: {n: base.records[row.place] for n, row in line.cells.items()} for line in grid.lines}
-    found = between(task, own, name)
-    if not found.points:
+    first = between(task, own, name)
+    if not first.points:
         return ""
+    others = (between(task, own, other) for other in lines if other != name)
+    group = text(f"base of {task}")  # a browser opens one of a group
+    figures = (
+        f'<details name="{group}"{" open" if found is first else ""}><summary>to {text(found.base)}</summary>\n'
+        f"{_figure(found, grid, lines, trained, colors)}</details>\n"
+        for found in (first, *others)
+        if found.points
+    )
+    return f"<h3>Differences</h3>\n{''.join(figures)}"
+
+
+def _figure(found: Differences, grid: Grid, lines: Mapping[str, Line], trained: Iterable[int], colors: Colors) -> str:
     words = f"difference to {found.base}: {found.words}; {caption([found], None)}"
     drawn = _axes(found, grid.lengths, trained)
     legend = "".join(f"<li>{line_name(lines[method], colors)}</li>" for method in found.methods)
     return (
-        f'<h3>Difference to {text(found.base)}</h3>\n<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'role="img" aria-label="{text(words)}">{drawn}'
         f"{_points(found, lines, colors, *_scales(found, grid.lengths))}</svg>\n"
         f'<figcaption>{text(words)}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
