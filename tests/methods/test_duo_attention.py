@@ -16,7 +16,8 @@ from tests.attention import zoo
 from tests.attention.oracle import reference_logits
 
 N = 60
-SPEC = "duo_attention:full_heads=[0:1,2:0,3:0,3:1],sinks=3,window=11"
+# A layer of full heads, one of none, and two of both, which are those that a model with sliding layers has in full.
+SPEC = "duo_attention:full_heads=[0:0,0:1,1:1,3:0],sinks=3,window=11"
 
 
 @pytest.fixture(scope="module")
