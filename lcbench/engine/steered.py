@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer prompt is answered alone
+BYTES_TOGETHER = 2**28  # of that cache, or those of the weights: beyond them, a step reads more cache than weights
 BEFORE = 8  # tokens of a prompt that are decoded with the answer
 
 
@@ -81,6 +82,7 @@ class SteeredEngine(Engine):
         self._reader = Reader(self._model, method, host.footprint, lengths, shares=shares)
         self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
         self._at_once: dict[int, int] = {}  # largest batch by length, where AT_ONCE ran out of memory
+        self._footprint = host.footprint
 
     @property
     def backends(self) -> Sequence[str]:  # type: ignore[override]
@@ -128,15 +130,23 @@ class SteeredEngine(Engine):
         return self._reader.read(tokens, first, self._chunk(seq_len), on_prefill)
 
     def together(self, requests: Iterable[PromptRequest]) -> int:
-        """As many as fit into TOKENS_TOGETHER, padding included."""
+        """As many as fit into TOKENS_TOGETHER and BYTES_TOGETHER, padding included."""
         count, longest, most = 0, 0, AT_ONCE
         for one in requests:
             longest = max(longest, len(one.tokens) + one.max_new_tokens)
             most = min(most, self._at_once.get(one.seq_len, AT_ONCE))
-            if count and (count == most or (count + 1) * longest > TOKENS_TOGETHER):
+            if count and (count == most or not self._fit(count + 1, longest)):
                 break
             count += 1
         return count
+
+    def _fit(self, count: int, length: int) -> bool:
+        """Whether the cache of so many sequences of this length is within bounds, rotated keys of decode counted."""
+        if count * length > TOKENS_TOGETHER:
+            return False
+        method = self.steering.method
+        of_one = self._footprint.kv_cache(method, length) + self._footprint.rotated_keys(method, length)
+        return count * of_one <= max(BYTES_TOGETHER, self._footprint.weights)
 
     def release(self) -> None:
         gc.collect()

@@ -237,8 +237,8 @@ def portions_of(requests: list[SampleRequest], model: PreTrainedModel, tmp_path:
     return list(map(len, portions))
 
 
-def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
-    """At most 16, and no more than fit into 16k tokens of cache once all are padded to the longest."""
+def test_how_many_are_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 16, and no more than fit into 16k tokens, or the bytes, of cache once all are padded to the longest."""
     jobs = {job.cell.seq_len: job for job in make_plan(ModelSource(), [Request("passkey", None, (256, 8192))]).jobs}
 
     def requests(seq_len: int, *sizes: int) -> list[SampleRequest]:
@@ -253,6 +253,9 @@ def test_how_many_are_asked_at_once(tmp_path: Path) -> None:
     assert portions_of(requests(8192, 100, 100, 8000, 100, 8000), model, tmp_path) == [2, 2, 1]
     assert portions_of(requests(8192, 20_000, 5), model, tmp_path) == [1, 1]
     assert portions_of([], model, tmp_path) == []
+    with monkeypatch.context() as patch:  # 8 KiB of keys and values a token, and 4 KiB of rotated keys
+        patch.setattr(steered_engine, "BYTES_TOGETHER", 5 * 512 * 12 * 1024)
+        assert portions_of(requests(256, *[502] * 10), model, tmp_path) == [5, 5]
 
 
 def held(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
