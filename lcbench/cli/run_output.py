@@ -43,11 +43,13 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
     from lcbench.results.report.tables import human_bytes
 
     largest = max(plan.jobs, key=lambda job: need.kv_cache(job.resolved, job.cell.seq_len))
-    kv_cache = need.kv_cache(largest.resolved, largest.cell.seq_len)
+    at_length = largest.resolved, largest.cell.seq_len
+    kv_cache, left = need.kv_cache(*at_length), need.kv_left(*at_length)
+    dropped = f", {human_bytes(left)} after the prompt" if largest.resolved.evicts else ""
     terminal.say(
-        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)} ({largest.resolved.label} at "
-        f"{largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); together "
-        f"{human_bytes(need.weights + kv_cache)} and the activations of one chunk"
+        f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)}{dropped} "
+        f"({largest.resolved.label} at {largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); "
+        f"together {human_bytes(need.weights + kv_cache)} and the activations of one chunk"
     )
     answered = [job for job in plan.jobs if job.task.measure == "answer"]
     rotated = [need.rotated_keys(job.resolved, job.cell.seq_len) for job in answered]

@@ -31,12 +31,27 @@ class Footprint:
     keeps_rotated: bool = True
 
     def kv_cache(self, method: Method, length: int) -> int:
-        """Bytes of the KV cache after `length` tokens under a resolved method; a method's memory is counted in the
-        dtype of the run."""
-        return self.kv_per_key * sum(method.keys_kept(layer, length) for layer in range(self.layers))
+        """Bytes of the KV cache at its largest, in a prompt of `length` tokens under a resolved method; a method's
+        memory is counted in the dtype of the run.
+
+        Where keys are dropped after the prompt, each layer does so at its turn in the prompt's last call: a prompt in
+        one call is never whole in two layers.
+        """
+        from lcbench.engine.generate import PREFILL_CHUNK  # imports transformers
+
+        keys = [method.keys_kept(layer, length) for layer in range(self.layers)]
+        if not method.evicts or length > PREFILL_CHUNK:
+            return self.kv_per_key * sum(keys)
+        left = [method.keys_left(layer, length) for layer in range(self.layers)]
+        return self.kv_per_key * (sum(left) + max(most - least for most, least in zip(keys, left, strict=True)))
+
+    def kv_left(self, method: Method, length: int) -> int:
+        """Bytes of the KV cache after a prompt of `length` tokens."""
+        return self.kv_per_key * sum(method.keys_left(layer, length) for layer in range(self.layers))
 
     def rotated_keys(self, method: Method, length: int) -> int:
-        """Bytes of the rotated keys that decode keeps beside the KV cache after `length` tokens, of all layers."""
+        """Bytes of the rotated keys that decode keeps beside the KV cache after a prompt of `length` tokens, of all
+        layers."""
         if method.forgets or not self.keeps_rotated:
             return 0
         rows = sum(_rotated(method, length, layer) for layer in range(self.layers if method.layerwise else 1))
@@ -53,8 +68,11 @@ def _rotated(method: Method, length: int, layer: int) -> int:
     """How many rotated keys of a layer are kept for its last query: those of each way once."""
     from lcbench.attention.cache.ways import Look, Ways  # imports transformers
 
-    last, keys = torch.tensor([length - 1]), torch.arange(length)
-    look = Look.of(method.for_prompt(length).pieces(last, keys, layer), 0, Ways())
+    last, keys, ways = torch.tensor([length - 1]), torch.arange(length), Ways()
+    pieces = method.for_prompt(length).pieces(last, keys, layer)
+    if method.evicts:  # what is left, wherever it stood
+        return method.keys_left(layer, length) * len({ways.find(x.k_pos, 0, length) for x in pieces if not x.empty})
+    look = Look.of(pieces, 0, ways)
     if look is None:  # by heads: each of them one way
         return length
     ends: dict[Way, int] = {}

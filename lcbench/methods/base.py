@@ -171,6 +171,10 @@ class Method(ContentHooks):
         """Upper bound on the number of keys in the cache of a layer after `length` tokens."""
         return length
 
+    def keys_left(self, layer: int, length: int) -> int:
+        """Upper bound on the number of keys that a KV head of a layer keeps after a prompt of `length` tokens."""
+        return self.keys_kept(layer, length)
+
     @property
     def hooks(self) -> frozenset[str]:
         """Names of the hooks that this method overrides; two methods compose if they share none."""
@@ -296,6 +300,9 @@ class Composition(Method):
 
     def keys_kept(self, layer: int, length: int) -> int:
         return min(part.keys_kept(layer, length) for part in self.parts)
+
+    def keys_left(self, layer: int, length: int) -> int:
+        return min(part.keys_left(layer, length) for part in self.parts)
 
     @property
     def hooks(self) -> frozenset[str]:

@@ -35,6 +35,9 @@ class Eviction(Method):
             raise UserError(f"{self.name}: compression_ratio must be from 0 to below 1, not {ratio:g}.")
         return replace(self, compression_ratio=ratio)
 
+    def keys_left(self, layer: int, length: int) -> int:
+        return self.count(length)
+
     def count(self, length: int) -> int:
         """How many of the keys of a prompt of `length` tokens a KV head keeps."""
         if self.budget is not None:

@@ -13,7 +13,9 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
 from lcbench.attention.cache.buffer import SPARE
+from lcbench.attention.pages import PageDigests
 from lcbench.core.errors import UserError
+from lcbench.engine.footprint import footprint
 from lcbench.methods import Lengths, all_methods, minference, parse_method
 from lcbench.methods.base import CONTENT
 from tests.attention import content_oracle, zoo
@@ -155,6 +157,23 @@ def test_memory_of_dropped_keys_is_freed() -> None:
         grown = {layer.keys.untyped_storage().nbytes() for layer in cache.layers}
         assert max(grown) <= 2 * 2 * (10 + 2 * N - PROMPT + SPARE) * 16 * 4
         assert [layer.kept for layer in cache.layers] == [10, 10]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", ["knorm:budget=10", f"{DCA}+h2o", f"dca+{QUEST}"])
+def test_a_dry_run_knows_what_is_held(spec: str) -> None:
+    """The KV cache after a prompt, and the rotated keys that an answer's token makes."""
+    model, cache, method = model_of(2), DynamicCache(), parse_method(spec).resolve(LENGTHS)
+    with lcbench.extend(model, method, length=N):
+        model(zoo.tokens(1, PROMPT), past_key_values=cache)
+        held = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+        model(zoo.tokens(1, 1), past_key_values=cache)
+        found = [x for layer in cache.layers for x in (*layer._beside.values(), *layer._rotated_keys.values())]
+        rotated = [kept for x in found if not isinstance(x, PageDigests) for kept in x._kept.values()]
+    need = footprint(model, torch.float32)
+    assert held == need.kv_left(method, PROMPT)
+    expected = need.rotated_keys(method, PROMPT + 1)
+    assert sum(kept.buffer.rows.nbytes for kept in rotated) - expected in (0, len(rotated) * need.kv_per_key // 2)
 
 
 @torch.no_grad()
