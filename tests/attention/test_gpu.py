@@ -191,6 +191,19 @@ def test_real_lengths_by_random_rows(spec: str, n: int, dtype: torch.dtype, kern
     assert (lse[:, :, rows] - expected_lse).abs().max() < 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@torch.no_grad()
+def test_flex_knows_soft_caps_and_values_of_another_width(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    method = parse_method("self_extend").resolve(REAL)
+    q, k, v = random_heads(3000, dtype, width=96)
+    pieces = method.pieces(torch.arange(3000), torch.arange(3000), 0)
+    call = Call(q, k, v[..., :64], pieces, rope_of(96), RopeTables(method, REAL), 0, 0.1, softcap=2.0)
+    (out, lse), (expected, expected_lse) = BackendSelector("flex")(call), dense_attention(call)
+    assert error(out, expected.cpu()) < 8 * torch.finfo(dtype).eps
+    assert (lse - expected_lse).abs().max() < 8 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("kernel", ["flash", "flex", "triton"])
 @pytest.mark.parametrize("rows", [1, 2])
 @torch.no_grad()
