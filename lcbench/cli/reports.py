@@ -112,7 +112,9 @@ def compare(
     ] = None,
     fail_on_regression: Annotated[
         bool,
-        typer.Option("--fail-on-regression", help="Exit with 1 if a cell regressed, or NEW lacks one that BASE has."),
+        typer.Option(
+            "--fail-on-regression", help="Exit with 1 if a cell regressed or is missing in NEW, or NEW is unfinished."
+        ),
     ] = False,
     alpha: Annotated[float, typer.Option(help="Chance of any false verdict on scores, over all cells.")] = 0.05,
     tolerance: Annotated[
@@ -133,7 +135,7 @@ def compare(
 ) -> None:
     """Did anything get worse? The same samples of two runs, compared cell by cell.
 
-    Exit codes: 0, or with --fail-on-regression 1 if a cell regressed; 2 something to mend, as nothing to compare.
+    Exit codes: 0; with --fail-on-regression 1 if a cell regressed or NEW is unfinished; 2 something to mend.
     """
     from lcbench.core.errors import UserError
     from lcbench.results.compare import Limits
@@ -165,7 +167,7 @@ def compare(
     for option, (path, render, _) in files.items():
         if path:
             write_output(path, render(comparison), option)
-    if fail_on_regression and comparison.having("regressed"):
+    if fail_on_regression and (comparison.having("regressed") or comparison.new.missing):
         raise typer.Exit(1)
     if fail_on_regression and not any(cell.effect for cell in comparison.cells):
         raise UserError(f"no cell of {new} can be compared with {base} (see above); make a new BASE.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from lcbench.core.stats import mcnemar
 from lcbench.results.compare.power import mcnemar_power
+from lcbench.results.records import MANIFEST
 from tests.compared import RIGHT, cell, save
 from tests.helpers import cli
 
@@ -83,3 +85,17 @@ def test_what_was_taken_over_is_identical_and_no_gate(tmp_path: Path) -> None:
     assert "power: 1 cell of 20 pairs" in both
     later = save(tmp_path / "later", own + taken)  # between two runs a gate is one
     assert "power: 2 cells of 20 pairs" in cli("compare", save(tmp_path / "before", own + taken), later).out
+
+
+def test_an_unfinished_run_passes_no_gate(tmp_path: Path) -> None:
+    """Killed after a quarter of its samples, all of them right; one that was asked for a quarter is whole."""
+    base, new = (
+        save(tmp_path / name, RIGHT[:count], jobs=[["passkey", "vanilla", "256/uniform", 20]])
+        for name, count in (("base", 20), ("new", 5))
+    )
+    for planned, code in ((20, 1), (5, 0)):
+        manifest = json.loads((new / MANIFEST).read_text())
+        manifest["sessions"][0]["samples"] = [planned]
+        (new / MANIFEST).write_text(json.dumps(manifest))
+        done = cli("compare", base, new, "--fail-on-regression")
+        assert done.code == code and ("NEW is unfinished: 15 of its samples are missing" in done.out) == bool(code)

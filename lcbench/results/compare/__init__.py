@@ -44,10 +44,11 @@ def compare(
     """
     manifests = [read_manifest(folder) for folder in (base, new)]
     before, after = read_records(base), read_records(new)
+    sides = _side(base, manifests[0], before), _side(new, manifests[1], after)
     if pairs:
         before, after = paired(before, after, pairs)
     cells = compare_records(before, after, alpha, limits, tolerance)
-    return Comparison(_side(base, manifests[0]), _side(new, manifests[1]), alpha, limits, cells, tolerance)
+    return Comparison(*sides, alpha, limits, cells, tolerance)
 
 
 def compare_records(
@@ -110,7 +111,7 @@ def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
     return cell
 
 
-def _side(folder: Path, manifest: Manifest) -> Side:
+def _side(folder: Path, manifest: Manifest, records: Sequence[Record]) -> Side:
     identity = manifest.identity
     session = manifest.sessions[-1] if manifest.sessions else Session()
     versions, hardware, git = session.versions or {}, session.hardware or Hardware(), session.git or Git()
@@ -127,4 +128,4 @@ def _side(folder: Path, manifest: Manifest) -> Side:
         "hardware": "; ".join([*hardware.gpus, f"{hardware.cpu or ''}, {threads} threads"]),
         "started": session.started_at or "",
     }
-    return Side(str(folder), facts)
+    return Side(str(folder), facts, manifest.missing(records))

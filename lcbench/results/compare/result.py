@@ -110,10 +110,12 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs: its folder, and its settings as texts (model, versions, hardware)."""
+    """One of the two runs: its folder, its settings as texts (model, versions, hardware), and how many of the samples
+    that it was to make it lacks."""
 
     folder: str
     facts: dict[str, str]
+    missing: int = 0
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,11 @@ def identical(cell: CellResult) -> str:
 def remarks(comparison: Comparison) -> list[str]:
     """What the tables do not show: missing samples by name, other machines, and how verdicts were reached."""
     lines = [printable(f"{cell.name}: {gap}") for cell in comparison.cells for gap in cell.gaps]
+    lines += [
+        f"{name} is unfinished: {side.missing:,} of its samples are missing; the command that made it goes on."
+        for name, side in (("BASE", comparison.base), ("NEW", comparison.new))
+        if side.missing
+    ]
     changes = [(name, base or "unknown", new or "unknown") for name, base, new in comparison.changes]
     lines += [printable(f"{name} changed: {base} in BASE, {new} in NEW") for name, base, new in changes]
     if any(name == "hardware" for name, *_ in changes):
