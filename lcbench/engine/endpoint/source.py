@@ -100,8 +100,9 @@ class EndpointSource(Source):
         with in_a_sentence(self._client):
             way = scores_of(found)
         if way is None:
+            need = f"{' and '.join(wanted)} need{'s' * (len(wanted) == 1)}"
             raise UserError(
-                f"{' and '.join(wanted)} need log-likelihoods of the prompt, which {self.address.base} does not give "
+                f"{need} log-likelihoods of the prompt, which {self.address.base} does not give "
                 f"({'chat completions have none' if self.own_template else 'neither prompt_logprobs nor echo'}); leave "
                 "these tasks out, or serve the model with vLLM or SGLang and --endpoint-api completions."
             )

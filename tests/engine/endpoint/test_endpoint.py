@@ -105,7 +105,7 @@ prompt: "Text: {{ text }}\\nKind: {{ label }}\\n\\n"
 def test_likelihoods_that_a_server_does_not_give_are_refused_before_anything_runs(server: Server) -> None:
     server.scores = ()
     refused = run(server, "pg19", "--seq-len", "200")
-    assert refused.code == 2 and "perplexity need log-likelihoods of the prompt" in refused.error
+    assert refused.code == 2 and "perplexity needs log-likelihoods of the prompt" in refused.error
     chat = run(server, "pg19", "--seq-len", "200", "--endpoint-api", "chat")
     assert chat.code == 2 and "chat completions have none" in chat.error
     assert not Path("served").exists()
