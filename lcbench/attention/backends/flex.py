@@ -31,7 +31,7 @@ from lcbench.methods.pieces import Piece
 BLOCK = 128  # queries, and keys, of a block: FlexAttention's own
 FEWEST = 2  # blocks of a mask each way: a shape of 1 would be compiled by itself
 NARROWEST = 16  # channels of a head that FlexAttention's kernel takes
-MASKS = 16  # of pieces that a steered block keeps, the oldest out first
+MASKS = 32  # of pieces that a steered block keeps, the oldest out first: those of a call at two million tokens
 # Shapes of heads, dtypes and scales that one process may compile; a scale is a constant of its kernel.
 COMPILING = {"recompile_limit": 64, "specialize_float": True}
 Compiled = Callable[..., Output]
