@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 import lcbench
+from lcbench.attention import sparse
 from lcbench.attention.cache.buffer import SPARE
 from lcbench.attention.pages import PageDigests
 from lcbench.core.errors import UserError
@@ -56,6 +57,13 @@ def short_diagonals(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (minference, content_oracle):
         monkeypatch.setattr(module, "FIRST", 3)
         monkeypatch.setattr(module, "NEAREST", 8)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a prompt this short is one tile of columns, and one of gathered keys."""
+    monkeypatch.setattr(sparse, "QUERIES_AT_ONCE", 24)
+    monkeypatch.setattr(sparse, "KEYS_AT_ONCE", 10)
 
 
 @cache
