@@ -101,7 +101,8 @@ class Answer:
     )
     reasoning_tokens: int | None = described("Its length.", unit="tokens", least=0, default=None)
     reasoning_cut: bool | None = described(
-        "Whether it did not end within its budget, and was ended for the model; null where a server does not tell.",
+        "Whether it did not end within its budget; one with a budget of its own was ended for the model, others have "
+        "no answer. Null where a server does not tell.",
         default=None,
     )
     answer: str | None = described("What was scored, where that is a part of the prediction.", default=None)

@@ -253,6 +253,7 @@ class Task(ABC):
         try:
             return self.example(replace(cell, seq_len=cell.seq_len - budget), sample, tokenizer, seed)
         except UserError as error:
+            self.example(cell, sample, tokenizer, seed)  # raises by itself where the thought is not to blame
             raise type(error)(f"{str(error).rstrip('.')}, {besides}.") from error
 
     def joined(self, texts: list[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.core.thinking import markers_of
+from lcbench.core.thinking import HARMONY, markers_of
 from lcbench.core.tokens import BosRule, encode_inside, encode_plain, encode_start, former_prefix, prompt_prefix
 from lcbench.tasks.chat import Message, around_answer, chat_prefix, read_options, render_chat
 
@@ -86,8 +86,11 @@ class PromptFormat:
 
     def begun(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
         """The beginning of an answer as it stands behind the generation prompt: with a space before it where the
-        template writes one before answers."""
-        lead = " " if around_answer(tokenizer, self.chat_options)[0].endswith(" ") else ""
+        template writes one before answers, and in the channel of answers where it has one (gpt-oss)."""
+        before = around_answer(tokenizer, self.chat_options)[0]
+        lead = " " if before.endswith(" ") else ""
+        if before.endswith(HARMONY.end) and not self.thinks:  # else the thought ends with it
+            lead = HARMONY.end
         return answer and lead + answer.lstrip()
 
     def after_answer(self, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -15,6 +15,7 @@ from lcbench.core.errors import UserError
 from lcbench.tasks import Cell, Example, Task, load_task
 from lcbench.tasks.format import PromptFormat
 from tests.families import FAMILIES, Family, talking
+from tests.tokenizers import chatting
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 SYSTEM = "Answer with one word."
@@ -267,3 +268,18 @@ def test_yaml_takes_on_for_true(typed: str) -> None:
     chat = {"true": "on", "false": "off"}.get(typed, typed)
     Path("mine.yaml").write_text(YAML + f"chat: {typed}\n")
     assert load_task("mine.yaml").chat == load_task(f"passkey:chat={typed}").chat == chat
+
+
+GPT_OSS = (  # the channel that begins an answer is no part of its generation prompt
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("thinks", "begins"), [(False, "<|channel|>final<|message|>"), (True, "")])
+def test_an_answer_begins_in_the_channel_of_answers(thinks: bool, begins: str) -> None:
+    """With a budget of its own the thought ends there."""
+    asked, tokenizer = PromptFormat("asked", thinks=thinks), chatting(GPT_OSS)
+    end = str(tokenizer.decode(asked.end(tokenizer, "What is it?", " It is")))
+    assert end == f"What is it?<|end|><|start|>assistant{begins}It is"
+    assert str(tokenizer.decode(asked.end(tokenizer, "What is it?"))).endswith("<|start|>assistant")

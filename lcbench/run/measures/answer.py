@@ -99,17 +99,17 @@ class Answer(Measure):
             found[n] = thinking.thought(prompts[n], output), output.cost
         return found
 
-    def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str]:
-        """The thought in a reply, None without one, and its answer."""
+    def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str, bool | None]:
+        """The thought in a reply, None without one, its answer, and whether the thought was cut."""
         text = cut(reply.output.text, one.example.stop)
         if reply.thought is not None:
-            return reply.thought.text, text
+            return reply.thought.text, text, reply.thought.cut
         return split_answer(self.plan.tokenizer, one.job.task.think_end, prompt, text)
 
     def _measured(self, one: SampleRequest, turns: Sequence[tuple[list[int], Reply]]) -> Measured:
         task, replies = one.job.task, [reply for _, reply in turns]
         said = [self._said(one, *turn) for turn in turns]
-        texts, thoughts = [text for _, text in said], [thought for thought, _ in said if thought is not None]
+        texts, thoughts = [text for _, text, _ in said], [thought for thought, _, _ in said if thought is not None]
         budgeted = [reply.thought for reply in replies if reply.thought]
         return Measured(
             prediction=task.joined(texts),
@@ -117,7 +117,7 @@ class Answer(Measure):
             finish_reason=replies[-1].output.finish_reason,
             reasoning="\n\n".join(thoughts) if thoughts else None,
             reasoning_tokens=sum(one.tokens for one in budgeted) if budgeted else None,
-            reasoning_cut=_any(one.cut for one in budgeted),
+            reasoning_cut=_any(cut for thought, _, cut in said if thought is not None),
             cost=cost_of([reply.cost for reply in replies]),
         )
 

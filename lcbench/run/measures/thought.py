@@ -64,13 +64,21 @@ def has_begun(tokenizer: PreTrainedTokenizerBase, markers: Markers, prompt: list
     return bool(markers.begin) and str(tokenizer.decode(prompt[-LAST:])).rstrip().endswith(markers.begin)
 
 
-def split_answer(tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str) -> tuple[str | None, str]:
-    """The thought (None without one) and the answer in the output of a model that was given no budget for thoughts."""
+def split_answer(
+    tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str
+) -> tuple[str | None, str, bool | None]:
+    """The thought (None without one), the answer behind it, and whether the thought was cut, in the output of a model
+    that was given no budget for thoughts. What is found in a thought that did not end is no answer."""
     markers = markers_of(tokenizer, end)
     if markers is None:
-        return None, text
-    split = markers.split(text, begun=has_begun(tokenizer, markers, prompt))
-    return (None, text) if split is None else (split[0].strip(), split[1])
+        return None, text, None
+    begun = has_begun(tokenizer, markers, prompt)
+    split = markers.split(text, begun=begun)
+    if split is not None:
+        return split[0].strip(), split[1], False
+    if begun or markers.starts(text):
+        return markers.bare(text).strip(), "", True
+    return None, text, None
 
 
 def cost_of_both(thinking: CallCost, answering: CallCost) -> CallCost:

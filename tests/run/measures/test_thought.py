@@ -175,7 +175,9 @@ def test_without_a_budget_thoughts_are_cut_out_all_the_same() -> None:
     if found[0].reasoning is not None:  # the budget of a key is short
         assert found[0].prediction in "b"
     _, _, found = answered(plan_of_documents(), "<think>a. b.</think>\n\neven")
-    assert (found[0].reasoning, found[0].prediction) == ("a. b.", "even")
+    assert (found[0].reasoning, found[0].prediction, found[0].reasoning_cut) == ("a. b.", "even", False)
+    _, _, found = answered(plan_of_documents(), lambda request: "<think>even, or")
+    assert (found[0].reasoning, found[0].prediction, found[0].reasoning_cut) == ("even, or", "", True)
 
 
 def plan_of_documents() -> Plan:
@@ -226,6 +228,12 @@ def test_records_and_tables_tell(tmp_path: Path) -> None:
 def test_refusals(options: tuple[str, ...], sentence: str) -> None:
     refused = cli("run", "passkey", "--seq-len", "300", *options)
     assert refused.code == 2 and sentence in refused.error
+
+
+def test_a_refusal_that_has_nothing_to_do_with_the_budget_does_not_name_it() -> None:
+    options = ("--think-budget", "64", "--chat-option", "effort=low")
+    refused = cli("run", "passkey", "--seq-len", "300", "--model", model(PLAIN), *options)
+    assert refused.error.endswith("has no option 'effort'; leave --chat-option out.")
 
 
 def test_no_room_for_thoughts_about_a_text() -> None:
