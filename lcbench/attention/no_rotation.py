@@ -58,7 +58,8 @@ class _Zero(_Neutral):
         if not _keeps(x, y):
             return None
         if func in TIMES:
-            return x.new_zeros(()).expand(x.shape).as_subclass(cls)
+            zeros: Tensor = x.new_zeros(()).expand(x.shape)
+            return zeros.as_subclass(cls)
         return x if func in PLUS or func in MINUS else None
 
 
