@@ -58,8 +58,8 @@ class _Zero(_Neutral):
         if not _keeps(x, y):
             return None
         if func in TIMES:
-            zeros: Tensor = x.new_zeros(()).expand(x.shape)
-            return zeros.as_subclass(cls)
+            nothing: Tensor = x.new_zeros(()).expand(x.shape).as_subclass(cls)
+            return nothing
         return x if func in PLUS or func in MINUS else None
 
 
