@@ -34,7 +34,7 @@ real: $(INSTALLED) $(REAL_MODEL)  ## install, fetch a real LLM, and its passkeys
 results: $(INSTALLED) $(REAL_MODEL)  ## the records of docs/results.md: hours, and it goes on where it was stopped
 	for suite in results/lcbench-tiny/*.yaml; do $(BIN)/lcbench run $$suite --output $${suite%.yaml} || exit; done
 	for suite in $(RESULTS:%=results/smollm2/%); do $(BIN)/lcbench run $$suite.yaml --model $(REAL_MODEL) --output $$suite || exit; done
-	$(BIN)/python -m benchmarks.results_page > docs/results.md
+	$(BIN)/python -m benchmarks.results_page
 
 ATLAS := results/atlas$(if $(MODEL),-$(notdir $(MODEL)))
 

@@ -1,8 +1,8 @@
 """docs/results.md out of the committed runs under results/: tables, and what the embedded model predicts of a real LLM.
 
-python -m benchmarks.results_page > docs/results.md
+python -m benchmarks.results_page
 
-Every number on the page is computed here from records. A claim is either that a method loses what it scores at the
+It writes docs/results.md and the heatmaps of the LLM's passkeys, docs/smollm2.png. Every number on the page is computed here from records. A claim is either that a method loses what it scores at the
 trained length (the intervals of the two lengths are disjoint), or that one method is better than another at a length
 (paired on the same samples: McNemar's exact test, Holm's correction over all claims of a model).
 """
@@ -10,7 +10,6 @@ trained length (the intervals of the two lengths are disjoint), or that one meth
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +18,14 @@ from statistics import fmean
 from lcbench.core.stats import wilson_interval
 from lcbench.results.compare import CellResult, compare_records
 from lcbench.results.compare.pairs import paired
+from lcbench.results.report.figure import save
+from lcbench.results.report.heatmap import draw, heatmaps
 from lcbench.results.report.runs import Run, read_runs, trained_length
 from lcbench.results.report.summary import summarise_runs
 from lcbench.results.report.table_page import markdown
 from lcbench.results.schema import Record
 
-RESULTS = Path(__file__).parents[1] / "results"
+DOCS, RESULTS = (Path(__file__).parents[1] / name for name in ("docs", "results"))
 TINY, REAL = RESULTS / "lcbench-tiny", RESULTS / "smollm2"
 LEVEL = 0.05
 
@@ -65,7 +66,7 @@ HEAD = """# Results on a real LLM
 
 SmolLM2-135M-Instruct (Llama architecture, trained at 8,192 tokens; its GGUF file of 4-bit weights, computed in {dtype}
 on a CPU) beside lcbench-tiny, the embedded model, trained at 256 tokens. This page is made out of the records under
-[results](../results) by `python -m benchmarks.results_page > docs/results.md`; `make results` makes the records, goes
+[results](../results) by `python -m benchmarks.results_page`; `make results` makes the records, goes
 on where it was stopped, and takes hours on two cores. No method was tuned on either model.
 
 The LLM is asked for passkeys in plain text (`chat=off`). Behind its chat template it does not retrieve at 2,048 tokens
@@ -202,5 +203,15 @@ def _share(scores: Sequence[float]) -> str:
     return f"{sum(scores) / len(scores):.2f}"
 
 
+def main() -> None:
+    """Write the page and its figure."""
+    (DOCS / "results.md").write_text(page(), encoding="utf-8")
+    run = merged(REAL)
+    maps = heatmaps(run.records, "passkey")
+    most = max(len(one.points) for one in maps)
+    whole = [one for one in maps if len(one.points) == most]  # methods that were asked at every depth and length
+    save(draw(whole, trained_length([run]), "SmolLM2-135M-Instruct"), DOCS / "smollm2.png")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    main()

@@ -18,7 +18,7 @@ CLAIMS = (Falls("", "vanilla", 2), Better("", "vanilla", "yarn", 2))
 
 
 def test_the_page_is_that_of_the_records() -> None:
-    """If this fails: python -m benchmarks.results_page > docs/results.md"""
+    """If this fails: python -m benchmarks.results_page"""
     assert (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8") == results_page.page()
 
 
