@@ -36,6 +36,11 @@ def require_regular(path: Path) -> None:
             raise OSError(errno.EINVAL, "it is a device or a pipe and no file")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and those in it; folders that vanish meanwhile, or may not be read, are passed by."""
+    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+
+
 def read_whole(path: Path) -> bytes:
     """The content of a file. Raises: OSError for one that is no file, or too large to be meant."""
     require_regular(path)

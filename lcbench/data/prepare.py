@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lcbench.core.errors import UserError
 from lcbench.core.fields import as_json
-from lcbench.core.files import require_regular, write_atomically
+from lcbench.core.files import files_below, require_regular, write_atomically
 from lcbench.core.locks import locked
 from lcbench.data import hub
 from lcbench.data.raw import RawFile, expand, read_rows, sha256
@@ -84,7 +84,7 @@ def local_files(data_sets: list[DataSet], path: Path) -> dict[str, list[RawFile]
         require_regular(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
-    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    found = sorted(file for file in files_below(path) if file.is_file()) if path.is_dir() else [path]
     files = {_name(file, path): expand(file, _name(file, path)) for file in found}
     chosen = {data_set.name: _own_files(data_set, files) for data_set in data_sets}
     if len(data_sets) == 1 and not path.is_dir() and not chosen[data_sets[0].name]:

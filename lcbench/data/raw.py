@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from lcbench.core.errors import UserError, gist_of
+from lcbench.core.errors import UserError, gist_of, shortened
 from lcbench.core.files import LARGEST, bounded_lines, require_regular
 
 RawRow = Mapping[str, Any]
@@ -245,13 +245,15 @@ def _class_name(number: int | None, names: list[str]) -> str | None:
 
 
 def parse_row(line: str | bytes, where: str) -> RawRow:
-    """A row from a line of JSONL. Raises: UserError for a line that is not a JSON object, or has a lone surrogate."""
+    """A row from a line of JSONL. Raises: UserError for a line that is not a JSON object, or has a lone surrogate or a
+    key twice."""
     return _object(_parse(line, where), where)
 
 
 def _parse(text: str | bytes, where: str) -> Any:
+    """JSON; an object with a key twice, of which Python would keep the last value without a word, is a `_Twice`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except ValueError as error:
         raise UserError(f"{where} is not JSON in UTF-8: {error}.") from error
     except RecursionError as error:
@@ -262,7 +264,33 @@ def _object(row: Any, where: str) -> RawRow:
     if not isinstance(row, dict):
         raise UserError(f"{where} is no JSON object.")
     require_whole_characters(row, where)
+    if (key := _twice(row)) is not None:
+        raise UserError(f"{where} has the key {shortened(key)!r} twice; keep one of them.")
     return row
+
+
+class _Twice(dict[str, Any]):
+    """An object that JSON spells with a key twice; which row it is part of is known later."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        ((self.key, _),) = Counter(key for key, _ in pairs).most_common(1)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Twice(pairs)
+
+
+def _twice(value: Any) -> str | None:
+    """A key that some object within a value has twice."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, _Twice):
+            return one.key
+        left += [entry for entry in (one.values() if isinstance(one, dict) else one) if isinstance(entry, dict | list)]
+    return None
 
 
 def require_whole_characters(value: Any, where: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import UserError, gist_of
-from lcbench.core.files import read_whole, require_regular
+from lcbench.core.files import files_below, read_whole, require_regular
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.hub import hub_rows
 from lcbench.data.raw import RawRow, parse_row, require_plausible
@@ -27,7 +27,7 @@ def read_texts(source: str) -> Sequence[str]:
         return [text for _, text in Books(source, "test")]
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in files_below(path) if file.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(f"the folder {source} holds no {', '.join(SUFFIXES)} files.")
         return [text for file in files for text in read_texts(str(file))]

@@ -145,6 +145,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "books.jsonl, line 2, is not JSON" in error("books.jsonl", json.dumps(BOOK).encode() + b"\n{oops\n")
     assert "is not JSON in UTF-8" in error("books.jsonl", b'{"text": "\xff"}\n')
     assert "line 1, is no JSON object" in error("books.jsonl", b"[1]\n")
+    twice = b'{"title": "a", "facts": [{"year": 1, "year": 2}]}'
+    assert "line 1, has the key 'year' twice; keep one of them" in error("books.jsonl", twice)
+    assert "row 1, has the key 'year' twice" in error("books.json", b"[" + twice + b"]")
     assert "holds no list of rows" in error("books.json", b"{}")
     assert "is no parquet that can be read" in error("books.parquet", b"PAR1 no")
     assert "is no zip that can be read" in error("qasper.zip", b"PK no", "scrolls/qasper")

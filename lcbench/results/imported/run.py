@@ -12,11 +12,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lcbench.core.checks import FieldError
 from lcbench.core.errors import UserError
+from lcbench.core.files import files_below
 from lcbench.results.compare.cells import TOP
 from lcbench.results.imported import inspect_ai, lm_eval
 from lcbench.results.imported.logged import LoggedSample, LoggedTask
@@ -50,7 +52,8 @@ def read_logs(path: Path, metric: str | None = None) -> list[LoggedTask]:
 def _logs(path: Path) -> list[Path]:
     """The files to read. Raises: UserError."""
     if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.suffix in (".jsonl", ".json", ".eval"))[: MOST_FILES + 1]
+        named = (one for one in files_below(path) if one.suffix in (".jsonl", ".json", ".eval"))
+        files = sorted(islice(named, MOST_FILES + 1))
         found = [one for one in files if _is_log(one)]
         if len(files) > MOST_FILES or not found:
             why = f"more than {MOST_FILES:,} files" if found else "no sample log (`--log_samples` makes some)"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError
+from lcbench.core.files import files_below
 from lcbench.data import Books, is_prepared_data
 from lcbench.data.raw import RawRow
 from lcbench.data.texts import SUFFIXES, read_rows, read_texts
@@ -110,7 +111,7 @@ def _books(source: str) -> Sequence[tuple[str, str]]:
         return Books(source, SPLIT)
     path = Path(source).expanduser()
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        files = [file for file in sorted(files_below(path)) if file.suffix.lower() in SUFFIXES]
         if not files:
             raise UserError(f"the folder {source} holds no {', '.join(SUFFIXES)} files.")
         return [book for file in files for book in _books(str(file))]

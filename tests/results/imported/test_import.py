@@ -231,3 +231,17 @@ def test_bombs_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo("samples_x_2026-01-01T00-00-00.0.jsonl")
     Path("results_2026-01-01T00-00-00.0.json").write_text(json.dumps(results()))
     assert "device or a pipe" in refused("samples_x_2026-01-01T00-00-00.0.jsonl")
+
+
+def test_folders_that_vanish_or_are_forbidden_are_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below /proc, where every other program that ends takes its folder along."""
+    scan = os.scandir
+
+    def gone(path: str | Path) -> Any:
+        if Path(path).name == "4711":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scan(path)
+
+    Path("proc/4711").mkdir(parents=True)
+    monkeypatch.setattr(os, "scandir", gone)
+    assert "proc has no sample log" in cli("import", "proc").error
