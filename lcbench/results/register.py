@@ -1,27 +1,30 @@
-"""Runs outside of the results folder (`--output`): a list of their folders beside the others, one path a line."""
+"""Runs outside of the results folder (`--output`): a list of their folders beside the others, one path a line; a path
+with a line break in it as JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
 from lcbench.core.files import read_whole
 from lcbench.results.records import MANIFEST, RECORDS, find_runs, newest_run
 
-REGISTER = ".runs"
+REGISTER, BREAK = ".runs", "\n"
 
 
 def register(results: Path, folder: Path) -> None:
     """Note a run whose folder is not in `results`; where that cannot be written, it is not noted."""
     folder = folder.resolve()
-    if folder.parent == results.resolve() or folder in _registered(results) or "\n" in str(folder):
+    if folder.parent == results.resolve() or folder in _registered(results):
         return
     with contextlib.suppress(OSError):
         results.mkdir(parents=True, exist_ok=True)
         file = os.open(results / REGISTER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(file, f"{folder}\n".encode())  # one write: of several processes none tears another's line
+            line = json.dumps(str(folder)) if BREAK in str(folder) else str(folder)
+            os.write(file, os.fsencode(line + BREAK))  # one write: of several processes none tears another's line
         finally:
             os.close(file)
 
@@ -43,10 +46,16 @@ def newest_known_run(results: Path) -> Path:
 def _registered(results: Path) -> list[Path]:
     """Those that are still there, and have records."""
     try:
-        lines = read_whole(results / REGISTER).decode("utf-8", "replace").splitlines()
+        lines = os.fsdecode(read_whole(results / REGISTER)).split(BREAK)
     except OSError:
         return []
-    return [folder for folder in map(Path, dict.fromkeys(filter(None, lines))) if _has_records(folder)]
+    return [folder for folder in map(_folder, dict.fromkeys(filter(None, lines))) if _has_records(folder)]
+
+
+def _folder(line: str) -> Path:
+    with contextlib.suppress(ValueError):
+        return Path(json.loads(line) if line.startswith('"') else line)  # paths as they are begin with a slash
+    return Path(line)
 
 
 def _has_records(folder: Path) -> bool:

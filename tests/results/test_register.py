@@ -35,6 +35,14 @@ def test_a_run_made_with_output_is_known_until_it_is_gone(tmp_path: Path) -> Non
     assert newest_known_run(results).resolve() == inner
 
 
+def test_a_run_whose_path_has_breaks_is_known(tmp_path: Path) -> None:
+    folders = [save(tmp_path / "far" / f"a{mark}b", RIGHT) for mark in ("\n", "\x0b", "\u2028", "\udcff")]
+    for folder in folders * 2:
+        register(tmp_path / "results", folder)
+    assert {path.resolve() for path in known_runs(tmp_path / "results")} == set(folders)
+    assert (tmp_path / "results" / ".runs").read_bytes().count(b"\n") == 4
+
+
 def test_a_register_that_cannot_be_read_or_written_hides_nothing(tmp_path: Path) -> None:
     results, inner = tmp_path / "results", save(tmp_path / "results" / "inner", RIGHT)
     (results / ".runs").write_bytes(b"\xff\x00\n\nnowhere\n")
