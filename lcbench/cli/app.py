@@ -22,6 +22,7 @@ from lcbench.cli import (
     train,
     tune,
 )
+from lcbench.cli.verb import Verb
 from lcbench.core import terminal
 
 app = typer.Typer(
@@ -34,6 +35,9 @@ for verbs in (run, reports, interchange, longppl, listing, models, bench, calibr
     app.add_typer(verbs.app)
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
+for group in app.registered_groups:
+    for verb in group.typer_instance.registered_commands if group.typer_instance else ():
+        verb.cls = Verb
 
 
 @app.callback(invoke_without_command=True)

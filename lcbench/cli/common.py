@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lcbench.cli.verb import empty
 from lcbench.core.errors import MANY, UserError
 from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.embedded import DEFAULT_MODEL
@@ -186,6 +187,8 @@ def with_option(task: str, name: str, value: str | None) -> str:
     if value is None:
         return task
     typed = f"--{name.replace('_', '-')}"
+    if name == "haystack" and not value:
+        raise empty(typed)
     if "," in value:
         raise UserError(f"{typed} {value} has a comma in it, which ends an option; rename it, or link to it.")
     if name not in {field.name for field in fields(load_task(task))}:

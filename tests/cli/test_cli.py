@@ -74,6 +74,28 @@ def test_helps_are_paragraphs_of_a_line_and_their_examples_are_options() -> None
     assert all(f" {option} " in shown for option in re.findall("--[a-z-]+", EXAMPLES))
 
 
+def test_help_names_all_spellings_of_an_option_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("run", "--help").out
+    assert "…" not in shown
+    assert all(re.search(rf"{spelled}\b", shown) for spelled in ("--samples", "--limit", "--num-samples"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("run", "passkey", "-o", ""), "--output"),
+        (("import", ""), "FILE_OR_FOLDER"),
+        (("report", "results", ""), "RUN"),
+        (("table", "--run", ""), "--run"),
+        (("train", "lm", "--out", ""), "--out"),
+        (("run", "needle", "--haystack", ""), "--haystack"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], named: str) -> None:
+    assert cli(*words).error == f"error: {named} is empty; name a file or folder (the current one is `.`)."
+
+
 def test_version() -> None:
     shown = cli("--version")
     assert (shown.code, shown.out, shown.err) == (0, f"lcbench {lcbench.__version__}\n", "")
