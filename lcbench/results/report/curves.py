@@ -20,6 +20,7 @@ from rich.text import Text
 from lcbench.core.errors import unknown
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.nll import mean_buckets
+from lcbench.results.report.draws import counted
 from lcbench.results.report.figure import TRAINED_COLOR, broken, length_label
 from lcbench.results.report.layout import number, view
 from lcbench.results.report.longppl import with_longppl
@@ -200,7 +201,7 @@ def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = F
     """The number of samples per point, the protocol, and what the marks mean; `star`: those of text, not of figures."""
     rows = [row for one in all_curves for row in one.rows]
     noun = "book" if any(one.metric == "perplexity" for one in all_curves) else "sample"
-    parts = [f"{_counts(rows, noun)} a point"]
+    parts = [counted([(row.samples, row.questions) for row in rows], noun, "a point")]
     if any(row.low is not None for row in rows):
         parts.append("95 % intervals" if star else "95 % bands")
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol)
@@ -212,13 +213,6 @@ def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = F
     if failed:
         parts.append(f"{len(failed)} failed ({textwrap.shorten(str(failed[0].failed), 60)})")
     return ", ".join(parts)
-
-
-def _counts(rows: Sequence[TableRow], noun: str) -> str:
-    """`20 samples`, `3 to 5 books`."""
-    counts = sorted({row.samples for row in rows if row.samples}) or [0]
-    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{said} {noun}{'' if counts == [1] else 's'}"
 
 
 def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:

@@ -1,4 +1,5 @@
-"""How much a score varies with the draw of demonstrations, and between several answers to a sample."""
+"""Several answers to a sample, after other draws of demonstrations or sampled anew: how many there are, and how much
+the score varies between them."""
 
 from __future__ import annotations
 
@@ -17,6 +18,20 @@ class Spread:
     draws: int
     mean: float
     sd: float | None
+
+
+def counted(counts: Iterable[tuple[int, int]], noun: str, per: str) -> str:
+    """What scores are over, by the (answers, questions) of each: `20 samples a score`, `8 to 10 samples a score, 5
+    answers each`."""
+    known = [(answers, questions) for answers, questions in counts if answers]
+    asked = sorted({questions for _, questions in known})
+    each = {end for answers, questions in known for end in (answers // questions, -(-answers // questions))} or {1}
+    several = f", {_range(sorted(each))} answers each" if max(each) > 1 else ""
+    return f"{_range(asked) if asked else 'no'} {noun}{'' if asked == [1] else 's'} {per}{several}"
+
+
+def _range(ascending: list[int]) -> str:
+    return f"{ascending[0]}" if len(ascending) == 1 else f"{ascending[0]} to {ascending[-1]}"
 
 
 def spread(records: Iterable[Record]) -> Spread | None:

@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from lcbench.core.errors import UserError, unknown
+from lcbench.results.report.draws import counted
 from lcbench.results.report.figure import TRAINED_COLOR, broken, length_label
 from lcbench.results.schema import Record
 
@@ -32,11 +33,13 @@ TITLE_WIDTH = 30  # characters of a panel's title in a line
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: the mean score from 0 to 1 of its samples, None if none was answered, and the reason if it failed."""
+    """One cell: the mean score from 0 to 1 of its samples, None if none was answered, the reason if it failed, and the
+    number of questions, fewer than of samples where they were answered several times."""
 
     score: float | None
     samples: int
     failed: str | None
+    questions: int
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,8 @@ def draw(maps: Sequence[Heatmap], trained: int | None, model: str) -> Figure:
 def caption(maps: Sequence[Heatmap], trained: int | None) -> str:
     """The number of samples per cell, the trained length and the failures."""
     points = [point for heatmap in maps for point in heatmap.points.values()]
-    counts = sorted({point.samples for point in points if point.score is not None}) or [0]
-    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    parts = [f"{said} {'sample' if counts == [1] else 'samples'} a cell"]
+    counts = [(point.samples, point.questions) for point in points if point.score is not None]
+    parts = [counted(counts, "sample", "a cell")]
     if trained:
         parts.append(f"trained at {trained:,} tokens")
     failed = sum(point.failed is not None for point in points)
@@ -197,7 +199,8 @@ def _draw_panel(
 def _point(records: list[Record]) -> Point:
     scores = [record.score for record in records if record.score is not None]
     failed = next((record.failure for record in records if record.failure), None)
-    return Point(sum(scores) / len(scores) if scores else None, len(scores), failed)
+    questions = len({record.question for record in records if record.score is not None})
+    return Point(sum(scores) / len(scores) if scores else None, len(scores), failed, questions)
 
 
 def _axes(maps: Sequence[Heatmap]) -> tuple[list[float], list[int]]:

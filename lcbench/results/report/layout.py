@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lcbench.results.compare.cells import LOWER_IS_BETTER
 from lcbench.results.lengths import in_tokens
+from lcbench.results.report.draws import counted
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
@@ -216,13 +217,12 @@ def _title(task: str, rows: Sequence[TableRow]) -> str:
     metrics = dict.fromkeys(row.metric for row in rows if row.samples)
     what = ", ".join(metric.replace("_", " ") for metric in metrics)
     likelihood = any(noun(row) == "books" for row in rows)
-    counts = sorted({row.samples for row in rows if row.samples})
-    samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+    counts = [(row.samples, row.questions) for row in rows]
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol and f"protocol={row.protocol}" not in task)
     direction = " (lower is better)" if metrics.keys() & LOWER_IS_BETTER else ""
     words = [
         f"{task}: {what}{direction}",
-        f"{samples} {'books' if likelihood else 'samples'} a score",
+        counted(counts, "book" if likelihood else "sample", "a score"),
         f"95 % intervals{' over books' if likelihood else ''}",
     ]
     words += _asked(rows)

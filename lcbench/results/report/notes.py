@@ -81,7 +81,7 @@ def _served(task: str, row: TableRow, name: str) -> list[str]:
         least, most = row.counted_least, row.counted_most
         by = f"{least:+,}" if least == most else f"{least:+,} to {most:+,}"
         lines.append(
-            f"{place}: the server counted the prompts of {row.counted_otherwise} of {row.samples} samples otherwise "
+            f"{place}: the server counted the prompts of {row.counted_otherwise} of {_answers(row)} otherwise "
             f"than they were sent, by {by} tokens{'; below 0 it cut them' if least < 0 else ''}."
         )
     if row.ended_by_server:
@@ -89,6 +89,10 @@ def _served(task: str, row: TableRow, name: str) -> list[str]:
     if row.retries:
         lines.append(f"{place}: {row.retries} requests were repeated.")
     return lines
+
+
+def _answers(row: TableRow) -> str:
+    return f"{row.samples} {'samples' if row.samples == row.questions else 'answers'}"
 
 
 def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
@@ -133,7 +137,7 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
     for row in (row for row in ascending if row.samples):
         if row.cut:
             lines.append(
-                f"{task} at {in_tokens(row.seq_len)}: documents cut in {row.cut} of {row.samples} samples, by "
+                f"{task} at {in_tokens(row.seq_len)}: documents cut in {row.cut} of {_answers(row)}, by "
                 f"{row.cut_tokens:,.0f} tokens on average."
             )
         if 0 < row.tokens < SHORT * row.seq_len and row.bits_per_byte is None:

@@ -25,7 +25,8 @@ class TableRow:
     the mean is the perplexity of all scored tokens together, its interval treats the books as the random sample
     (`ratio_interval`), and bits per byte and bits per word, which compare across tokenizers, are set; they are None
     for other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
-    standard deviation of `draws_sd`, and the interval then covers other questions after the same draws.
+    standard deviation of `draws_sd`, and the interval then covers other questions after the same draws. `samples` are
+    answers, to as many `questions`, or to fewer where each was answered after several draws, or in several repeats.
     `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
     `prefill_tokens_per_second` are all computed tokens by all seconds, and `prefill_tokens_per_second_sd` is the
     standard deviation (n - 1) of the samples' own rates from it, each weighted by its seconds. `cpu_cores` are the CPU
@@ -59,6 +60,7 @@ class TableRow:
     protocol: str
     metric: str = ""
     samples: int = 0
+    questions: int = 0
     mean: float | None = None
     low: float | None = None
     high: float | None = None
@@ -181,6 +183,7 @@ def _row(key: TableRow, records: list[Record], *, on_cpu: bool) -> TableRow:
         key,
         protocol=done[0].prompt.protocol or key.protocol,  # with what it worked out for this length
         samples=len(done),
+        questions=len({record.question for record in done}),
         prompt_tokens=prompts,
         reused_tokens=prompts - computed,
         kept_keys=_mean(

@@ -17,6 +17,7 @@ from lcbench.metrics import corpus_score, score_corpus, score_example
 from lcbench.results.manifest import RunIdentity, TaskFacts
 from lcbench.results.records import MANIFEST, RECORDS
 from lcbench.results.report.best import best
+from lcbench.results.report.layout import grids
 from lcbench.results.report.notes import notes
 from lcbench.results.report.runs import Run, differences, read_runs, trained_length
 from lcbench.results.report.summary import summarise_runs
@@ -316,6 +317,8 @@ def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() ->
     asked = [answer(q, d, 100.0 * (q % 2 == 0)) for q in range(10) for d in range(3)]
     (row,) = summarise(asked)
     assert (row.draws, row.draws_sd, row.mean) == (3, 0.0, 50.0)
+    assert grids([row])[0].title == "passkey: score, 10 samples a score, 3 answers each, 95 % intervals"
+    assert "10 samples a score, 2 to 3 answers each" in grids(summarise(asked[:-1]))[0].title
     (alone,) = summarise([one for one in asked if one["details"]["draw"] == 0])
     assert alone.draws == 0 and alone.draws_sd is None
     assert row.low is not None and row.high is not None and alone.low is not None and alone.high is not None
