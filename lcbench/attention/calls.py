@@ -81,7 +81,8 @@ class Calls:
     def _keys(self, module: nn.Module, span: Span, k: Tensor, v: Tensor) -> Keys:
         """The keys of a call, and where the others of its layer are."""
         total = span.q_offset + span.q_length
-        store, growing = self.caches.store(module, k.shape[1]), self.caches.growing(module)
+        computed_by = self.reach.layers[module].keys_of or module
+        store, growing = self.caches.store(computed_by, k.shape[1]), self.caches.growing(computed_by)
         if k.shape[2] > total:
             k, v = k[:, :, :total], v[:, :, :total]
         # Keys that are dropped one by one leave no last ones that are whole: such a layer knows the position of each.

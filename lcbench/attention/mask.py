@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -44,6 +44,17 @@ class Span:
 
     def contiguous(self) -> Span:
         return self
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Span:
+        """The mask of the last queries, as a model slices a mask [B, H, T, S]: Gemma 4's last layers, which compute no
+        keys, run for the queries alone whose logits are asked for.
+
+        Raises: UserError for another slice.
+        """
+        rest, queries = tuple(one for n, one in enumerate(index) if n != 2), range(self.q_length)[index[2]]
+        if len(index) != 4 or set(map(str, rest)) != {str(slice(None))} or queries[-1:] != range(self.q_length)[-1:]:
+            raise UserError("this model takes its attention mask apart, of which lcbench knows the last queries only")
+        return replace(self, q_offset=self.q_offset + queries.start, q_length=len(queries))
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:

@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -36,10 +36,12 @@ TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative error; the t
 
 @dataclass(frozen=True)
 class ProbedLayer:
-    """The rotation of one attention layer, and its own sliding window in tokens or None."""
+    """The rotation of one attention layer, its own sliding window in tokens or None, and the earlier layer whose keys
+    and values it reads, if it computes none (Gemma 3n)."""
 
     rope: Rope
     window: int | None
+    keys_of: nn.Module | None = None
 
 
 @dataclass
@@ -195,7 +197,12 @@ def probe(model: PreTrainedModel) -> dict[nn.Module, ProbedLayer]:
                 _notes.pop(module, None)
     if not calls:
         raise UnsupportedModelError(f"{name} never called the attention function.")
-    return {module: _explain(name, module, runs, ropes) for module, runs in calls.items()}
+    computed: dict[int, nn.Module] = {}  # the first layer that attends to these keys
+    layers = {}
+    for module, runs in calls.items():
+        layer, first = _explain(name, module, runs, ropes), computed.setdefault(id(runs[-1].k_BKSD), module)
+        layers[module] = layer if first is module else replace(layer, keys_of=first)
+    return layers
 
 
 def _run_twice(model: PreTrainedModel) -> list[Rope]:

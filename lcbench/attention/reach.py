@@ -55,6 +55,17 @@ class Reach:
                     f"the RoPE of {self.name} ({layer.rope.kind}) follows the length by itself; "
                     f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
                 )
+        self._check_shared_keys()
+
+    def _check_shared_keys(self) -> None:
+        """Raises: UnsupportedModelError if layers share keys of which the method drops or reads some, each its own."""
+        chosen = self.method.hooks & {"select", "evict"} or (self.method.forgets and self.method.layerwise)
+        sharing = [str(layer_index(module)) for module in self.full if self.layers[module].keys_of is not None]
+        if chosen and sharing:
+            raise UnsupportedModelError(
+                f"{self.method.label} chooses keys in every layer anew, and of {self.name} some layers read the keys "
+                f"of earlier ones: {', '.join(sharing)}; use a method that keeps or forgets keys by their place."
+            )
 
     def check_memory(self, caches: CacheWatch) -> None:
         """Raises: UserError if the method has memory in a layer without full attention."""

@@ -121,8 +121,9 @@ class _States:
         if body is None:
             raise _unsupported(model)
         hook = body.register_forward_hook(lambda module, args, output: caught.append(output))
+        last = torch.tensor([chunk_1T.shape[1] - 1])  # as a number, Gemma 4's body would drop all other states
         try:
-            logits = model(chunk_1T, past_key_values=cache, logits_to_keep=1).logits
+            logits = model(chunk_1T, past_key_values=cache, logits_to_keep=last).logits
         finally:
             hook.remove()
         if len(caught) != 1 or not is_dataclass(caught[0]):

@@ -178,6 +178,23 @@ def test_what_is_steered_does_not_follow_from_the_length(length: int | None) -> 
         assert steering.layers_steered == 2
 
 
+@torch.no_grad()
+def test_layers_that_read_the_keys_of_others(caplog: pytest.LogCaptureFixture) -> None:
+    """For a prompt, generation runs them for the last query alone. Methods that choose keys would choose twice."""
+    model, ids = model_of("gemma4"), zoo.tokens(1, N)
+    with lcbench.extend(model, PLAN, length=N):
+        cache = DynamicCache(config=model.config)
+        last = model(ids[:, :40], past_key_values=cache, logits_to_keep=1).logits
+        assert_close(last, model(ids[:, :40], use_cache=False).logits[:, -1:])
+        assert_close(model(ids[:, 40:41], past_key_values=cache).logits, model(ids[:, :41]).logits[:, -1:])
+    assert not caplog.messages  # rotated keys are kept
+    with (
+        pytest.raises(UnsupportedModelError, match=r"snapkv .* some layers read the keys of earlier ones: 3;"),
+        lcbench.extend(model, "snapkv", length=N),
+    ):
+        pass
+
+
 def test_a_model_without_any_rotation_in_its_layers_is_refused() -> None:
     model = zoo.build(zoo.config("SmolLM3Config", no_rope_layers=[0, 0, 0, 0]))
     with pytest.raises(

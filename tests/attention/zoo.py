@@ -104,6 +104,16 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: config(
         "Gemma3TextConfig", head_dim=32, sliding_window=8, query_pre_attn_scalar=32, layer_types=_ALTERNATING
     ),
+    "gemma4": lambda: config(  # whose last layers read the keys of the first ones
+        "Gemma4TextConfig",
+        head_dim=16,
+        global_head_dim=32,
+        sliding_window=8,
+        layer_types=_ALTERNATING,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=101,
+    ),
     "phi": lambda: config("PhiConfig", partial_rotary_factor=0.5, qk_layernorm=True),
     "phi3": lambda: config("Phi3Config"),
     "phi3-longrope": lambda: config("Phi3Config", rope_parameters=LONGROPE.copy()),
