@@ -2,9 +2,10 @@
 
 python -m benchmarks.results_page
 
-It writes docs/results.md and the heatmaps of the LLM's passkeys, docs/smollm2.png. Every number on the page is computed here from records. A claim is either that a method loses what it scores at the
-trained length (the intervals of the two lengths are disjoint), or that one method is better than another at a length
-(paired on the same samples: McNemar's exact test, Holm's correction over all claims of a model).
+It writes docs/results.md and the heatmaps of the LLM's passkeys, docs/smollm2.png. Every number on the page is computed
+here from records. A claim is either that a method loses what it scores at the trained length (the intervals of the two
+lengths are disjoint), or that one method is better than another at a length (paired on the same samples: McNemar's
+exact test, Holm's correction over all claims of a model).
 """
 
 from __future__ import annotations
