@@ -24,6 +24,7 @@ from lcbench.results.report.draws import counted
 from lcbench.results.report.figure import TRAINED_COLOR, broken, length_label
 from lcbench.results.report.layout import number, view
 from lcbench.results.report.longppl import with_longppl
+from lcbench.results.report.panels import in_panels, panels_of
 from lcbench.results.report.runs import Run
 from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow, by_task, summarise_runs
@@ -42,6 +43,7 @@ MARKERS, DASHES = "osD^vPX*", ("-", (0, (4, 1.5)), (0, (1, 1)))
 LOG_FROM = 4  # values that spread over more than this ratio are drawn on a logarithmic scale
 LEGEND_WIDTH = 34  # characters of a method in the legend
 LEGEND_INCHES = 2.7
+RIGHT_OF_ALL, RIGHT_OF_PANEL = {"loc": "outside right upper"}, {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
 FILLED = 4  # methods up to which bands are filled: more of them lie on one another
 FIRST_POSITION = 4  # that is drawn: the first tokens of a text cost so much more that nothing else would show
 TITLE_WIDTH = 56  # characters of a panel's title in a line
@@ -64,6 +66,14 @@ class Curves:
         """The curves of LongPPL; None where it is not known."""
         shown = {method: known for method, rows in self.methods.items() if (known := view(rows, "longppl"))}
         return replace(self, methods=shown, positions={}) if shown else None
+
+    def only(self, methods: Container[str]) -> Curves:
+        """The curves of some methods."""
+        return Curves(
+            self.task,
+            {method: rows for method, rows in self.methods.items() if method in methods},
+            {method: means for method, means in self.positions.items() if method in methods},
+        )
 
     @property
     def longest(self) -> int:
@@ -148,28 +158,36 @@ class _Bars:
 
 
 def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figure:
-    """One row of panels per task: the score by length, and for likelihoods the NLL by position."""
+    """One row of panels per task: the score by length, and for likelihoods the NLL by position. Of more methods than
+    one panel can show each task has several rows, with the same axes and a legend each."""
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
-    names = legend_names(methods)
+    parts = in_panels(methods, str)
+    rows = [(one, part) for one in all_curves for part in panels_of(one.methods, parts)]
     kinds = [bool(one.positions) + (one.of_key_tokens() is not None) for one in all_curves]
     columns = 1 + max(kinds)
-    legend_lines = sum(name.count("\n") + 1 for name in names.values())
+    legend_lines = max(sum(name.count("\n") + 1 for name in legend_names(part).values()) for part in parts)
+    height = 3.3 if len(parts) == 1 else max(3.3, 0.19 * legend_lines + 0.3)
     figure = Figure(
-        figsize=(5.2 * columns + LEGEND_INCHES, max(3.3 * len(all_curves) + 0.9, 0.19 * legend_lines + 0.6)),
+        figsize=(5.2 * columns + LEGEND_INCHES, max(height * len(rows) + 0.9, 0.19 * legend_lines + 0.6)),
         layout="constrained",
     )
-    grid = figure.subplots(len(all_curves), columns, squeeze=False)
-    for (axes, *others), one in zip(grid, all_curves, strict=True):
-        _draw_lengths(axes, one, methods, trained)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for panels, (one, part) in zip(grid, rows, strict=True):
+        axes, *others = panels
+        _draw_lengths(axes, one, part, trained)
         if key_tokens := one.of_key_tokens():
-            _draw_lengths(others.pop(0), key_tokens, methods, trained)
+            _draw_lengths(others.pop(0), key_tokens, part, trained)
         if one.positions:
-            _draw_positions(others.pop(0), one, methods, trained)
+            _draw_positions(others.pop(0), one, part, trained)
         for other in others:
             other.set_axis_off()
-    add_legend(figure, methods)
+        if len(parts) > 1:
+            add_legend(panels[-1], panels, part, RIGHT_OF_PANEL)
+    if len(parts) == 1:
+        add_legend(figure, figure.axes, methods)
+    _share_values(all_curves, rows, grid)
     text = f"{model}; {caption(all_curves, trained)}"
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)
     return figure
@@ -180,20 +198,31 @@ def legend_names(methods: Iterable[str]) -> dict[str, str]:
     return {method: broken(method, LEGEND_WIDTH) for method in methods}
 
 
-def add_legend(figure: Figure, methods: Sequence[str]) -> None:
-    """One for all panels, in the order of the methods."""
+def _share_values(all_curves: Sequence[Curves], rows: Sequence[tuple[Curves, object]], grid: Any) -> None:
+    """The panels of a task below one another have the same scale of values."""
+    for one in all_curves:
+        for column in zip(*(panels for panels, (of, _) in zip(grid, rows, strict=True) if of is one), strict=True):
+            ends = [end for axes in column for end in axes.get_ylim()]
+            for axes in column:
+                axes.set_ylim(min(ends), max(ends))
+
+
+def add_legend(
+    where: Figure | Axes, panels: Iterable[Axes], methods: Sequence[str], place: Mapping[str, Any] = RIGHT_OF_ALL
+) -> None:
+    """One for several panels, in the order of the methods."""
     handles: dict[str, Artist] = {}
-    for axes in figure.axes:
+    for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
     names = legend_names(methods)
     labels = [method for method in methods if method in handles]
-    figure.legend(
+    where.legend(
         [handles[label] for label in labels],
         [names[label] for label in labels],
-        loc="outside right upper",
         fontsize=8.5,
         frameon=False,
+        **place,
     )
 
 
@@ -225,7 +254,8 @@ def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
 
 
 def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
-    for method, rows in one.methods.items():
+    shown = one.only(methods)
+    for method, rows in shown.methods.items():
         style = style_of(methods.index(method), len(methods))
         for known, part in groupby(rows, key=lambda row: row.mean is not None and math.isfinite(row.mean)):
             members = list(part)
@@ -237,7 +267,7 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
                 continue
             lengths, means = zip(*((row.seq_len, row.mean or 0.0) for row in members), strict=True)
             axes.plot(lengths, means, label=method, linewidth=1.6, **style)
-            banded = own_band([row for row in members if row.low is not None and row.high is not None], one.methods)
+            banded = own_band([row for row in members if row.low is not None and row.high is not None], shown.methods)
             low, high = ([getattr(row, end) for row in banded] for end in ("low", "high"))
             ends = [row.seq_len for row in banded]
             many = len(methods) > FILLED
@@ -257,7 +287,7 @@ def _draw_lengths(axes: Axes, one: Curves, methods: Sequence[str], trained: int 
 
 def _draw_positions(axes: Axes, one: Curves, methods: Sequence[str], trained: int | None) -> None:
     ticks: set[int] = set()
-    for method, all_buckets in one.positions.items():
+    for method, all_buckets in one.only(methods).positions.items():
         buckets = [bucket for bucket in all_buckets if bucket[0] >= FIRST_POSITION] or all_buckets
         middle = [math.sqrt(first * (last + 1)) for first, last, _ in buckets]
         ticks.update(first for first, _, _ in buckets)

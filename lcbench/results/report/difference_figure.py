@@ -29,7 +29,7 @@ def draw(found: Sequence[Differences], trained: int | None, model: str) -> Figur
     grid = figure.subplots(len(found), 1, squeeze=False)
     for (axes,), one in zip(grid, found, strict=True):
         _draw(axes, one, methods, trained)
-    add_legend(figure, methods)
+    add_legend(figure, figure.axes, methods)
     text = f"{model}; {caption(found, trained)}"
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 13)), fontsize=9)
     return figure

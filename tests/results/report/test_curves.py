@@ -20,6 +20,7 @@ from lcbench.results.manifest import Manifest
 from lcbench.results.report.curves import COLORS, caption, curves, draw, own_band, print_curves
 from lcbench.results.report.figure import broken, save
 from lcbench.results.report.heatmap import lightness
+from lcbench.results.report.panels import in_panels
 from lcbench.results.report.runs import Run
 from lcbench.results.report.summary import summarise_runs
 from tests.helpers import Fields, cli
@@ -291,3 +292,15 @@ def test_a_band_begins_where_a_curve_leaves_the_one_that_it_equals() -> None:
     lengths = [[row.seq_len for row in own_band(rows["dca"], methods)] for methods in (rows, {"dca"})]
     assert lengths == [[256, 512, 1024], [128, 256, 512, 1024]]  # without vanilla nothing else shows the band
     assert own_band(rows["dca"][:2], rows) == [] and own_band(rows["vanilla"], rows) == rows["vanilla"]
+
+
+def test_many_methods_stand_in_several_panels_with_vanilla_in_each() -> None:
+    names = ["vanilla", *(f"pi:factor={n}" for n in range(2, 15))]
+    figure = figure_of([record(name, 2**k, 1.0 + n / 9) for n, name in enumerate(names) for k in (7, 8)])
+    shown = [[m for m in drawn(figure, n) if m in names] for n in range(0, len(figure.axes), 2)]
+    assert [len(one) for one in shown] == [7, 8] and all(one[0] == "vanilla" for one in shown)
+    assert [name for one in shown for name in one[1:]] == names[1:]
+    assert figure.axes[0].get_ylim() == figure.axes[2].get_ylim()
+    colors = [line.get_color() for line in figure.axes[2].lines if line.get_label() in names]
+    assert len(set(colors)) == 8
+    assert in_panels(names[:12], str) == [names[:12]]

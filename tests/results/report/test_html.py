@@ -254,6 +254,16 @@ def test_a_method_has_one_colour(tmp_path: Path) -> None:
     )
 
 
+def test_many_methods_stand_in_several_figures(tmp_path: Path) -> None:
+    """Vanilla in each, in a colour that no other line of it has."""
+    names = ["vanilla", *(f"pi:factor={n}" for n in range(2, 32))]
+    shown = report(tmp_path, *(book(2.0, length, method=name) for name in names for length in (256, 512)))
+    figures = re.findall(r'<figure class="curve">.*?</figure>', shown, re.DOTALL)
+    colors = [re.findall(r'class="line (c\d d\d)"', figure) for figure in figures]
+    assert "figure 5 of 5" in figures[-1] and sum(len(own) - 1 for own in colors) == 30
+    assert all(own[0] == "c0 d0" and len({each[:2] for each in own}) == len(own) <= 8 for own in colors)
+
+
 def test_why_an_interval_is_unknown(tmp_path: Path) -> None:
     """No band is promised that nobody can see."""
     text = report(tmp_path, *(book(2.0 + number, n, number) for n in (256, 512) for number in range(3)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,6 +13,7 @@ from lcbench.results.report.curves import own_band
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.html.tables import Colors, line_name
 from lcbench.results.report.layout import Grid, Line, number
+from lcbench.results.report.panels import in_panels
 from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow
 
@@ -31,7 +32,8 @@ class Axis:
 
 
 def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
-    """HTML: the figure of a task with the trained lengths marked. Empty where there is a single length, or no score:
+    """HTML: the figure of a task with the trained lengths marked, or several where it has too many methods for one.
+    Empty where there is a single length, or no score:
     the table says as much."""
     values = [value for line in grid.lines for row in line.cells.values() for value in _known(row)]
     if len(grid.lengths) < 2 or not values:
@@ -39,24 +41,29 @@ def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
     metric = next(row.metric for line in grid.lines for row in line.cells.values() if row.samples)
     x, y = length_axis(grid.lengths), _value_axis(values, metric)
     marks = [length for length in sorted(trained) if grid.lengths[0] <= length <= grid.lengths[-1]]
-    drawn = "".join(
+    axes = "".join(
         [
             *(horizontal(y, tick) for tick in y.ticks),
             *(vertical(x, int(tick)) for tick in x.ticks),
             *(trained_mark(x, length) for length in marks),
-            *(_band(line, grid, colors, x, y) for line in grid.lines),
-            *(_line(line, radius, colors, x, y) for line, radius in zip(grid.lines, _radii(grid), strict=True)),
         ]
     )
     bands = any(row.low is not None for row in grid.rows)
     caption = f"{metric.replace('_', ' ')} by length in tokens{', with 95 % bands' * bands}"
     caption += "".join(f"; trained at {length:,} tokens (dashed line)" for length in marks)
-    legend = "".join(f"<li>{line_name(line, colors)}</li>" for line in grid.lines)
-    return (
-        f'<h3>By length</h3>\n<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{text(caption)}; the table has the numbers">{drawn}</svg>\n'
-        f'<figcaption>{text(caption)}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
-    )
+    panels = in_panels(grid.lines, lambda line: line.method)
+    figures = []
+    for place, lines in enumerate(panels, start=1):
+        drawn = [_band(line, lines, colors, x, y) for line in lines]
+        drawn += [_line(line, size, colors, x, y) for line, size in zip(lines, _radii(lines), strict=True)]
+        said = text(f"{caption}; figure {place} of {len(panels)}" if len(panels) > 1 else caption)
+        legend = "".join(f"<li>{line_name(line, colors)}</li>" for line in lines)
+        figures.append(
+            f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'aria-label="{said}; the table has the numbers">{axes}{"".join(drawn)}</svg>\n'
+            f'<figcaption>{said}</figcaption>\n<ul class="legend">{legend}</ul></figure>\n'
+        )
+    return f"<h3>By length</h3>\n{''.join(figures)}"
 
 
 def _known(row: TableRow) -> list[float]:
@@ -158,14 +165,14 @@ def trained_mark(x: Axis, length: int) -> str:
     )
 
 
-def _radii(grid: Grid) -> list[float]:
+def _radii(lines: Sequence[Line]) -> list[float]:
     """Of the points of each line: where points of several lines coincide, the earlier ones show as rings."""
-    return [3.5 + 3 * (len(grid.lines) - 1 - place) / max(len(grid.lines) - 1, 3) for place in range(len(grid.lines))]
+    return [3.5 + 3 * (len(lines) - 1 - place) / max(len(lines) - 1, 3) for place in range(len(lines))]
 
 
-def _band(line: Line, grid: Grid, colors: Colors, x: Axis, y: Axis) -> str:
+def _band(line: Line, lines: Sequence[Line], colors: Colors, x: Axis, y: Axis) -> str:
     shapes = []
-    methods = {each.method for each in grid.lines if (each.model, each.run) == (line.model, line.run)}
+    methods = {each.method for each in lines if (each.model, each.run) == (line.model, line.run)}
     for rows in _parts(line):
         banded = own_band([row for row in rows if len(_known(row)) == 3], methods)
         ends = [(x.place(row.seq_len), *_known(row)[1:]) for row in banded]

@@ -9,6 +9,7 @@ from lcbench.core.specs import split_options
 from lcbench.results.lengths import in_tokens
 from lcbench.results.report.html.frame import text
 from lcbench.results.report.layout import PUBLISHED, Grid, Line, equal, grids, memory, multiple, number, rate, titled
+from lcbench.results.report.panels import ALL, is_base
 from lcbench.results.report.summary import TableRow, by_task
 
 
@@ -16,7 +17,8 @@ class Colors:
     """The CSS classes of a method: its colour is the same everywhere on the page. A method that a task shows in several
     lines has a colour for each run.
 
-    There are eight colours; from the ninth method on they repeat with dashed lines, then with dotted ones.
+    There are eight colours; from the ninth method on they repeat with dashed lines, then with dotted ones. Where there
+    are more methods than one figure shows, vanilla, which stands in each of their figures, has the first colour alone.
     """
 
     def __init__(self, rows: Iterable[TableRow]) -> None:
@@ -24,12 +26,16 @@ class Colors:
         methods = (Counter(line.method for line in lines) for lines in tasks)
         self._several = {method for counts in methods for method, count in counts.items() if count > 1}
         keys = dict.fromkeys(self._key(line) for lines in tasks for line in lines)
-        self._numbers = {key: place for place, key in enumerate(keys)}
+        if len(keys) <= ALL:
+            self._classes = {key: f"c{place % 8} d{place // 8 % 3}" for place, key in enumerate(keys)}
+            return
+        bases, others = ([key for key in keys if is_base(key[0]) is kind] for kind in (True, False))
+        self._classes = {key: f"c0 d{place % 3}" for place, key in enumerate(bases)}
+        self._classes |= {key: f"c{1 + place % 7} d{place // 7 % 3}" for place, key in enumerate(others)}
 
     def of(self, line: Line) -> str:
         """Raises: KeyError for a line of other rows."""
-        place = self._numbers[self._key(line)]
-        return f"c{place % 8} d{place // 8 % 3}"
+        return self._classes[self._key(line)]
 
     def _key(self, line: Line) -> tuple[str, str]:
         run = next(iter(line.cells.values())).run
