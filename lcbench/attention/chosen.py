@@ -13,6 +13,7 @@ from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.window import Keys
 from lcbench.methods.pieces import Piece
 
+CHOSEN = "chosen keys"  # in records, among the backends that computed attention
 SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
 Turned = Callable[[Piece], Tensor]
 
@@ -50,6 +51,7 @@ def attend_chosen(
     """Softmax attention of un-rotated queries over the keys at positions `at` (int64, CPU), as far as the pieces show
     them -> [B, H, T, Dv] in the queries' dtype. `turned(piece)` are these keys [B, K, M, D] at their positions in a
     piece."""
+    scoring.selector.note(CHOSEN)
     B, H, T, _ = q_BHTD.shape
     rows = max(1, SCORES_AT_ONCE // (B * H * max(1, at_BKM.shape[-1])))
     blocks = [slice(a, min(a + rows, T)) for a in range(0, T, rows)]

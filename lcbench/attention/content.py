@@ -18,14 +18,15 @@ from lcbench.attention.cache.growing import RotatedKeyCache
 from lcbench.attention.cache.ways import Ways
 from lcbench.attention.cache.window import Keys
 from lcbench.attention.chosen import attend_kept
-from lcbench.attention.options import AUTO, AttentionOptions
 from lcbench.attention.pages import attend_pages
 from lcbench.attention.sparse import sparse_attention
 from lcbench.attention.views import View
 from lcbench.core.errors import UserError
-from lcbench.methods.base import CONTENT, Method
+from lcbench.methods.base import Method
 from lcbench.methods.content import Content
 from lcbench.methods.pieces import Piece
+
+SPARSE = "sparse"  # in records, among the backends that computed attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,7 @@ class ContentCall:
         )
 
     def _sparse(self, content: Content) -> Tensor:
+        self.scoring.selector.note(SPARSE)
         out, read, shown = sparse_attention(content, self.method.select(content, self.layer))
         if self.cache is not None:
             before = getattr(self.cache, "pairs", (0, 0))
@@ -157,16 +159,3 @@ def density(cache: Cache) -> float | None:
     for a cache; None if none was left out on purpose."""
     read, shown = getattr(cache, "pairs", (0, 0))
     return round(read / shown, 6) if shown else None
-
-
-def chooses(method: Method, attention: AttentionOptions) -> bool:
-    """Whether a method looks at content. Raises: UserError for options of attention that then have no meaning."""
-    if not method.hooks & CONTENT:
-        return False
-    if attention.backend != AUTO:
-        raise UserError(
-            f"{method.label} chooses keys and computes attention over them itself; leave attention at auto."
-        )
-    if attention.kv_dtype != "auto" or attention.kv_offload:
-        raise UserError(f"{method.label} looks at all keys; a KV cache in another dtype or place is not for it.")
-    return True

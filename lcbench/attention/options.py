@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lcbench.core.errors import unknown
+from lcbench.core.errors import UserError, unknown
+from lcbench.methods.base import CONTENT, Method
 
 AUTO = "auto"
 BACKEND_NAMES = ("reference", "matmul", "tiled", "flash", "flex", "triton")
@@ -48,6 +49,17 @@ class AttentionOptions:
         """Raises: UserError for an unknown backend or dtype; does not import PyTorch."""
         check_backend_name(self.backend)
         check_kv_dtype(self.kv_dtype)
+
+    def check_method(self, method: Method) -> None:
+        """Raises: UserError for options that have no meaning where a method looks at queries and keys."""
+        if not method.hooks & CONTENT:
+            return
+        if self.backend != AUTO:
+            raise UserError(
+                f"{method.label} chooses keys and computes attention over them itself; leave attention at auto."
+            )
+        if self.kv_dtype != "auto" or self.kv_offload:
+            raise UserError(f"{method.label} looks at all keys; a KV cache in another dtype or place is not for it.")
 
     def identity(self) -> dict[str, Any]:
         """Their entries in the identity of a run. `auto` is None there, as it depends on the machine."""

@@ -22,7 +22,6 @@ from lcbench.attention.backends.dispatch import BackendSelector
 from lcbench.attention.cache.growing import key_storage
 from lcbench.attention.cache.watch import CacheWatch
 from lcbench.attention.calls import Calls
-from lcbench.attention.content import chooses
 from lcbench.attention.mask import Span, span_mask
 from lcbench.attention.options import AUTO, AttentionOptions
 from lcbench.attention.probe import (
@@ -39,6 +38,7 @@ from lcbench.attention.rope import RopeTables
 from lcbench.attention.weights import Observer
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
+from lcbench.methods.base import CONTENT
 from lcbench.methods.trained_length import trained_length
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Steering:
         self.model = model
         self.lengths = Lengths(trained_length(model.config), length)
         self.method = method.for_model(model.config.get_text_config()).resolve(self.lengths)
-        self._chooses = chooses(self.method, attention)
+        attention.check_method(self.method)
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
@@ -126,7 +126,7 @@ class Steering:
         config = self.model.config.get_text_config()
         self.caches = CacheWatch(self.method, reach.full, config, self._storage)
         reach.check_memory(self.caches)
-        self.calls = Calls(config, reach, tables, self.caches, self._selector, self._chooses)
+        self.calls = Calls(config, reach, tables, self.caches, self._selector, bool(self.method.hooks & CONTENT))
         with contextlib.ExitStack() as stack:
             stack.enter_context(rotary_state_kept(self.model))
             for rotary in rotary_modules(self.model):

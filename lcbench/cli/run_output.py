@@ -52,11 +52,15 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
         f"together {human_bytes(need.weights + kv_cache)} and the activations of one chunk"
     )
     answered = [job for job in plan.jobs if job.task.measure == "answer"]
+    digests = [need.page_digests(job.resolved, job.cell.seq_len) for job in answered]
     rotated = [need.rotated_keys(job.resolved, job.cell.seq_len) for job in answered]
-    if most := max(rotated, default=0):
-        job = answered[rotated.index(most)]
+    if most := max(map(sum, zip(rotated, digests, strict=True)), default=0):
+        job, of_pages = next(
+            (job, pages) for job, keys, pages in zip(answered, rotated, digests, strict=True) if keys + pages == most
+        )
+        what = f"rotated keys{' and digests of pages' if of_pages else ''}"
         terminal.say(
-            f"while answers are decoded, rotated keys take up to {human_bytes(most)} more ({job.resolved.label} at "
+            f"while answers are decoded, {what} take up to {human_bytes(most)} more ({job.resolved.label} at "
             f"{job.cell.seq_len:,} tokens)"
         )
     read = [job for job in plan.jobs if job.task.measure == "likelihood" and job.cell.seq_len > PREFILL_CHUNK]

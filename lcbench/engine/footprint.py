@@ -21,7 +21,7 @@ class Footprint:
 
     `kv_per_key`: keys and values of one token in one layer; `hidden_per_token`: the hidden state of one token;
     `keeps_rotated`: whether decode keeps rotated keys, which a KV cache in another dtype or place does
-    without.
+    without; `head_dim`: the size of a key of one head.
     """
 
     weights: int
@@ -29,6 +29,7 @@ class Footprint:
     layers: int
     hidden_per_token: int
     keeps_rotated: bool = True
+    head_dim: int = 64
 
     def kv_cache(self, method: Method, length: int) -> int:
         """Bytes of the KV cache at its largest, in a prompt of `length` tokens under a resolved method; a method's
@@ -56,6 +57,20 @@ class Footprint:
             return 0
         rows = sum(_rotated(method, length, layer) for layer in range(self.layers if method.layerwise else 1))
         return self.kv_per_key // 2 * rows * (1 if method.layerwise else self.layers)
+
+    def page_digests(self, method: Method, length: int) -> int:
+        """Bytes of the digests of pages that decode keeps beside them after a prompt of `length` tokens, of all layers,
+        under a method that rates pages."""
+        if "rate_pages" not in method.hooks or not self.keeps_rotated:
+            return 0
+        total = 0
+        for layer in range(self.layers):
+            read = method.pages_read(layer)
+            if read is not None and (length - 1) // read[0] > read[1]:  # else every query sees every page
+                each = method.digest_pages(torch.zeros(1, 1, read[0], self.head_dim)).numel()
+                pages = _rotated(method, length, layer if method.layerwise else 0) // read[0]
+                total += pages * each * self.kv_per_key // (2 * self.head_dim)
+        return total
 
     def layerwise(self, method: Method, length: int) -> int:
         """Bytes that a layer-by-layer likelihood of `length` tokens keeps: the hidden states, and the keys and values
@@ -94,4 +109,5 @@ def footprint(
         layers=text.num_hidden_layers,
         hidden_per_token=text.hidden_size * dtype.itemsize,
         keeps_rotated=kv_dtype in (None, dtype) and not kv_offload,
+        head_dim=head_dim,
     )

@@ -172,7 +172,11 @@ class Cost:
         along="way",
     )
     prefill_chunk: int | None = described("Most tokens of the prompt in a call.", unit="tokens", least=1, default=None)
-    attention: list[str] | None = described("The backends that computed the attention.", default=None)
+    attention: list[str] | None = described(
+        "The backends that computed the attention; `sparse` stands for prompts of which a method reads a part, `chosen "
+        "keys` for answers over the keys or pages that it chose.",
+        default=None,
+    )
     sent_as: str | None = described(
         "How a prompt went to a server: as `token_ids`, as `text`, or as the user's turn of a `chat`, around which the "
         "server put its own template.",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,8 @@ def make_plan(
     chosen = [source.methods(request.methods) for request in requests]
     source.check()
     attention.check_names()
+    for method in chain(*chosen):
+        attention.check_method(method)
     for request, task in zip(requests, tasks, strict=True):
         require_answers(task)
         task.require_data()

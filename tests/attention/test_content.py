@@ -178,10 +178,25 @@ def test_a_dry_run_knows_what_is_held(spec: str) -> None:
         model(zoo.tokens(1, 1), past_key_values=cache)
         found = [x for layer in cache.layers for x in (*layer._beside.values(), *layer._rotated_keys.values())]
         rotated = [kept for x in found if not isinstance(x, PageDigests) for kept in x._kept.values()]
+        digests = [kept for x in found if isinstance(x, PageDigests) for kept in x._kept.values()]
     need = footprint(model, torch.float32)
     assert held == need.kv_left(method, PROMPT)
     expected = need.rotated_keys(method, PROMPT + 1)
     assert sum(kept.buffer.rows.nbytes for kept in rotated) - expected in (0, len(rotated) * need.kv_per_key // 2)
+    pages = sum(kept.buffer.rows.nbytes for kept in digests) - need.page_digests(method, PROMPT + 1)
+    assert pages % need.kv_per_key == 0 and 0 <= pages <= 2 * len(digests) * need.kv_per_key, "a page at each end"
+    assert bool(digests) == (QUEST in spec) == bool(need.page_digests(method, PROMPT + 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", ["minference", "h2o:budget=10"])
+def test_records_name_what_is_computed_here_rather_than_by_a_backend(spec: str) -> None:
+    steering = lcbench.extend(model_of(2), spec, length=N)
+    with steering as model:
+        cache = DynamicCache()
+        model(zoo.tokens(1, PROMPT), past_key_values=cache)
+        model(zoo.tokens(1, 1), past_key_values=cache)
+    assert ("sparse" if spec == "minference" else "chosen keys") in steering.backends
 
 
 @torch.no_grad()

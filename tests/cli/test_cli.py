@@ -81,6 +81,12 @@ def test_help_names_all_spellings_of_an_option_at_80_columns(monkeypatch: pytest
     assert all(re.search(rf"{spelled}\b", shown) for spelled in ("--samples", "--limit", "--num-samples"))
 
 
+def test_options_that_a_method_cannot_have_are_refused_before_anything_is_promised() -> None:
+    done = cli("run", "passkey", "--method", "vanilla,snapkv", "--seq-len", "256", "--kv-dtype", "float16")
+    assert done.code == 2 and "cell" not in done.err and not Path("results").exists()
+    assert done.error == "error: snapkv looks at all keys; a KV cache in another dtype or place is not for it."
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

@@ -82,10 +82,15 @@ class BackendSelector:
     def __call__(self, call: Call) -> Output:
         """Raises: UserError if the requested backend does not support this call."""
         backend = self._backend(call)
-        if backend.label not in self._used:
-            self._used.add(backend.label)
+        if self.note(backend.label):
             logger.info("attention of %d queries is computed by %s", call.q_BHTD.shape[2], backend.label)
         return backend.run(call)
+
+    def note(self, label: str) -> bool:
+        """Note what computes a call; whether it is the first that it computes."""
+        known = len(self._used)
+        self._used.add(label)
+        return len(self._used) > known
 
     def _backend(self, call: Call) -> Backend:
         if self.name == AUTO:
