@@ -104,6 +104,7 @@ class ModelSource(Source):
         from lcbench.attention.backends.dispatch import BackendSelector
         from lcbench.attention.cache.growing import kv_torch_dtype
         from lcbench.attention.probe import own_frequencies, require_rotary
+        from lcbench.engine.new_cache import require_shared_cache
 
         device = self.placement.torch_device()
         BackendSelector(attention.backend).check(device)
@@ -111,6 +112,7 @@ class ModelSource(Source):
         self.check_weights(config)
         skeleton = self.checkpoint.skeleton(config)
         require_rotary(skeleton)
+        require_shared_cache(skeleton)
         dtype = self.torch_dtype(config)
         need = footprint(skeleton, dtype, kv_dtype, kv_offload=attention.kv_offload)
         local = LocalModel(config, need, dtype, device, own_frequencies(skeleton))

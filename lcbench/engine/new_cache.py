@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+
+from lcbench.core.errors import UnsupportedModelError
+
+
+def require_shared_cache(model: PreTrainedModel) -> None:
+    """Raises: UnsupportedModelError for a model that takes no `DynamicCache` but makes a cache of its own class."""
+    takes = getattr(model, "_supports_default_dynamic_cache", None)  # as `generate` of transformers asks
+    if takes is not None and not takes():
+        raise UnsupportedModelError(
+            f"{type(model).__name__} keeps its keys and states in a cache class of its own, which cannot be filled in "
+            "chunks, joined or shared by prompts here; in Python, lcbench.extend steers its own generate()."
+        )
 
 
 def new_cache(config: PreTrainedConfig, prompt_length: int, new_tokens: int = 0) -> DynamicCache:

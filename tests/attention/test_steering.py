@@ -17,6 +17,7 @@ import lcbench
 from lcbench.attention import probe, steering
 from lcbench.core.errors import UserError
 from tests.attention import zoo
+from tests.attention.test_sweep import tiny_config
 
 SELF_EXTEND = "self_extend:group_size=3,neighbor_window=10"
 DCA = "dca:chunk_size=18,max_position=21"
@@ -218,6 +219,14 @@ class TestRefusedInputs:
             model(ids[:, :50], past_key_values=cache)
             with pytest.raises(UserError, match="these position_ids differ"):
                 model(ids[:, 50:51], position_ids=torch.tensor([[52]]), past_key_values=cache)
+
+    def test_a_model_that_counts_from_0_in_every_call(self) -> None:
+        """Bamba, unless it is given positions: it has no say in them here."""
+        model, ids = zoo.build(tiny_config("bamba")), zoo.tokens(1, 30)
+        with lcbench.extend(model, "vanilla"), torch.no_grad():
+            cache = DynamicCache(config=model.config)
+            calls = [model(ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 20), (20, 29), (29, 30))]
+        torch.testing.assert_close(torch.cat(calls, dim=1), model(ids).logits, atol=1e-5, rtol=1e-5)
 
     @pytest.mark.parametrize("pad_position", [0, 1, None], ids=["clamped", "filled", "shared"])
     def test_the_usual_positions_are_fine(self, model: PreTrainedModel, pad_position: int | None) -> None:

@@ -64,9 +64,17 @@ def lacking(*names: str) -> Callable[[Path], None]:
     return lambda folder: model_folder(folder, drop=names) and None
 
 
+def minimax(folder: Path) -> None:
+    """Lightning attention beside full attention, with a cache class that no other model has."""
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    model_folder(folder, model_type="minimax", architectures=["MiniMaxForCausalLM"], **layers, **experts)
+
+
 @pytest.mark.parametrize(
     ("make", "fragment"),
     [
+        (minimax, "MiniMaxForCausalLM keeps its keys and states in a cache class of its own"),
         (gpt2, "GPT2LMHeadModel has no rotary_emb module: it is not a RoPE model that lcbench can steer"),
         (lacking("tokenizer.json", "tokenizer_config.json"), "has no tokenizer: copy its tokenizer files"),
         (lacking("tokenizer.json"), "cannot load the tokenizer of ./mine: "),

@@ -47,6 +47,7 @@ class CacheWatch:
         self.method, self.layers, self.config, self.storage = method, layers, config, storage
         self.cache: Cache | None = None
         self.span: Span | None = None
+        self.positions_given = True  # by the caller of the forward pass, as far as it is known
         self._warned = False
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -57,6 +58,7 @@ class CacheWatch:
         """
         kwargs = {**dict(zip(_names(type(model).forward), args, strict=False)), **kwargs}
         cache = kwargs.get("past_key_values")
+        self.positions_given = kwargs.get("position_ids") is not None
         if isinstance(cache, Cache) and not _is_empty(cache) and not getattr(cache, "unrotated_keys", False):
             raise UserError("this KV cache was filled outside the block, with rotated keys; start with an empty one.")
         if isinstance(cache, Cache):
@@ -78,6 +80,7 @@ class CacheWatch:
             if self.cache is None:
                 self._replace_layers(cache)
         self.cache = self.span = None
+        self.positions_given = True
 
     def store(self, module: nn.Module, heads: int) -> MemoryStore | None:
         """The memory of a layer, if any. Raises: UserError if its number of heads is not that of attention."""
