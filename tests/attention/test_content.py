@@ -152,6 +152,19 @@ def test_architectures(arch: str) -> None:
 
 
 @torch.no_grad()
+def test_a_window_that_hides_no_key_of_the_run() -> None:
+    """The cache layers of such a model drop keys too, by their place."""
+    ids, answers = zoo.tokens(1, 90), []
+    for window in (100, None):
+        model = zoo.build(zoo.config("MistralConfig", num_hidden_layers=2, sliding_window=window))
+        cache = DynamicCache(config=model.config)
+        with lcbench.extend(model, "knorm:budget=10", length=100):
+            answers.append([model(part, past_key_values=cache).logits for part in (ids[:, :80], ids[:, 80:])])
+        assert cache.layers[0].keys.shape[2] == 20
+    assert all(map(torch.equal, *answers))
+
+
+@torch.no_grad()
 def test_memory_of_dropped_keys_is_freed() -> None:
     model = model_of(2)
     cache = DynamicCache()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
@@ -148,13 +148,16 @@ class CacheWatch:
         if type(cache) is not DynamicCache or cache.offloading:
             return
         size = getattr(cache, "expected_length", 0)
-        no_more_than_keys = DynamicLayer, WindowLayer, EvictingLayer, GrowingLayer
+        # A window that hides no key of the run is full attention, of which the model's own cache layer does not know.
+        no_more_than_keys = DynamicLayer, DynamicSlidingWindowLayer, WindowLayer, EvictingLayer, GrowingLayer
         for module in self.layers:
             index = layer_index(module)
             # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
                 layer, held = self._new_layer(module, size), cache.layers[index]
                 if held.is_initialized and held.get_seq_length():
+                    if held.keys.shape[2] < held.get_seq_length():
+                        continue  # some are gone: the run has reached the window
                     layer.lazy_initialization(held.keys, held.values)
                     layer.keys, layer.values = held.keys, held.values
                 cache.layers[index] = layer
