@@ -120,6 +120,17 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"proxies and certificates \(HTTP_PROXY"):
+        Client(Address.parse("https://localhost:1/v1"), 5, 1)
+
+
+def test_certificates_are_read_only_where_something_is_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    Client(Address.parse("http://localhost:1/v1"), 5, 1)
+    monkeypatch.setenv("HTTP_PROXY", "https://127.0.0.1:9")
+    with pytest.raises(UserError, match="certificates"):
         Client(Address.parse("http://localhost:1/v1"), 5, 1)
 
 
