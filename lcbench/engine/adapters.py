@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\(\[([\d, ]+)\]\).*?Size\(\[([\d, ]+)\]\)")  # PyTorch's words
 TEMPLATE = "chat_template.jinja"  # which peft's trainers save beside the weights
 
 
@@ -91,6 +93,8 @@ class Adapter:
                 merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
                 return merged
         except Exception as error:  # each kind of adapter fails in its own ways
+            if other := MISMATCH.search(str(error)):
+                raise UserError(f"adapter {self.name} does not fit {base}: {_other_shape(model, other)}") from error
             kind = self.config.get("peft_type", "unknown type")
             raise UserError(f"adapter {self.name} ({kind}) cannot be merged into {base}: {explain(error)}") from error
         raise UserError(
@@ -108,6 +112,19 @@ class Adapter:
             )
         except Exception as error:  # as in ModelSource
             raise UserError(f"cannot get the adapter {self.name}: {explain(error)}") from error
+
+
+def _other_shape(model: PreTrainedModel, other: re.Match[str]) -> str:
+    """What is said of a tensor of another shape than the model's; extra tokens are the usual reason."""
+    name, has, wants = other.groups()
+    said = f"its {name} has the shape [{has}], where the model has [{wants}]"
+    rows, kind = model.get_input_embeddings().weight.shape[0], name.rpartition(".model.")[2]
+    if not kind.startswith(("embed", "lm_head")) or str(rows) not in wants.split(", "):
+        return f"{said}; give the base that it was trained on."
+    return (
+        f"{said}: it was trained with a vocabulary of its own; resize the base's embedding to it "
+        "(resize_token_embeddings), save that model with the adapter's tokenizer, and give its folder as --model."
+    )
 
 
 def _untie(adapted: nn.Module) -> None:

@@ -96,6 +96,14 @@ def for_another_shape(folder: Path) -> None:
     save_file({name: x[..., : x.shape[-1] // 2].contiguous() for name, x in load_file(path).items()}, path)
 
 
+def with_more_tokens(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model()
+    model.resize_token_embeddings(1349, mean_resizing=False)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
+
+
 def for_other_modules(folder: Path) -> None:
     write_adapter(folder)
     path = folder / "adapter_config.json"
@@ -133,7 +141,11 @@ def damaged(file: str) -> Callable[[Path], None]:
         (lambda folder: model_folder(folder), "./mine is no adapter: it has no adapter_config.json."),
         (damaged("adapter_config.json"), "adapter_config.json of ./mine cannot be read: "),
         (damaged("adapter_model.safetensors"), "adapter ./mine (LORA) cannot be merged into lcbench-tiny: "),
-        (for_another_shape, "adapter ./mine (LORA) cannot be merged into lcbench-tiny: "),
+        (for_another_shape, "]; give the base that it was trained on."),
+        (
+            with_more_tokens,
+            "[1349, 128], where the model has [1344, 128]: it was trained with a vocabulary of its own",
+        ),
         (for_other_modules, "adapter ./mine (LORA) cannot be merged into lcbench-tiny: Target modules"),
         (without_some, "adapter ./mine does not fit lcbench-tiny: 4 tensors are on one side only, such as base_model."),
         (a_prompt, "adapter ./mine (PROMPT_TUNING) cannot be merged into lcbench-tiny: "),

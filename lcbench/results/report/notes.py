@@ -110,7 +110,7 @@ def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
 
 
 def _thoughts(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
-    """How many thoughts did not end within their budget."""
+    """How many thoughts did not end within their budget, or, where they had none, within the answer's."""
     known = [row for row in rows if row.thoughts]
     if not known:
         return []
@@ -120,7 +120,7 @@ def _thoughts(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
         if row.thoughts_cut
     ]
     total = sum(row.thoughts for row in known)
-    return [f"{task}, thoughts cut off at their budget: {', '.join(cut) if cut else f'none of {total}'}."]
+    return [f"{task}, thoughts that did not end: {', '.join(cut) if cut else f'none of {total}'}."]
 
 
 def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:

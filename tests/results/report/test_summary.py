@@ -359,4 +359,4 @@ def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:
         assert (same.low, same.high) == wilson_interval(5 * score, 5), "all wrong is no more certain than all right"
     said = " ".join(notes([row]))
     assert "standard deviation over 3 repeats: vanilla at 256 0.58." in said
-    assert "thoughts cut off at their budget: 3 of 15 with vanilla at 256." in said
+    assert "thoughts that did not end: 3 of 15 with vanilla at 256." in said

@@ -203,7 +203,7 @@ def test_records_and_tables_tell(tmp_path: Path) -> None:
         assert record["reasoning"] and record["reasoning_cut"] and 0 < record["reasoning_tokens"] <= 24
     assert len({record["reasoning"] for record in records}) == 6
     said = " ".join(done.out.split())
-    assert "thoughts cut off at their budget: 6 of 6 with vanilla at 300" in said
+    assert "thoughts that did not end: 6 of 6 with vanilla at 300" in said
     assert "standard deviation over 3 repeats" in said
     before = records_of(Path("run"))
     kept = Path("run/records.jsonl").read_text().splitlines(keepends=True)
