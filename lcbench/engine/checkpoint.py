@@ -215,6 +215,11 @@ class Checkpoint:
             gist = "out of memory." if out_of_memory(error) else explain(error)
             raise UserError(f"cannot load the {what} of {self.name}: {gist}") from error
 
+    @property
+    def generation_config(self) -> Path | None:
+        """Its generation_config.json; None if it has none."""
+        return None if self.gguf else self._file("generation_config.json")
+
     def _file(self, name: str) -> Path | None:
         """A small file of the model; None if it has none."""
         from huggingface_hub import try_to_load_from_cache

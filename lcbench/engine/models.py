@@ -15,6 +15,7 @@ from lcbench.engine.checkpoint import Checkpoint
 from lcbench.engine.dtypes import AUTO, best_dtype, check_dtype
 from lcbench.engine.embedded import DEFAULT_MODEL, REFERENCE_MODELS, embedded_models
 from lcbench.engine.footprint import footprint
+from lcbench.engine.generation_config import greedy_note
 from lcbench.engine.placement import Placement
 from lcbench.engine.quantization import SCHEMES, check_scheme, loading_options, stored_scheme
 from lcbench.engine.weights import load_weights
@@ -116,7 +117,8 @@ class ModelSource(Source):
         dtype = self.torch_dtype(config)
         need = footprint(skeleton, dtype, kv_dtype, kv_offload=attention.kv_offload)
         local = LocalModel(config, need, dtype, device, own_frequencies(skeleton))
-        notes = [*self.notes(config), *filter(None, [length_note(config)])]
+        of_answers = greedy_note(self.name, self.checkpoint.generation_config)
+        notes = [*self.notes(config), *filter(None, [length_note(config), of_answers])]
         return ModelFacts(trained_length(config), local, notes=notes)
 
     def open_host(

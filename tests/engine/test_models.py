@@ -110,6 +110,15 @@ def test_refused(make: Callable[[Path], None], fragment: str) -> None:
     assert_refused(cli("table"), "there is no run in results")  # what failed to start hides no run that did
 
 
+def test_a_dry_run_names_what_greedy_answers_leave_out() -> None:
+    folder = model_folder(Path("mine"))
+    given = {"repetition_penalty": 1.05, "suppress_tokens": [3], "min_length": 0, "temperature": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(given))
+    outcome = cli("run", "passkey", "-m", "./mine", "--seq-len", "256", "--dry-run")
+    said = " ".join((outcome.out + outcome.err).split())
+    assert "./mine: repetition_penalty, suppress_tokens of its generation_config.json are not applied" in said
+
+
 def test_a_dry_run_refuses_what_is_no_language_model() -> None:
     model_folder(Path("mine"), model_type="t5")
     assert_refused(cli("run", "passkey", "-m", "./mine", "--dry-run"), "./mine is no causal language model: ")

@@ -1,0 +1,37 @@
+"""What a checkpoint's generation_config.json would change in greedy answers, which are the likeliest tokens here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lcbench.core.checks import FieldError
+from lcbench.core.json_objects import parse
+
+# The value of each field, beside null, that changes nothing.
+IDLE = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "bad_words_ids": [],
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
+
+
+def greedy_note(name: str, file: Path | None) -> str | None:
+    """Which fields of a model's generation_config.json, None if it has no such file, are not applied to answers, and
+    would change them in `generate` of transformers."""
+    try:
+        given = parse(file.read_bytes()) if file else {}
+    except (FieldError, OSError):  # which loading the model tells
+        return None
+    active = [key for key, idle in IDLE.items() if given.get(key) not in (None, idle)]
+    if not active:
+        return None
+    return (
+        f"{name}: {', '.join(active)} of its generation_config.json {'are' if active[1:] else 'is'} not applied: "
+        "answers are the likeliest tokens; lcbench lm-eval, as the harness does, applies them in generate_until tasks."
+    )
