@@ -1,15 +1,18 @@
-"""Attention over keys that a method has chosen for each KV head: those that are kept, or some pages."""
+"""Attention over keys that a method has chosen for each KV head: those that are kept, some pages, or some blocks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.attend import Scoring, with_sinks
 from lcbench.attention.cache.evicting import EvictingLayer
+from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.ways import Way
 from lcbench.attention.cache.window import Keys
 from lcbench.methods.pieces import Piece
 
@@ -43,6 +46,44 @@ def attend_kept(
         return cache.keys(k_BKMD, known, way, turn)
 
     return attend_chosen(q_BHTD, turned, v_BKMD, at_BKM, pieces, scoring)
+
+
+class Gathered:
+    """The keys and values of some rows, of which a query reads those at some positions."""
+
+    def __init__(self, keys: Keys, rows: slice, pad: int, scoring: Scoring) -> None:
+        self.scoring = scoring
+        self.k_BKSD, self.v_BKSD = (x[rows, :, pad:] for x in (keys.k_BKSD, keys.v_BKSD))
+        kept = None if keys.layer is None else keys.layer.rotated_keys(keys.k_BKSD, rows, slice(None), pad)
+        self.cached = kept is not None  # for later queries, too
+        self._rotated = RotatedKeyCache() if kept is None else kept
+
+    def read(self, q_BH1D: Tensor, at_BKM: Tensor, shown: list[Piece]) -> Tensor:
+        """Attention of one query over the keys at positions `at`, as far as these pieces show them, none of which is
+        empty."""
+        B, K, _ = at_BKM.shape
+        b, k = torch.arange(B)[:, None, None], torch.arange(K)[:, None]
+
+        def turned(piece: Piece) -> Tensor:
+            start, stop = int(piece.start[0]), int(piece.stop[0])
+            k_BKND = self.turned(self.way(piece, start, stop), start, stop)
+            return k_BKND[b, k, (at_BKM - start).clamp(0, stop - start - 1)]
+
+        return attend_chosen(q_BH1D, turned, self.v_BKSD[b, k, at_BKM], at_BKM, shown, self.scoring)
+
+    def turned_keys(self, piece: Piece, start: int, stop: int) -> Tensor:
+        """The keys start <= j < stop [K, n, D] of the only row, at their positions in a piece."""
+        return self.turned(self.way(piece, start, stop), start, stop)[0]
+
+    def way(self, piece: Piece, start: int, stop: int) -> Way:
+        return self.scoring.tables.ways.find(piece.k_pos, start, stop)
+
+    def turned(self, way: Way, start: int, stop: int) -> Tensor:
+        """The keys start <= j < stop at their positions in a way."""
+        rope, tables = self.scoring.rope, self.scoring.tables
+        if rope.rotary is None:
+            return self.k_BKSD[:, :, start:stop]
+        return self._rotated.keys(self.k_BKSD, way, start, stop, partial(tables.rotate, rope=rope))
 
 
 def attend_chosen(

@@ -1,11 +1,12 @@
-"""Attention for methods that look at queries and keys: sparse prefill, keys dropped after the prompt, pages at decode.
+"""Attention for methods that look at queries and keys: sparse prefill, keys dropped after the prompt, pages at decode,
+blocks that are recalled in both.
 
 No other method comes here. The queries before the end of the prompt are the prompt's, all later ones the answer's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -15,15 +16,16 @@ from transformers import Cache
 from lcbench.attention.attend import Scoring, attend
 from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import RotatedKeyCache
+from lcbench.attention.cache.observing import ObservingLayer
 from lcbench.attention.cache.ways import Ways
 from lcbench.attention.cache.window import Keys
-from lcbench.attention.chosen import attend_kept
+from lcbench.attention.chosen import Gathered, attend_kept
 from lcbench.attention.pages import attend_pages
 from lcbench.attention.sparse import sparse_attention
 from lcbench.attention.views import View
 from lcbench.core.errors import UserError
 from lcbench.methods.base import Method
-from lcbench.methods.content import Content
+from lcbench.methods.content import Content, Selection
 from lcbench.methods.pieces import Piece
 
 SPARSE = "sparse"  # in records, among the backends that computed attention
@@ -72,6 +74,9 @@ class ContentCall:
                 f"{self.method.label}: a call has tokens before and after the end of the prompt, at {of.prompt}; read "
                 "the prompt by itself."
             )
+        if "recall" in self.method.hooks:
+            rows = range(len(self.keys.k_BKSD))[of.rows]
+            return torch.stack([self._recall(q, row, of, asks) for q, row in zip(q_BHTD, rows, strict=True)])
         if not asks and "rate_pages" in self.method.hooks:
             return attend_pages(q_BHTD, self.method, self.layer, self.keys, of.view, of.rows, of.pad, self.scoring)
         if not asks or not self.method.hooks & {"select", "evict"}:
@@ -79,7 +84,7 @@ class ContentCall:
         rows = range(len(self.keys.k_BKSD))[of.rows]
         contents = [self._content(q, row, of) for q, row in zip(q_BHTD, rows, strict=True)]
         if "select" in self.method.hooks:
-            out = torch.stack([self._sparse(content) for content in contents])
+            out = torch.stack([self._sparse(content, self.method.select(content, self.layer)) for content in contents])
         else:
             out = self._attend_all(q_BHTD, of)
         if evicting is not None:
@@ -139,9 +144,35 @@ class ContentCall:
             self.scoring.sinks_H,
         )
 
-    def _sparse(self, content: Content) -> Tensor:
+    def _recall(self, q_HTD: Tensor, row: int, of: Row, asks: bool) -> Tensor:
+        """Attention of the queries of one row over blocks of keys; in the answer, of each query over its own."""
+        content = self._content(q_HTD, row, of)
+        layer = self.keys.layer if isinstance(self.keys.layer, ObservingLayer) else None
+        seen, outs = None if layer is None else layer.seen.get(row), []
+        if asks:
+            selection, seen = self.method.recall(content, self.layer, seen, answer=False)
+            outs = [self._sparse(content, selection)]
+        else:
+            gathered = Gathered(self.keys, slice(row, row + 1), of.pad, self.scoring)
+            content = replace(content, turned_keys=gathered.turned_keys)
+            for t in range(q_HTD.shape[1]):
+                query = content.only(t)
+                selection, seen = self.method.recall(query, self.layer, seen, answer=True)
+                outs.append(self._gather(query, selection, gathered))
+        if layer is not None:
+            layer.seen[row] = seen
+        return torch.cat(outs, dim=1)
+
+    def _gather(self, content: Content, selection: Selection, gathered: Gathered) -> Tensor:
+        """Attention of one query over the blocks that it selects for all heads."""
+        j = torch.arange(content.length)
+        at = j[selection.blocks_HMN[0, 0, j // selection.size]]
+        shown = [piece for piece in content.pieces if not piece.empty]
+        return gathered.read(content.q_HTD[None], at.expand(1, len(content.k_KSD), -1), shown)[0]
+
+    def _sparse(self, content: Content, selection: Selection) -> Tensor:
         self.scoring.selector.note(SPARSE)
-        out, read, shown = sparse_attention(content, self.method.select(content, self.layer))
+        out, read, shown = sparse_attention(content, selection)
         if self.cache is not None:
             before = getattr(self.cache, "pairs", (0, 0))
             self.cache.pairs = (before[0] + read, before[1] + shown)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from lcbench.attention.attend import Scoring, attend
-from lcbench.attention.cache.growing import RotatedKeyCache
-from lcbench.attention.cache.ways import ByWay, Way
+from lcbench.attention.cache.ways import ByWay
 from lcbench.attention.cache.window import Keys
-from lcbench.attention.chosen import attend_chosen
+from lcbench.attention.chosen import Gathered
 from lcbench.attention.views import View
 from lcbench.methods.base import Method
 from lcbench.methods.pieces import Piece
@@ -34,18 +32,16 @@ def attend_pages(
     return outs[0] if T == 1 else torch.cat(outs, dim=2)
 
 
-class _Paged:
+class _Paged(Gathered):
     """The keys and values of some rows in pages of `size`, of which `count` are read beside a query's own."""
 
     def __init__(
         self, method: Method, size: int, count: int, keys: Keys, rows: slice, pad: int, scoring: Scoring
     ) -> None:
-        self.method, self.size, self.count, self.scoring = method, size, count, scoring
-        self.k_BKSD, self.v_BKSD = (x[rows, :, pad:] for x in (keys.k_BKSD, keys.v_BKSD))
-        cached = None if keys.layer is None else keys.layer.rotated_keys(keys.k_BKSD, rows, slice(None), pad)
-        self.turned = RotatedKeyCache() if cached is None else cached
-        beside = cached is not None and keys.layer is not None
-        self.digests = keys.layer.beside(PageDigests, rows, pad) if beside and keys.layer else PageDigests()
+        super().__init__(keys, rows, pad, scoring)
+        self.method, self.size, self.count = method, size, count
+        layer = keys.layer if self.cached else None
+        self.digests = PageDigests() if layer is None else layer.beside(PageDigests, rows, pad)
 
     def attend(self, q_BH1D: Tensor, i: int, pieces: list[Piece]) -> Tensor:
         """Attention of the query at position i; with few keys, over all of them."""
@@ -60,24 +56,7 @@ class _Paged:
         else:
             before = torch.arange(own * self.size).expand(B, K, -1)
         at_BKM = torch.cat([before, torch.arange(own * self.size, i + 1).expand(B, K, -1)], dim=-1)
-        b, k = torch.arange(B)[:, None, None], torch.arange(K)[:, None]
-
-        def turned(piece: Piece) -> Tensor:
-            start, stop = int(piece.start[0]), int(piece.stop[0])
-            k_BKND = self._turned(self._way(piece, start, stop), start, stop)
-            return k_BKND[b, k, (at_BKM - start).clamp(0, stop - start - 1)]
-
-        return attend_chosen(q_BH1D, turned, self.v_BKSD[b, k, at_BKM], at_BKM, shown, self.scoring)
-
-    def _way(self, piece: Piece, start: int, stop: int) -> Way:
-        return self.scoring.tables.ways.find(piece.k_pos, start, stop)
-
-    def _turned(self, way: Way, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop at their positions in a way."""
-        rope, tables = self.scoring.rope, self.scoring.tables
-        if rope.rotary is None:
-            return self.k_BKSD[:, :, start:stop]
-        return self.turned.keys(self.k_BKSD, way, start, stop, partial(tables.rotate, rope=rope))
+        return self.read(q_BH1D, at_BKM, shown)
 
     def _rate(self, q_BH1D: Tensor, piece: Piece, rates_BKN: Tensor) -> None:
         """Raise the rates of the pages that have keys of a piece to those that they have in it."""
@@ -85,10 +64,10 @@ class _Paged:
         first, end = int(piece.start[0]) // size, min(-(-int(piece.stop[0]) // size), own)
         if first >= end:
             return
-        way = self._way(piece, first * size, end * size)
+        way = self.way(piece, first * size, end * size)
 
         def made(begin: int, stop: int) -> Tensor:
-            k = self._turned(way, begin * size, stop * size).flatten(0, 1)
+            k = self.turned(way, begin * size, stop * size).flatten(0, 1)
             return self.method.digest_pages(k.view(len(k), stop - begin, size, -1))[None]
 
         digest = self.digests.rows(way, first, end, made, size)[0]

@@ -1,4 +1,4 @@
-"""What a method is: three hooks, each a pure function of positions, and three that look at queries and keys.
+"""What a method is: three hooks, each a pure function of positions, and four that look at queries and keys.
 
     frequencies   which rotation a position means     (PI, NTK, YaRN, ...)
     pieces        which keys a query sees, and where  (Self-Extend, DCA, ...)
@@ -7,6 +7,7 @@
     select        which of these keys a prompt's queries see, by head    (MInference, XAttention)
     rate_pages    which pages of keys a query of the answer sees         (Quest)
     evict         which keys a KV head keeps after the prompt            (SnapKV, H2O, ...)
+    recall        which blocks of keys any query sees, by earlier ones   (InfLLM)
 
 A method overrides the hooks it needs; `a + b` (on the command line `a+b`) composes methods that use different ones.
 Methods know nothing of models, caches or backends: `lcbench.attention` runs any of them on any rotary model.
@@ -36,9 +37,11 @@ HOOKS = {  # with what two methods that both override one of them are
     "select": "sparse prefills",
     "rate_pages": "choices of pages",
     "evict": "evictions",
+    "recall": "memories",
 }
 ANSWER = frozenset({"rate_pages", "evict"})  # hooks that look at queries and keys, and change what an answer sees
-CONTENT = ANSWER | {"select"}
+READING = frozenset({"select", "recall"})  # and what queries of a prompt see, by choice of others, some of them later
+CONTENT = ANSWER | READING
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Method(ContentHooks):
     def prefix_stable(self) -> bool:
         """Whether the keys and values of a prefix do not depend on what follows it, so that its KV cache can be reused:
         once resolved, no hook reads `lengths.run`, and no key of a prompt is selected by later ones."""
-        return "select" not in self.hooks
+        return not self.hooks & READING
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -267,6 +270,9 @@ class Composition(Method):
     def evict(self, content: Content, layer: int, seen: Any) -> Tensor:
         return self._owner("evict").evict(content, layer, seen)
 
+    def recall(self, content: Content, layer: int, seen: Any, answer: bool) -> tuple[Selection, Any]:
+        return self._owner("recall").recall(content, layer, seen, answer)
+
     def advice(self, lengths: Lengths) -> str | None:
         return " ".join(filter(None, (part.advice(lengths) for part in self.parts))) or None
 
@@ -353,11 +359,18 @@ def require_answer(method: Method, what: str) -> None:
 
 
 def _require_one_chooser(parts: list[Method]) -> None:
-    """Raises: UserError if two methods decide which keys the queries of an answer see."""
+    """Raises: UserError if two methods decide which keys the same queries see."""
     forgetting = [part.name for part in parts if part.forgets]
     choosing = [part.name for part in parts if part.hooks & CONTENT]
     if forgetting and choosing:
         raise UserError(f"{forgetting[0]} drops keys by their place, and {choosing[0]} cannot choose among the others.")
+    recalling = [part.name for part in parts if "recall" in part.hooks]
+    if recalling and len(choosing) > 1:
+        other = next(name for name in choosing if name not in recalling)
+        raise UserError(
+            f"{recalling[0]} chooses the keys of the prompt and of the answer, and {other} cannot choose among them; "
+            "take one of the two."
+        )
     decoding = [part.name for part in parts if part.hooks & ANSWER]
     if len(decoding) > 1:
         raise UserError(f"{' and '.join(decoding)} both choose the keys of the answer; compose one of them at most.")

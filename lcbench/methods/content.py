@@ -57,6 +57,14 @@ class Content:
         """The same keys, looked at by the last T queries [H, T, D]; some of them may be of earlier calls."""
         return replace(self, q_HTD=q_HTD, pieces=self.plan(self.length - q_HTD.shape[1], self.length))
 
+    def only(self, t: int) -> Content:
+        """The query `t` alone, and the keys up to its own."""
+        of, end = slice(t, t + 1), self.first + t + 1
+        pieces = [piece.of_queries(of) for piece in self.pieces]
+        return replace(
+            self, q_HTD=self.q_HTD[:, of], k_KSD=self.k_KSD[:, :end], v_KSD=self.v_KSD[:, :end], pieces=pieces
+        )
+
     def row_blocks(self) -> Iterator[slice]:
         """All queries in slices, so few at a time that the scores of a slice have SCORES_AT_ONCE elements at most."""
         H, T, _ = self.q_HTD.shape
@@ -145,6 +153,12 @@ class ContentHooks:
     def evict(self, content: Content, layer: int, seen: Any) -> Tensor:
         """The positions [K, n] of the keys that each KV head keeps, ascending; called once, after the whole prompt,
         with what `observe` returned last."""
+        raise NotImplementedError
+
+    def recall(self, content: Content, layer: int, seen: Any, answer: bool) -> tuple[Selection, Any]:
+        """Which blocks of keys the queries of a call see, the same for all heads, and what later calls need to know of
+        these queries: called for each call of the prompt, and with `answer` for each query behind it, with what the
+        call before returned, None at first."""
         raise NotImplementedError
 
 

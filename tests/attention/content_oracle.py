@@ -234,6 +234,26 @@ def quest(case: Case, i: int, page_size: int, token_budget: int, skip_layers: in
     return kept
 
 
+def infllm(
+    case: Case, n_init: int, n_local: int, topk: int, block_size: int, repr_topk: int, exc_block_size: int
+) -> Iterator[tuple[range, list[int]]]:
+    """Queries that choose together, and the keys that they do not see."""
+    n, N = case.n, case.q.shape[1]
+    for begin in [*range(0, n, exc_block_size), *range(n, N)]:
+        together = range(begin, min(begin + exc_block_size, n) if begin < n else begin + 1)
+        blocks, rates = [], []
+        for first in range(n_init, begin - n_local - block_size + 1, block_size):
+            block, rate = range(first, first + block_size), 0.0
+            for head in range(case.heads):
+                sums = [float(case.scores[head, j : j + n_local, j].sum()) for j in block]
+                for j in (block[place] for place in highest(sums, repr_topk)):
+                    rate += float(case.scores[head, together, j].sum())
+            blocks.append(block)
+            rates.append(rate)
+        left_out = highest([-rate for rate in rates], max(0, len(blocks) - topk))
+        yield together, [j for place in left_out for j in blocks[place]]
+
+
 EVICTIONS: dict[str, Callable[..., list[list[int]]]] = {
     "knorm": knorm,
     "snapkv": snapkv,
@@ -257,6 +277,9 @@ def mask(case: Case, method: Method) -> Tensor:
             for head, i, j in SELECTIONS[part.name](case, **part.options()):
                 selected[head, i, j] = True
             seen[:, :n] &= selected[:, :n]
+        if part.name == "infllm":
+            for together, gone in infllm(case, **part.options()):
+                seen[:, together.start : together.stop, gone] = False
         if part.name == "quest":
             for i in range(n, N):
                 for kv_head, kept in enumerate(quest(case, i, **part.options())):

@@ -124,6 +124,11 @@ def within(window: int) -> Relative:
     return lambda i, j: i - j if i - j < window else None
 
 
+def infllm(i: int, j: int, n_local: int, **_: Any) -> int:
+    """Of the keys that are seen, which content decides."""
+    return min(i - j, n_local)
+
+
 PLANS: dict[str, Callable[..., float | None]] = {
     "leaky_rerope": leaky_rerope,
     "lm_infinite": lm_infinite,
@@ -131,6 +136,7 @@ PLANS: dict[str, Callable[..., float | None]] = {
     "self_extend": self_extend,
     "dca": dca,
     "rerope": rerope,
+    "infllm": infllm,
     "streaming": streaming,
 }
 

@@ -47,8 +47,11 @@ SELECTIONS = [
     f"{DCA}+{XATTENTION}",
 ]
 PAGES = [QUEST, f"{DCA}+quest:token_budget=33,page_size=8,skip_layers=0"]
+INFLLM = "infllm:n_init=4,n_local=24,topk=3,block_size=4,repr_topk=2,exc_block_size=8"
+MEMORIES = [INFLLM, "yarn:factor=2+logn:base=16+infllm:n_init=0,n_local=17,topk=2,block_size=6,exc_block_size=12"]
 RECIPE = "dca+yarn:factor=2+minference:vertical_size=13,slash_size=20,block_size=8+snapkv:budget=20"
-METHODS = [*EVICTIONS, *SELECTIONS, *PAGES, RECIPE]
+ARCHITECTURES = ["gemma2", "gpt-oss", "smollm3", "glm", "phi"]
+METHODS = [*EVICTIONS, *SELECTIONS, *PAGES, *MEMORIES, RECIPE]
 
 
 @pytest.fixture(autouse=True)
@@ -114,15 +117,15 @@ def test_reference_itself_tells_methods_apart(spec: str) -> None:
     assert all((reference(spec) - reference(other))[PROMPT:].abs().max() > 0.01 for other in others)
 
 
-@pytest.mark.parametrize("spec", [*EVICTIONS, XATTENTION, *PAGES])
+@pytest.mark.parametrize("spec", [*EVICTIONS, XATTENTION, INFLLM, *PAGES])
 def test_prompt_in_calls(spec: str) -> None:
     """What an eviction has to know is gathered over the calls, the last of which has a single query; blocks are whole.
     The answer is one call, too, and every query of it chooses for itself."""
-    ends = [8, 64, PROMPT, N] if spec == XATTENTION else [20, 21, 70, PROMPT - 1, PROMPT, N]
+    ends = [8, 64, PROMPT, N] if spec in (XATTENTION, INFLLM) else [20, 21, 70, PROMPT - 1, PROMPT, N]
     assert_equal(steered(spec, ends)[0], reference(spec))
 
 
-@pytest.mark.parametrize("spec", [SNAPKV, "h2o:budget=30", "knorm", XATTENTION, QUEST, RECIPE])
+@pytest.mark.parametrize("spec", [SNAPKV, "h2o:budget=30", "knorm", XATTENTION, QUEST, INFLLM, RECIPE])
 def test_left_padding(spec: str) -> None:
     """Each row as if it were alone; a shorter prompt keeps fewer keys."""
     pads = (0, 16, 16)
@@ -131,17 +134,23 @@ def test_left_padding(spec: str) -> None:
         assert_equal(actual[row, pad:], reference(spec, PROMPT - pad))
 
 
-@pytest.mark.parametrize("spec", ["h2o:budget=30", XATTENTION, QUEST])
+@pytest.mark.parametrize("spec", ["h2o:budget=30", XATTENTION, QUEST, INFLLM])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_grouped_queries(spec: str, kv_heads: int) -> None:
     assert_equal(steered(spec, [PROMPT, N], kv_heads=kv_heads)[0], reference(spec, kv_heads=kv_heads))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("arch", ["gemma2", "gpt-oss", "smollm3", "glm", "phi"])
-def test_architectures(arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "spec"),
+    [
+        *((arch, f"{XATTENTION}+snapkv:budget=12,window_size=5") for arch in ARCHITECTURES),
+        *((arch, "infllm:n_init=4,n_local=9,topk=2,block_size=4,exc_block_size=4") for arch in ARCHITECTURES[1:]),
+    ],
+)
+def test_architectures(arch: str, spec: str) -> None:
     """Soft caps and sliding layers, sinks, layers without rotation, interleaved and partial rotation."""
-    spec, prompt = f"{XATTENTION}+snapkv:budget=12,window_size=5", 40
+    prompt = 40
     model, ids = zoo.build(zoo.ARCHITECTURES[arch]()), zoo.tokens(1, prompt + 4)
     lengths = Lengths(model.config.max_position_embeddings, prompt + 4)
     expected = content_oracle.reference_logits(model, ids, parse_method(spec).resolve(lengths), lengths, prompt)
@@ -227,7 +236,7 @@ def test_going_back_in_the_answer() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("spec", ["h2o:budget=30", QUEST])
+@pytest.mark.parametrize("spec", ["h2o:budget=30", QUEST, INFLLM])
 def test_rows_of_a_cache(spec: str) -> None:
     """Selected, repeated and reordered between two steps, as beam search and finished answers do."""
     ids, mask = zoo.left_padded(zoo.tokens(1, N).repeat(3, 1), [0, 16, 0])
@@ -250,7 +259,7 @@ def generate(model: PreTrainedModel, ids: Tensor, **options: object) -> Tensor:
     return model.generate(ids, max_new_tokens=6, do_sample=False, **options)
 
 
-@pytest.mark.parametrize("spec", [SNAPKV, XATTENTION, QUEST])
+@pytest.mark.parametrize("spec", [SNAPKV, XATTENTION, QUEST, INFLLM])
 def test_generate(spec: str) -> None:
     """Padded rows as if alone, with a cache of their own or not."""
     ids = zoo.tokens(2, PROMPT)
@@ -309,6 +318,17 @@ def test_refused() -> None:
                 model(ids, past_key_values=cache)
         with pytest.raises(UserError, match="snapkv: a call has tokens before and after the end of the prompt, at 30"):
             model(ids, past_key_values=longer)
+    with lcbench.extend(model, INFLLM, length=N):
+        own = model(ids, use_cache=True).past_key_values
+        cropped, other = DynamicCache(), DynamicCache()
+        model(ids, past_key_values=cropped)
+        cropped.crop(-1)
+    with lcbench.extend(model, "infllm:n_local=9", length=N):
+        model(ids, past_key_values=other)
+    with lcbench.extend(model, INFLLM, length=N):
+        for cache in (own, cropped, other, filled):
+            with pytest.raises(UserError, match="infllm: this KV cache does not hold what the queries before"):
+                model(ids[:, :1], past_key_values=cache)
     no_gradient = pytest.raises(UserError, match="xattention chooses keys, and choices have no gradient")
     with lcbench.extend(model, "xattention", length=N), torch.enable_grad(), no_gradient:
         model(ids)

@@ -29,6 +29,10 @@ from tests.helpers import REPOSITORY, cli
         ("xattention", 256, {"block_size": 32}),
         ("quest", 131072, {"token_budget": 1024}),
         ("quest", 256, {"token_budget": 64}),
+        ("infllm", 8192, {"n_init": 128, "n_local": 4096, "block_size": 128, "exc_block_size": 512, "repr_topk": 4}),
+        ("infllm", 4096, {"n_init": 128, "n_local": 2048, "block_size": 128, "exc_block_size": 512, "repr_topk": 4}),
+        ("infllm", 256, {"n_init": 8, "n_local": 128, "block_size": 8, "exc_block_size": 32, "repr_topk": 4}),
+        ("infllm:block_size=2", 8, {"n_init": 0, "n_local": 4, "exc_block_size": 2, "repr_topk": 2}),
     ],
 )
 def test_defaults_are_the_authors_for_long_models(spec: str, trained: int, options: dict[str, object]) -> None:
@@ -44,6 +48,16 @@ def test_defaults_are_the_authors_for_long_models(spec: str, trained: int, optio
         ("minference+xattention", "minference and xattention are both sparse prefills"),
         ("quest+knorm", "quest and knorm both choose the keys of the answer"),
         ("fot+quest", "fot drops keys by their place, and quest cannot choose among the others"),
+        ("dca+infllm", "dca and infllm are both position plans"),
+        (
+            "infllm+snapkv",
+            "infllm chooses the keys of the prompt and of the answer, and snapkv cannot choose among them",
+        ),
+        ("minference+infllm", "infllm chooses .* and minference cannot choose among them; take one of the two"),
+        ("infllm:n_init=5", r"infllm: n_init must be a multiple of block_size \(8\), not 5"),
+        ("infllm:exc_block_size=12", r"infllm: exc_block_size must be a multiple of block_size \(8\), not 12"),
+        ("infllm:repr_topk=9", "infllm: repr_topk=9 is more than the 8 keys of a block"),
+        ("infllm:topk=0", "infllm: topk must be at least 1"),
         ("snapkv:budget=5,compression_ratio=.5", "snapkv: budget and compression_ratio say the same"),
         ("h2o:compression_ratio=1", "h2o: compression_ratio must be from 0 to below 1, not 1"),
         ("h2o:recent_share=1.5", "h2o: recent_share must be from 0 to 1"),
@@ -63,12 +77,8 @@ def test_refused(spec: str, message: str) -> None:
 
 
 def test_prefixes_are_shared_where_nothing_is_selected() -> None:
-    assert [parse_method(spec).prefix_stable for spec in ("quest", "snapkv", "minference", "dca+xattention")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert all(parse_method(spec).prefix_stable for spec in ("quest", "snapkv"))
+    assert not any(parse_method(spec).prefix_stable for spec in ("minference", "dca+xattention", "infllm"))
 
 
 def test_a_likelihood_has_no_answer(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from lcbench.data.raw import require_whole_characters
 from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.prefix_cache import PrefixCache
 from lcbench.methods import Method
+from lcbench.methods.base import READING
 from lcbench.tasks.chat import end_of_turn
 from lcbench.tasks.format import PromptFormat
 from lcbench.tasks.template import MARKER, segments
@@ -54,7 +55,7 @@ class Conversation:
         self._model, self._prompts, self._length, self._budget = model, prompts, length, max_new_tokens
         # Within a block the length of the run stays the same, so a prefix comes out the same unless the method counts
         # from the end of the prompt, or selects keys by the queries behind them.
-        shares = method.for_prompt(1) == method.for_prompt(2) and "select" not in method.hooks
+        shares = method.for_prompt(1) == method.for_prompt(2) and not method.hooks & READING
         self._prefixes = PrefixCache(model.config) if shares else None
         self.reused = 0
 

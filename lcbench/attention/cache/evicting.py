@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.observing import ObservingLayer
 from lcbench.attention.cache.ways import ByWay, Way
 from lcbench.core.errors import UserError
 
@@ -25,7 +24,7 @@ class TurnedKeys(ByWay):
         return self.rows(way, 0, k_BKMD.shape[2], lambda a, b: rotate(k_BKMD[:, :, a:b], k_pos[at_BKM[:, :, a:b]]))
 
 
-class EvictingLayer(GrowingLayer):
+class EvictingLayer(ObservingLayer):
     """All keys and values of a prompt, then those that `evict` keeps and all later ones.
 
     `seen` is what the method has observed of each row of the batch, until then.
@@ -33,7 +32,6 @@ class EvictingLayer(GrowingLayer):
 
     def __init__(self, size: int = 0) -> None:
         super().__init__(size)
-        self.seen: dict[int, Any] = {}
         self.dropped = 0  # tokens that have no row in `keys`
         self.positions_BKN: Tensor | None = None  # of the prompt's keys that are kept, padding not counted
 
@@ -96,25 +94,10 @@ class EvictingLayer(GrowingLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.dropped, self.positions_BKN, self.seen = 0, None, {}
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        super().reorder_cache(beam_idx)
-        self._select(beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        assert self.keys is not None
-        self._select(torch.arange(len(self.keys)).repeat_interleave(repeats))
-        super().batch_repeat_interleave(repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        assert self.keys is not None
-        self._select(torch.arange(len(self.keys))[indices.cpu()])
-        super().batch_select_indices(indices)
+        self.dropped, self.positions_BKN = 0, None
 
     def _select(self, rows: Tensor) -> None:
-        kept = rows.tolist()
-        self.seen = {n: self.seen[row] for n, row in enumerate(kept) if row in self.seen}
+        super()._select(rows)
         if self.positions_BKN is not None:
             self.positions_BKN = self.positions_BKN[rows.cpu()]
 

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.observing import ObservingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.attention.mask import Span
 from lcbench.core.errors import UserError
@@ -131,7 +132,8 @@ class CacheWatch:
 
     def _take_over(self, cache: Cache) -> None:
         """Replace the layers of an empty `DynamicCache`: by `WindowLayer` if the method drops keys by their place, by
-        `EvictingLayer` if it drops some after the prompt, else by `GrowingLayer`.
+        `EvictingLayer` if it drops some after the prompt, by `ObservingLayer` if it recalls some, else by
+        `GrowingLayer`.
         """
         if type(cache) is not DynamicCache or not _is_empty(cache):
             return
@@ -149,7 +151,9 @@ class CacheWatch:
             return
         size = getattr(cache, "expected_length", 0)
         # A window that hides no key of the run is full attention, of which the model's own cache layer does not know.
-        no_more_than_keys = DynamicLayer, DynamicSlidingWindowLayer, WindowLayer, EvictingLayer, GrowingLayer
+        no_more_than_keys = (
+            DynamicLayer, DynamicSlidingWindowLayer, WindowLayer, EvictingLayer, ObservingLayer, GrowingLayer,
+        )  # fmt: skip
         for module in self.layers:
             index = layer_index(module)
             # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
@@ -165,6 +169,8 @@ class CacheWatch:
     def _new_layer(self, module: nn.Module, size: int) -> DynamicLayer:
         if self.method.forgets:
             return WindowLayer(self.memory(module), size)
+        if "recall" in self.method.hooks:
+            return ObservingLayer(size)
         return EvictingLayer(size) if self.method.evicts else GrowingLayer(size, self.storage)
 
     def _let_forget(self, cache: Cache) -> None:
