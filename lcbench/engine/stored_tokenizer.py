@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("lcbench")
@@ -66,7 +65,7 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, file: Path | None) -> bool:
     own = _backend(tokenizer)
     if file is None or own is None:
         return False
-    stored = Tokenizer.from_file(str(file))
+    stored = type(own).from_file(str(file))
     for one in (stored, own):
         one.no_truncation()
         one.no_padding()
@@ -76,6 +75,8 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, file: Path | None) -> bool:
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     """The tokenizer of the library tokenizers, None where Python code does its work."""
+    from tokenizers import Tokenizer
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend if isinstance(backend, Tokenizer) else None
 
