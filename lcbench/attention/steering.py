@@ -175,9 +175,8 @@ class Steering:
         if self.position_ids is None:
             return
         given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
-        if not self.caches.positions_given and bool((given == torch.arange(span.q_length).to(given)).all()):
-            return  # Bamba counts from 0 in every call of its own accord, which this block makes good
-        if not _in_order(given, span):
+        # Bamba counts from 0 in every call of its own accord, which this block makes good.
+        if not _in_order(given, span) and (self.caches.positions_given or not _from_zero(given)):
             raise UserError(
                 "lcbench works out positions from the cache and the padding; these position_ids differ "
                 "(packed sequences, or shifted positions): leave them out."
@@ -187,6 +186,11 @@ class Steering:
         if self.model.config._attn_implementation != NAME:
             raise UserError("the attention implementation was set inside a steered block; set it outside.")
         self.position_ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+
+
+def _from_zero(given_BT: Tensor) -> bool:
+    """Whether position_ids [B, T] count from 0 in every row."""
+    return bool((given_BT == torch.arange(given_BT.shape[-1], device=given_BT.device)).all())
 
 
 def _in_order(given_BT: Tensor, span: Span) -> bool:

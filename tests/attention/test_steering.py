@@ -253,8 +253,16 @@ class TestRefusedInputs:
             model(zoo.tokens(2, N), attention_mask=mask)
 
     def test_a_cache_that_forgets_what_the_method_sees(self, model: PreTrainedModel) -> None:
-        ids, cache = zoo.tokens(1, N), DynamicCache(config=zoo.ARCHITECTURES["mistral-sliding"]())
+        """One of transformers' own gets layers that keep all keys; another is refused once it has lost some."""
+
+        class Own(DynamicCache):
+            pass
+
+        ids, config = zoo.tokens(1, N), zoo.ARCHITECTURES["mistral-sliding"]()
         with lcbench.extend(model, DCA), torch.no_grad():
+            ours, cache = DynamicCache(config=config), Own(config=config)
+            parts = [model(part, past_key_values=ours).logits for part in (ids[:, :40], ids[:, 40:])]
+            torch.testing.assert_close(torch.cat(parts, dim=1), model(ids).logits, atol=1e-4, rtol=0)
             model(ids[:, :40], past_key_values=cache)
             with pytest.raises(UserError, match=r"layer of LlamaForCausalLM got only the last .* its cache forgets"):
                 model(ids[:, 40:], past_key_values=cache)
