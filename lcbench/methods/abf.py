@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Method, rope_theta
+from lcbench.methods.base import Lengths, Method
+from lcbench.methods.scaling import rope_theta
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -203,28 +203,6 @@ class Method(ContentHooks):
 
 
 @dataclass(frozen=True)
-class Scaling(Method):
-    """Base of the RoPE scalings: `factor`, by default run length / pretraining length, is at least 1."""
-
-    factor: float | None = None
-
-    def resolve(self, lengths: Lengths) -> Self:
-        factor = lengths.stretch(self.name) if self.factor is None else self.factor
-        at_least(self.name, "factor", factor, 1)
-        return dataclasses.replace(self, factor=factor)
-
-    def tunable(self, lengths: Lengths) -> dict[str, tuple[Any, ...]]:
-        stretch = lengths.stretch(self.name)
-        return {"factor": tuple(times * stretch for times in (0.5, 0.75, 1.25, 1.5, 2.0, 3.0, 4.0))}
-
-    @property
-    def resolved_factor(self) -> float:
-        """The factor after `resolve`."""
-        assert self.factor is not None
-        return self.factor
-
-
-@dataclass(frozen=True)
 class Composition(Method):
     """Several methods that override disjoint hooks, applied together; a RoPE scaling may be refined by another."""
 
@@ -387,22 +365,3 @@ def require_layer(method: str, layer: int, config: PretrainedConfig) -> None:
     if not 0 <= layer < config.num_hidden_layers:
         last = config.num_hidden_layers - 1
         raise UserError(f"{method}: there is no layer {layer}; the model's are 0 to {last}.")
-
-
-def rope_theta(inv_freq: Tensor) -> float:
-    """The base of the geometric series [M] of inverse frequencies, from its first two terms.
-
-    Those two rotate fastest; the scalings in the configs of models (linear, llama3, yarn) keep their ratio.
-    Raises: UserError for a single frequency, which has no base.
-    """
-    if len(inv_freq) < 2:
-        raise UserError("this RoPE has a single frequency; a scaling needs at least two.")
-    return float(inv_freq[0].double() / inv_freq[1].double()) ** len(inv_freq)
-
-
-def log_length_scale(i: Tensor, base: float) -> Tensor:
-    """max(1, ln(i + 1) / ln(base)): counteracts the dilution of attention as the number of keys grows.
-
-    Chiang and Cholak, https://arxiv.org/abs/2202.12172; Su, https://kexue.fm/archives/8823.
-    """
-    return (torch.log(i.double() + 1) / torch.log(torch.tensor(base, dtype=torch.float64))).clamp(min=1.0)

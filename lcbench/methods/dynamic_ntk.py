@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lcbench.methods.base import Lengths, Scaling
+from lcbench.methods.base import Lengths
 from lcbench.methods.ntk import raise_base
+from lcbench.methods.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.methods.abf import rebase, require_base
-from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
+from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.logn import log_length_scale
 
 if TYPE_CHECKING:
     from torch import Tensor

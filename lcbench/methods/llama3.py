@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Scaling, at_least
+from lcbench.methods.base import Lengths, at_least
+from lcbench.methods.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

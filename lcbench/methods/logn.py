@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
-from lcbench.methods.base import Lengths, Method, log_length_scale
+from lcbench.core.lazy import torch
+from lcbench.methods.base import Lengths, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,3 +36,11 @@ class LogN(Method):
     def score_scale(self, i: Tensor, lengths: Lengths, layer: int = 0) -> Tensor | None:
         assert self.base is not None
         return log_length_scale(i, self.base)
+
+
+def log_length_scale(i: Tensor, base: float) -> Tensor:
+    """max(1, ln(i + 1) / ln(base)): counteracts the dilution of attention as the number of keys grows.
+
+    Chiang and Cholak, https://arxiv.org/abs/2202.12172; Su, https://kexue.fm/archives/8823.
+    """
+    return (torch.log(i.double() + 1) / torch.log(torch.tensor(base, dtype=torch.float64))).clamp(min=1.0)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Scaling
+from lcbench.methods.base import Lengths
+from lcbench.methods.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lcbench.methods.base import Lengths, Scaling
+from lcbench.methods.base import Lengths
+from lcbench.methods.scaling import Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Method, at_least, log_length_scale
+from lcbench.methods.base import Lengths, Method, at_least
+from lcbench.methods.logn import log_length_scale
 from lcbench.methods.pieces import Piece
 
 if TYPE_CHECKING:

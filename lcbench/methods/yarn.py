@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lcbench.core.errors import UserError
 from lcbench.core.lazy import torch
-from lcbench.methods.base import Lengths, Scaling, at_least, rope_theta
+from lcbench.methods.base import Lengths, at_least
+from lcbench.methods.scaling import Scaling, rope_theta
 
 if TYPE_CHECKING:
     from torch import Tensor

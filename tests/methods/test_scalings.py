@@ -12,7 +12,7 @@ import torch
 import lcbench
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
-from lcbench.methods.base import rope_theta
+from lcbench.methods.scaling import rope_theta
 from tests.attention import oracle, zoo
 
 ROPES = [(16, 1e4), (64, 1e4), (80, 25e4), (128, 5e5), (128, 1e7)]
