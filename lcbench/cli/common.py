@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,10 @@ from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.embedded import DEFAULT_MODEL
 
 RESULTS = Path("results")
-ASKED, LOADED, SERVED = (
-    "How prompts are asked and answered",
-    "How the model is loaded and run",
-    "Served models",
-)  # panels
+asked, loaded, served = (  # options in a panel of the help
+    partial(typer.Option, rich_help_panel=title)
+    for title in ("How prompts are asked and answered", "How the model is loaded and run", "Served models")
+)
 MODEL_HELP = (
     "An embedded model, a folder, a Hugging Face id, or a GGUF file (of the hub: `ID:FILE.gguf`); "
     f"default: {DEFAULT_MODEL}, or the suite's."
@@ -48,69 +48,35 @@ SeedOption = Annotated[
 ]
 ChatOption = Annotated[
     str | None,
-    typer.Option(
-        "--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off.", rich_help_panel=ASKED
-    ),
+    asked("--chat", help="Ask in the tokenizer's chat template: auto (where it has one), on, off."),
 ]
 BosOption = Annotated[
     str | None,
-    typer.Option(
-        "--bos",
-        help="Before a prompt: auto (what the tokenizer puts there), always (one BOS), never.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--bos", help="Before a prompt: auto (what the tokenizer puts there), always (one BOS), never."),
 ]
 SystemOption = Annotated[
     str | None,
-    typer.Option(
-        "--system",
-        "--system-instruction",
-        help="System message of the chat.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--system", "--system-instruction", help="System message of the chat."),
 ]
 ChatOptionOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--chat-option",
-        help="Variable of the chat template, as NAME=VALUE; repeatable.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--chat-option", help="Variable of the chat template, as NAME=VALUE; repeatable."),
 ]
 ThinkBudgetOption = Annotated[
     str | None,
-    typer.Option(
-        "--think-budget",
-        help="Tokens of a thought before the answer, part of --seq-len: `2k`; default 0.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--think-budget", help="Tokens of a thought before the answer, part of --seq-len: `2k`; default 0."),
 ]
 ThinkEndOption = Annotated[
     str | None,
-    typer.Option(
-        "--think-end",
-        "--think-end-token",
-        help="What ends a thought; default: the model's own, `</think>`.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--think-end", "--think-end-token", help="What ends a thought; default: the model's own, `</think>`."),
 ]
 SamplingOption = Annotated[
     str | None,
-    typer.Option(
-        "--sampling",
-        help="As `temperature=0.6`; top_p, top_k, min_p behind commas; seeded; default: greedy.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--sampling", help="As `temperature=0.6`; top_p, top_k, min_p behind commas; seeded; default: greedy."),
 ]
 RepeatsOption = Annotated[
     int | None,
-    typer.Option(
-        "--repeats",
-        min=1,
-        max=10**6,
-        help="Answers to a sample, with --sampling; tables show the spread.",
-        rich_help_panel=ASKED,
-    ),
+    asked("--repeats", min=1, max=10**6, help="Answers to a sample, with --sampling; tables show the spread."),
 ]
 EffectiveOption = Annotated[
     float, typer.Option("--effective", help="Least score, as a share, of the effective length; default: RULER's 0.856.")
@@ -119,42 +85,23 @@ ApplyChatOption = Annotated[bool, typer.Option("--apply-chat-template", "--apply
 MultiturnOption = Annotated[bool, typer.Option("--fewshot-as-multiturn", "--fewshot_as_multiturn", hidden=True)]
 RevisionOption = Annotated[
     str | None,
-    typer.Option(
-        "--revision",
-        help="Revision of a model on the hub.",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--revision", help="Revision of a model on the hub."),
 ]
 AdapterOption = Annotated[
     str | None,
-    typer.Option(
-        "--adapter",
-        help="An adapter of peft, merged into the weights: a folder or Hugging Face id.",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--adapter", help="An adapter of peft, merged into the weights: a folder or Hugging Face id."),
 ]
 QuantizationOption = Annotated[
     str | None,
-    typer.Option(
-        "--quantization",
-        help="Weights of fewer bits: 4bit, 8bit (bitsandbytes), int8 (torchao).",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--quantization", help="Weights of fewer bits: 4bit, 8bit (bitsandbytes), int8 (torchao)."),
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option(
-        help="auto (the checkpoint's, or faster and as exact), float32, bfloat16, float16, float64.",
-        rich_help_panel=LOADED,
-    ),
+    loaded(help="auto (the checkpoint's, or faster and as exact), float32, bfloat16, float16, float64."),
 ]
 RemoteCodeOption = Annotated[
     bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Let the model's repository run its code.",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--trust-remote-code", help="Let the model's repository run its code."),
 ]
 
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from lcbench.cli.common import LOADED, SERVED
+from lcbench.cli.common import loaded, served
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.base import Source
 from lcbench.engine.models import ModelSource
@@ -16,72 +14,39 @@ from lcbench.engine.models import ModelSource
 ENGINES = ("lcbench", "vllm")
 EngineOption = Annotated[
     str,
-    typer.Option(
-        "--engine",
-        help="What runs the model in this process: lcbench, vllm.",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--engine", help="What runs the model in this process: lcbench, vllm."),
 ]
 EngineOptionsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--engine-option",
-        help="Option of vLLM's LLM(...), as `tensor_parallel_size=4`; repeatable.",
-        rich_help_panel=LOADED,
-    ),
+    loaded("--engine-option", help="Option of vLLM's LLM(...), as `tensor_parallel_size=4`; repeatable."),
 ]
 EndpointOption = Annotated[
     str | None,
-    typer.Option(
-        "--endpoint",
-        help="Ask a served --model at a URL up to its /v1.",
-        show_default=False,
-        rich_help_panel=SERVED,
-    ),
+    served("--endpoint", help="Ask a served --model at a URL up to its /v1.", show_default=False),
 ]
 ApiOption = Annotated[
     str,
-    typer.Option(
-        "--endpoint-api",
-        help="completions, or chat: the user's turn, in the server's template.",
-        rich_help_panel=SERVED,
-    ),
+    served("--endpoint-api", help="completions, or chat: the user's turn, in the server's template."),
 ]
 TokenizerOption = Annotated[
     str | None,
-    typer.Option(
-        "--tokenizer",
-        help="Tokenizer of a served model, an id or a folder; default: --model's.",
-        rich_help_panel=SERVED,
-    ),
+    served("--tokenizer", help="Tokenizer of a served model, an id or a folder; default: --model's."),
 ]
 ServedAsOption = Annotated[
     str | None,
-    typer.Option(
-        "--served-as", help="What the server does to attention, for tables: `yarn:factor=4`.", rich_help_panel=SERVED
-    ),
+    served("--served-as", help="What the server does to attention, for tables: `yarn:factor=4`."),
 ]
 ConcurrencyOption = Annotated[
     int,
-    typer.Option(
-        "--concurrency", min=1, max=1024, help="Requests to the server at the same time.", rich_help_panel=SERVED
-    ),
+    served("--concurrency", min=1, max=1024, help="Requests to the server at the same time."),
 ]
 TimeoutOption = Annotated[
     float,
-    typer.Option(
-        "--request-timeout",
-        min=0.1,
-        max=10**6,
-        help="Most seconds of a request.",
-        rich_help_panel=SERVED,
-    ),
+    served("--request-timeout", min=0.1, max=10**6, help="Most seconds of a request."),
 ]
 StrictOption = Annotated[
     bool,
-    typer.Option(
-        "--strict", help="A prompt that the server cut or counts otherwise is an error.", rich_help_panel=SERVED
-    ),
+    served("--strict", help="A prompt that the server cut or counts otherwise is an error."),
 ]
 OF_LCBENCH = "is for a model that lcbench runs itself"
 

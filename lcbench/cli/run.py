@@ -9,7 +9,6 @@ import typer
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
-    LOADED,
     MODEL_HELP,
     RESULTS,
     AdapterOption,
@@ -34,6 +33,7 @@ from lcbench.cli.common import (
     ThinkBudgetOption,
     ThinkEndOption,
     TooLongOption,
+    loaded,
     prompt_format,
     with_option,
 )
@@ -94,51 +94,31 @@ def run(
     dtype: DtypeOption = "auto",
     device: Annotated[
         str,
-        typer.Option(
-            help="auto, cpu, cuda, cuda:1, ...",
-            rich_help_panel=LOADED,
-        ),
+        loaded(help="auto, cpu, cuda, cuda:1, ..."),
     ] = "auto",
     device_map: Annotated[
         str | None,
-        typer.Option(
-            "--device-map", help="auto: spread a large model over all GPUs, RAM and disk.", rich_help_panel=LOADED
-        ),
+        loaded("--device-map", help="auto: spread a large model over all GPUs, RAM and disk."),
     ] = None,
     tensor_parallel: Annotated[
         bool,
-        typer.Option(
-            "--tensor-parallel", help="Split the model over the processes of torchrun.", rich_help_panel=LOADED
-        ),
+        loaded("--tensor-parallel", help="Split the model over the processes of torchrun."),
     ] = False,
     slurm: Annotated[
         str | None,
-        typer.Option(
-            "--slurm",
-            help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`.",
-            rich_help_panel=LOADED,
-        ),
+        loaded("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
     ] = None,
     attention: Annotated[
         str,
-        typer.Option(
-            help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton.",
-            rich_help_panel=LOADED,
-        ),
+        loaded(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton."),
     ] = "auto",
     kv_dtype: Annotated[
         str,
-        typer.Option(
-            help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn.", rich_help_panel=LOADED
-        ),
+        loaded(help="KV cache: auto (the model's), float32, bfloat16, float16, float8_e4m3fn."),
     ] = "auto",
     kv_offload: Annotated[
         bool,
-        typer.Option(
-            "--kv-offload",
-            help="Keep the KV cache in RAM.",
-            rich_help_panel=LOADED,
-        ),
+        loaded("--kv-offload", help="Keep the KV cache in RAM."),
     ] = False,
     endpoint: EndpointOption = None,
     endpoint_api: ApiOption = "completions",
