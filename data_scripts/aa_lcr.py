@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 
 from lcbench.core.errors import UserError
 from lcbench.data import load_document, load_rows
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 REVISION = "9a77ef56b717057ade24ceab4d273712a0b4f19e"
 ZIP = "extracted_text/AA-LCR_extracted-text.zip"

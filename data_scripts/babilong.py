@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 LENGTH = re.compile(r"(?<![0-9A-Za-z])([0-9]+[kM])(?![0-9A-Za-z])")
 TASKS = {

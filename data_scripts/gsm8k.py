@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 
 def examples(row: RawRow, number: int) -> Iterator[SourceRow]:

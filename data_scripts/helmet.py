@@ -11,8 +11,8 @@ import math
 import re
 from collections.abc import Callable, Iterator
 
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 HUB = Hub(
     "princeton-nlp/HELMET",

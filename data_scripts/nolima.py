@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 REVISION = "378115b1f136b6ba78f90f78682bc55f70ec3ddd"
 LICENCE = Licence("Adobe Research License", "forbidden", "research only; ask Adobe for other uses")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from lcbench.data.raw import RawRow
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
+from lcbench.data.values import RawRow
 
 NLI_CHOICES = ("Not mentioned", "Entailment", "Contradiction")
 OPTION = re.compile(r"\n\s*\([A-D]\)\s*")

@@ -23,7 +23,7 @@ KEY = r"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*"""
 NAME = re.compile(rf"""{KEY}["']?([\w.\-/+() ]*[\w.\-/+()])""", re.MULTILINE)
 TAGS = re.compile(r"""^["']?tag["']?[ \t]*:[ \t]*\n((?:[ \t]*-[^\n]*\n)+)""", re.MULTILINE)
 ELSEWHERE = ("--include_path", "--config", "-C", "--metadata")  # options that bring names, or data, of the user's own
-# Builders of `datasets` that read files; their data are no data set of the hub.
+# Builders of `datasets` that read files; their data are not on the hub.
 BUILDERS = frozenset(
     ["arrow", "audiofolder", "csv", "imagefolder", "json", "pandas", "parquet", "sql", "text", "webdataset", "xml"]
 )

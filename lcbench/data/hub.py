@@ -18,7 +18,7 @@ from typing import Any
 from lcbench.core.errors import UserError, gist_of
 from lcbench.core.hub import require_hub, silence_hub
 from lcbench.core.locks import locked
-from lcbench.data.raw import sha256
+from lcbench.data.raw_file import sha256
 from lcbench.data.source import Hub
 
 SHA256_DIGITS = 64

@@ -21,7 +21,8 @@ from lcbench.core.fields import as_json
 from lcbench.core.files import files_below, require_regular, write_atomically
 from lcbench.core.locks import locked
 from lcbench.data import hub
-from lcbench.data.raw import RawFile, expand, read_rows, sha256
+from lcbench.data.raw import expand, read_rows
+from lcbench.data.raw_file import RawFile, sha256
 from lcbench.data.schema import FORMAT, MANIFEST, FileFacts, Manifest
 from lcbench.data.source import DataSet
 from lcbench.data.store import data_root, prepared_files, read_manifest

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from lcbench.core.errors import UserError
-from lcbench.data.raw import RawRow
 from lcbench.data.schema import SPLITS
+from lcbench.data.values import RawRow
 
 SPLIT_NAMES = {
     "train": "train",

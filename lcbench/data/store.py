@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {ANEW}.") from error
     except FieldError as error:
-        what = f": {error}" if error.name else f" is no manifest of prepared data: it {error}"
+        what = f": {error}" if error.name else f" is not a manifest of prepared data: it {error}"
         raise UserError(f"{path}{what}; {ANEW}.") from error
 
 

@@ -1,19 +1,20 @@
-"""Readers of texts: a file, a folder, a prepared data set or a data set on the hub."""
+"""Texts and rows of a user's source: a file, a folder, a prepared data set or a data set on the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcbench.core.errors import UserError, gist_of
-from lcbench.core.files import files_below, read_whole, require_regular
-from lcbench.data import Books, is_prepared_data
+from lcbench.core.errors import UserError
+from lcbench.core.files import files_below
+from lcbench.data import Books, is_prepared_data, raw
 from lcbench.data.hub import hub_rows
-from lcbench.data.raw import RawRow, parse_row, require_plausible
-from lcbench.data.values import clean
+from lcbench.data.raw_file import RawFile
+from lcbench.data.values import RawRow, clean
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+ROWS = (".jsonl", ".parquet")
+SUFFIXES = (".txt", *ROWS)
 
 
 def read_texts(source: str) -> Sequence[str]:
@@ -32,10 +33,10 @@ def read_texts(source: str) -> Sequence[str]:
             raise UserError(f"the folder {source} holds no {', '.join(SUFFIXES)} files.")
         return [text for file in files for text in read_texts(str(file))]
     if path.suffix.lower() == ".txt":
-        text = _read(path)
-        if not text.strip():
+        (row,) = raw.read_rows(RawFile(path, source))
+        if not row["text"].strip():
             raise UserError(f"{source} is empty.")
-        return [text]
+        return [clean(row["text"])]
     return _Texts(read_rows(source), source)
 
 
@@ -45,52 +46,16 @@ def read_rows(source: str, split: str = "train") -> Sequence[RawRow]:
     Raises: UserError for a source that is missing, has no rows, or cannot be read.
     """
     path = Path(source).expanduser()
-    if path.suffix.lower() == ".jsonl":
-        rows: Sequence[RawRow] = list(_json_lines(path))
-    elif path.exists() and path.suffix.lower() != ".parquet":
-        raise UserError(f"{source} is no {', '.join(SUFFIXES)} file and no data set on the hub.")
+    if path.suffix.lower() in ROWS:
+        found = raw.read_rows(RawFile(path, source))
+        rows = found if isinstance(found, Sequence) else list(found)
+    elif path.exists():
+        raise UserError(f"{source} is neither a {', '.join(SUFFIXES)} file nor a data set on the hub.")
     else:
-        rows = _parquet(source, path) if path.suffix.lower() == ".parquet" else hub_rows(source, split)
+        rows = hub_rows(source, split)
     if not len(rows):
         raise UserError(f"{source} has no rows.")
     return rows
-
-
-def _read(path: Path) -> str:
-    try:
-        return clean(read_whole(path).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no text in UTF-8 (byte {error.start} is none); save it as UTF-8, or give another file."
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
-
-
-def _json_lines(path: Path) -> Iterator[RawRow]:
-    for number, line in enumerate(
-        _read(path).split("\n"), start=1
-    ):  # splitlines would also split at Unicode line separators within a text
-        if not line.strip():
-            continue
-        yield parse_row(line, f"{path}, line {number},")
-
-
-def _parquet(source: str, path: Path) -> Sequence[RawRow]:
-    if not path.exists():
-        raise UserError(f"there is no file {source}.")
-    try:
-        require_regular(path)
-    except OSError as error:
-        raise UserError(f"cannot read {source}: {error.strerror}.") from error
-    from datasets import load_dataset
-    from pyarrow import parquet  # type: ignore[import-untyped]
-
-    try:
-        require_plausible(parquet.read_metadata(path), path.stat().st_size)
-        return load_dataset("parquet", data_files=str(path), split="train")  # type: ignore[no-any-return]
-    except Exception as error:  # broken files raise all kinds of errors
-        raise UserError(f"{source} is no parquet that can be read: {gist_of(error)}.") from error
 
 
 class _Texts(Sequence[str]):

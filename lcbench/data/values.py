@@ -15,11 +15,13 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lcbench.core.errors import UserError
 
+RawRow = Mapping[str, Any]  # a row as its source has it: columns and their values
 BYTE_ORDER_MARK = "\ufeff"
 PARAGRAPHS = "\n\n"  # separator of the paragraphs of a document
 SHOWN = 120  # characters of a value that are shown in an error
@@ -30,6 +32,13 @@ PRINTED = re.compile(r"[\[{]\s*['\"]|\{.*\barray\(", re.DOTALL)
 def clean(text: str) -> str:
     """A text without byte order mark and with \\n as line break: the same text from a .txt file, JSON or parquet."""
     return text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def require_distinct(columns: Iterable[str], name: str) -> None:
+    """Raises: UserError for columns of one name, of which only the last would be read."""
+    for column, count in Counter(filter(None, columns)).items():
+        if count > 1:
+            raise UserError(f"{name} has {count} columns {column!r}; give each a name of its own.")
 
 
 def texts_of(value: Any, where: str) -> tuple[str, ...]:
@@ -82,8 +91,7 @@ def spelled_out(cell: str, where: str, opening: str = "[") -> Any:
 
 def _python(cell: str) -> Any:
     """A Python literal. Raises: ValueError or SyntaxError for anything else, and for an array as numpy prints it,
-    without
-    commas: Python would concatenate its strings."""
+    without commas: Python would concatenate its strings."""
     if APART.search(cell):
         raise ValueError
     return ast.literal_eval(cell)

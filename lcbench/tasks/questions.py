@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lcbench.core.errors import RowError, UserError, unknown
-from lcbench.core.files import LONGEST_LINE, bounded_lines, require_regular
 from lcbench.data import Row, load_document, load_rows
 from lcbench.data.hub import hub_rows
-from lcbench.data.raw import expand, read_rows, require_whole_characters
+from lcbench.data.raw import read_rows, require_whole_characters
+from lcbench.data.raw_file import RawFile
 from lcbench.data.scripts import script_files
-from lcbench.data.values import document_of, spelled_out, text_of, texts_of
+from lcbench.data.values import RawRow, document_of, spelled_out, text_of, texts_of
 
 COLUMNS = ("document", "question", "references", "choices", "id")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -145,7 +144,7 @@ class _Prepared(Questions):
 
 
 class _Own(Questions):
-    def __init__(self, source: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    def __init__(self, source: str, rows: Sequence[RawRow], columns: Mapping[str, str]) -> None:
         self._source, self._rows, self._columns = source, rows, columns
         self._documents: dict[str, int] = {}  # document id to the number of the row that contains it
 
@@ -193,25 +192,20 @@ class _Own(Questions):
         return (spelled_out(value, where, "[{") if from_csv else value), where
 
 
-def _file_rows(data: str) -> Sequence[Mapping[str, Any]]:
+def _file_rows(data: str) -> Sequence[RawRow]:
     path = Path(data).expanduser()
-    rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else read_rows(expand(path, path.name)[0]))
+    rows = list(read_rows(RawFile(path, data)))
+    if path.suffix.lower() == ".csv":
+        rows = [_listed(row, f"{data}, row {number},") for number, row in enumerate(rows, start=1)]
     if not rows:
         raise UserError(f"{data} has no rows.")
     return rows
 
 
-def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a CSV. A cell that spells out a list is parsed: CSV has no other way to store several references."""
-    csv.field_size_limit(LONGEST_LINE)
-    try:
-        require_regular(path)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(bounded_lines(file)), start=1):
-                where = f"{path}, row {number},"
-                cells = {name: value for name, value in row.items() if name is not None}
-                listed = {name: value and spelled_out(value, f"{where} `{name}`") for name, value in cells.items()}
-                require_whole_characters(listed, where)
-                yield listed
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} as CSV in UTF-8: {error}.") from error
+def _listed(row: RawRow, where: str) -> RawRow:
+    """A row of a CSV with cells that spell out a list parsed: CSV has no other way to store several references.
+
+    Raises: UserError, beginning with `where`."""
+    listed = {name: cell and spelled_out(cell, f"{where} `{name}`") for name, cell in row.items()}
+    require_whole_characters(listed, where)
+    return listed

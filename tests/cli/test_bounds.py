@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lcbench.core.errors import UserError
-from lcbench.data import raw
-from lcbench.data.raw import RawFile, expand, read_rows
+from lcbench.data import raw_file
+from lcbench.data.raw import expand, read_rows
+from lcbench.data.raw_file import RawFile
 from lcbench.results.records import MANIFEST, RECORDS
 from tests.helpers import Outcome, cli
 from tests.recorded import record, write
@@ -98,14 +99,14 @@ def test_a_gigabyte_without_a_line_break(name: str) -> None:
     with (Path("run") / name).open("r+b") as file:
         file.truncate(2**30)  # holes: it takes no place on the disk
     said = refused("table", "run")
-    assert "more than 64 MB" in said or "line 2, is no record: it has no end within 64 MB" in said
+    assert "more than 64 MB" in said or "line 2, is not a record: it has no end within 64 MB" in said
 
 
 @pytest.mark.parametrize("name", [MANIFEST, RECORDS])
 def test_deep_json(name: str) -> None:
     write(Path("run"), record(0))
     (Path("run") / name).write_text('{"a": ' * 100_000 + "1" + "}" * 100_000 + "\n")
-    assert "is no JSON" in refused("table", "run")
+    assert "is not JSON" in refused("table", "run")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def zipped(name: str, content: bytes) -> RawFile:
 
 
 def test_a_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "SMALL", 2**20)
+    monkeypatch.setattr(raw_file, "SMALL", 2**20)
     bomb = b'{"text": "' + b" " * 2**23 + b'"}\n'
     Path("b.jsonl.gz").write_bytes(gzip.compress(bomb))
     for file in (zipped("b.jsonl", bomb), RawFile(Path("b.jsonl.gz"), "b.jsonl.gz")):

@@ -17,7 +17,10 @@ import pytest
 from pyarrow import parquet
 
 from lcbench.core import files
-from lcbench.data import raw
+from lcbench.core.errors import UserError
+from lcbench.data import parquet as parquet_rows
+from lcbench.data import raw, raw_file
+from lcbench.data.raw_file import RawFile
 from tests.attacks import ALL, fault, report, some
 
 GOOD = b'{"text": "It rained.", "document": "It rained.", "question": "q", "references": ["a"]}\n'
@@ -107,7 +110,7 @@ CONTENTS: dict[str, bytes] = {
 
 
 def _places() -> dict[str, Callable[[Path], None]]:
-    """What stands at a path and is no file with content."""
+    """What stands at a path and is not a file with content."""
 
     def loop(path: Path) -> None:
         path.symlink_to(path.name)
@@ -179,7 +182,7 @@ def cases() -> Iterator[Case]:
 @pytest.mark.parametrize("count", [20, ALL])
 def test_no_source_ends_in_a_traceback(count: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, or read; within seconds, whatever it is."""
-    monkeypatch.setattr(raw, "SMALL", 2**20)
+    monkeypatch.setattr(raw_file, "SMALL", 2**20)
     monkeypatch.setattr(files, "LONGEST_LINE", 2**20)
     for work in ("lm.fit", "instruct.fit"):
         monkeypatch.setattr(f"lcbench.apps.train.{work}", lambda *_, **__: Path("nothing"))
@@ -222,7 +225,7 @@ def test_bounds_of_whole_files_and_lines(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_rows_that_a_parquet_file_cannot_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "MOST_ROWS", 100)
+    monkeypatch.setattr(parquet_rows, "MOST_ROWS", 100)
     (tmp_path / "a.parquet").write_bytes(table(text=["x"] * 50_000))
-    with pytest.raises(raw.UserError, match="it declares 50,000 rows in"):
-        list(raw.read_rows(raw.RawFile(tmp_path / "a.parquet", "a.parquet")))
+    with pytest.raises(UserError, match="it declares 50,000 rows in"):
+        list(raw.read_rows(RawFile(tmp_path / "a.parquet", "a.parquet")))

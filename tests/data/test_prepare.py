@@ -15,7 +15,7 @@ from lcbench.core.errors import UserError
 from lcbench.core.locks import locked
 from lcbench.data import hub, load_document, load_rows
 from lcbench.data.hub import Snapshot
-from lcbench.data.raw import sha256
+from lcbench.data.raw_file import sha256
 from lcbench.data.schema import FileFacts
 from lcbench.data.store import read_manifest
 from lcbench.data.write import Writer
@@ -144,13 +144,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
     assert "books.jsonl, line 2, is not JSON" in error("books.jsonl", json.dumps(BOOK).encode() + b"\n{oops\n")
     assert "is not JSON in UTF-8" in error("books.jsonl", b'{"text": "\xff"}\n')
-    assert "line 1, is no JSON object" in error("books.jsonl", b"[1]\n")
+    assert "line 1, is not a JSON object" in error("books.jsonl", b"[1]\n")
     twice = b'{"title": "a", "facts": [{"year": 1, "year": 2}]}'
     assert "line 1, has the key 'year' twice; keep one of them" in error("books.jsonl", twice)
     assert "row 1, has the key 'year' twice" in error("books.json", b"[" + twice + b"]")
-    assert "holds no list of rows" in error("books.json", b"{}")
-    assert "is no parquet that can be read" in error("books.parquet", b"PAR1 no")
-    assert "is no zip that can be read" in error("qasper.zip", b"PK no", "scrolls/qasper")
+    assert "is not a list of rows" in error("books.json", b"{}")
+    assert "is not a readable parquet file" in error("books.parquet", b"PAR1 no")
+    assert "is not a readable zip archive" in error("qasper.zip", b"PK no", "scrolls/qasper")
     assert "cannot read books.jsonl.gz" in error("books.jsonl.gz", b"no gzip")
     assert "holds no file of pg19" in error("books.txt", b"text")
     assert "has no row of pg19 in a split that is read" in error("train.jsonl", json.dumps(BOOK).encode())
@@ -164,7 +164,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_names(tmp_path: Path) -> None:
     assert "did you mean 'scrolls'" in cli("data", "prepare", "scrols").error
     assert "did you mean 'scrolls/qasper'" in cli("data", "prepare", "scrolls/qaspar").error
-    assert "name it instead of `all`" in cli("data", "prepare", "all", "--from", tmp_path).error
+    assert "name that instead of `all`" in cli("data", "prepare", "all", "--from", tmp_path).error
 
 
 def test_a_known_hash_is_held_against_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from lcbench.core.errors import UserError
 from lcbench.data import load_document, load_rows
-from lcbench.data.raw import RawFile, expand, read_rows
+from lcbench.data.raw import expand, read_rows
+from lcbench.data.raw_file import RawFile
 from tests.data.quoted import AA_LCR, BABILONG, CONVERSATION, GRAPH, JSON_KV, LONGBENCH_V2, MRCR, RAG, RERANK, infinite
 from tests.data.sources import write_jsonl, write_parquet
 from tests.data.test_scripts import prepare, refused, refused_update
@@ -96,7 +97,7 @@ def test_members_of_a_tar_archive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         list(read_rows(RawFile(archive, "data.tar.gz/y.jsonl", "y.jsonl", tar=True)))
     archive.write_bytes(archive.read_bytes()[:60])
-    with pytest.raises(UserError, match="no tar archive that can be read"):
+    with pytest.raises(UserError, match="not a readable tar archive"):
         expand(archive, "data.tar.gz")
 
 

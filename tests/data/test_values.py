@@ -13,8 +13,11 @@ import pytest
 from pyarrow import parquet
 
 from lcbench.core.errors import UserError
-from lcbench.data.raw import RawFile, read_rows
+from lcbench.data import texts
+from lcbench.data.raw import read_rows
+from lcbench.data.raw_file import RawFile
 from lcbench.data.values import clean, document_of, spelled_out, text_of, texts_of
+from lcbench.tasks.questions import questions
 from tests.helpers import cli
 
 WHERE = "`answers` in row 3 of rows.jsonl"
@@ -91,6 +94,27 @@ def test_a_csv_loses_nothing_without_a_word(content: str, why: str, tmp_path: Pa
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(UserError, match=re.escape(why)):
         list(read_rows(RawFile(tmp_path / "x.csv", "x.csv")))
+
+
+def test_questions_and_texts_have_the_same_rows_and_the_same_faults(tmp_path: Path) -> None:
+    """Who reads a file does not matter: a strict CSV, a key twice, two columns of one name, names of classes."""
+    (tmp_path / "twice.jsonl").write_text('{"text": "x", "text": "y"}\n')
+    (tmp_path / "open.csv").write_text('question,references\n"x,1\ny,2\n')
+    columns = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["text", "text"])
+    parquet.write_table(columns, tmp_path / "two.parquet")
+    for name, why in (("twice.jsonl", "twice"), ("two.parquet", "2 columns 'text'"), ("open.csv", "up to line 3")):
+        with pytest.raises(UserError, match=why):
+            questions(str(tmp_path / name), "test", {})
+        with pytest.raises(UserError, match=why if name != "open.csv" else "neither"):
+            texts.read_rows(str(tmp_path / name))
+
+    features = {"info": {"features": {"kind": {"_type": "ClassLabel", "names": ["no", "yes"]}}}}
+    rows = pyarrow.table({"question": list("abc"), "kind": [1, 0, -1]})
+    rows = rows.replace_schema_metadata({"huggingface": json.dumps(features)})
+    parquet.write_table(rows, tmp_path / "x.parquet", row_group_size=2)
+    found = texts.read_rows(str(tmp_path / "x.parquet"))
+    assert [found[n]["kind"] for n in (2, 0, -2)] == [None, "yes", "no"] and len(found) == 3
+    assert list(found) == [questions(str(tmp_path / "x.parquet"), "test", {}).row(n).meta for n in range(3)]
 
 
 def test_columns_of_one_name_are_refused_in_parquet(tmp_path: Path) -> None:

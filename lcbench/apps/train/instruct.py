@@ -31,8 +31,8 @@ from lcbench.apps.train.progress import TrainingProgress
 from lcbench.core.errors import UserError, unknown
 from lcbench.core.specs import convert_options
 from lcbench.core.tokens import prompt_prefix
-from lcbench.data.raw import RawRow
 from lcbench.data.texts import read_rows
+from lcbench.data.values import RawRow
 from lcbench.engine.models import ModelSource
 from lcbench.methods.trained_length import trained_length
 
@@ -84,7 +84,7 @@ class ChatFormat:
         """The texts, and whether each is the model's. Raises: UserError for a missing column."""
         conversation = row[self.conversations_field]
         if not isinstance(conversation, Sequence) or not all(isinstance(turn, dict) for turn in conversation):
-            raise UserError(f"{self.conversations_field!r} of a row is no list of turns.")
+            raise UserError(f"{self.conversations_field!r} of a row is not a list of turns.")
         return [
             (_text(turn, self.text_field), _text(turn, self.source_field) == self.model_source) for turn in conversation
         ]

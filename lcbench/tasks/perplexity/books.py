@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lcbench.core.errors import UserError
 from lcbench.core.files import files_below
 from lcbench.data import Books, is_prepared_data
-from lcbench.data.raw import RawRow
 from lcbench.data.texts import SUFFIXES, read_rows, read_texts
-from lcbench.data.values import clean
+from lcbench.data.values import RawRow, clean
 from lcbench.tasks.text.books import HELD_OUT_SEEDS, Book
 from lcbench.tasks.text.running_text import GENERATED
 

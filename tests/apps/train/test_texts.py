@@ -44,13 +44,13 @@ class TestReading:
         ("name", "content", "message"),
         [
             ("missing.txt", None, "cannot read .*missing.txt"),
-            ("missing.parquet", None, "no file"),
+            ("missing.parquet", None, "cannot read .*missing.parquet"),
             ("empty.txt", " \n", "is empty"),
             ("empty.jsonl", "\n", "no rows"),
             ("broken.jsonl", '{"text": "a"}\n{"text', "line 2, is not JSON"),
-            ("list.jsonl", "[1]", "line 1, is no JSON object"),
+            ("list.jsonl", "[1]", "line 1, is not a JSON object"),
             ("other.jsonl", '{"body": "a"}', "row 1 of .* no column `text`"),
-            ("data.csv", "a,b", "is no .txt"),
+            ("data.csv", "a,b", "is neither a .txt"),
         ],
     )
     def test_what_cannot_be_used(self, tmp_path: Path, name: str, content: str | None, message: str) -> None:
