@@ -192,7 +192,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         return scored
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Logits [B, T, V] of texts. Raises: NotFiniteError for those that are no answer."""
+        """Logits [B, T, V] of texts. Raises: NotFiniteError for logits that cannot be an answer."""
         logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
         for ids, of_one in zip(inps, logits, strict=True):
             require_usable(self.model, of_one, ids.tolist(), PREFILL_CHUNK)

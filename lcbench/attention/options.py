@@ -21,7 +21,7 @@ def backend_name(name: str) -> str:
 
 
 def check_backend_name(name: str) -> None:
-    """Raises: UserError for a name that is no backend and not `auto`."""
+    """Raises: UserError for a name that is not a backend and not `auto`."""
     if backend_name(name) not in (AUTO, *BACKEND_NAMES):
         raise unknown("attention backend", name, (AUTO, *BACKEND_NAMES))
 

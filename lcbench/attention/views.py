@@ -89,7 +89,7 @@ class Views:
 
     def _warn_once(self, length: int) -> None:
         """Say that a run is longer than it was said to be, once a block: speculative decoding drafts a few tokens
-        beyond the end, so that it is no error."""
+        beyond the end, so that it is not an error."""
         run = self._lengths.run
         if run is not None and length > run and not self._outgrown:
             self._outgrown = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lcbench.cli.common import require_folder, write_output
+from lcbench.cli.common import DeviceOption, loaded, require_folder, write_output
 from lcbench.core import terminal
 from lcbench.core.errors import UserError, unknown
 from lcbench.engine.dtypes import check_dtype
@@ -28,43 +28,45 @@ app = typer.Typer()
 def bench(
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help=f"Methods, as in `dca,fot:memory_layers=[1]`; default: {METHODS}."),
+        typer.Option("--method", help=f"Methods, e.g. `dca,fot:memory_layers=[1]`; default: {METHODS}."),
     ] = None,
     seq_len: Annotated[
         str | None, typer.Option("--seq-len", help="Tokens: `128k`, `4k..1m`; default: 4k..16k, on a GPU 4k..128k.")
     ] = None,
     shape: Annotated[
-        str | None, typer.Option("--shape", help="Random weights of that shape; default: tiny, on a GPU llama-3-8b.")
+        str | None, typer.Option("--shape", help="Random weights of this shape; default: tiny, on a GPU llama-3-8b.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="A model instead: embedded, a folder, a Hugging Face id, a GGUF file."),
+        typer.Option("--model", "-m", help="A real model instead: embedded, a folder, a Hugging Face id, a GGUF file."),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, max=10**4, help="Fewer layers than the shape has.")
+        int | None, typer.Option("--layers", min=1, max=10**4, help="Build only this many layers of the shape.")
     ] = None,
     what: Annotated[
-        str, typer.Option("--what", help="Of attention, block, prefill, decode, memory, and score (perplexity).")
+        str,
+        typer.Option("--what", help="Of attention, block, prefill, decode, memory, score (perplexity)."),
     ] = "attention,block,prefill,decode,memory",
     attention: Annotated[
-        str, typer.Option("--attention", help="Backends, each with every method: `flash,flex`; see lcbench run.")
+        str, typer.Option("--attention", help="Backends to run every method with: `flash,flex`; see lcbench run.")
     ] = "auto",
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Of `sdpa,sdpa flash,sdpa cudnn,fa3`; default: what the machine may have."),
+        typer.Option("--baseline", help="Among `sdpa,sdpa flash,sdpa cudnn,fa3`; default: all that this machine has."),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10**6, help="In which all take turns.")] = 5,
-    warm_up: Annotated[int, typer.Option("--warm-up", min=0, max=10**6, help="Rounds before, not counted.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10**6, help="Timed rounds, taken in turns.")] = 5,
+    warm_up: Annotated[int, typer.Option("--warm-up", min=0, max=10**6, help="Untimed rounds before them.")] = 1,
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, float64; default: the model's, of a shape by the device.")
+        str,
+        loaded("--dtype", help="float32, bfloat16, float16, float64; default: the model's; of shapes, the device's."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    json: Annotated[Path | None, typer.Option("--json", help="Write everything, as it is measured.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it: PNG, SVG or PDF by the suffix.")] = None,
+    device: DeviceOption = "auto",
+    json: Annotated[Path | None, typer.Option("--json", help="Write all results here as they are measured.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw a figure: PNG, SVG or PDF by suffix.")] = None,
 ) -> None:
-    """What methods cost compared with vanilla attention: checked first, then timed in turns, in one run.
+    """Measure what methods cost beside vanilla attention: checked for correctness, then timed in turns, in one run.
 
-    Exit codes: 0 done, 1 an attention is wrong or failed, so that its rows are missing, 2 something to mend.
+    Exit codes: 0 done, 1 an attention was wrong or failed and its rows are missing, 2 invalid input.
     """
     from lcbench.apps.bench.result import PARTS
     from lcbench.apps.bench.shapes import shape_fields

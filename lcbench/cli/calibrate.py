@@ -7,10 +7,19 @@ from typing import Annotated
 
 import typer
 
-from lcbench.cli.common import ModelOption, RemoteCodeOption, RevisionOption, require_folder, write_output
+from lcbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    OwnSeedOption,
+    PromptLengthOption,
+    RemoteCodeOption,
+    RevisionOption,
+    require_folder,
+    write_output,
+)
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
-from lcbench.core.specs import LARGEST_SEED
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 
 app = typer.Typer()
@@ -18,23 +27,20 @@ app = typer.Typer()
 
 @app.command()
 def calibrate(
-    method: Annotated[str, typer.Argument(help="As in `duo_attention:sinks=16,window=64` or `duo_attention+yarn`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File for the table of heads, a line a layer.")],
+    method: Annotated[str, typer.Argument(help="E.g. `duo_attention:sinks=16,window=64` or `duo_attention+yarn`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the table of heads, one line per layer.")],
     model: ModelOption = DEFAULT_MODEL,
-    task: Annotated[str, typer.Option("--task", help="What the model is asked; its answers are its own.")] = "passkey",
-    seq_len: Annotated[
-        str | None, typer.Option("--seq-len", help="Tokens of a prompt and its answer; default: the trained length.")
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, max=10**6, help="Prompts.")] = 4,
+    task: Annotated[
+        str, typer.Option("--task", help="Source of the prompts; the model's own answers are the reference.")
+    ] = "passkey",
+    seq_len: PromptLengthOption = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, max=10**6, help="Number of prompts.")] = 4,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="What an answer may lose, in nats a token.")
+        float, typer.Option("--tolerance", min=0, help="Largest loss of likelihood of the answers, in nats per token.")
     ] = 0.05,
-    seed: Annotated[
-        int,
-        typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of the prompts; another than that of a run."),
-    ] = 1000,
-    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16, float64.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    seed: OwnSeedOption = 1000,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
 ) -> None:
@@ -49,7 +55,7 @@ def calibrate(
     source = ModelSource(model, revision, dtype, device, trust_remote_code)
     source.check()
     if asked.measure != "answer":
-        raise UserError(f"{asked.name} asks for no answer; calibrate with a task that does, such as passkey.")
+        raise UserError(f"{asked.name} generates no answers; calibrate with a task that does, such as passkey.")
     asked.require_data()
 
     from lcbench.apps.calibrate import Calibrator, calibrated, require_calibrated
@@ -67,8 +73,8 @@ def calibrate(
     found = calibrator.run(tolerance, _tell)
     write_output(out, found.table(), "--out")
     terminal.say(
-        f"{found.full} of {len(found.heads)} KV heads are full; answers lose {max(0.0, found.loss):.3f} nats a token "
-        f"by the others: --method {calibrated(chosen, file=str(out))}"
+        f"{found.full} of {len(found.heads)} KV heads keep every key; with the others limited, answers lose "
+        f"{max(0.0, found.loss):.3f} nats per token: --method {calibrated(chosen, file=str(out))}"
     )
 
 

@@ -29,17 +29,15 @@ def prepare(
         str, typer.Argument(metavar="NAME", help="As in `lcbench data list`: scrolls/qasper, scrolls, all.")
     ],
     path: Annotated[
-        Path | None, typer.Option("--from", help="Files as the source has them, instead of the Hugging Face hub.")
+        Path | None, typer.Option("--from", help="Use local copies of the source's files, not the Hugging Face hub.")
     ] = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Replace prepared data by other data, if the source has changed.")
-    ] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace prepared data if the source has changed.")] = False,
 ) -> None:
-    """Bring data into the local schema, from the Hugging Face hub or a local copy of the source's files.
+    """Convert data to the local schema, from the Hugging Face hub or a local copy of the source's files.
 
-    The same command again resumes what was not finished.
+    The same command resumes what was not finished.
 
-    Exit codes: 0 done, 1 some of them failed, 2 something to mend.
+    Exit codes: 0 done, 1 some data sets failed, 2 invalid input.
     """
     from lcbench.data.scripts import data_sets
 
@@ -61,7 +59,7 @@ def prepare(
 
 @app.command(name="list")
 def list_() -> None:
-    """List the data sets, how many rows of them are prepared, and under which licence they are published."""
+    """List the data sets with their licences and the number of prepared rows."""
     from rich import box
     from rich.table import Table
 
@@ -85,7 +83,7 @@ def _found_below(path: Path, name: str, wanted: list[DataSet]) -> list[DataSet]:
     from lcbench.data.prepare import local_files
 
     if name == "all":
-        raise UserError("--from goes with the files of one source; name it instead of `all`.")
+        raise UserError("--from takes the files of one source; name that instead of `all`.")
     files = local_files(wanted, path)
     absent = [name for name in files if not files[name]]
     if absent:

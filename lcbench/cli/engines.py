@@ -1,4 +1,4 @@
-"""Options of `lcbench run` that say what runs the model, and the source that they make."""
+"""Options of `lcbench run` that choose the engine, and the source that follows from them."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ EngineOption = Annotated[
 ]
 EngineOptionsOption = Annotated[
     list[str] | None,
-    loaded("--engine-option", help="Option of vLLM's LLM(...), as `tensor_parallel_size=4`; repeatable."),
+    loaded("--engine-option", help="Argument of vLLM's LLM(...), e.g. `tensor_parallel_size=4`; repeatable."),
 ]
 EndpointOption = Annotated[
     str | None,
-    served("--endpoint", help="Ask a served --model at a URL up to its /v1.", show_default=False),
+    served("--endpoint", help="URL, up to /v1, of a server that runs --model.", show_default=False),
 ]
 ApiOption = Annotated[
     str,
-    served("--endpoint-api", help="completions, or chat: the user's turn, in the server's template."),
+    served("--endpoint-api", help="completions, or chat (the server applies its own template)."),
 ]
 TokenizerOption = Annotated[
     str | None,
-    served("--tokenizer", help="Tokenizer of a served model, an id or a folder; default: --model's."),
+    served("--tokenizer", help="Tokenizer of the served model: an id or a folder; default: --model's."),
 ]
 ServedAsOption = Annotated[
     str | None,
-    served("--served-as", help="What the server does to attention, for tables: `yarn:factor=4`."),
+    served("--served-as", help="The method the server applies, shown in tables: `yarn:factor=4`."),
 ]
 ConcurrencyOption = Annotated[
     int,
-    served("--concurrency", min=1, max=1024, help="Requests to the server at the same time."),
+    served("--concurrency", min=1, max=1024, help="Concurrent requests to the server."),
 ]
 TimeoutOption = Annotated[
     float,
-    served("--request-timeout", min=0.1, max=10**6, help="Most seconds of a request."),
+    served("--request-timeout", min=0.1, max=10**6, help="Timeout of a request, in seconds."),
 ]
 StrictOption = Annotated[
     bool,
-    served("--strict", help="A prompt that the server cut or counts otherwise is an error."),
+    served("--strict", help="Fail if the server truncates a prompt or counts other tokens."),
 ]
 OF_LCBENCH = "is for a model that lcbench runs itself"
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What was typed of engines."""
+    """The engine options as typed."""
 
     engine: str
     options: Sequence[str]
@@ -66,20 +66,19 @@ class EngineChoice:
     strict: bool
 
     def source(self, local: ModelSource, typed_model: str | None, typed: dict[str, bool]) -> Source:
-        """The source for these options; `local` is the one without them. `typed` tells of each option that only a model
-        in this process has, by its name, whether it was given. Raises: UserError for options that contradict each
-        other."""
+        """The source for these options; `local` is the one without them. `typed` maps each option that only applies to
+        a model in this process to whether it was given. Raises: UserError for options that contradict each other."""
         if self.engine not in ENGINES:
             raise unknown("--engine", self.engine, ENGINES)
         if self.endpoint is None and self.engine == "lcbench":
             self._refuse_for_lcbench()
             return local
         if self.endpoint is not None and self.engine != "lcbench":
-            raise UserError("--endpoint asks a server, and --engine runs the model here; pass one of them.")
+            raise UserError("--endpoint asks a server, and --engine runs the model here; pass only one of them.")
         other = "--endpoint" if self.endpoint is not None else "--engine vllm"
         for option, given in typed.items():
             if given:
-                hint = "; name what the other program does with --served-as" if option == "--method" else ""
+                hint = "; name the method that it applies with --served-as" if option == "--method" else ""
                 raise UserError(f"{option} {OF_LCBENCH}; leave it out with {other}{hint}.")
         if self.endpoint is None:
             return self._vllm(local)
@@ -91,7 +90,7 @@ class EngineChoice:
 
         assert self.endpoint is not None
         if self.options:
-            raise UserError("--engine-option is for --engine vllm; options of a server are given where it is started.")
+            raise UserError("--engine-option is for --engine vllm; a server takes its options when it is started.")
         name = typed_model or ""
         tokenizer = ModelSource(self.tokenizer or name, local.revision, trust_remote_code=local.trust_remote_code)
         return EndpointSource(
@@ -110,7 +109,7 @@ class EngineChoice:
         from lcbench.engine.vllm import VllmSource, parse_engine_options
 
         if self.tokenizer is not None:
-            raise UserError("--tokenizer is for a served model; give vLLM another one by --engine-option tokenizer=ID.")
+            raise UserError("--tokenizer is for a served model; for vLLM, pass --engine-option tokenizer=ID.")
         return VllmSource(local, parse_engine_options(self.options), self.served_as)
 
     def _refuse_for_lcbench(self) -> None:

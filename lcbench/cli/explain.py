@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lcbench.cli.common import (
-    MODEL_HELP,
     RESULTS,
     ChatOption,
+    DepthOption,
+    DeviceOption,
     DtypeOption,
     MethodsOption,
+    OptionalModelOption,
+    PromptLengthOption,
     RemoteCodeOption,
     RevisionOption,
     SeedOption,
@@ -36,30 +39,28 @@ app = typer.Typer()
 @app.command()
 def explain(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|TASK", help="Folder of a run, or a task, options after a colon.")
+        str, typer.Argument(metavar="RUN|TASK", help="The folder of a run, or a task; options follow a colon.")
     ],
     sample: Annotated[
         str | None,
-        typer.Option("--sample", help="Of a run: the id of a record; of a task: a number in its cell, default 0."),
+        typer.Option("--sample", help="For a run, a record's id; for a task, the number in its cell, default 0."),
     ] = None,
     method: MethodsOption = None,
-    seq_len: Annotated[
-        str | None, typer.Option("--seq-len", help="Tokens, answer included; default: the trained length.")
-    ] = None,
-    depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
+    seq_len: PromptLengthOption = None,
+    depth: DepthOption = None,
     seed: SeedOption = None,
     chat: ChatOption = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
+    model: OptionalModelOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Page to write, and a PNG beside it; default: explain.html, in the run's folder."),
+        typer.Option("--out", help="Page to write, with a PNG beside it; default: explain.html in the run's folder."),
     ] = None,
     dtype: DtypeOption = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
 ) -> None:
-    """Why a cell is red: where the model looks for the needle under each method, layer by layer and head by head."""
+    """Show why a cell fails: how much each layer and head attends to the needle under each method."""
     from lcbench.core.specs import parse_seq_len, split_list
     from lcbench.run.requests import Request
 
@@ -68,7 +69,9 @@ def explain(
     page = out or (recorded.folder if recorded else Path()) / "explain.html"
     figure = page.with_suffix(".png")
     if figure == page:
-        raise UserError(f"--out {page} is where the figure would be; name a page, as {page.with_suffix('.html')}.")
+        raise UserError(
+            f"--out {page} would be overwritten by the figure; name a page, such as {page.with_suffix('.html')}."
+        )
     for path in (page, figure):
         require_folder(path)
     source = ModelSource(model or DEFAULT_MODEL, revision, dtype, device, trust_remote_code)
@@ -86,7 +89,7 @@ def explain(
         return
     for option, value in (("--seq-len", seq_len), ("--depth", depth), ("--seed", seed), ("--chat", chat)):
         if value is not None:
-            raise UserError(f"{option} is said by the sample of {recorded.folder}; leave it out, or name a task.")
+            raise UserError(f"{option} is fixed by the sample of {recorded.folder}; leave it out, or name a task.")
     if model is None:
         source = replace(source, **recorded.model() | ({} if dtype == "auto" else {"dtype": dtype}))
     source.check()
@@ -114,7 +117,7 @@ def _number(sample: str | None) -> int:
     if sample is None:
         return 0
     if not (sample.isascii() and sample.isdigit()) or len(sample) > len("999999"):
-        raise UserError(f"--sample of a task is a number from 0, not {sample!r}; ids are those of a run.")
+        raise UserError(f"--sample of a task is a number from 0 up, not {sample!r}; only a run's samples have ids.")
     return int(sample)
 
 
@@ -163,7 +166,7 @@ def _of_one_cell(plan: Plan, recorded: Recorded | None) -> list[Job]:
 
 
 def _changed(plan: Plan, recorded: Recorded) -> list[str]:
-    """A note if the weights are others than those of the run."""
+    """A note if the weights differ from those of the run."""
     now = plan.identity().get("model_fingerprint")
     if now == recorded.identity.model_fingerprint:
         return []

@@ -1,4 +1,4 @@
-"""Runs from other harnesses, and to a hub: `import` and `push`. Heavy imports come late."""
+"""`lcbench import` reads other harnesses' logs; `lcbench push` uploads a run. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ def import_logs(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; default: by the logs.")
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; default: named after the logs.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="The score that counts; default: the log's first.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="The score to use; default: the log's first.")] = None,
     served_as: Annotated[
-        str | None, typer.Option("--served-as", help="What was done to the model's attention, as `yarn:factor=4`.")
+        str | None, typer.Option("--served-as", help="The method the model was run with, e.g. `yarn:factor=4`.")
     ] = None,
     seq_len: Annotated[
-        str | None, typer.Option("--seq-len", help="Length of the samples, where you know it: `8k`.")
+        str | None, typer.Option("--seq-len", help="Length of the samples in tokens, if you know it: `8k`.")
     ] = None,
 ) -> None:
-    """Make a run of another harness's sample logs, for `table`, `compare`, `report` and gates."""
+    """Turn another harness's sample logs into a run, for `table`, `compare`, `report` and CI gates."""
     from lcbench.core.provenance import command
     from lcbench.core.specs import parse_seq_len
     from lcbench.engine.served import served_methods
@@ -49,20 +47,20 @@ def import_logs(
     count = write_run(tasks, method, length, folder, command())
     register(RESULTS, folder)
     for task in tasks:
-        terminal.say(f"{task.name}: {len(task.samples)} samples, {task.metric} counts")
+        terminal.say(f"{task.name}: {len(task.samples)} samples, scored by {task.metric}")
     terminal.say(f"{count} records: {folder}")
 
 
 @app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    to: Annotated[str, typer.Option("--to", help="The data set, OWNER/NAME; made, and private, if there is none.")],
+    to: Annotated[str, typer.Option("--to", help="The data set, OWNER/NAME; created as private if missing.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new data set public.")] = False,
     incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Push a run with samples that failed or are missing, too.")
+        bool, typer.Option("--incomplete", help="Also push a run with failed or missing samples.")
     ] = False,
 ) -> None:
-    """Upload a run's folder as a data set of the hub; the key comes from HF_TOKEN alone."""
+    """Upload a run's folder as a data set on the hub; the token is read from HF_TOKEN only."""
     from lcbench.results.push import push as push_run
 
     terminal.say(push_run(run, to, public=public, incomplete=incomplete))

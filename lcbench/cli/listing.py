@@ -13,6 +13,7 @@ from lcbench.cli.common import (
     BosOption,
     ChatOption,
     ChatOptionOption,
+    DepthOption,
     HaystackOption,
     ModelOption,
     RemoteCodeOption,
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
     from lcbench.tasks import Example
 
 END = 800  # characters of a long prompt that are shown at either end
-AROUND = 48  # tokens before the needle, and half of those from its start on
+AROUND = 48  # tokens that are shown before the needle's start; twice as many after it
 app = typer.Typer()
 
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A task, options after a colon.")],
+    task: Annotated[str, typer.Argument(help="A task; options follow a colon.")],
     seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, answer included.")] = "4k",
-    depth: Annotated[float | None, typer.Option(min=0, max=1, help="Depth of the needle; default: at random.")] = None,
+    depth: DepthOption = None,
     haystack: HaystackOption = None,
-    sample: Annotated[int, typer.Option(min=0, max=10**9, help="Number of the sample.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, max=10**9, help="Number of the sample in its cell.")] = 0,
     chat: ChatOption = None,
     bos: BosOption = None,
     system: SystemOption = None,
@@ -56,7 +57,7 @@ def show(
     apply_chat_template: ApplyChatOption = False,
     full: Annotated[bool, typer.Option("--full", help="Print the whole prompt.")] = False,
 ) -> None:
-    """Show one prompt with its exact counts; needs the tokenizer only."""
+    """Show one prompt with its exact token counts; needs only the tokenizer."""
     from lcbench.core.specs import parse_seq_len
     from lcbench.tasks import Cell, load_task
 
@@ -81,9 +82,9 @@ def show(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, models or runs; or task, with its name.")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, models or runs; or task and its NAME.")],
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Of one task: its protocols and options.")
+        str | None, typer.Argument(metavar="[NAME]", help="Show the protocols and options of this task.")
     ] = None,
 ) -> None:
     """List what can be named on the command line."""

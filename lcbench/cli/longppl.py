@@ -22,11 +22,11 @@ def longppl(
     short: Annotated[Path, typer.Argument(metavar="SHORT", help="The same books with protocol=sliding.")],
     judge: Annotated[
         str | None,
-        typer.Option("--judge", help="`METHOD`, or `LONG,SHORT,METHOD` of other runs: decides which tokens matter."),
+        typer.Option("--judge", help="Chooses the key tokens: `METHOD`, or `LONG,SHORT,METHOD` of other runs."),
     ] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="text or json.")] = "text",
 ) -> None:
-    """LongPPL beside perplexity, from the likelihoods of a long and a short context.
+    """Show LongPPL beside perplexity, from the likelihoods under a long and a short context.
 
     LONG: lcbench run pg19 --seq-len 32k -o long
 
@@ -48,7 +48,7 @@ def longppl(
 
 
 def _judge(judge: str | None, long: Path, short: Path) -> tuple[Path, Path, str] | None:
-    """The runs and the method that decide. Raises: UserError for another form."""
+    """The runs and the method that choose the key tokens. Raises: UserError for another form."""
     if judge is None:
         return None
     parts = judge.split(",", 2)

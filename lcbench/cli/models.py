@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from lcbench.cli.common import AdapterOption, DtypeOption, QuantizationOption, RevisionOption
+from lcbench.cli.common import (
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    QuantizationOption,
+    RemoteCodeOption,
+    RevisionOption,
+)
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.core.hub import work_without_hub
@@ -36,37 +43,36 @@ app = typer.Typer()
 
 @app.command()
 def ask(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A PDF or a text in UTF-8; - for standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A PDF or a UTF-8 text file; - for standard input.")],
     question: Annotated[
-        str | None, typer.Argument(metavar="[QUESTION]", help="Default: questions are read, a line each, to the end.")
+        str | None,
+        typer.Argument(metavar="[QUESTION]", help="Default: questions from standard input, one per line."),
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="As in `dca` or `dca:mscale=0.1`.")] = "vanilla",
+    method: Annotated[str, typer.Option("--method", help="E.g. `dca` or `dca:mscale=0.1`.")] = "vanilla",
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="A folder, a Hugging Face id, a GGUF file, or an embedded model; required."),
     ] = None,
     seq_len: Annotated[
-        str | None, typer.Option("--seq-len", help="Tokens of document, question and answer; default: as needed.")
+        str | None, typer.Option("--seq-len", help="Tokens for document, question and answer; default: as needed.")
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, max=2**27, help="Tokens of an answer.")
+        int, typer.Option("--max-new-tokens", min=1, max=2**27, help="Most tokens per answer.")
     ] = 256,
     dtype: DtypeOption = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let the model's repository run its code.")
-    ] = False,
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
     adapter: AdapterOption = None,
     quantization: QuantizationOption = None,
 ) -> None:
-    """Ask a document of any length; under each answer stand the passages that share most words with it.
+    """Ask questions about a document of any length; each answer comes with the passages that share most words with it.
 
-    Without a question, questions are read from the terminal or a pipe; the model reads the document once for all.
+    Without a question, questions are read from the terminal or a pipe; the document is prefilled once for all of them.
 
-    Ctrl-C ends an answer, and between answers the conversation.
+    Ctrl-C stops an answer and, between answers, ends the conversation.
 
-    A model without chat template continues the text: end the question with the beginning of its answer.
+    A model without a chat template continues the text: end the question with the beginning of its answer.
     """
     from lcbench.apps.ask.pages import STDIN, read_pages
     from lcbench.core.specs import parse_seq_len
@@ -74,11 +80,11 @@ def ask(
 
     if model is None:
         raise UserError(
-            "name the model that is to answer: --model with a folder or a Hugging Face id, or, to try it out, "
+            "name the model that should answer: --model with a folder or a Hugging Face id, or, to try it out, "
             f"--model {DEFAULT_MODEL}, which ships with lcbench."
         )
     if file == STDIN and question is None:
-        raise UserError("standard input holds the document, so the question must stand on the command line.")
+        raise UserError("standard input is the document, so the question must be given on the command line.")
     chosen = parse_method(method)
     if seq_len is not None:
         parse_seq_len(seq_len)
@@ -101,7 +107,7 @@ def ask(
     if length > steering.lengths.pretraining and steering.method.label == "vanilla":
         _tell(
             f"{length:,} tokens are more than the {steering.lengths.pretraining:,} that {model} was trained for; "
-            "a method such as --method dca reaches further."
+            "a method such as --method dca may reach further."
         )
     if not prompts.chat:
         _tell(f"{model} has no chat template and continues the text: end a question with the beginning of its answer.")
@@ -125,7 +131,7 @@ def ask(
     add_help_option=False,
 )
 def lm_eval(context: typer.Context) -> None:
-    """EleutherAI's lm-evaluation-harness with `--model lcbench`; its options: `lcbench lm-eval run --help`."""
+    """Run EleutherAI's lm-evaluation-harness with `--model lcbench`; its options: `lcbench lm-eval run --help`."""
     from importlib.util import find_spec
 
     from lcbench.data.harness import check_tasks
@@ -146,11 +152,11 @@ def lm_eval(context: typer.Context) -> None:
 
 @app.command()
 def convert(
-    model: Annotated[str, typer.Argument(help="A folder, or a Hugging Face id.")],
+    model: Annotated[str, typer.Argument(help="A folder or a Hugging Face id.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     revision: RevisionOption = None,
 ) -> None:
-    """Copy a model whose weights are pickles (pytorch_model*.bin) to a folder with safetensors."""
+    """Convert a model with pickled weights (pytorch_model*.bin) to a folder with safetensors."""
     from lcbench.engine.convert import convert_checkpoint
 
     for path in convert_checkpoint(model, out, revision):
@@ -158,7 +164,7 @@ def convert(
 
 
 class _CtrlC:
-    """While an answer is printed, Ctrl-C ends the answer; before its first word, as during the prefill, it ends the
+    """While an answer is printed, Ctrl-C stops it; before its first word, as during the prefill, it ends the
     program."""
 
     def __init__(self) -> None:
@@ -192,7 +198,7 @@ def _answer(
         return ctrl_c is not None and ctrl_c.pressed
 
     answer = conversation.ask(question, show)
-    terminal.say("" if answer else "(no answer: the model ended its turn at once)")
+    terminal.say("" if answer else "(no answer: the model ended its turn immediately)")
     for passage in index.best(f"{question} {answer}", PASSAGES):
         where = f"page {passage.page}" if pages.numbered else f"line {passage.line}"
         (text, *more) = textwrap.wrap(passage.text, WIDTH - len(CUT)) if len(passage.text) > WIDTH else [passage.text]
@@ -212,7 +218,7 @@ def _questions() -> Iterator[str]:
 
 
 def _length(prompts: Prompts, question: str | None, seq_len: str | None, max_new_tokens: int) -> int:
-    """The length of the run. Raises: UserError for one that the document does not fit into."""
+    """The run's length in tokens. Raises: UserError if the document does not fit into --seq-len."""
     from lcbench.core.specs import parse_seq_len
 
     reserved = 0 if question is not None else QUESTION_TOKENS
@@ -222,8 +228,8 @@ def _length(prompts: Prompts, question: str | None, seq_len: str | None, max_new
     length = parse_seq_len(seq_len)
     if needed > length:
         raise UserError(
-            f"document, question and answer need {needed} tokens, more than --seq-len {seq_len}; leave it out, or give "
-            "fewer pages."
+            f"document, question and answer need {needed} tokens, more than --seq-len {seq_len}; leave that out, or "
+            "pass fewer pages."
         )
     return length
 

@@ -15,7 +15,7 @@ app = typer.Typer()
 
 DifferenceOption = Annotated[
     str | None,
-    typer.Option("--difference", metavar="METHOD", help="Show by how much methods differ from this one, paired."),
+    typer.Option("--difference", metavar="METHOD", help="Show paired differences of the methods from this one."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
@@ -24,13 +24,13 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a ru
 @without_collections()
 def table(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: the newest.")
     ] = None,
     run: Annotated[list[Path] | None, typer.Option("--run", help="The same, as an option.")] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
     effective: EffectiveOption = 0.856,
 ) -> None:
-    """Show the results of one run or several: methods by lengths, headlines, the best in bold unless within noise."""
+    """Show results of one or more runs: methods by lengths, headline numbers, the best in bold if beyond noise."""
     from lcbench.core.errors import unknown
     from lcbench.results.report.overview import overview
     from lcbench.results.report.runs import read_runs
@@ -50,16 +50,16 @@ def table(
 
 @app.command()
 def plot(
-    task: Annotated[str, typer.Argument(help="A task of the run, as `needle` or `pg19`.")],
+    task: Annotated[str, typer.Argument(help="A task of the run, e.g. `needle` or `pg19`.")],
     run: Annotated[
-        list[Path] | None, typer.Option("--run", help="Folder of a run, side by side with others; default: newest.")
+        list[Path] | None, typer.Option("--run", help="Folder of a run; repeatable; default: the newest.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="PNG, SVG or PDF by its suffix; default: a PNG in the run's folder.")
     ] = None,
     difference: DifferenceOption = None,
 ) -> None:
-    """Draw every method of one run or several, here and into a file: depth by length, or else the score by length."""
+    """Draw all methods of one or more runs, in the terminal and in a file: depth by length, or score by length."""
     from lcbench.results.report import curves, heatmap
     from lcbench.results.report.difference import differences as differences_of
     from lcbench.results.report.difference import print_differences
@@ -102,9 +102,9 @@ def plot(
 @app.command()
 @without_collections()
 def compare(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the run to compare with.")],
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the baseline run.")],
     new: Annotated[
-        Path | None, typer.Argument(metavar="[NEW]", help="Folder of the run in question; with --pair default: BASE.")
+        Path | None, typer.Argument(metavar="[NEW]", help="Folder of the new run; with --pair, default: BASE.")
     ] = None,
     pair: Annotated[
         list[str] | None,
@@ -116,26 +116,28 @@ def compare(
             "--fail-on-regression", help="Exit with 1 if a cell regressed or is missing in NEW, or NEW is unfinished."
         ),
     ] = False,
-    alpha: Annotated[float, typer.Option(help="Chance of any false verdict on scores, over all cells.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Probability of any false verdict on scores, over all cells.")] = 0.05,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Drops that are surely smaller are none: a share of the full score, as 0.02, or nats a token."
+            help="Ignore drops that are certainly smaller: a share of the full score, e.g. 0.02, or nats per token."
         ),
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, as for a CI's job summary.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, a test case a cell.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page that opens from disk.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, e.g. for a CI job summary.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per cell.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     max_slowdown: Annotated[
-        float | None, typer.Option(help="A cell that takes more than this many times the time regressed, as 1.2.")
+        float | None,
+        typer.Option(help="A cell regressed if its time grew by more than this factor, e.g. 1.2."),
     ] = None,
     max_memory: Annotated[
-        float | None, typer.Option(help="A cell that needs more than this many times the memory regressed, as 1.2.")
+        float | None,
+        typer.Option(help="A cell regressed if its memory grew by more than this factor, e.g. 1.2."),
     ] = None,
 ) -> None:
-    """Did anything get worse? The same samples of two runs, compared cell by cell.
+    """Compare the same samples of two runs, cell by cell: did anything get worse?
 
-    Exit codes: 0; with --fail-on-regression 1 if a cell regressed or NEW is unfinished; 2 something to mend.
+    Exit codes: 0; with --fail-on-regression 1 if a cell regressed or NEW is unfinished; 2 invalid input.
     """
     from lcbench.core.errors import UserError
     from lcbench.results.compare import Limits
@@ -151,7 +153,7 @@ def compare(
     if not 0 < alpha < 1:
         raise UserError(f"--alpha must be between 0 and 1, not {alpha:g}.")
     if tolerance is not None and not 0 < tolerance < 1:
-        raise UserError(f"--tolerance must be a share of the full score above 0, as 0.02, not {tolerance:g}.")
+        raise UserError(f"--tolerance must be a share of the full score, such as 0.02, not {tolerance:g}.")
     for option, limit in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
         if limit is not None and not limit > 0:
             raise UserError(f"{option} must be a ratio above 0, not {limit:g}; 1.2 allows a fifth more.")
@@ -177,15 +179,15 @@ def compare(
 @without_collections()
 def report(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: newest.")
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs; default: the newest.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Page to write; default: report.html in the (first) run's folder.")
+        Path | None, typer.Option("--out", help="HTML page to write; default: report.html in the first run's folder.")
     ] = None,
     effective: EffectiveOption = 0.856,
     difference: DifferenceOption = None,
 ) -> None:
-    """Write one page that opens from disk: headlines, scores, heatmaps, curves, cost, and every sample."""
+    """Write a self-contained HTML page: headline numbers, scores, heatmaps, curves, cost, and every sample."""
     from lcbench.results.report.html.report import page
 
     require_folder(out, ".html", ".htm")
@@ -202,7 +204,7 @@ def rescore(
         list[str] | None, typer.Option("--task", help="YAML file of a task that does not ship with lcbench.")
     ] = None,
 ) -> None:
-    """Score the recorded predictions again with today's metrics; needs no model."""
+    """Score the recorded predictions again with the current metrics; needs no model."""
     from lcbench.results.rescore import rescore as rescore_run
 
     result = rescore_run(run, task or ())
@@ -217,13 +219,13 @@ def export(
     run: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/records.parquet.")] = None,
     to: Annotated[
-        str | None, typer.Option("--to", help="An experiment tracker in place of a file: wandb, mlflow, trackio.")
+        str | None, typer.Option("--to", help="Send to an experiment tracker instead: wandb, mlflow, trackio.")
     ] = None,
     project: Annotated[
-        str | None, typer.Option("--project", help="The tracker's project or experiment; default: lcbench.")
+        str | None, typer.Option("--project", help="Project or experiment of the tracker; default: lcbench.")
     ] = None,
 ) -> None:
-    """Write a run as Parquet, one row a sample, for pandas and datasets; or send its scores to a tracker."""
+    """Write a run as Parquet, one row per sample, for pandas and datasets; or send its scores to a tracker."""
     from lcbench.core.errors import UserError
     from lcbench.results.export import export as export_run
 
@@ -231,12 +233,12 @@ def export(
         from lcbench.results.trackers import track
 
         if out is not None:
-            raise UserError("--to sends a run to a tracker, and --out writes a file; pass one of them.")
+            raise UserError("--to sends a run to a tracker, and --out writes a file; pass only one of them.")
         for name in track(run, to, project or "lcbench"):
             terminal.say(f"{to}: {name}")
         return
     if project is not None:
-        raise UserError("--project is that of a tracker; pass --to wandb, mlflow or trackio, too.")
+        raise UserError("--project names a project of a tracker; add --to wandb, mlflow or trackio.")
     require_folder(out, ".parquet")
     path = out or run / "records.parquet"
     rows = export_run(run, path)
@@ -244,7 +246,7 @@ def export(
 
 
 def _newest() -> Path:
-    """The newest run, whose name is shown, as nobody typed it. Raises: UserError if there is none."""
+    """The newest run; its name is shown, since nobody typed it. Raises: UserError if there is none."""
     from lcbench.results.register import newest_known_run
 
     folder = newest_known_run(RESULTS)

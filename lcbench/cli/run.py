@@ -1,15 +1,13 @@
-"""`lcbench run`: a task or a suite, all cells that are missing, then the table."""
+"""`lcbench run`: run the missing cells of a task or a suite, then print the table."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lcbench.attention.options import AttentionOptions
 from lcbench.cli.common import (
-    MODEL_HELP,
     RESULTS,
     AdapterOption,
     ApplyChatOption,
@@ -17,12 +15,15 @@ from lcbench.cli.common import (
     ChatOption,
     ChatOptionOption,
     DepthsOption,
+    DeviceOption,
     DtypeOption,
     EffectiveOption,
     HaystackOption,
     LengthsOption,
     MethodsOption,
     MultiturnOption,
+    OptionalModelOption,
+    OutputOption,
     QuantizationOption,
     RemoteCodeOption,
     RepeatsOption,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from lcbench.run.requests import Request
 
 app = typer.Typer()
-EXAMPLES = """As in: lcbench run passkey --method vanilla,dca:mscale=0.1 --seq-len 256..1k --samples 5
+EXAMPLES = """Examples: lcbench run passkey --method vanilla,dca:mscale=0.1 --seq-len 256..1k --samples 5
 
 lcbench run needle --method dca --seq-len 4k,8k --depths 11 --model ./llama -o needle --dry-run
 
@@ -71,16 +72,16 @@ def run(
     target: Annotated[str, typer.Argument(help="A task (`lcbench list tasks`), or the YAML file of a task or suite.")],
     method: MethodsOption = None,
     seq_len: LengthsOption = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
+    model: OptionalModelOption = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="What tables and figures call the model; default: as it is typed.")
+        str | None, typer.Option("--name", help="The model's name in tables and figures; default: as typed.")
     ] = None,
     depths: DepthsOption = None,
     haystack: HaystackOption = None,
     too_long: TooLongOption = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", "--limit", "--num-samples", min=1, help="Samples a cell; default: the task's."),
+        typer.Option("--samples", "--limit", "--num-samples", min=1, help="Samples per cell; default: the task's."),
     ] = None,
     chat: ChatOption = None,
     bos: BosOption = None,
@@ -92,10 +93,7 @@ def run(
     repeats: RepeatsOption = None,
     seed: SeedOption = None,
     dtype: DtypeOption = "auto",
-    device: Annotated[
-        str,
-        loaded(help="auto, cpu, cuda, cuda:1, ..."),
-    ] = "auto",
+    device: DeviceOption = "auto",
     device_map: Annotated[
         str | None,
         loaded("--device-map", help="auto: spread a large model over all GPUs, RAM and disk."),
@@ -106,11 +104,11 @@ def run(
     ] = False,
     slurm: Annotated[
         str | None,
-        loaded("--slurm", help="Share the cells over so many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
+        loaded("--slurm", help="Split the cells over this many SLURM jobs: `8,partition=gpu,gpus_per_node=1`."),
     ] = None,
     attention: Annotated[
         str,
-        loaded(help="Backend: auto (the fastest that can), reference, matmul, tiled, flash, flex, triton."),
+        loaded(help="Backend: auto (the fastest one that can), reference, matmul, tiled, flash, flex, triton."),
     ] = "auto",
     kv_dtype: Annotated[
         str,
@@ -130,20 +128,18 @@ def run(
     engine: EngineOption = "lcbench",
     engine_option: EngineOptionsOption = None,
     revision: RevisionOption = None,
-    output: Annotated[  # readable=False: a folder without read permission is reported by the writer
-        Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the run.")
-    ] = None,
+    output: OutputOption = None,
     trust_remote_code: RemoteCodeOption = False,
     adapter: AdapterOption = None,
     quantization: QuantizationOption = None,
     apply_chat_template: ApplyChatOption = False,
     fewshot_as_multiturn: MultiturnOption = False,
     effective: EffectiveOption = 0.856,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it needs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and the memory it needs.")] = False,
 ) -> None:
     """Run a task or a suite; the same command again resumes where it stopped.
 
-    Exit codes: 0 all cells done, 1 some failed, 2 something to mend.
+    Exit codes: 0 all cells done, 1 some failed, 2 invalid input.
     """
     from lcbench.results.report.overview import require_threshold
     from lcbench.run.plan import make_plan
@@ -153,8 +149,8 @@ def run(
     require_threshold(effective)
     if fewshot_as_multiturn:
         raise UserError(
-            "lcbench has no --fewshot-as-multiturn: tasks of as many demonstrations as fit take it as an option, as in "
-            "trec:multiturn=true; all others ask in one message."
+            "lcbench has no --fewshot-as-multiturn: many-shot tasks take it as an option, as in trec:multiturn=true; "
+            "all others ask in one message."
         )
     format_ = prompt_format(
         chat,
@@ -248,7 +244,7 @@ def run(
 
 
 def _all_with(requests: list[Request], option: str, value: str) -> list[Request]:
-    """The requests with this option of their tasks; of a suite, those that take it. Raises: UserError if none does."""
+    """The requests with this option of their tasks set, where a task takes it. Raises: UserError if none does."""
     from dataclasses import replace
 
     from lcbench.tasks import load_task

@@ -1,4 +1,4 @@
-"""What `lcbench run` prints: its plan, how long it will take, and the table of its samples."""
+"""Output of `lcbench run`: the plan, the estimated time, and the table of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_time(plan: Plan, *, always: bool) -> None:
-    """How long the run will take, and what would shorten it; where it is short only if `always`."""
+    """Print how long the run will take, and what would shorten it; for short runs only if `always`."""
     from lcbench.run.pace import LONG, estimate, forecast, surely_short
 
     if not always and surely_short(plan):
@@ -48,8 +48,8 @@ def _show_memory(plan: Plan, need: Footprint) -> None:
     dropped = f", {human_bytes(left)} after the prompt" if largest.resolved.evicts else ""
     terminal.say(
         f"weights {human_bytes(need.weights)}, KV cache up to {human_bytes(kv_cache)}{dropped} "
-        f"({largest.resolved.label} at {largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes a key and layer); "
-        f"together {human_bytes(need.weights + kv_cache)} and the activations of one chunk"
+        f"({largest.resolved.label} at {largest.cell.seq_len:,} tokens, {need.kv_per_key:,} bytes per key and layer); "
+        f"together {human_bytes(need.weights + kv_cache)}, plus the activations of one chunk"
     )
     answered = [job for job in plan.jobs if job.task.measure == "answer"]
     digests = [need.page_digests(job.resolved, job.cell.seq_len) for job in answered]

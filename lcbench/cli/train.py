@@ -1,4 +1,4 @@
-"""`lcbench train`: one verb a kind of training. Everything heavy is imported by the verb that needs it."""
+"""`lcbench train`: one verb per kind of training. Everything heavy is imported by the verb that needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lcbench.cli.common import ModelOption
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.core.specs import LARGEST_SEED
@@ -15,7 +16,7 @@ from lcbench.engine.models import DEFAULT_MODEL, ModelSource
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train a model; the same command again resumes where it stopped.",
+    help="Train a model; the same command resumes an interrupted training.",
 )
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its recipe, log and loss curve.")]
@@ -27,10 +28,10 @@ def reference(
     out: OutOption,
     seed: SeedOption = 0,
     structured_start: Annotated[
-        bool, typer.Option(help="Begin with a rough form of the heads that retrieve; without, they hardly appear.")
+        bool, typer.Option(help="Initialise retrieval heads roughly; without this, they hardly emerge.")
     ] = True,
 ) -> None:
-    """Train the embedded reference model from its seed: 40 minutes on one core."""
+    """Train the embedded reference model from scratch: 40 minutes on one core."""
     from lcbench.apps.train.progress import console_progress
     from lcbench.apps.train.reference import train_reference
 
@@ -38,12 +39,9 @@ def reference(
     terminal.say(f"model: {folder}")
 
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="An embedded model, a folder, a Hugging Face id, or a GGUF file.")
-]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, max=10**9, help="Optimizer steps.")]
-RateOption = Annotated[float, typer.Option("--learning-rate", help="Highest learning rate of AdamW.")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="Train through a method, as in `dca` or `fot`.")]
+RateOption = Annotated[float, typer.Option("--learning-rate", help="Peak learning rate of AdamW.")]
+MethodOption = Annotated[str | None, typer.Option("--method", help="Train under a method, e.g. `dca` or `fot`.")]
 TEXT_HELP = "A .txt, .jsonl or .parquet file (column `text`), a folder of them, or a `datasets` id"
 
 
@@ -53,24 +51,28 @@ def fot(
     memory_layers: Annotated[str, typer.Option("--memory-layers", help="Layers with memory, from 0: `6,12,18`.")],
     model: ModelOption = DEFAULT_MODEL,
     d: Annotated[
-        str, typer.Option("--d", help="How many documents a memory layer sees, over the run: `1,2,4,8,16`, or one.")
+        str,
+        typer.Option("--d", help="Documents a memory layer sees, over the run: `1,2,4,8,16`, or one number."),
     ] = "1,2,4,8,16",
     steps: StepsOption = 800,
     learning_rate: Annotated[
-        float, typer.Option("--learning-rate", help="Highest learning rate of AdamW; for 3 billion parameters 2e-5.")
+        float, typer.Option("--learning-rate", help="Peak learning rate of AdamW; 2e-5 suits 3 billion parameters.")
     ] = 1e-3,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Documents of two windows a step.")] = 16,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, max=2**20, help="Documents (two windows each) per step.")
+    ] = 16,
     context_length: Annotated[
-        str | None, typer.Option("--context-length", help="Tokens of a window; default: the trained length.")
+        str | None, typer.Option("--context-length", help="Window in tokens; default: the trained length.")
     ] = None,
     last_context_length: Annotated[
-        str | None, typer.Option("--last-context-length", help="Kept for inference; default: half a window.")
+        str | None,
+        typer.Option("--last-context-length", help="Local window at inference; default: half a window."),
     ] = None,
     text: Annotated[str | None, typer.Option("--text", help=f"{TEXT_HELP}; default: generated documents.")] = None,
-    compile: Annotated[bool, typer.Option(help="Compile the model with torch.compile: pays from 100 steps on.")] = True,
+    compile: Annotated[bool, typer.Option(help="Use torch.compile; it pays off from 100 steps on.")] = True,
     seed: SeedOption = 0,
 ) -> None:
-    """Tune a model for memory with cross-batch training: 20 minutes on one core for the embedded one."""
+    """Fine-tune a model for memory by cross-batch training: 20 minutes on one core for the embedded one."""
     source = _source(model)
     _require_reachable([text] if text else [])
     layers, contexts = _whole_numbers("--memory-layers", memory_layers), _whole_numbers("--d", d)
@@ -101,14 +103,15 @@ def fot(
 def instruct(
     out: OutOption,
     data: Annotated[
-        list[str], typer.Option("--data", help="A .jsonl or .parquet file or a `datasets` id; may be given often.")
+        list[str], typer.Option("--data", help="A .jsonl or .parquet file or a `datasets` id; repeatable.")
     ],
     model: ModelOption = DEFAULT_MODEL,
     proportions: Annotated[
-        str | None, typer.Option("--proportions", help="Of the sources, as `0.99,0.01`; default: equal.")
+        str | None, typer.Option("--proportions", help="Shares of the sources, e.g. `0.99,0.01`; default: equal.")
     ] = None,
     formats: Annotated[
-        Path | None, typer.Option("--formats", help="YAML: columns and texts of `instructions` and `chat`.")
+        Path | None,
+        typer.Option("--formats", help="YAML: columns and texts of `instructions` and `chat`."),
     ] = None,
     method: MethodOption = None,
     max_input_length: Annotated[str | None, typer.Option(help="Tokens; default: --max-total-length.")] = None,
@@ -116,10 +119,10 @@ def instruct(
     max_total_length: Annotated[str | None, typer.Option(help="Tokens; default: the trained length.")] = None,
     steps: StepsOption = 4000,
     learning_rate: RateOption = 1e-5,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Samples a step.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Samples per step.")] = 16,
     seed: SeedOption = 0,
 ) -> None:
-    """Tune a model on instructions and chats in LongLLaMA's format."""
+    """Fine-tune a model on instructions and chats in LongLLaMA's format."""
     source = _source(model, method)
     _require_reachable(data)
     shares = None if proportions is None else _numbers("--proportions", proportions)
@@ -155,14 +158,14 @@ def lm(
     model: ModelOption = DEFAULT_MODEL,
     method: MethodOption = None,
     seq_len: Annotated[
-        str | None, typer.Option("--seq-len", help="Tokens of a window, as `16k`; default: the trained length.")
+        str | None, typer.Option("--seq-len", help="Window in tokens, e.g. `16k`; default: the trained length.")
     ] = None,
     steps: StepsOption = 1000,
     learning_rate: RateOption = 2e-5,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Windows a step.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**20, help="Windows per step.")] = 8,
     seed: SeedOption = 0,
 ) -> None:
-    """Tune a model on text, through any method: with `--method dca`, say, as ChunkLlama does at 16k tokens."""
+    """Fine-tune a model on text under any method: `--method dca`, for instance, as ChunkLlama does at 16k tokens."""
     source, length = _source(model, method), _length(seq_len)
     _require_reachable([text])
 
@@ -217,7 +220,7 @@ def _length(text: str | None) -> int | None:
 
 def _whole_numbers(option: str, text: str) -> list[int]:
     if not all(item.strip().isdecimal() for item in text.split(",")):
-        raise UserError(f"{option}: {text!r} is no list of whole numbers such as 1,2,4.")
+        raise UserError(f"{option}: {text!r} is not a list of whole numbers such as 1,2,4.")
     return [int(item) for item in text.split(",")]
 
 
@@ -225,7 +228,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(item) for item in text.split(",")]
     except ValueError:
-        raise UserError(f"{option}: {text!r} is no list of numbers such as 0.99,0.01.") from None
+        raise UserError(f"{option}: {text!r} is not a list of numbers such as 0.99,0.01.") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

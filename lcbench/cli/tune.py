@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcbench.cli.common import RESULTS, DtypeOption, ModelOption, RemoteCodeOption, RevisionOption
+from lcbench.cli.common import (
+    RESULTS,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    OutputOption,
+    OwnSeedOption,
+    RemoteCodeOption,
+    RevisionOption,
+)
 from lcbench.core import terminal
 from lcbench.core.errors import UserError
 from lcbench.engine.models import DEFAULT_MODEL, ModelSource
@@ -23,26 +31,24 @@ app = typer.Typer()
 @app.command()
 def tune(
     method: Annotated[
-        str, typer.Argument(help="As in `self_extend` or `dca+yarn`; options that are typed stay as they are.")
+        str, typer.Argument(help="E.g. `self_extend` or `dca+yarn`; options given here are kept as they are.")
     ],
-    seq_len: Annotated[str, typer.Option("--seq-len", help="Tokens of a prompt and its answer, as `8k`.")],
-    task: Annotated[str, typer.Option("--task", help="What the candidates answer.")] = "passkey",
+    seq_len: Annotated[str, typer.Option("--seq-len", help="Length in tokens, e.g. `8k`, answer included.")],
+    task: Annotated[str, typer.Option("--task", help="The task the candidates are scored on.")] = "passkey",
     budget: Annotated[
-        int, typer.Option("--budget", min=1, max=10**7, help="Samples altogether, a quarter held out.")
+        int, typer.Option("--budget", min=1, max=10**7, help="Samples in total, of which a quarter is held out.")
     ] = 1000,
     model: ModelOption = DEFAULT_MODEL,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the samples; another than that of a run.")] = 1000,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", readable=False, help="Results folder; default: by the search.")
-    ] = None,
+    seed: OwnSeedOption = 1000,
+    output: OutputOption = None,
     dtype: DtypeOption = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
 ) -> None:
-    """Find the options of a method that suit a model, a task and a length; the same command resumes.
+    """Find a method's best options for a model, a task and a length; the same command resumes.
 
-    Exit codes: 0 done, 2 something to mend.
+    Exit codes: 0 done, 2 invalid input.
     """
     from lcbench.core.specs import parse_seq_len
     from lcbench.methods import Lengths, parse_method
@@ -91,6 +97,6 @@ def _require_samples(task: Task, samples: int, tokenizer: PreTrainedTokenizerBas
     available = task.available(tokenizer)
     if available is not None and available < samples:
         raise UserError(
-            f"{task.name} has {available} samples here, and this search would ask up to {samples} of them; pass a "
+            f"{task.name} has {available} samples at this length, and this search would need up to {samples}; pass a "
             "smaller --budget."
         )

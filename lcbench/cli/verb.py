@@ -1,4 +1,4 @@
-"""What every verb does beside its own work: no path is empty, and its help names all spellings of an option."""
+"""The base class of all verbs: it refuses empty paths and shows all spellings of an option in the help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = "--"
 
 
 def empty(named: str) -> UserError:
-    """The refusal of a path without a character."""
+    """The error for an empty path."""
     return UserError(f"{named} is empty; name a file or folder (the current one is `.`).")
 
 
@@ -22,8 +22,8 @@ class Verb(typer.core.TyperCommand):
     """A command of the command line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises: UserError for a path without a character, as of a shell's variable that is not set: Python takes it
-        for the current folder."""
+        """Raises: UserError for an empty path, such as an unset shell variable, which Python takes for the current
+        folder."""
         if any(not word or word.endswith("=") for word in args):
             typed, _, _ = self.make_parser(ctx).parse_args(list(args))
             hints = get_type_hints(self.callback)
@@ -34,7 +34,7 @@ class Verb(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The table has room for one long spelling of an option; the others stand behind its text."""
+        """The table has room for one long spelling of an option; the others follow its text."""
         declared = self.params
         self.params = [_spelled(param) for param in declared]
         try:

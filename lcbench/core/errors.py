@@ -39,7 +39,7 @@ class TooLongError(RowError):
 
 
 class LeftOutError(TooLongError):
-    """The same where such rows are left out of a run: they are counted and named, and are no failure."""
+    """The same where such rows are left out of a run: they are counted and named, and are not failures."""
 
 
 class UnsupportedModelError(UserError):

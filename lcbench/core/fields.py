@@ -30,7 +30,7 @@ def described(
 ) -> Any:
     """A field that JSON may lack if it has a `default`; None as default is not written.
 
-    `key` is its name in JSON if it is no name of Python; `unit` completes "a number of"; `least` and `most` bound a
+    `key` is its name in JSON if it is not a name of Python; `unit` completes "a number of"; `least` and `most` bound a
     number; `check` stands for the check of its type, and `wanted` for the words of its type in the documentation. A
     None is written only if the field `along` is given and not None.
     """

@@ -42,7 +42,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def read_whole(path: Path) -> bytes:
-    """The content of a file. Raises: OSError for one that is no file, or too large to be meant."""
+    """The content of a file. Raises: OSError for one that is not a file, or too large to be meant."""
     require_regular(path)
     with path.open("rb") as file:
         return read_bounded(file)
@@ -87,7 +87,7 @@ def replaced(path: Path, *, owned: bool = False) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # of a link, what it leads to
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file that could be replaced")
+        raise OSError(errno.EINVAL, "it is not a file that could be replaced")
     temporary = path.with_name(f"{path.name}.tmp") if owned else _new_file(path)
     try:
         yield temporary

@@ -22,9 +22,9 @@ def parse(text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FieldError("is no JSON in UTF-8") from error
+        raise FieldError("is not JSON in UTF-8") from error
     if type(content) is not dict:
-        raise FieldError("is no JSON object")
+        raise FieldError("is not a JSON object")
     if text.count(b"[") + text.count(b"{") > FEW_BRACKETS:
         for key, value in content.items():
             if _deep(value, DEEPEST):

@@ -36,7 +36,7 @@ def paired_shares(gained: int, lost: int, trials: int, margin: float, alpha: flo
     """The score test of two shares on the same samples, of which `gained` turned right and `lost` wrong.
 
     Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B: the variance is that
-    under the null, so that pairs which all agree are no certainty.
+    under the null, so that pairs which all agree do not make certainty.
     """
     wanted, low, high = NORMAL.inv_cdf(1 - alpha), -1.0, (gained - lost) / trials
     for _ in range(STEPS):

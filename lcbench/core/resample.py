@@ -23,8 +23,8 @@ class Resampler:
     Wu 1988, https://doi.org/10.1080/01621459.1988.10478591). Of scores that are all right or wrong, or all equal, too
     few tell how they spread: the draws are then right or wrong, with half a right and half a wrong score added to those
     there are (Jeffreys's prior; Brown, Cai and DasGupta 2001, https://doi.org/10.1214/ss/1009213286), since 5 right
-    answers of 5 are no certainty. Deviations are from the mean of what is drawn from, so that they add no bias where
-    many cells are averaged.
+    answers of 5 do not make certainty. Deviations are from the mean of what is drawn from, so that they add no bias
+    where many cells are averaged.
 
     Right and wrong answers take no numpy, whose import a small table would wait for; cells with as many right
     of as many read one list of draws, each from a place of its own, so that a large one does not wait for draws either.

@@ -60,7 +60,9 @@ def parse_depths(text: str) -> list[float]:
     except ValueError:
         numbers = [math.nan]
     if not all(0 <= number <= 1 for number in numbers):
-        raise UserError(f"{brief(text)} is no list of depths; write a count such as 11, or fractions such as 0,0.5,1.")
+        raise UserError(
+            f"{brief(text)} is not a list of depths; write a count such as 11, or fractions such as 0,0.5,1."
+        )
     return list(dict.fromkeys(numbers))
 
 

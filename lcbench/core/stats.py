@@ -1,6 +1,6 @@
 """Confidence intervals of scores, and significance tests of the difference between two runs.
 
-Each is a few lines; scipy, 100 MB for two functions, is no dependency.
+Each is a few lines; scipy, 100 MB for two functions, is not a dependency.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} successes in {trials} trials are no proportion")
+        raise ValueError(f"{successes} successes in {trials} trials are not a proportion")
     share, z2 = successes / trials, Z_95**2 / trials
     centre = (share + z2 / 2) / (1 + z2)
     half = Z_95 / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))

@@ -77,7 +77,7 @@ codecs.register_error("lcbench", _plain_or_escape)
 
 
 def console(**options: Any) -> SafeConsole:
-    """A console without markup and highlights: a name such as `[red]run` is no style. Options are those of rich."""
+    """A console without markup and highlights: a name such as `[red]run` is not a style. Options are those of rich."""
     return SafeConsole(markup=False, highlight=False, **options)
 
 

@@ -54,7 +54,7 @@ class Adapter:
             folder = self._downloaded()
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
-                raise UserError(f"{self.name} is no adapter: it has no {file}.")
+                raise UserError(f"{self.name} is not an adapter: it has no {file}.")
         return folder
 
     @cached_property

@@ -68,7 +68,8 @@ class CallCost:
 
     @classmethod
     def total(cls, costs: Sequence[CallCost]) -> CallCost:
-        """The sum of seconds and tokens of at least one call, the largest peak, and the first of what is no amount."""
+        """The sum of seconds and tokens of at least one call, the largest peak, and the first value of whatever is not
+        an amount."""
         ways = sorted({cost.way for cost in costs if cost.way is not None})
         differences = [cost.reuse_difference for cost in costs if cost.reuse_difference is not None]
         peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]

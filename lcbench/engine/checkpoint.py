@@ -70,7 +70,7 @@ class Checkpoint:
         folder = Path(self.location)
         if self.name and folder.is_dir():
             if not (folder / "config.json").exists():
-                raise UserError(f"{self.name} is no model folder: it has no config.json.")
+                raise UserError(f"{self.name} is not a model folder: it has no config.json.")
             if self.revision is not None:
                 raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
             self._check_files(folder)
@@ -158,7 +158,7 @@ class Checkpoint:
                 )
 
     def skeleton(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model's modules without weights, on the meta device. Raises: UserError if it is no language model."""
+        """The model's modules without weights, on the meta device. Raises: UserError if it is not a language model."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -170,7 +170,7 @@ class Checkpoint:
         except Exception as error:  # as in `load`: a broken config fails in many ways
             if fault := rope_fault(config):
                 raise UserError(f"{self.name}: {fault}.") from error
-            raise UserError(f"{self.name} is no causal language model: {explain(error)}") from error
+            raise UserError(f"{self.name} is not a causal language model: {explain(error)}") from error
         if self.gguf:
             self.gguf.check_unread(skeleton)
         return skeleton

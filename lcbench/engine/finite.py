@@ -1,4 +1,4 @@
-"""Logits that are no answer (NaN, infinite, all equal) are an error that names the layer where they come from.
+"""Logits that cannot be an answer (NaN, infinite, all equal) raise an error that names the layer they come from.
 
 Half precision overflows without an error, and argmax of NaN is token 0. The check is one pass over the logits of one
 position; the search for the layer is a second forward pass, once the fault is there.

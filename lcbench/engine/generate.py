@@ -256,7 +256,7 @@ def _masked(mask_BS: Tensor) -> dict[str, Tensor]:
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The end tokens of the model's generation config and config, and the tokenizer's EOS: checkpoints often name
-    different ones, and each of them ends an answer. Raises: UserError for what is no token id."""
+    different ones, and each of them ends an answer. Raises: UserError for what is not a token id."""
     given = [getattr(config, "eos_token_id", None) for config in (model.generation_config, model.config, tokenizer)]
     tokens = [token for eos in given for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
     if strange := [token for token in tokens if type(token) is not int]:

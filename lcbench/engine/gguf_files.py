@@ -63,16 +63,16 @@ class GgufFile:
     path: Path
 
     def check(self) -> None:
-        """Raises: UserError for what is no whole GGUF file of a model, before anything heavy is imported."""
+        """Raises: UserError for what is not a whole GGUF file of a model, before anything heavy is imported."""
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):
-                raise UserError(f"{self.name} is no regular file; give a GGUF file.")
+                raise UserError(f"{self.name} is not a regular file; give a GGUF file.")
             with self.path.open("rb") as file:
                 magic = file.read(len(MAGIC))
         except OSError as error:
             raise UserError(f"cannot read {self.name}: {error.strerror or error}.") from error
         if magic != MAGIC:
-            raise UserError(f"{self.name} is no GGUF file: it does not begin with the letters GGUF.")
+            raise UserError(f"{self.name} is not a GGUF file: it does not begin with the letters GGUF.")
         if PART_OF_SPLIT.search(self.path.name):
             raise UserError(
                 f"{self.name} is a part of a split model, which transformers does not read; join the parts with "

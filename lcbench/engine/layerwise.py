@@ -41,7 +41,7 @@ class LayerStack:
     """The decoder layers of a model, all but one of which can be replaced by the identity."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Raises: UnsupportedModelError for a model whose decoder is no plain stack of layers."""
+        """Raises: UnsupportedModelError for a model whose decoder is not a plain stack of layers."""
         self.model = model
         count = model.config.get_text_config().num_hidden_layers
         found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and _is_stack(module, count)]
@@ -142,7 +142,7 @@ def _tried(ids_T: Tensor) -> tuple[Tensor, ...]:
 
 def refused(model: PreTrainedModel) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"the decoder of {type(model).__name__} is no plain stack of layers that hand on hidden states alone, so that "
+        f"the decoder of {type(model).__name__} is not a plain stack of layers that hand on hidden states alone, so "
         "it cannot run layer by layer."
     )
 

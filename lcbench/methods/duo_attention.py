@@ -106,4 +106,4 @@ def _read(file: str) -> list[list[float]]:
         lines = read_whole(Path(file).expanduser()).decode().splitlines()
         return [[float(number) for number in line.split()] for line in lines if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"duo_attention: {file} is no table of a number for each KV head: {error}.") from None
+        raise UserError(f"duo_attention: {file} is not a table with a number for each KV head: {error}.") from None

@@ -31,7 +31,7 @@ def scaled_length(length: int, rope: object, stated: int | None = None) -> int:
     was tuned at is `stated`, as FastChat does. The lengths of other types, and of models with one scaling per layer
     type (Gemma 3), are scaled already.
 
-    Raises: UserError for a factor that is no positive number.
+    Raises: UserError for a factor that is not a positive number.
     """
     if not isinstance(rope, dict):
         return length

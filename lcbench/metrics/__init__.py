@@ -201,7 +201,7 @@ def _row(name: str, metric: Metric, prediction: str, references: References, cla
     kinds = (str, int, float) if metric.numeric else (str,)
     for text in (prediction, *expected):
         if not isinstance(text, str if text is prediction else kinds) or isinstance(text, bool):
-            raise UserError(f"{name}: {brief(text)} is no text; predictions and references are strings.")
+            raise UserError(f"{name}: {brief(text)} is not text; predictions and references are strings.")
     prediction = without_thought(prediction)
     if not metric.needs_classes:
         return metric.row(prediction, expected)

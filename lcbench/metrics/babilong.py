@@ -1,7 +1,7 @@
 """BABILong, qa1 to qa5: whether an answer names the right place, person or thing, and no other.
 
 Reference: booydar/babilong@7a6efee2 babilong/metrics.py (Kuratov et al. 2024, https://arxiv.org/abs/2406.10149). Only
-the first sentence of an answer counts; labels that the question names are no answers. References are the right answer
+the first sentence of an answer counts; labels that the question names are not answers. References are the right answer
 and the question.
 
 Faults of the official rule, which `score` keeps: labels are found inside other words ("officer" is an office), and an

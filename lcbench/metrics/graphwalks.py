@@ -12,7 +12,7 @@ Four rules are in use, and every answer is scored by all of them; the name of th
 - readme_literal: the code of the card as it stands. It always loses the first node, reads nothing before a trailing
   line break, and gives every answer 1 that shares no node with the right set.
 
-`exact` is 1 if the sets are equal. An answer without a list is no empty set: it scores 0, also where that is right.
+`exact` is 1 if the sets are equal. An answer without a list is not an empty set: it scores 0, also where that is right.
 """
 
 from __future__ import annotations

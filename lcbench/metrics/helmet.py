@@ -6,7 +6,7 @@ in context only after the cue. Re-ranking is NDCG at 10 with the gains of trec_e
 qrels file, `ID LABEL`.
 
 Faults of the official rule, which `score` keeps: an answer that is only an article ("The") is found in every text,
-and `answers` holds the answer `answer`; `score_corrected` finds whole words. IDs with commas between them are no
+and `answers` holds the answer `answer`; `score_corrected` finds whole words. IDs with commas between them are not
 ranking.
 """
 

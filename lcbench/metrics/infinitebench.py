@@ -7,7 +7,8 @@ math_find and math_calc numbers. Given as texts, numbers never match there; task
 
 Faults of the official rules, which `score` keeps:
 - longbook_choice_eng: an answer that begins with A, B, C or D is that letter, so "Certainly, B" is C.
-- code_debug: a letter by itself is no answer, though the prompt ends "The correct option is:", nor is "answer is B";
+- code_debug: a letter by itself is not an answer, though the prompt ends "The correct option is:", nor is "answer is
+B";
   one character after the phrase is skipped, so "answer is:B" is none.
 - math_find, math_calc: signs are not read. code_run: 4.0 is not 4.
 - longdialogue_qa_eng: only the first of several names of a character counts, and one of two words never matches.

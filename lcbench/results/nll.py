@@ -105,7 +105,7 @@ class TokenNll:
             if read.chars is not None and read.chars.shape != (int(read.stop.max()),):
                 raise ValueError("`chars` is not of its tokens")
             if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():
-                raise ValueError("`nll` is no list of finite numbers")
+                raise ValueError("`nll` is not a list of finite numbers")
             return read
         except Exception as error:  # numpy and zipfile raise many types of errors for broken archives
             raise UserError(

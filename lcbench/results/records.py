@@ -46,7 +46,7 @@ class RecordTail:
     def news(self) -> list[Record]:
         """The records that were appended since the last call; all of them at the first call, none if there is no file.
 
-        Raises: UserError for a file that cannot be read or a line that is no record, with the field that is wrong; a
+        Raises: UserError for a file that cannot be read or a line that is not a record, with the field that is wrong; a
         last line that is still being written is left for the next call.
         """
         lines = []
@@ -64,7 +64,7 @@ class RecordTail:
         if len(line) == LONGEST_LINE:
             number = self._lines + len(lines) + 1
             raise UserError(
-                f"{self._path}, line {number}, is no record: it has no end within {LONGEST_LINE >> 20} MB; move the "
+                f"{self._path}, line {number}, is not a record: it has no end within {LONGEST_LINE >> 20} MB; move the "
                 "file away, or restore it."
             )
         records = []
@@ -74,7 +74,7 @@ class RecordTail:
                 try:
                     records.append(Record.from_json(parse(line)))
                 except FieldError as error:
-                    what = f": {error}" if error.name else f", is no record: it {error}"
+                    what = f": {error}" if error.name else f", is not a record: it {error}"
                     raise UserError(
                         f"{self._path}, line {self._lines}{what}; move the file away, or restore it."
                     ) from error
@@ -282,7 +282,7 @@ def read_records(folder: Path) -> list[Record]:
     """The records of a run's folder, one a sample: the last one of a sample that failed and was repeated. In the order
     of the plan, independent of the order in which processes wrote them.
 
-    Raises: UserError for a folder without records or a line that is no record; a last line that is still being
+    Raises: UserError for a folder without records or a line that is not a record; a last line that is still being
     written is left out.
     """
     manifest = _read_manifest(folder)

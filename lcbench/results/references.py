@@ -129,7 +129,7 @@ def _figures(source: str, table: _Table, place: str) -> Figures:
     try:
         split_spec(table.task)
     except UserError as error:
-        raise FieldError(f"is no task: {str(error).rstrip('.')}", f"{place}.task") from None
+        raise FieldError(f"is not a task: {str(error).rstrip('.')}", f"{place}.task") from None
     said = f"{source} ({table.note})" if table.note else source
     return Figures(said, table.task, table.metric or "", table.mean_of or 0, rows)
 
@@ -144,5 +144,5 @@ def _by_length(row: _Row, place: str, full_score: float | None) -> dict[int, flo
         try:
             found[parse_seq_len(str(length))] = score / (full_score or 1.0)
         except UserError:
-            raise FieldError("is no length in tokens, as 4k", f"{place}.scores.{length}") from None
+            raise FieldError("is not a length in tokens, as 4k", f"{place}.scores.{length}") from None
     return found

@@ -116,7 +116,7 @@ def _example(record: Record) -> Example:
 def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
     """Change fields in the last lines with these ids; a process killed here leaves the old file."""
     path = folder / RECORDS
-    lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is no record
+    lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is not a record
     last = {parse(line)["id"]: number for number, line in enumerate(lines)}
     for id, fields in changed.items():
         lines[last[id]] = json.dumps(parse(lines[last[id]]) | fields, ensure_ascii=False).encode()

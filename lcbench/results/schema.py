@@ -216,7 +216,7 @@ class Scores:
     """How good a sample is: the numbers that the metric gave it."""
 
     scores: dict[str, Any] = described(
-        "Scores by name: numbers, and parts of a score that are texts; one that is no finite number counts as none.",
+        "Scores by name: numbers, and parts of a score that are texts; one that is not a finite number counts as none.",
         check=_scores,
         wanted="an object of numbers",
     )

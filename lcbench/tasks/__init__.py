@@ -27,7 +27,7 @@ def all_families() -> dict[str, type[Task]]:
     return FAMILIES
 
 
-REFERENCES = "references"  # folder of published figures, which are no tasks
+REFERENCES = "references"  # folder of published figures, which are not tasks
 
 
 @cache
@@ -104,7 +104,9 @@ def load_task(spec: str) -> Task:
         raise UserError(f"task {stem}: samples must be at least 1, not {values['samples']}.")
     fixed = [option for option in options if option in ("name", "description", "citation", "samples")]
     if fixed:
-        raise UserError(f"{fixed[0]} is no option after a task's name{'; use --samples' * (fixed[0] == 'samples')}.")
+        raise UserError(
+            f"{fixed[0]} is not an option after a task's name{'; use --samples' * (fixed[0] == 'samples')}."
+        )
     # Options are part of the name of the task in records, and of the seed that samples are drawn with.
     changed = {key: value for key, value in sorted(options.items()) if str(content.get(key)) != value}
     if changed:

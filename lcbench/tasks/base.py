@@ -124,7 +124,7 @@ class Task(ABC):
     family: ClassVar[str] = ""
     metric: ClassVar[str] = ""
     measure: ClassVar[str] = "answer"
-    newer: ClassVar[frozenset[str]] = frozenset()  # options that are no part of a run's identity at their default
+    newer: ClassVar[frozenset[str]] = frozenset()  # options that are not part of a run's identity at their default
 
     name: str
     description: str = ""

@@ -164,7 +164,7 @@ def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if template is None:
         raise UserError(f"{owner}: the tokenizer has no chat template; ask without one.")
     if not isinstance(template, str):
-        raise UserError(f"{owner}: the tokenizer's chat template is no text.")
+        raise UserError(f"{owner}: the tokenizer's chat template is not text.")
     fixed = DATE_CALL.sub(lambda found: f'"{_written(TODAY.strftime(found[2]))}"', template)
     if "strftime_now" in fixed.replace("strftime_now is defined", ""):
         raise UserError(

@@ -276,7 +276,7 @@ class DocumentTask(Task):
         try:
             return regex.compile(self.resolved.answer) if self.resolved.answer else None
         except (regex.error, RecursionError, OverflowError) as error:
-            raise UserError(f"{self.name}: `answer` is no regular expression: {error}.") from error
+            raise UserError(f"{self.name}: `answer` is not a regular expression: {error}.") from error
 
     @cached_property
     def _rows(self) -> DocumentRows:

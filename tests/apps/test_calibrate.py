@@ -31,7 +31,7 @@ def test_the_head_that_matches_is_found_and_kept(tmp_path: Path) -> None:
         str(table),
     ]
     done = cli(*command)
-    assert done.code == 0 and done.out.startswith("1 of 16 KV heads are full; answers lose 0.0")
+    assert done.code == 0 and done.out.startswith("1 of 16 KV heads keep every key; ")
     assert done.out.rstrip().endswith(f"--method duo_attention:file={table},sinks=4,window=24")
     gates = [[float(gate) for gate in line.split("\t")] for line in table.read_text().splitlines()]
     assert [(layer, head) for layer, row in enumerate(gates) for head, gate in enumerate(row) if gate >= 0.5] == [
@@ -71,7 +71,7 @@ def test_the_table_says_which_heads_are_full(full: int, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["dca"], "dca has nothing to calibrate; duo_attention has: its full heads."),
-        (["duo_attention", "--task", "pg19"], "pg19 asks for no answer"),
+        (["duo_attention", "--task", "pg19"], "pg19 generates no answers"),
         (["duo_attention", "--out", "missing/heads.tsv"], "there is no folder missing"),
         (["duo_attention", "--model", "lcbench-tyni"], "lcbench-tiny"),
         (["duo_atention"], "did you mean 'duo_attention'?"),

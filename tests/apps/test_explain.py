@@ -119,7 +119,7 @@ def test_what_a_model_writes_is_text(at_4x: Explanation) -> None:
 
 
 def test_a_model_without_a_plain_stack_of_layers_has_all_but_the_lens(at_4x: Explanation) -> None:
-    why = "the decoder of FooForCausalLM is no plain stack of layers"
+    why = "the decoder of FooForCausalLM is not a plain stack of layers"
     without = replace(at_4x, looks=[replace(look, lens=(), no_lens=why) for look in at_4x.looks])
     assert why in Tags(page_of(without)).text and "unknown" in Tags(page_of(without)).text
     assert len(draw(without).axes) == 2 * 3 and len(draw(at_4x).axes) == 2 * 3 + 1
@@ -155,7 +155,10 @@ def test_a_sample_of_a_run_is_asked_again(tmp_path: Path, monkeypatch: pytest.Mo
         (["passkey", "--method", "self_extnd"], "did you mean 'self_extend'?"),
         (["passkey", "--sample", "passkey/dca/300/uniform/0"], "--sample of a task is a number from 0"),
         (["passkey", "--out", "missing/page.html"], "there is no folder missing"),
-        (["passkey", "--out", "page.png"], "--out page.png is where the figure would be; name a page, as page.html."),
+        (
+            ["passkey", "--out", "page.png"],
+            "--out page.png would be overwritten by the figure; name a page, such as page.html.",
+        ),
         (["passkey", "--model", "lcbench-tyni"], "lcbench-tiny"),
         (["passkey", "--seq-len", "20"], "passkey does not fit into 20 tokens"),
         (["ruler/cwe", "--seq-len", "8k"], "ruler/cwe does not tell where its needle is"),
@@ -177,7 +180,7 @@ def test_runs_that_cannot_be_explained(tmp_path: Path, monkeypatch: pytest.Monke
     wrong = cli("explain", "run", "--sample", "passkey/vanila/200/uniform/0").error
     assert "did you mean 'passkey/vanilla/200/uniform/0'?" in wrong
     named = ("explain", "run", "--sample", "passkey/vanilla/200/uniform/0")
-    assert "--depth is said by the sample of run" in cli(*named, "--depth", "0.5").error
+    assert "--depth is fixed by the sample of run" in cli(*named, "--depth", "0.5").error
     path = tmp_path / "run" / "records.jsonl"
     whole = path.read_text()
     path.write_text(re.sub(r'"prompt_sha256": "\w', '"prompt_sha256": "x', whole))

@@ -208,7 +208,7 @@ def test_the_command(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_thoughts_are_cut_out_as_the_harness_does() -> None:
-    """Its own arguments reach it: what stands before the end of a thought is no answer."""
+    """Its own arguments reach it: what stands before the end of a thought is not an answer."""
     lm = SteeredLM("lcbench-tiny", method="dca", think_end_token=" near", chat_template_args={"enable_thinking": False})
     plain = SteeredLM("lcbench-tiny", method="dca")
     asked = requests("generate_until", ("Mara keeps bees near Oslo. Mara", {"until": ["zzz"], "max_gen_toks": 24}))

@@ -75,14 +75,14 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         ("show passkey --seq-len 40", "or more"),
         # depths
         *[
-            (f"run passkey --depths={text}", f"'{text}' is no list of depths; write a count such as 11")
+            (f"run passkey --depths={text}", f"'{text}' is not a list of depths; write a count such as 11")
             for text in ("-1", "x", "", "1.5", "nan", "0,2", "0.5,")
         ],
         # models
         ("run passkey --model=", "unknown model ''"),
         ("run passkey -m ./nowhere", "there is no model folder ./nowhere; give a folder, or a Hugging Face id"),
         ("run passkey -m a/b/c", "there is no model folder a/b/c"),
-        ("run passkey -m .", ". is no model folder: it has no config.json"),
+        ("run passkey -m .", ". is not a model folder: it has no config.json"),
         (
             "run passkey -m someone/no-such-model",
             "someone/no-such-model is not in the cache, and HF_HUB_OFFLINE is set",
@@ -186,7 +186,7 @@ def test_methods(method: str, fragment: str) -> None:
         ),
         ("runs: [{task: passkey, seq_len: 4q}]\n", "'4q' is not a length in tokens"),
         ("runs: [{task: passkey, seq_len: []}]\n", "suite mine: seq_len must be a list that is not empty, not []"),
-        ("runs: [{task: passkey, depths: 5.5}]\n", "'5.5' is no list of depths"),
+        ("runs: [{task: passkey, depths: 5.5}]\n", "'5.5' is not a list of depths"),
         ("runs: [{task: passkey, methods: [yarm]}]\n", "did you mean 'yarn'?"),
         ("runs: [{task: passkey, methods: {dca: 1}}]\n", "suite mine: methods must be a list that is not empty"),
         ("runs: [{task: smoke}]\n", "smoke is a suite; name a single task here"),
@@ -257,7 +257,7 @@ def test_results_folders() -> None:
     with Path("mine/records.jsonl").open("a") as file:
         file.write("{broken\n")
     for arguments in (["table", "mine"], [*small, "mine"]):
-        assert_refused(cli(*arguments), "mine/records.jsonl, line 2, is no record")
+        assert_refused(cli(*arguments), "mine/records.jsonl, line 2, is not a record")
     Path("mine/records.jsonl").write_text('{"id": "a", "error": null}\n')
     assert_refused(cli("table", "mine"), "mine/records.jsonl, line 1: field `task` is missing")
 
@@ -329,7 +329,7 @@ def test_half_a_character() -> None:
     show = ["show", "needle", "--seq-len", "1k", "--haystack"]
     assert_refused(cli(*show, "rows.jsonl"), "rows.jsonl, line 1, has \\ud800 in it")
     Path("book.txt").write_bytes(b"It rained. \xab")
-    assert_refused(cli(*show, "book.txt"), "book.txt is no text in UTF-8 (byte 11 is none); save it as UTF-8")
+    assert_refused(cli(*show, "book.txt"), "book.txt is not UTF-8 text (at byte 11); save it as UTF-8")
     write_broken_parquet(Path("rows.parquet"))
     Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("csv", "parquet"))
     assert_refused(cli("run", "mine.yaml", "--seq-len", "256"), "rows.parquet has a text that is not UTF-8")

@@ -35,7 +35,7 @@ COMMANDS = {
     "run passkey --method dca:chunk_siz=4": "did you mean 'chunk_size'?",
     "run passkey --method vanilla,dcaa": "did you mean 'dca'?",
     "run passkey --seq-len 4q": "'4q' is not a length",
-    "run passkey --depths x": "'x' is no list of depths",
+    "run passkey --depths x": "'x' is not a list of depths",
     "run passkey -m lcbench-tiy": "did you mean 'lcbench-tiny'?",
     "run passkey -m ./nowhere": "there is no model folder ./nowhere",
     "run passkey --dtype bf16": "did you mean 'bfloat16'?",

@@ -1,4 +1,4 @@
-"""The bootstrap over samples: its spread is that of a mean, and a handful of equal answers is no certainty."""
+"""The bootstrap over samples: its spread is that of a mean, and a handful of equal answers is not a certainty."""
 
 from __future__ import annotations
 

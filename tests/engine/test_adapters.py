@@ -137,8 +137,8 @@ def damaged(file: str) -> Callable[[Path], None]:
     ("make", "fragment"),
     [
         (lambda folder: None, "there is no adapter folder ./mine; give a folder, or a Hugging Face id."),
-        (Path.mkdir, "./mine is no adapter: it has no adapter_config.json."),
-        (lambda folder: model_folder(folder), "./mine is no adapter: it has no adapter_config.json."),
+        (Path.mkdir, "./mine is not an adapter: it has no adapter_config.json."),
+        (lambda folder: model_folder(folder), "./mine is not an adapter: it has no adapter_config.json."),
         (damaged("adapter_config.json"), "adapter_config.json of ./mine cannot be read: "),
         (damaged("adapter_model.safetensors"), "adapter ./mine (LORA) cannot be merged into lcbench-tiny: "),
         (for_another_shape, "]; give the base that it was trained on."),

@@ -80,13 +80,13 @@ def minimax(folder: Path) -> None:
         (lacking("tokenizer.json"), "cannot load the tokenizer of ./mine: "),
         (with_text("tokenizer.json", "{"), "cannot load the tokenizer of ./mine: "),
         (with_text("tokenizer.json", "{}"), "cannot load the tokenizer of ./mine: its files lack "),
-        (lacking("config.json"), "./mine is no model folder: it has no config.json"),
+        (lacking("config.json"), "./mine is not a model folder: it has no config.json"),
         (with_text("config.json", "{"), "cannot load the config of ./mine: "),
         (with_text("config.json", "[]"), "cannot load the config of ./mine: "),
         (with_text("config.json", "{}"), "cannot load the config of ./mine: "),
         (changed(model_type="from_the_future"), "does not recognize this architecture"),
         (changed(max_position_embeddings=0), "the config of this llama has no max_position_embeddings"),
-        (changed(model_type="t5"), "./mine is no causal language model: Unrecognized configuration class"),
+        (changed(model_type="t5"), "./mine is not a causal language model: Unrecognized configuration class"),
         (
             changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
             "Pass --trust-remote-code if you trust it",
@@ -121,7 +121,7 @@ def test_a_dry_run_names_what_greedy_answers_leave_out() -> None:
 
 def test_a_dry_run_refuses_what_is_no_language_model() -> None:
     model_folder(Path("mine"), model_type="t5")
-    assert_refused(cli("run", "passkey", "-m", "./mine", "--dry-run"), "./mine is no causal language model: ")
+    assert_refused(cli("run", "passkey", "-m", "./mine", "--dry-run"), "./mine is not a causal language model: ")
 
 
 def test_a_dry_run_refuses_a_model_without_rope_and_no_folder_is_made() -> None:

@@ -86,7 +86,7 @@ def test_defaults_are_the_authors_for_long_models(trained: int, sinks: int, wind
         ("duo_attention:full_heads=[0:2]", "there is no KV head 0:2"),
         ("duo_attention:full_heads=[0:1],window=0", "window must be at least 1, not 0"),
         ("duo_attention:full_heads=[0:1],sinks=-1", "sinks must be at least 0, not -1"),
-        ("duo_attention:file=missing.tsv", "missing.tsv is no table of a number for each KV head"),
+        ("duo_attention:file=missing.tsv", "missing.tsv is not a table with a number for each KV head"),
         ("duo_attention+dca", "duo_attention and dca are both position plans"),
     ],
 )

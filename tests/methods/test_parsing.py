@@ -270,7 +270,7 @@ def test_eleven_depths() -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "0,2", "-1", "2.5", "nan", "inf", "0.5,", "99999999", "1e30"])
 def test_no_depths(text: str) -> None:
-    with pytest.raises(UserError, match="is no list of depths"):
+    with pytest.raises(UserError, match="is not a list of depths"):
         parse_depths(text)
 
 

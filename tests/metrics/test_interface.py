@@ -83,11 +83,11 @@ def test_unknown_names(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("prediction", "references", "message"),
     [
-        (None, "x", "f1: None is no text"),
-        ("x", None, "f1: None is no text"),
-        ("x", [None], "f1: None is no text"),
-        ("x", [["x"]], "is no text"),
-        (3, "x", "f1: 3 is no text"),
+        (None, "x", "f1: None is not text"),
+        ("x", None, "f1: None is not text"),
+        ("x", [None], "f1: None is not text"),
+        ("x", [["x"]], "is not text"),
+        (3, "x", "f1: 3 is not text"),
         ("x", [], "f1: an answer without a reference"),
     ],
 )

@@ -21,7 +21,7 @@ SINGLE = [
     ("Answer: C", "C", 0, 0, 100),
     ("Answer: C", "A", 100, 100, 0),
     ("Because C", "C", 0, 0, 100),
-    ("A good reason for C.", "C", 0, 0, 100),  # the article is no answer
+    ("A good reason for C.", "C", 0, 0, 100),  # the article is not an answer
     ("The answer is A because of it.", "A", 100, 100, 100),
     ("The correct option would be D", "D", 100, 100, 100),
     ("I think A is right.", "A", 100, 100, 100),

@@ -172,9 +172,9 @@ def test_infinitebench(task: str, prediction: str, references: Any, score: float
 def test_numbers_of_a_data_set_are_numbers_again() -> None:
     assert as_published("infinitebench/math_find", ("94", "94.5", "x")) == [94, 94.5, "x"]
     assert as_published("infinitebench/passkey", ("94",)) == ["94"]
-    with pytest.raises(UserError, match="94 is no text"):
+    with pytest.raises(UserError, match="94 is not text"):
         score_example("infinitebench/passkey", "94", [94])
-    with pytest.raises(UserError, match="94 is no text"):
+    with pytest.raises(UserError, match="94 is not text"):
         score_example("infinitebench/math_find", 94, [94])  # type: ignore[arg-type]
 
 

@@ -290,7 +290,7 @@ def test_rows_after_several_draws_of_demonstrations_are_one_pair_each() -> None:
 
 @pytest.mark.parametrize("tolerance", [None, 0.2])
 def test_right_and_wrong_are_judged_alike_on_any_scale(tolerance: float | None) -> None:
-    """0 and 100, as of the official scores of few-shot tasks, are no graded scores."""
+    """0 and 100, as of the official scores of few-shot tasks, are not graded scores."""
 
     def scaled(right: int, top: float, metric: str) -> list[Fields]:
         scores = [top * (n < right) for n in range(20)]

@@ -1,4 +1,4 @@
-"""Outputs replace nothing but files, and only files that are no part of a run; what is half done has no name."""
+"""Outputs replace nothing but files, and only files that are not part of a run; what is half done has no name."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_run_with_gaps_is_refused_unless_asked_for() -> None:
     )
     with (Path("run") / RECORDS).open("a") as file:
         file.write("\n")
-    with pytest.raises(UserError, match=r"line 3, is no record|line 3"):  # damaged: whatever was asked for
+    with pytest.raises(UserError, match=r"line 3, is not a record|line 3"):  # damaged: whatever was asked for
         push(Path("run"), "me/x", incomplete=True, api=Hub())
 
 

@@ -1,4 +1,4 @@
-"""Records: appended for good, resumed, read in order, and a clear sentence where a folder is no run's."""
+"""Records: appended for good, resumed, read in order, and a clear sentence where a folder is not a run's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_broken_line_in_the_middle_is_told_with_its_number(tmp_path: Path, lin
     broken = b"\n".join([lines[0], line, *lines[1:]])
     (tmp_path / RECORDS).write_bytes(broken)
     for attempt in (lambda: read_records(tmp_path), lambda: write(tmp_path)):
-        with pytest.raises(UserError, match=rf"{RECORDS}, line 2, is no record"):
+        with pytest.raises(UserError, match=rf"{RECORDS}, line 2, is not a record"):
             attempt()
     assert (tmp_path / RECORDS).read_bytes() == broken
 
@@ -157,7 +157,7 @@ def test_a_tail_tells_each_record_once(tmp_path: Path) -> None:
     path.write_text(f"{line}\n{line[:9]}")
     assert tail.news() == [record(0)] and tail.news() == []
     path.write_text(f"{line}\n{line}\n{{\n")
-    with pytest.raises(UserError, match="line 3, is no record"):
+    with pytest.raises(UserError, match="line 3, is not a record"):
         tail.news()
 
 

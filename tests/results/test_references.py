@@ -64,7 +64,7 @@ TABLE = {"task": "passkey", "metric": "exact_match", "rows": [ROW]}
         (TABLE | {"rows": [ROW, ROW]}, "field `tables[0].rows` has 'M' twice"),
         (
             TABLE | {"rows": [{"name": "M", "scores": {"4q": 1.0}}]},
-            "`tables[0].rows[0].scores.4q` is no length in tokens",
+            "`tables[0].rows[0].scores.4q` is not a length in tokens",
         ),
         (TABLE | {"rows": [{"name": "M", "scores": {"4k": "x"}}]}, "`tables[0].rows[0].scores.4k` must be a number"),
         (TABLE | {"mean_of": 13}, "field `tables[0]` must have either `metric` or `mean_of`"),
@@ -73,7 +73,7 @@ TABLE = {"task": "passkey", "metric": "exact_match", "rows": [ROW]}
             TABLE | {"metric": None, "mean_of": 13, "full_score": 0.5},
             "`tables[0].rows[0].scores.4k` must be from 0 to the full score 0.5, not 1",
         ),
-        (TABLE | {"task": "a:b"}, "field `tables[0].task` is no task"),
+        (TABLE | {"task": "a:b"}, "field `tables[0].task` is not a task"),
     ],
 )
 def test_a_fault_is_told_in_a_sentence(table: Fields, wrong: str, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ TALK = {"document": json.dumps(ASKED), "question": "", "references": ["xA.", "x"
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"document": "no JSON"}, "is no conversation in JSON"),
+        ({"document": "no JSON"}, "is not a conversation in JSON"),
         ({"document": json.dumps(ASKED[:2])}, "does not end with a message of the user"),
         ({"document": None}, "has no conversation"),
         ({"references": []}, "has no answer to compare with"),

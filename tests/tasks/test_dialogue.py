@@ -121,7 +121,7 @@ def test_a_message_that_is_no_text_is_no_conversation(content: Any) -> None:
     row = {"document": json.dumps([asked, said, asked]), "question": "", "references": ["x"], "n_needles": 2.0}
     Path("mine.jsonl").write_text(json.dumps(row) + "\n")
     tokenizer, task = ModelSource().tokenizer(), load_task("mrcr:data=mine.jsonl,max_new_tokens=4")
-    with pytest.raises(RowError, match=r"row 1 of mine\.jsonl is no conversation"):
+    with pytest.raises(RowError, match=r"row 1 of mine\.jsonl is not a conversation"):
         task.example(Cell(500), 0, tokenizer, 0)
     said["content"] = [{"type": "text", "text": "Lamp."}]
     Path("other.jsonl").write_text(json.dumps(row | {"document": json.dumps([asked, said, asked])}) + "\n")

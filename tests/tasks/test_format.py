@@ -270,7 +270,7 @@ def test_yaml_takes_on_for_true(typed: str) -> None:
     assert load_task("mine.yaml").chat == load_task(f"passkey:chat={typed}").chat == chat
 
 
-GPT_OSS = (  # the channel that begins an answer is no part of its generation prompt
+GPT_OSS = (  # the channel that begins an answer is not part of its generation prompt
     "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
     "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )

@@ -16,7 +16,7 @@ def test_an_option_at_its_value_changes_nothing() -> None:
 
 @pytest.mark.parametrize("option", ["name=zzz", "samples=3", "description=x", "citation=x"])
 def test_what_is_no_question_is_no_option(option: str) -> None:
-    with pytest.raises(UserError, match=f"{option.partition('=')[0]} is no option after a task's name"):
+    with pytest.raises(UserError, match=f"{option.partition('=')[0]} is not an option after a task's name"):
         load_task(f"passkey:{option}")
 
 

@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> Reached:
     """Load the last checkpoint into model and optimizer; without one, step 0 and both unchanged.
 
-    Raises: UserError for a file that is no checkpoint of this model.
+    Raises: UserError for a file that is not a checkpoint of this model.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
                     step = torch.tensor(float(reached.step), device=weight.device)
                     optimizer.state[weight] = {"step": step, **state}
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"{path} is no checkpoint of this model; delete the folder to begin again.") from error
+        raise UserError(f"{path} is not a checkpoint of this model; delete the folder to begin again.") from error
     return reached
 
 

@@ -89,7 +89,7 @@ class CrossBatch:
         return torch.stack([first, second], dim=1).flatten(0, 1)
 
     def check(self, span: Span) -> None:
-        """Raises: UserError for a call that is no batch of documents in two windows."""
+        """Raises: UserError for a call that is not a batch of documents in two windows."""
         rows = len(span.pads)
         if span.q_offset or span.q_length != self.context_length or rows % 2:
             raise UserError(

@@ -116,7 +116,7 @@ def fit(
     torch.compile where that works: for objectives that call it as it is, in few different shapes.
 
     Raises: UserError for a folder of another run or with something else in it, one that is being written or cannot be,
-    and for a loss that is no number.
+    and for a loss that is not a number.
     """
     state = processes()
     options = {
@@ -224,7 +224,7 @@ def _average_gradients(weights: list[nn.Parameter]) -> None:
 def _lines(pending: list[tuple[Tensor, float]], last: int, schedule: Schedule) -> list[dict[str, float]]:
     """Log lines of the steps up to and with number `last`, losses averaged over processes.
 
-    Raises: UserError for a loss that is no number.
+    Raises: UserError for a loss that is not a number.
     """
     losses = reduce(torch.stack([loss for loss, _ in pending]).float(), "mean").tolist()
     first = last - len(pending) + 1

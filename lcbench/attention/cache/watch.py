@@ -156,7 +156,7 @@ class CacheWatch:
         )  # fmt: skip
         for module in self.layers:
             index = layer_index(module)
-            # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are no layers of a cache.
+            # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are not layers of a cache.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
                 layer, held = self._new_layer(module, size), cache.layers[index]
                 if held.is_initialized and held.get_seq_length():

@@ -59,6 +59,8 @@ def api_key() -> str | None:
     for name in KEYS:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()):
-                raise UserError(f"{name} is no key: it has control characters, or letters beyond ASCII; set it again.")
+                raise UserError(
+                    f"{name} is not a valid key: it has characters that are not printable ASCII; set it again."
+                )
             return key
     return None

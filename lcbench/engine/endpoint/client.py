@@ -1,6 +1,6 @@
 """Requests to an endpoint: answers as they stream in, errors in words, and retries with back-off.
 
-A request that meets a busy or a failing server (429, 5xx, a connection that ends, something that is no JSON) is
+A request that meets a busy or a failing server (429, 5xx, a connection that ends, something that is not JSON) is
 repeated up to TRIES times, one that brought nothing within its time once; one that the server refuses, or that is
 answered too slowly, is not. Once a server could not be reached in all tries, the requests that follow try once, so that
 a run whose server died ends in seconds.
@@ -222,7 +222,7 @@ class Client:
         if content is not None:
             return content
         page = "html" in response.headers.get("content-type", "") or text.lstrip()[:1] == "<"
-        what = "a web page" if page else "something that is no JSON object"
+        what = "a web page" if page else "something that is not a JSON object"
         raise TransientError(f"{self.address.base} answered with {what}")
 
     def _refused(self, response: Any, text: str) -> EndpointError:

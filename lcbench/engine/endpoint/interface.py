@@ -218,9 +218,9 @@ class Chat(Interface):
 
 
 def _text(value: Any) -> str:
-    """Raises: TransientError for what is no text."""
+    """Raises: TransientError for what is not text."""
     if not isinstance(value, str | None):
-        raise TransientError("the server answered with something that is no text")
+        raise TransientError("the server answered with something that is not text")
     return value or ""
 
 

@@ -55,7 +55,7 @@ def dialect_of(client: Client, api: str, model: str, tokenizer: PreTrainedTokeni
             if error.status in (*DENIED, *MISSING):
                 raise
             refusal = error
-        except TransientError as error:  # some servers answer 500 to a prompt that is no text
+        except TransientError as error:  # some servers answer 500 to a prompt that is not text
             refusal = error
         else:
             if not dialect.token_ids or answer.prompt_tokens in (None, len(tokens)):

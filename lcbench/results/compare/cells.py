@@ -158,7 +158,7 @@ def _other_prompts(pairs: Pairs) -> str:
 
 
 def _by_question(pairs: Pairs) -> tuple[list[float], list[float]]:
-    """The scores of both sides, question by question: of several answers to one their mean, since they are no samples
+    """The scores of both sides, question by question: of several answers to one their mean, since they are not samples
     of their own."""
     found: dict[object, list[tuple[float, float]]] = {}
     for base, new in pairs:

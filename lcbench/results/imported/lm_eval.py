@@ -31,7 +31,7 @@ def read_tasks(path: Path, metric: str | None) -> Iterator[LoggedTask]:
     """The task in a file of samples. Raises: UserError for a file that is malformed, or has no results beside it."""
     named = SAMPLES.fullmatch(path.name)
     if named is None:
-        raise UserError(f"{path} is no sample log of the lm-evaluation-harness: those are samples_TASK_DATE.jsonl.")
+        raise UserError(f"{path} is not a sample log of the lm-evaluation-harness: those are samples_TASK_DATE.jsonl.")
     beside = path.with_name(RESULTS.format(named[2]))
     if not beside.exists():
         raise UserError(f"{path} has no {beside.name} beside it, which names the model; copy it there.")

@@ -68,7 +68,7 @@ def _logs(path: Path) -> list[Path]:
             raise UserError(f"{path} has no samples_TASK_{date}.jsonl beside it; `--log_samples` makes them.")
         return found
     if path.suffix not in (".jsonl", ".json", ".eval"):
-        raise UserError(f"{path} is no log: those are samples_TASK_DATE.jsonl, .eval or .json.")
+        raise UserError(f"{path} is not a sample log: those are samples_TASK_DATE.jsonl, .eval or .json.")
     return [path]
 
 

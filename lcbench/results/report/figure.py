@@ -57,5 +57,5 @@ def broken(name: str, width: int) -> str:
 
 
 def length_label(length: int) -> str:
-    """`4k` for 4096; digits where the length is no multiple of 1,024."""
+    """`4k` for 4096; digits where the length is not a multiple of 1,024."""
     return f"{length // 1024}k" if length and length % 1024 == 0 else in_tokens(length)

@@ -14,7 +14,7 @@ from lcbench.results.report.draws import spread, spread_of_repeats
 from lcbench.results.schema import Record
 
 ROUNDING = 1e-3  # scores of samples have four decimals
-GROUPS = 100  # of samples, each left out once, for the interval of a score that is no mean
+GROUPS = 100  # of samples, each left out once, for the interval of a score that is not a mean
 Interval = tuple[float | None, float | None]
 
 
@@ -72,7 +72,7 @@ def _corpus(scorer: str, records: Sequence[Record]) -> float:
 
 
 def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> Interval:
-    """The interval of a score that is no mean, from what it is without one group of samples after another; questions
+    """The interval of a score that is not a mean, from what it is without one group of samples after another; questions
     on one document are in the same group. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
     documents = [_document(record) for record in records]
     numbers = {document: number for number, document in enumerate(dict.fromkeys(documents))}

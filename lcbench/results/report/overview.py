@@ -31,7 +31,7 @@ class Overview:
 
 
 def require_threshold(threshold: float) -> None:
-    """Raises: UserError for a threshold of the effective length that is no share."""
+    """Raises: UserError for a threshold of the effective length that is not a share."""
     if not 0 < threshold <= 1:
         raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
 

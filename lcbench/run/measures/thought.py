@@ -68,7 +68,7 @@ def split_answer(
     tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str
 ) -> tuple[str | None, str, bool | None]:
     """The thought (None without one), the answer behind it, and whether the thought was cut, in the output of a model
-    that was given no budget for thoughts. What is found in a thought that did not end is no answer."""
+    that was given no budget for thoughts. What is found in a thought that did not end is not an answer."""
     markers = markers_of(tokenizer, end)
     if markers is None:
         return None, text, None

@@ -31,7 +31,7 @@ from typing import Any
 
 TIMEOUT = 3.0  # seconds, as in OpenAI's human-eval
 MEMORY = 2**30  # bytes of address space
-PATIENCE = 4  # wall-clock seconds for one of the processor: a busy machine is no wrong answer, waiting for ever is
+PATIENCE = 4  # wall-clock seconds for one of the processor: a busy machine is not a wrong answer, waiting for ever is
 GRACE = 10.0  # seconds for the supervisor to start, and to end what the program has started
 START = (
     f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); "

@@ -86,7 +86,7 @@ class Dialogue(Task):
             self._answer(self._rows.row(sample), sample)
 
     def check_prompt(self, sample: int, seed: int) -> None:
-        """Rows whose document is no conversation."""
+        """Rows whose document is not a conversation."""
         if self.data:
             self._messages(self._rows.row(sample), sample)
 
@@ -198,13 +198,13 @@ class Dialogue(Task):
         return self.format.encode_chat(tokenizer, rendered)
 
     def _messages(self, row: Row, sample: int) -> list[Message]:
-        """The messages of a row. Raises: RowError for a document that is no conversation."""
+        """The messages of a row. Raises: RowError for a document that is not a conversation."""
         where = self._where(sample)
         try:
             given: list[dict[str, Any]] = json.loads(self._rows.document(row))
             messages = [Message(one["role"], _said(one["content"])) for one in given]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RowError(f"{where} is no conversation in JSON, whose messages have a role and a text.") from error
+            raise RowError(f"{where} is not a conversation in JSON, whose messages have a role and a text.") from error
         if (
             not messages
             or messages[-1].role != "user"

@@ -187,5 +187,5 @@ def _numbered(texts: Any) -> dict[str, int]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value

@@ -196,7 +196,7 @@ class TestRefusals:
                 "d goes from 1 to the documents of a batch, 16; [1, 32] does not",
             ),
             (("--memory-layers", "1", "--d", "0"), "d goes from 1"),
-            (("--memory-layers", "1", "--d", "x"), "--d: 'x' is no list of whole numbers"),
+            (("--memory-layers", "1", "--d", "x"), "--d: 'x' is not a list of whole numbers"),
             (("--memory-layers", "9"), "there is no attention layer 9"),
             (("--memory-layers", "1", "--last-context-length", "300"), "not within a window of 256"),
             (("--memory-layers", "1", "--text", "/nowhere.txt"), "cannot read /nowhere.txt"),

@@ -134,7 +134,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", Counting(fails_at=7))
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"torn")
-    with pytest.raises(UserError, match="is no checkpoint of this model; delete the folder"):
+    with pytest.raises(UserError, match="is not a checkpoint of this model; delete the folder"):
         train(tmp_path / "run")
 
 

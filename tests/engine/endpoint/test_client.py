@@ -62,9 +62,9 @@ def test_answers_that_are_sent_in_odd_ways(kind: str, sent: str, server: Server)
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
-        (BrokenError(200, '{"a":' * 100_000), "no JSON object"),
+        (BrokenError(200, '{"a":' * 100_000), "not a JSON object"),
         (BrokenError(200, '{"error": {"message": "no such model"}}'), "broke off its answer: no such model"),
-        (BrokenError(200, 'data: {"choices":\n\n', STREAM), "no JSON object"),
+        (BrokenError(200, 'data: {"choices":\n\n', STREAM), "not a JSON object"),
         (BrokenError(400, '{"error":' * 100_000), "HTTP 400"),
         (BrokenError(307, location="https://user:x@other.example/v1/completions?key=1"), "it redirects to https://"),
     ],
@@ -109,7 +109,7 @@ def test_keys_and_addresses(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         assert without_credentials(f"--endpoint={url}").lower() == "--endpoint=http://localhost/v1"
     for key in ("sk-a\nb", "ключ", "sk-\x01"):
         monkeypatch.setenv("LCBENCH_API_KEY", key)
-        with pytest.raises(UserError, match=r"^LCBENCH_API_KEY is no key: it has control characters") as error:
+        with pytest.raises(UserError, match=r"^LCBENCH_API_KEY is not a valid key: it has characters") as error:
             post(server, BrokenError(200, "{}"))
         assert key not in str(error.value)
 

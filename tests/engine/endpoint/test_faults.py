@@ -64,7 +64,7 @@ def test_faults_that_pass(server: Server) -> None:
         pytest.param(BrokenError(200, "<html>", "text/html"), "answered with a web page", marks=pytest.mark.slow),
         ({"model": "another"}, "answered by the model 'another', where 'tiny' answered before"),
         pytest.param({"cut": True}, "the server broke off its answer", marks=pytest.mark.slow),
-        ({"text": ["4821"]}, "the server answered with something that is no text"),
+        ({"text": ["4821"]}, "the server answered with something that is not text"),
     ],
 )
 def test_faults_that_stay(

@@ -1,4 +1,5 @@
-"""Logs of other harnesses become runs that tables, comparisons, pages and gates read; what is no log is a sentence."""
+"""Logs of other harnesses become runs that tables, comparisons, pages and gates read; what is not a log is a
+sentence."""
 
 from __future__ import annotations
 
@@ -150,8 +151,8 @@ def broken_line(line: str) -> Path:
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "half a line": (lambda: broken_line('{"doc_id": 1, "do'), "line 2: is no JSON"),
-    "a list": (lambda: broken_line("[]\n"), "line 2: is no JSON object"),
+    "half a line": (lambda: broken_line('{"doc_id": 1, "do'), "line 2: is not JSON"),
+    "a list": (lambda: broken_line("[]\n"), "line 2: is not a JSON object"),
     "no id": (lambda: broken_line("{}\n"), "line 2: doc_id is missing"),
     "an id in words": (lambda: broken_line('{"doc_id": "x"}\n'), "line 2: doc_id must be a whole number, not 'x'"),
     "no metrics": (lambda: broken_line('{"doc_id": 1}\n'), "line 2: metrics is missing"),
@@ -166,16 +167,16 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "ter is better when lower",
     ),
     "no model": (lambda: lm_eval(Path("logs"), [generated(0, True)], {"config": {}}), "model_name is missing"),
-    "results of a list": (lambda: lm_eval(Path("logs"), [generated(0, True)], []), "is no JSON object"),  # type: ignore[arg-type]
+    "results of a list": (lambda: lm_eval(Path("logs"), [generated(0, True)], []), "is not a JSON object"),  # type: ignore[arg-type]
     "an empty folder": (lambda: Path("empty").mkdir() or Path("empty"), "has no sample log"),
     "nothing": (lambda: Path("nowhere"), "there is no file or folder"),
-    "another file": (lambda: Path("x.txt").write_text("x") and Path("x.txt"), "is no log"),
+    "another file": (lambda: Path("x.txt").write_text("x") and Path("x.txt"), "is not a sample log"),
     "other JSON": (lambda: Path("x.json").write_text("{}") and Path("x.json"), "task is missing"),
     "no zip": (lambda: Path("x.eval").write_text("x") and Path("x.eval"), "as a zip"),
     "a zip without header": (lambda: zipped({"samples/1_epoch_1.json": b"{}"}), "has no header.json"),
     "a sample of a list": (
         lambda: zipped({"header.json": json.dumps(header()).encode(), "samples/1_epoch_1.json": b"[]"}),
-        "samples/1_epoch_1.json: is no JSON object",
+        "samples/1_epoch_1.json: is not a JSON object",
     ),
     "a score of a text": (lambda: inspect_json(Path("a.json"), [sample(1, "great")]), "no sample with a score"),
     "a sample twice": (lambda: inspect_json(Path("a.json"), [sample(1, "C"), sample(1, "I")]), "stands there twice"),

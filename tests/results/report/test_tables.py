@@ -216,7 +216,7 @@ def test_prefix_reuse_is_told() -> None:
 def test_json_reads_back() -> None:
     rows = summarise([record(), failure("dca", 512), likelihood(nll=1000.0)])
     read = json.loads(as_json(rows))
-    assert [line["mean"] for line in read] == [1.0, None, None]  # infinity is no JSON
+    assert [line["mean"] for line in read] == [1.0, None, None]  # infinity is not JSON
     assert read[0] == {**dataclasses.asdict(rows[0]), "skipped": []}  # JSON has no tuples
 
 

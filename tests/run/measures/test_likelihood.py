@@ -173,7 +173,7 @@ def test_long_texts_go_layer_by_layer(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("lcbench.engine.layerwise._is_stack", lambda *_: False)
     run(tmp_path / "refused", "pg19", ("vanilla",), (256,))
     (way,) = set(ways(tmp_path / "refused").values())
-    assert way.startswith("cached, since the decoder of LlamaForCausalLM is no plain stack")
+    assert way.startswith("cached, since the decoder of LlamaForCausalLM is not a plain stack")
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def test_killed_beside_an_array(moment: str, tmp_path: Path) -> None:
     found, expected = records_of(tmp_path / "run"), records_of(tmp_path / "whole")
     assert found.keys() == expected.keys()
     for id, record in expected.items():
-        # Of a book that was interrupted a shorter length is no slice of the longer any more.
+        # Of a book that was interrupted a shorter length is not a slice of the longer any more.
         assert found[id].pop("scores") == pytest.approx(record.pop("scores"), rel=1e-6)
         buckets = [each["nll"].pop("buckets") for each in (found[id], record)]
         np.testing.assert_allclose(*buckets, rtol=1e-6)

@@ -115,7 +115,7 @@ def test_protocols(tokenizer: PreTrainedTokenizerBase) -> None:
     ("more", "sentence"),
     [
         ("scorer: rogue\n", "unknown scorer of mine: 'rogue'"),
-        ("answer: '('\n", "is no regular expression"),
+        ("answer: '('\n", "is not a regular expression"),
         ("max_new_tokens: 0\n", "max_new_tokens must be at least 1"),
         ("columns: {document: strory}\n", "unknown column in row 1 of rows.jsonl: 'strory'"),
         ("columns: {story: document}\n", "unknown entry of `columns`: 'story'"),
