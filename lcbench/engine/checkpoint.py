@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lcbench.core.errors import UserError, out_of_memory, unknown
 from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
+from lcbench.engine.config_file import check_config_file, padding_fault
 from lcbench.engine.embedded import embedded_models, has_own_tokenizer
 from lcbench.engine.gguf_config import complete_config
 from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
@@ -74,6 +75,8 @@ class Checkpoint:
             if self.revision is not None:
                 raise UserError(f"{self.name} is a folder; --revision is for models on the hub.")
             self._check_files(folder)
+            if not self.trust_remote_code:  # which may read a file of its own kind
+                check_config_file(self.name, folder / "config.json")
             return
         looks_like_id = self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
         if not looks_like_id:
@@ -168,7 +171,7 @@ class Checkpoint:
                     config, trust_remote_code=self.trust_remote_code
                 )
         except Exception as error:  # as in `load`: a broken config fails in many ways
-            if fault := rope_fault(config):
+            if fault := rope_fault(config) or padding_fault(config):
                 raise UserError(f"{self.name}: {fault}.") from error
             raise UserError(f"{self.name} is not a causal language model: {explain(error)}") from error
         if self.gguf:

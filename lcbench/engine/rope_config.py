@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import brief
@@ -36,6 +37,13 @@ def _fault(parameters: dict[str, Any]) -> str | None:
             else f"which no module of transformers computes; known are {', '.join(known)}"
         )
         return f"the rope_scaling in its config.json has the type {brief(kind)}, {way_out}"
+    if parameters.get("rope_theta", 0) is None:
+        return "rope_theta in its config.json is null; write the base of the rotary frequencies there"
+    return no_number(parameters)
+
+
+def no_number(parameters: Mapping[str, Any]) -> str | None:
+    """Which of the settings should be a number and is something else; None if none is."""
     for name in NUMBERS:
         value = parameters.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):

@@ -89,7 +89,9 @@ class Prompt:
 class Answer:
     """What the model said."""
 
-    output_tokens: int = described("Length of the answer; 0 where nothing was generated.", unit="tokens", least=0)
+    output_tokens: int = described(
+        "Length of the answer, its end token included; 0 where nothing was generated.", unit="tokens", least=0
+    )
     prediction: str = described("The answer; of several choices the most likely one; empty for a likelihood.")
     finish_reason: str | None = described(
         "Why the answer ended: `stop` (an end token), `stop_string` (of the task), `length` (its budget), "

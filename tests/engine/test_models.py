@@ -85,7 +85,10 @@ def minimax(folder: Path) -> None:
         (with_text("config.json", "[]"), "cannot load the config of ./mine: "),
         (with_text("config.json", "{}"), "cannot load the config of ./mine: "),
         (changed(model_type="from_the_future"), "does not recognize this architecture"),
-        (changed(max_position_embeddings=0), "the config of this llama has no max_position_embeddings"),
+        (
+            changed(max_position_embeddings=0),
+            "max_position_embeddings in its config.json must be a whole number of tokens",
+        ),
         (changed(model_type="t5"), "./mine is not a causal language model: Unrecognized configuration class"),
         (
             changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
