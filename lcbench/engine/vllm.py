@@ -1,6 +1,6 @@
 """vLLM in this process, on as many GPUs and machines as its own options say.
 
-Written against the interface that vLLM documents as of 0.22: `LLM.generate` with token ids, `SamplingParams`,
+Written against the interface of vLLM 0.33, as its source says: `LLM.generate` with token ids, `SamplingParams`,
 `prompt_logprobs`. For several processes with a model each (data parallel) start a server instead (docs/engines.md).
 """
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from lcbench.attention.options import AttentionOptions
 
+BROKEN = "vLLM's logits are NaN or infinite; run with --dtype bfloat16 or float32"
+MOST = 1e-3  # of a logarithm that was rounded
 OURS = {"model": "--model", "revision": "--revision", "dtype": "--dtype", "trust_remote_code": "--trust-remote-code"}
 
 
@@ -110,6 +112,7 @@ class VllmSource(Source):
             "revision": self.local.revision,
             "dtype": self.local.dtype,
             "trust_remote_code": self.local.trust_remote_code,
+            "disable_log_stats": False,  # they have the time to the first token
             **self.options,
         }
         try:
@@ -143,7 +146,6 @@ class VllmEngine(Engine):
             {
                 "max_tokens": one.max_new_tokens,
                 "stop": list(one.stop) or None,
-                "include_stop_str_in_output": True,
                 "stop_token_ids": sorted(one.end_tokens) or None,
                 "skip_special_tokens": False,  # one of them may be the answer
                 "logprobs": 0,  # of the tokens that were taken: NaN shows there
@@ -157,8 +159,12 @@ class VllmEngine(Engine):
     def _output(self, answer: Any, seconds: float, together: int) -> Output:
         (found,) = answer.outputs
         if found.cumulative_logprob is not None and not math.isfinite(found.cumulative_logprob):
-            raise EngineError("vLLM's logits are NaN or infinite; run with --dtype bfloat16 or float32")
-        reason = "stop_string" if isinstance(found.stop_reason, str) else found.finish_reason
+            raise EngineError(BROKEN)
+        if found.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM ended its answer with {found.finish_reason!r}")
+        # vLLM leaves the string out; to have it in the text would put the spelling of end tokens there, too.
+        string = found.stop_reason if isinstance(found.stop_reason, str) else ""
+        reason = "stop_string" if string else found.finish_reason
         first = getattr(answer.metrics, "first_token_latency", None) or None
         cost = CallCost(
             prefill_seconds=round(first or seconds, 6),
@@ -167,7 +173,7 @@ class VllmEngine(Engine):
             decoded_together=together,
             first_token_seconds=first,
         )
-        return Output(found.text, len(found.token_ids), reason, cost)
+        return Output(found.text + string, len(found.token_ids), reason, cost)
 
     def continuations(self, request: PromptRequest, choices: Mapping[str, list[int]]) -> ContinuationScores:
         scores, seconds = self._scores([request.tokens + tokens for tokens in choices.values()])
@@ -184,14 +190,12 @@ class VllmEngine(Engine):
     def _scores(self, prompts: Sequence[list[int]]) -> tuple[list[list[float]], float]:
         """ln p of tokens[1:] of each prompt, and the seconds of all."""
         answers, seconds = self._run(
-            prompts, [{"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}] * len(prompts)
+            prompts, [{"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1}] * len(prompts)
         )
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
             places = zip(answer.prompt_logprobs[1:], prompt[1:], strict=True)
-            rows.append([float(entry[token].logprob) for entry, token in places])
-            if not all(map(math.isfinite, rows[-1])):
-                raise EngineError("vLLM's logits are NaN or infinite; run with --dtype bfloat16 or float32")
+            rows.append([_log(entry, token) for entry, token in places])
         return rows, seconds
 
     def _run(self, prompts: Sequence[list[int]], settings: Sequence[dict[str, Any]]) -> tuple[list[Any], float]:
@@ -205,3 +209,13 @@ class VllmEngine(Engine):
             use_tqdm=False,
         )
         return answers, time.perf_counter() - started
+
+
+def _log(entry: Mapping[int, Any], token: int) -> float:
+    """ln p of a token, in an entry of it and of the likeliest one. Raises: EngineError for what is none."""
+    own, highest = float(entry[token].logprob), max(float(one.logprob) for one in entry.values())
+    if not (math.isfinite(own) and math.isfinite(highest)):
+        raise EngineError(BROKEN)
+    if highest > MOST:
+        raise EngineError("vLLM gives something else than log-likelihoods; leave --engine-option logprobs_mode out")
+    return own

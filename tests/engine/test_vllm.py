@@ -3,6 +3,7 @@ file."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
@@ -14,17 +15,20 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from lcbench.core.errors import EngineError
+from lcbench.core.tokens import encode_start
 from lcbench.engine import vllm as engine
+from lcbench.engine.base import PromptRequest
 from lcbench.engine.generate import generate, stop_tokens
 from lcbench.engine.models import ModelSource
 from tests.helpers import TINY, cli, fields_of
 
-PASSKEY = ("passkey", "--seq-len", "160,256", "--samples", "3")
+PASSKEY = ("passkey", "--seq-len", "160", "--samples", "2")
 
 
 @dataclass
 class SamplingParams:
-    """The fields of vLLM's own that are used."""
+    """Fields of vLLM 0.33's own."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -39,6 +43,13 @@ class SamplingParams:
 @dataclass
 class Logprob:
     logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass
+class Metrics:
+    first_token_latency: float
 
 
 @dataclass
@@ -60,15 +71,18 @@ class RequestOutput:
 
 @dataclass
 class LLM:
-    """Answers with the embedded model."""
+    """Answers with the embedded model, in the shapes of vLLM 0.33."""
 
     model: str
     revision: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
     tensor_parallel_size: int = 1
+    disable_log_stats: bool = True
+    logprobs_mode: str = "raw_logprobs"
     calls: list[int] = field(default_factory=list)
     log: ClassVar[float] = -0.5
+    ending: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         if self.tensor_parallel_size > 8:
@@ -84,15 +98,27 @@ class LLM:
 
     def _one(self, tokens: list[int], params: SamplingParams) -> RequestOutput:
         if params.prompt_logprobs is not None:
-            logs = self._model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-            own = [{token: Logprob(float(logs[n, token]))} for n, token in enumerate(tokens[1:])]
+            logits = self._model(torch.tensor([tokens])).logits[0]
+            logs = logits if self.logprobs_mode == "raw_logits" else logits.log_softmax(-1)
+            own = [self._entry(logs[n], token, params.prompt_logprobs) for n, token in enumerate(tokens[1:])]
             return RequestOutput([CompletionOutput("x", [0], None, "length")], [None, *own])
+        end = self._tokenizer.eos_token_id
         found = generate(self._model, tokens, params.max_tokens, stop_tokens(self._model, self._tokenizer))
-        text = self._tokenizer.decode(found.tokens)
+        ids = found.tokens + [end] * (found.finish_reason == "stop")
+        # The token that ends an answer is spelled out with the stop string, or left out with it.
+        shown = ids if params.include_stop_str_in_output else found.tokens
+        text = self._tokenizer.decode(shown, skip_special_tokens=params.skip_special_tokens)
         stop = next((stop for stop in params.stop or () if stop in text), None)
-        text = text[: text.find(stop)] if stop else text
-        reason = "stop" if stop else found.finish_reason
-        return RequestOutput([CompletionOutput(text, found.tokens, self.log, reason, stop)], None, None, 0)
+        text = text[: text.find(stop) + len(stop) * params.include_stop_str_in_output] if stop else text
+        reason = self.ending or ("stop" if stop else found.finish_reason)
+        metrics = None if self.disable_log_stats else Metrics(1e-3)
+        return RequestOutput([CompletionOutput(text, ids, self.log, reason, stop)], None, metrics, 0)
+
+    def _entry(self, logs_V: torch.Tensor, token: int, others: int) -> dict[int, Logprob]:
+        """The token first, whatever its rank, then the likeliest ones."""
+        rank = int((logs_V > logs_V[token]).sum()) + 1
+        likeliest = {int(n): Logprob(float(logs_V[n]), k + 1) for k, n in enumerate(logs_V.topk(others).indices)}
+        return {token: Logprob(float(logs_V[token]), rank)} | likeliest
 
 
 @pytest.fixture
@@ -118,6 +144,7 @@ def test_as_this_process(standin: ModuleType) -> None:
     assert done.code == 0, done.err
     assert cli("run", *PASSKEY, "--dtype", "float64", "-o", "local").code == 0
     same("vllm", "local")
+    assert all(record["cost"]["first_token_seconds"] == 1e-3 for record in fields_of(Path("vllm")))
     identity = json.loads(Path("vllm/run.json").read_text())["identity"]
     assert identity["engine"] == "vllm" and identity["engine_options"] == {"tensor_parallel_size": 2}
     assert {record["method"] for record in fields_of(Path("vllm"))} == {"served:plain"}
@@ -130,10 +157,39 @@ def test_likelihoods(standin: ModuleType) -> None:
     assert fields_of(Path("vllm"))[0]["cost"]["pass"] == "prompt_logprobs"
 
 
-def test_logits_that_are_no_numbers_fail_the_cell(standin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LLM, "log", float("nan"))
-    failed = cli("run", "passkey", "--seq-len", "160", "--samples", "2", "--engine", "vllm", "-o", "vllm")
-    assert failed.code == 1 and "vLLM's logits are NaN or infinite" in failed.out.replace("\n", " ")
+@pytest.mark.parametrize(
+    ("standin_field", "value", "said"),
+    [
+        ("log", float("nan"), "vLLM's logits are NaN or infinite"),
+        ("ending", "abort", "vLLM ended its answer with 'abort'"),
+    ],
+)
+def test_what_is_no_answer_fails_the_sample(
+    standin_field: str, value: object, said: str, standin: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LLM, standin_field, value)
+    (request,) = [PromptRequest([0, 5, 6], 64, 2)]
+    with pytest.raises(EngineError, match=said):
+        engine.VllmEngine(LLM("tiny")).generate([request])
+
+
+def test_an_end_token_is_no_part_of_the_answer_and_a_stop_string_is(standin: ModuleType) -> None:
+    """The model copies what it saw, and then ends."""
+    llm = LLM("tiny")
+    tokens = encode_start(ModelSource().tokenizer(), "The code of Mara is 4821. The code of Mara is")
+    (whole,) = engine.VllmEngine(llm).generate([PromptRequest(tokens, 64, 24)])
+    (stopped,) = engine.VllmEngine(llm).generate([PromptRequest(tokens, 64, 24, stop=(whole.text[2:4],))])
+    assert stopped.text == whole.text[:4] and stopped.finish_reason == "stop_string"
+    llm._tokenizer = copy.deepcopy(llm._tokenizer)
+    llm._tokenizer.eos_token_id = generate(llm._model, tokens, 4, frozenset()).tokens[3]
+    (ended,) = engine.VllmEngine(llm).generate([PromptRequest(tokens, 64, 24)])
+    assert ended.finish_reason == "stop" and ended.tokens == 4
+    assert ended.text == llm._tokenizer.decode(generate(llm._model, tokens, 3, frozenset()).tokens)
+
+
+def test_logits_in_the_place_of_likelihoods_are_none(standin: ModuleType) -> None:
+    with pytest.raises(EngineError, match="leave --engine-option logprobs_mode out"):
+        engine.VllmEngine(LLM("tiny", logprobs_mode="raw_logits")).read([0, 5, 6], 1, 64)
 
 
 def test_options(standin: ModuleType) -> None:
