@@ -15,8 +15,9 @@ from lcbench.core.files import require_regular
 from lcbench.core.hub import explain, is_reachable, require_model, silence_hub
 from lcbench.engine.config_file import check_config_file, padding_fault
 from lcbench.engine.embedded import embedded_models, has_own_tokenizer
-from lcbench.engine.gguf_config import complete_config
-from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub
+from lcbench.engine.gguf_config import complete_config, require_whole
+from lcbench.engine.gguf_files import GgufFile, is_gguf, on_hub, refuse_part
+from lcbench.engine.gguf_tokenizer import complete_tokenizer
 from lcbench.engine.longllama import StockConfig
 from lcbench.engine.rope_config import idle_factor, rope_fault, wrong_number
 from lcbench.engine.stored_tokenizer import as_stored
@@ -61,6 +62,7 @@ class Checkpoint:
     def check_exists(self) -> None:
         """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
         if hosted := on_hub(self.name):
+            refuse_part(self.name)  # before gigabytes are downloaded
             require_model(hosted[0], self.revision, hosted[1])
             return
         if self.gguf:
@@ -104,6 +106,7 @@ class Checkpoint:
         if self.gguf:
             from transformers import AutoConfig
 
+            require_whole(self.gguf)
             config = self.load(AutoConfig, "config")
             complete_config(self.gguf, config)
         else:
@@ -134,7 +137,7 @@ class Checkpoint:
         file = None if self.gguf else self._file("tokenizer.json")
         tokenizer = as_stored(self.name, tokenizer, file, lambda kind: self.load(kind, "tokenizer", **options))
         if self.gguf:
-            self.gguf.complete_tokenizer(tokenizer)
+            complete_tokenizer(self.gguf, tokenizer)
         else:
             check_ends(self.name, tokenizer, self._file)
         rows = getattr(config.get_text_config(), "vocab_size", None)

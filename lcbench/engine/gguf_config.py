@@ -14,15 +14,34 @@ if TYPE_CHECKING:
 
 # Keys of the file, and the attributes of the configs that have them.
 LEFT_OUT = {
+    "attention.key_length": "head_dim",
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+# Options of YaRN: keys of the file, and of `rope_parameters`.
+YARN = {
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.yarn_attn_factor": "attention_factor",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+}
+# Architectures that transformers takes, though it reads a part of their files only.
+IN_PART = ("gemma4", "gpt-oss")
 # The layers of the models of Gemma's 27 billion weights, whose scores are scaled by hidden size / heads instead of the
 # size of a head; the file does not say so, llama.cpp tells them by their size.
 LARGEST = {"gemma2": 46, "gemma3": 62}
+
+
+def require_whole(file: GgufFile) -> None:
+    """Raises: UserError for a file of which transformers would read a part."""
+    if file.architecture in IN_PART:
+        raise UserError(
+            f"{file.name} is a model of the architecture {file.architecture}, of whose GGUF files transformers reads a "
+            "part only; take the model's own folder or Hugging Face id."
+        )
 
 
 def complete_config(file: GgufFile, config: PretrainedConfig) -> None:
@@ -31,10 +50,8 @@ def complete_config(file: GgufFile, config: PretrainedConfig) -> None:
 
     if file.dtype:
         config.dtype = getattr(torch, file.dtype)
-    if file.architecture == "qwen3" and file.value("attention.key_length"):
-        config.head_dim = file.value("attention.key_length")
     for key, attribute in LEFT_OUT.items():
-        if file.value(key) and hasattr(config, attribute):
+        if file.value(key) and attribute in vars(config):
             setattr(config, attribute, file.value(key))
     if file.architecture in LARGEST:
         largest = config.num_hidden_layers == LARGEST[file.architecture]
@@ -77,9 +94,8 @@ def _scaling(file: GgufFile) -> dict[str, Any]:
         )
     if not factor or kind == "none":
         return {}
-    original = file.value("rope.scaling.original_context_length")
-    scaling = {"rope_type": kind, "factor": factor}
-    return {**scaling, "original_max_position_embeddings": original} if original and kind == "yarn" else scaling
+    options = {name: value for key, name in YARN.items() if kind == "yarn" and (value := file.value(key))}
+    return {"rope_type": kind, "factor": factor, **options}
 
 
 def _llama3(file: GgufFile, factors: Any) -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """Checkpoints in one GGUF file, the format of llama.cpp; config, tokenizer and weights come out of it by transformers.
 
 The weights are dequantized when they are loaded: the file is small, the model is not. What a file says and transformers
-does not read is added: to the config in `gguf_config`, to the tokenizer here.
+does not read is added: to the config in `gguf_config`, to the tokenizer in `gguf_tokenizer`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,13 +19,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcbench.core.errors import UserError, brief
-from lcbench.core.tokens import tokenizer_prefix
+from lcbench.core.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-logger = logging.getLogger("lcbench")
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 PROJECTOR = "clip"  # the architecture of mmproj files
@@ -34,14 +31,6 @@ SHARE = 0.01  # of the weights that a type must have to be named
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ON_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
 PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-# llama.cpp's names of the vocabularies whose digits are split one by one before GPT-2's rule.
-DIGITS_SPLIT = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
-SPACE = "\u2581"  # of SentencePiece
-GPT2_SPLIT = ("", "default", "gpt-2")
-# Those whose words are tokens without any merges, and whose texts begin with BOS where the file does not say.
-WHOLE_WORDS = (
-    "falcon-h1", "falcon3", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0", "pixtral", "tekken",
-)  # fmt: skip
 
 
 def is_gguf(name: str) -> bool:
@@ -55,6 +44,15 @@ def on_hub(name: str) -> tuple[str, str] | None:
     return (match["id"], match["file"]) if match else None
 
 
+def refuse_part(name: str) -> None:
+    """Raises: UserError for a part of a split model, told by its name."""
+    if PART_OF_SPLIT.search(name):
+        raise UserError(
+            f"{name} is a part of a split model, which transformers does not read; join the parts with "
+            "`llama-gguf-split --merge`."
+        )
+
+
 @dataclass(frozen=True)
 class GgufFile:
     """A file on this machine; `name` is what was typed, for messages."""
@@ -64,6 +62,7 @@ class GgufFile:
 
     def check(self) -> None:
         """Raises: UserError for what is not a whole GGUF file of a model, before anything heavy is imported."""
+        refuse_part(self.name)
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise UserError(f"{self.name} is not a regular file; give a GGUF file.")
@@ -73,11 +72,6 @@ class GgufFile:
             raise UserError(f"cannot read {self.name}: {error.strerror or error}.") from error
         if magic != MAGIC:
             raise UserError(f"{self.name} is not a GGUF file: it does not begin with the letters GGUF.")
-        if PART_OF_SPLIT.search(self.path.name):
-            raise UserError(
-                f"{self.name} is a part of a split model, which transformers does not read; join the parts with "
-                "`llama-gguf-split --merge`."
-            )
 
     @property
     def _contents(self) -> tuple[dict[str, Any], Any]:
@@ -97,6 +91,13 @@ class GgufFile:
     def value(self, key: str) -> Any:
         """The value under the architecture's own prefix, None if there is none."""
         return self.metadata.get(f"{self.architecture}.{key}")
+
+    def entries(self, key: str, numbers: Sequence[int] | None = None) -> list[Any]:
+        """The entries of a list, of which `metadata` has the length: all, or those of these numbers."""
+        field = self._contents[1].fields.get(key)
+        if field is None:
+            return []
+        return list(field.contents()) if numbers is None else [field.contents(number) for number in numbers]
 
     def tensor(self, name: str) -> Any:
         """The numbers of a tensor, as stored; None if the file has none of that name."""
@@ -133,44 +134,13 @@ class GgufFile:
         finally:
             gguf.GGUFReader, gguf.get_tensor_name_map = before
 
-    def complete_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Put a BOS before texts where llama.cpp does, and a space where the file says so; split words and digits as
-        the vocabulary was learned; warn of a rule that is not known."""
-        from tokenizers import decoders
-        from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
-
-        backend = tokenizer.backend_tokenizer
-        kind = str(self.metadata.get("tokenizer.ggml.pre", ""))
-        whole = kind in WHOLE_WORDS
-        starts_with_bos = self.metadata.get("tokenizer.ggml.add_bos_token", whole or None)
-        if starts_with_bos is not None and bool(starts_with_bos) != bool(tokenizer_prefix(tokenizer)):
-            tokenizer.add_bos_token = bool(starts_with_bos)
-        if whole:
-            backend.model.ignore_merges = True
-        spaced = self.metadata.get("tokenizer.ggml.add_space_prefix", True)
-        if isinstance(backend.pre_tokenizer, Metaspace) and not spaced:
-            backend.pre_tokenizer = Metaspace(prepend_scheme="never", split=False)
-            backend.decoder = decoders.Sequence(
-                [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-            )
-        if not isinstance(backend.pre_tokenizer, ByteLevel) or kind in GPT2_SPLIT:
-            return
-        if kind in DIGITS_SPLIT:
-            backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-            return
-        logger.warning(
-            "%s splits text by the rule %s, which transformers does not know: GPT-2's is used, and tokens may differ "
-            "from the model's own",
-            self.name,
-            brief(kind),
-        )
-
     def finish(self, model: PreTrainedModel) -> None:
         """Make a model that was loaded from this file a plain one, which can be saved, and forget what was parsed."""
         self.check_unread(model)
         _parsed.cache_clear()
         model.hf_quantizer = None
-        del model.config.quantization_config
+        if hasattr(model.config, "quantization_config"):  # one loader of two leaves it
+            del model.config.quantization_config
 
     def check_unread(self, model: PreTrainedModel) -> None:
         """Raises: UserError for tensors that no parameter takes, such as biases: without them the model computes
@@ -182,7 +152,9 @@ class GgufFile:
             return  # a loader that tells which tensors it did not read
 
         tensors = [tensor for tensor in self._contents[1].tensors if not tensor.name.startswith("rope_")]
-        if sum(int(tensor.n_elements) for tensor in tensors) == sum(x.numel() for x in model.parameters()):
+        stored = model.state_dict().keys()
+        taken = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name in stored)]
+        if sum(int(tensor.n_elements) for tensor in tensors) == sum(x.numel() for x in taken):
             return
         layers = model.config.get_text_config().num_hidden_layers
         kinds = [kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture]

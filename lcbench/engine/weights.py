@@ -40,10 +40,10 @@ def load_weights(checkpoint: Checkpoint, config: PretrainedConfig, **options: An
     unfit = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if unfit:
         raise UserError(
-            f"the weights of {name} do not fit its config.json; tensors that are missing or of another shape: "
+            f"the weights of {name} do not fit {_config(checkpoint)}; tensors that are missing or of another shape: "
             f"{len(unfit)}, such as {unfit[0]}."
         )
-    _check_unread(name, loaded, report["unexpected_keys"])
+    _check_unread(checkpoint, loaded, report["unexpected_keys"])
     if checkpoint.gguf:
         checkpoint.gguf.finish(loaded)
     if getattr(getattr(loaded.config, "quantization_config", None), "dequantize", False):
@@ -51,7 +51,11 @@ def load_weights(checkpoint: Checkpoint, config: PretrainedConfig, **options: An
     return loaded
 
 
-def _check_unread(name: str, model: PreTrainedModel, keys: Iterable[str]) -> None:
+def _config(checkpoint: Checkpoint) -> str:
+    return "the config that transformers makes of it" if checkpoint.gguf else "its config.json"
+
+
+def _check_unread(checkpoint: Checkpoint, model: PreTrainedModel, keys: Iterable[str]) -> None:
     """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.
 
     Raises: UserError for tensors within the modules of this model (biases, adapters, surplus layers), without which
@@ -62,8 +66,8 @@ def _check_unread(name: str, model: PreTrainedModel, keys: Iterable[str]) -> Non
     inside = [key for key in unread if any(key.startswith(f"{module}.") for module in modules)]
     if inside:
         raise UserError(
-            f"the weights of {name} do not fit its config.json; tensors that no module of "
+            f"the weights of {checkpoint.name} do not fit {_config(checkpoint)}; tensors that no module of "
             f"{type(model).__name__} reads: {len(inside)}, such as {inside[0]}."
         )
     if unread:
-        logger.warning("%s: %d tensors are not read, such as %s", name, len(unread), unread[0])
+        logger.warning("%s: %d tensors are not read, such as %s", checkpoint.name, len(unread), unread[0])

@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from lcbench.apps.train.lm import described
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
-from lcbench.core.tokens import tokenizer_prefix
 from lcbench.engine.gguf_config import complete_config
-from lcbench.engine.gguf_files import GgufFile
 from lcbench.engine.models import ModelSource
 from tests.cli.test_errors import assert_refused
-from tests.gguf_models import TEMPLATE, logits, tiny_model, tiny_tokenizer, write_gguf
+from tests.gguf_models import IDS, SIZES, Stated, logits, small, tiny_model, write_gguf
 from tests.helpers import cli
-from tests.tokenizers import build
-
-IDS = list(range(40, 80))
-SIZES: dict[str, Any] = {
-    "vocab_size": 1344,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-    "tie_word_embeddings": True,
-}
-
-
-def small(architecture: str = "llama", **options: Any) -> PreTrainedModel:
-    """A model with random weights, biases included."""
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[architecture](**copy.deepcopy(SIZES | options))  # which configs change in place
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-        elif "norm" not in name:
-            parameter.data.mul_(8)  # so that attention is far from uniform
-    return model
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +32,13 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "options"),
-    [("llama", {}), ("qwen2", {}), ("qwen3", {"head_dim": 32}), ("llama", {"tie_word_embeddings": False})],
+    [
+        ("llama", {}),
+        ("qwen2", {}),
+        ("qwen3", {"head_dim": 32}),
+        ("llama", {"tie_word_embeddings": False}),
+        ("nemotron", {"head_dim": 32}),
+    ],
 )
 def test_a_file_computes_what_its_model_does(architecture: str, options: dict[str, Any]) -> None:
     model = small(architecture, **options)
@@ -80,6 +55,8 @@ GEMMA_3 = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
 GEMMA = {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 32}
+EXPERTS = {"head_dim": 32, "num_experts_per_tok": 2, "tie_word_embeddings": False}
+OF_EXPERTS = {".expert_count": 4, ".expert_used_count": 2, ".expert_gating_func": 2}
 PARTIAL = {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}
 
 
@@ -90,6 +67,17 @@ PARTIAL = {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0
         ("gemma3_text", {**GEMMA, "num_hidden_layers": 6, "rope_parameters": GEMMA_3}, {".rope.scaling.factor": 8.0}),
         ("phi3", {"sliding_window": 8, "pad_token_id": 0, "rope_parameters": PARTIAL}, {}),
         ("starcoder2", {}, {}),
+        (
+            "qwen3_moe",
+            {**EXPERTS, "num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True},
+            {**OF_EXPERTS, ".expert_feed_forward_length": 32},
+        ),
+        ("minimax_m2", {**EXPERTS, "num_local_experts": 4, "rope_parameters": PARTIAL}, OF_EXPERTS),
+        (
+            "lfm2",
+            {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+            {".attention.head_count_kv": [0, 2], ".shortconv.l_cache": 3},
+        ),
     ],
 )
 def test_what_transformers_leaves_out_of_the_config_is_added(
@@ -111,19 +99,6 @@ def test_the_largest_gemma_scales_its_scores_by_its_width(architecture: str, lay
         )
         complete_config(Stated(architecture), config)
         assert config.query_pre_attn_scalar == scale
-
-
-@dataclass(frozen=True)
-class Stated:
-    """A file that says nothing but its architecture."""
-
-    architecture: str
-    dtype: None = None
-
-    def value(self, key: str) -> None:
-        return None
-
-    tensor = value
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", None), ("Q4_1", None)])
@@ -158,60 +133,6 @@ def test_a_note_tells_what_is_dequantized_and_other_weights_are_another_run() ->
     content[-1] ^= 1
     path.write_bytes(content)
     assert cli(*run).error == "error: run holds another run (it differs in model_fingerprint); pass another --output."
-
-
-def test_the_tokenizer_is_the_models_own() -> None:
-    write_gguf(Path("mine.gguf"), small())
-    own, tokenizer = tiny_tokenizer(), ModelSource("mine.gguf").tokenizer()
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        assert getattr(tokenizer, name) == getattr(own, name)
-    assert tokenizer.chat_template == TEMPLATE
-    assert tokenizer_prefix(tokenizer) == [own.bos_token_id]  # as the file says
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
-    assert asked == "<|endoftext|>user\nHi\n"
-    assert tokenizer(asked, add_special_tokens=False).input_ids[0] == own.eos_token_id
-    assert {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} >= {
-        "<|endoftext|>",
-        "<|pad|>",
-    }
-
-
-def test_digits_are_split_where_the_vocabulary_was_learned_so(caplog: pytest.LogCaptureFixture) -> None:
-    """By GPT-2's rule alone, the second of two spaces would belong to the number."""
-    write_gguf(Path("smollm.gguf"), small())
-    write_gguf(Path("gpt2.gguf"), small(), extra={"tokenizer.ggml.pre": "gpt-2"})
-    write_gguf(Path("other.gguf"), small(), extra={"tokenizer.ggml.pre": "from-the-future"})
-
-    def pieces(name: str) -> list[str]:
-        split = ModelSource(name).tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12")
-        return [piece for piece, _ in split]
-
-    assert pieces("smollm.gguf") == ["a", "ĠĠ", "1", "2"]
-    assert pieces("gpt2.gguf") == ["a", "Ġ", "Ġ12"]
-    assert "splits text" not in caplog.text
-    with caplog.at_level(logging.WARNING, "lcbench"):
-        assert pieces("other.gguf") == ["a", "Ġ", "Ġ12"]
-    assert "splits text by the rule 'from-the-future', which transformers does not know" in caplog.text
-
-
-def test_words_are_whole_and_begin_with_bos_where_llama_cpp_has_them_so() -> None:
-    """Files of Llama 3 made before May 2025 do not say that a BOS comes first; of its words, some have no merges."""
-    path = write_gguf(Path("mine.gguf"), small(), extra={"tokenizer.ggml.pre": "llama-bpe"}, adds_bos=None)
-    tokenizer = ModelSource("mine.gguf").tokenizer()
-    assert tokenizer_prefix(tokenizer) == [tokenizer.bos_token_id]
-    assert tokenizer.backend_tokenizer.model.ignore_merges
-    write_gguf(path, small(), extra={"tokenizer.ggml.pre": "llama-bpe"}, adds_bos=False)
-    assert tokenizer_prefix(ModelSource("mine.gguf").tokenizer()) == []
-
-
-@pytest.mark.parametrize("spaced", [True, False])
-def test_a_space_stands_before_a_text_where_the_file_says_so(spaced: bool) -> None:
-    rebuilt = PreTrainedTokenizerFast(tokenizer_object=build("metaspace-first").backend_tokenizer)
-    write_gguf(Path("mine.gguf"), small(), extra={"tokenizer.ggml.add_space_prefix": spaced})
-    GgufFile("mine.gguf", Path("mine.gguf")).complete_tokenizer(rebuilt)
-    ids = rebuilt("pass key", add_special_tokens=False).input_ids
-    assert rebuilt.convert_ids_to_tokens(ids)[0].startswith("▁") is spaced
-    assert rebuilt.decode(ids) == "pass key"
 
 
 LLAMA_3 = {
@@ -250,8 +171,18 @@ def test_scaled_frequencies_are_those_of_the_model() -> None:
                 ".rope.scaling.type": "yarn",
                 ".rope.scaling.factor": 4.0,
                 ".rope.scaling.original_context_length": 128,
+                ".rope.scaling.yarn_attn_factor": 1.25,
+                ".rope.scaling.yarn_beta_fast": 16.0,
+                ".rope.scaling.yarn_beta_slow": 2.0,
             },
-            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                "attention_factor": 1.25,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+            },
         ),
         ({".rope.scaling.type": "none"}, {"rope_type": "default"}),
         ({".rope.scaling.type": "none", ".rope.scaling.factor": 4.0}, {"rope_type": "default"}),
@@ -308,6 +239,11 @@ def named(architecture: str) -> Callable[[Path], None]:
         (cut(0.99), "mine.gguf is damaged, or cut short; get it again."),
         (endless, "mine.gguf is damaged, or cut short; get it again."),
         (named("clip"), "mine.gguf holds the vision part of a model only"),
+        (
+            named("gpt-oss"),
+            "is a model of the architecture gpt-oss, of whose GGUF files transformers reads a part only",
+        ),
+        (named("gemma4"), "of the architecture gemma4, of whose GGUF files transformers reads a part only; take the"),
         (named("rwkv7"), "cannot load the config of mine.gguf: GGUF model with architecture rwkv7 is not supported"),
         (biased, "mine.gguf has tensors that no module of LlamaForCausalLM reads: 8, such as blk.0.attn_q.bias."),
         (with_rope(freqs=np.ones(8, np.float32) * 3), "in a way that is not Llama 3's"),
@@ -323,6 +259,8 @@ def test_refused(make: Callable[[Path], None], fragment: str) -> None:
 def test_a_part_of_a_split_model_is_refused() -> None:
     write_gguf(Path("mine-00001-of-00003.gguf"), small())
     assert_refused(cli("show", "passkey", "-m", "mine-00001-of-00003.gguf"), "is a part of a split model")
+    hosted = "owner/name:mine-00001-of-00003.gguf"  # refused before it is downloaded
+    assert_refused(cli("show", "passkey", "-m", hosted), "is a part of a split model")
 
 
 def test_a_file_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
