@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lcbench.core.json_objects import without_halves
+from lcbench.core.thinking import GENERAL, markers_of
 from lcbench.core.tokens import tokenizer_prefix
 from lcbench.engine.base import PromptRequest
 from lcbench.engine.endpoint.client import Client, Reply
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP_REASONS = ("stop_reason", "matched_stop")  # vLLM's and SGLang's: the stop string or token, null for an end token
+THOUGHTS = ("reasoning_content", "reasoning")  # fields of a message
 MOST_STOPS = 4  # stop strings in a request: OpenAI's limit; what comes behind others is cut off here
 
 
@@ -72,6 +74,10 @@ class Interface(ABC):
     def text_of(self, choice: dict[str, Any]) -> str:
         """The text of a choice, or of the next part of it."""
 
+    def thought_of(self, choice: dict[str, Any]) -> str:
+        """The thought in a choice, or the next part of it, where the server tells it apart from the text."""
+        return ""
+
     def ask(self, request: PromptRequest, **how: Any) -> Answer:
         """The continuation, greedy or drawn. Raises: EndpointError."""
         body = {
@@ -94,7 +100,7 @@ class Interface(ABC):
 
     def read(self, reply: Reply) -> Answer:
         """The answer in a reply. Raises: TransientError for one that is none, or that was cut off."""
-        text, reason, stop_reason, told, first, chosen = "", None, None, False, None, False
+        thought, text, reason, stop_reason, told, first, chosen = "", "", None, None, False, None, False
         usage: dict[str, Any] = {}
         model = ""
         for event, seconds in zip(reply.events, reply.times, strict=True):
@@ -104,9 +110,9 @@ class Interface(ABC):
             counts, model = event.get("usage"), str(event.get("model") or model)
             usage = counts if isinstance(counts, dict) and counts else usage
             for choice in choices[:1]:
-                part, chosen = self.text_of(choice), True
-                first = seconds if first is None and part else first
-                text += part
+                part, more, chosen = self.text_of(choice), self.thought_of(choice), True
+                first = seconds if first is None and (part or more) else first
+                text, thought = text + part, thought + more
                 ended = choice.get("finish_reason")
                 reason = str(ended) if ended else reason
                 for name in STOP_REASONS:
@@ -120,7 +126,7 @@ class Interface(ABC):
             reason = "stop_string"
         streamed = self.dialect.stream and len(reply.events) > 1
         return Answer(
-            without_halves(text),
+            without_halves(self._whole(thought, text, reason)),
             reason,
             stop_reason if isinstance(stop_reason, str) else None,
             told,
@@ -132,6 +138,14 @@ class Interface(ABC):
             (first if first is not None else reply.seconds) if streamed else None,
             reply.retries,
         )
+
+    def _whole(self, thought: str, text: str, reason: str | None) -> str:
+        """The output as the model wrote it: with a thought that the server took out of it, whose end it has unless the
+        budget was used up before."""
+        if not thought:
+            return text
+        markers = markers_of(self.tokenizer) or GENERAL
+        return markers.begin + thought + ("" if not text and reason == "length" else markers.close + text)
 
 
 class Completions(Interface):
@@ -215,6 +229,12 @@ class Chat(Interface):
     def text_of(self, choice: dict[str, Any]) -> str:
         message = choice.get("delta") or choice.get("message") or {}
         return _text(message.get("content") if isinstance(message, dict) else message)
+
+    def thought_of(self, choice: dict[str, Any]) -> str:
+        """`reasoning_content` of vLLM, SGLang, llama.cpp and DeepSeek, or `reasoning`, its newer name."""
+        message = choice.get("delta") or choice.get("message")
+        found = [message.get(name) for name in THOUGHTS] if isinstance(message, dict) else []
+        return next((value for value in found if value and isinstance(value, str)), "")
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from lcbench.engine.base import CallCost, Output, PromptRequest
 from lcbench.engine.sampling import Sampling
 from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
 from lcbench.run.measures.thought import Thinking, Thought, cost_of_both, split_answer
-from lcbench.tasks import Example
+from lcbench.tasks import Example, Task
 from lcbench.tasks.chat import end_of_turn
 
 
@@ -80,7 +80,7 @@ class Answer(Measure):
         """The thought before each answer, and what it took; None where none was asked for."""
         found: list[tuple[Thought | None, CallCost] | None] = [None] * len(samples)
         task = samples[0].job.task  # the same for all: a group has one task
-        if not task.thought_tokens:
+        if not task.thought_tokens or self._in_one_call(task):
             return found
         markers = require_markers(task.name, self.plan.tokenizer, task.think_end)
         thinking = Thinking(self.plan.tokenizer, markers, task.thought_tokens)
@@ -99,12 +99,22 @@ class Answer(Measure):
             found[n] = thinking.thought(prompts[n], output), output.cost
         return found
 
+    def _in_one_call(self, task: Task) -> int:
+        """The budget of a thought that is asked for together with its answer: a turn in an engine's own template cannot
+        be gone on with in a second call."""
+        return task.thought_tokens if self.plan.source.own_template else 0
+
     def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str, bool | None]:
         """The thought in a reply, None without one, its answer, and whether the thought was cut."""
-        text = cut(reply.output.text, one.example.stop)
+        task, tokenizer, stops = one.job.task, self.plan.tokenizer, one.example.stop
+        if self._in_one_call(task):
+            thought, text, was_cut = split_answer(tokenizer, task.think_end, prompt, reply.output.text)
+            return thought, cut(text, stops), was_cut
+        text = cut(reply.output.text, stops)
         if reply.thought is not None:
-            return reply.thought.text, text, reply.thought.cut
-        return split_answer(self.plan.tokenizer, one.job.task.think_end, prompt, text)
+            markers = require_markers(task.name, tokenizer, task.think_end)
+            return reply.thought.text, markers.unwrapped(text), reply.thought.cut
+        return split_answer(tokenizer, task.think_end, prompt, text)
 
     def _measured(self, one: SampleRequest, turns: Sequence[tuple[list[int], Reply]]) -> Measured:
         task, replies = one.job.task, [reply for _, reply in turns]
@@ -122,10 +132,12 @@ class Answer(Measure):
         )
 
     def _ask(self, one: SampleRequest, prompt: list[int], part: str) -> PromptRequest:
+        room, thought = self._request(one, prompt), self._in_one_call(one.job.task)
         seed = f"{one.example.seed}|{one.sample % one.job.task.repeats}|{part}"
         return replace(
-            self._request(one, prompt),
-            stop=one.example.stop,
+            room,
+            max_new_tokens=room.max_new_tokens + thought,
+            stop=() if thought else one.example.stop,  # which would end the thought
             end_tokens=end_of_turn(self.plan.tokenizer),
             sampling=self._sampling.get(one.job.task.sampling),
             seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lcbench.core.thinking import Markers, markers_of
+from lcbench.core.thinking import Markers, begun_by, markers_of
 from lcbench.core.tokens import as_text, encode_inside
 from lcbench.engine.base import UNKNOWN_STOP, CallCost, Output
 
@@ -41,7 +41,7 @@ class Thinking:
 
     def is_over(self, prompt: list[int]) -> bool:
         """Whether the prompt ends behind a thought, as with `enable_thinking=false`."""
-        return self.markers.end in self._end_of(prompt)
+        return self.markers.is_over(self._end_of(prompt))
 
     def thought(self, prompt: list[int], output: Output) -> Thought | None:
         """The thought in an output; None if the model began none."""
@@ -53,7 +53,10 @@ class Thinking:
         opened = "" if begun or not self.markers.starts(text) else self.markers.begin
         ids = encode_inside(self._tokenizer, opened + as_text(self._tokenizer, bare))[: self.budget]
         cut = None if split is None and output.finish_reason == UNKNOWN_STOP else split is None
-        return Thought(bare.strip(), len(ids), cut, behind=ids + self._close)
+        # An answer may begin in its channel at once, without a thought that would have to be ended.
+        at_once = text.lstrip().startswith(self.markers.end)
+        close = encode_inside(self._tokenizer, self.markers.end) if at_once else self._close
+        return Thought(bare.strip(), len(ids), cut, behind=ids + close)
 
     def _end_of(self, prompt: list[int]) -> str:
         return str(self._tokenizer.decode(prompt[-LAST:]))
@@ -69,7 +72,7 @@ def split_answer(
 ) -> tuple[str | None, str, bool | None]:
     """The thought (None without one), the answer behind it, and whether the thought was cut, in the output of a model
     that was given no budget for thoughts. What is found in a thought that did not end is not an answer."""
-    markers = markers_of(tokenizer, end)
+    markers = markers_of(tokenizer, end) or begun_by(text)
     if markers is None:
         return None, text, None
     begun = has_begun(tokenizer, markers, prompt)
@@ -78,7 +81,7 @@ def split_answer(
         return split[0].strip(), split[1], False
     if begun or markers.starts(text):
         return markers.bare(text).strip(), "", True
-    return None, text, None
+    return None, markers.unwrapped(text), None
 
 
 def cost_of_both(thinking: CallCost, answering: CallCost) -> CallCost:

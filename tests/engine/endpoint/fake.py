@@ -151,7 +151,8 @@ class Handler(BaseHTTPRequestHandler):
     def _whole(self, path: str, answer: Body) -> Body:
         if "choices" in answer:
             return answer
-        said = {"message": {"content": answer["text"]}} if path.startswith("chat") else {"text": answer["text"]}
+        chat = {"content": answer["text"], "reasoning_content": answer.get("thought")}
+        said = {"message": chat} if path.startswith("chat") else {"text": answer["text"]}
         choice = {"index": 0, "finish_reason": answer["finish_reason"], **said}
         return {"model": answer["model"], "choices": [choice], "usage": answer["usage"]}
 
@@ -164,7 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         parts = [text[:3], text[3:]] if text else [""]
         for n, part in enumerate(parts):
             last = n + 1 == len(parts)
-            choice = {"index": 0, **({"delta": {"content": part}} if chat else {"text": part})}
+            choice: Body = {"index": 0, **({"delta": {"content": part}} if chat else {"text": part})}
+            if n == 0 and "thought" in answer:
+                self._event({"model": answer["model"], "choices": [{"delta": {"reasoning": answer["thought"]}}]})
             choice["finish_reason"] = answer["finish_reason"] if last and "cut" not in answer else None
             self._event({"model": answer["model"], "choices": [choice]})
         if "cut" in answer:

@@ -47,6 +47,25 @@ def test_servers_that_understand_less(how: dict[str, Any], sent_as: str) -> None
     assert {record["cost"]["sent_as"] for record in fields_of(Path("served"))} == {sent_as}
 
 
+@pytest.mark.parametrize(
+    ("stream", "text", "reason", "cut"), [(True, "48213", "stop", False), (False, "", "length", True)]
+)
+def test_a_thought_that_a_server_takes_out(stream: bool, text: str, reason: str, cut: bool) -> None:
+    """It is asked for together with its answer, recorded, and never scored."""
+
+    def fault(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        return {"text": text, "thought": "Is it 11111. It is.", "finish_reason": reason}
+
+    with serving(Server(stream=stream, fault=fault)) as served:
+        thinking = ("--endpoint-api", "chat", "--think-budget", "24", "--think-end", "</think>")
+        assert run(served, "passkey", "--seq-len", "256", "--samples", "1", *thinking).code == 0
+    asked = served.asked[-1]
+    assert "stop" not in asked and asked["max_tokens"] > 24 and len(asked["messages"]) == 1
+    (record,) = fields_of(Path("served"))
+    assert record["prediction"] == text and record["reasoning"] == "Is it 11111. It is."
+    assert record["reasoning_cut"] is cut
+
+
 def test_chat(server: Server) -> None:
     """The user's turn, in the server's own template, whose tokens are recorded as a difference, and said."""
     done = run(server, *PASSKEY, "--endpoint-api", "chat")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lcbench.core.thinking import FAMILIES
+from lcbench.core.thinking import GENERAL
 from lcbench.engine.base import CallCost, Output, PromptRequest
 from lcbench.engine.endpoint import probe, source
 from lcbench.engine.endpoint.address import Address
@@ -144,7 +144,7 @@ def test_why_an_answer_ended(choice: Body, ending: str, text: str, server: Serve
 
 
 def test_whether_a_thought_was_cut_is_unknown_where_the_server_does_not_tell() -> None:
-    thinking = Thinking(ModelSource().tokenizer(), FAMILIES[0], 20)
+    thinking = Thinking(ModelSource().tokenizer(), GENERAL, 20)
     cuts = {
         ending: thinking.thought([5], Output(text, 4, ending, CallCost(0.0)))
         for ending, text in (("stop_or_string", "<think>a"), ("stop", "<think>a"), ("stop_string", "<think>a</think>"))
