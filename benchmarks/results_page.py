@@ -21,6 +21,7 @@ from lcbench.results.compare import CellResult, compare_records
 from lcbench.results.compare.pairs import paired
 from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import draw, heatmaps
+from lcbench.results.report.layout import interval, number
 from lcbench.results.report.runs import Run, read_runs, trained_length
 from lcbench.results.report.summary import summarise_runs
 from lcbench.results.report.table_page import markdown
@@ -87,10 +88,16 @@ trained. More of the same book tells more about how it goes on: without harm the
 """
 
 
+TASKS = """## Every task on the LLM, at the trained length and at twice that
+
+The mean at 8,192 tokens, then at 16,384 with its 95 % interval. The tables below have all lengths, samples and costs.
+"""
+
+
 def page() -> str:
     """The page, in Markdown."""
     tiny, real = merged(TINY), merged(REAL)
-    parts = [HEAD.format(dtype=real.identity.dtype), *_claims(tiny, real), *_books(tiny, real)]
+    parts = [HEAD.format(dtype=real.identity.dtype), *_claims(tiny, real), *_tasks(real), *_books(tiny, real)]
     for name, run in (("SmolLM2-135M-Instruct", real), ("lcbench-tiny", tiny)):
         parts += [f"## {name}\n", *_unfinished(run), markdown(summarise_runs([run]), trained_length([run]))]
     return "\n".join(parts)
@@ -133,6 +140,33 @@ def _books(tiny: Run, real: Run) -> list[str]:
         *(f"| `{name}` | {' | '.join(column.get(name, 'not measured') for column in columns)} |" for name in known),
     ]
     return [*lines, ""] if known else []
+
+
+def _tasks(run: Run) -> list[str]:
+    columns = reach(run)
+    methods = dict.fromkeys(method for cells in columns.values() for method in cells)
+    lines = [TASKS, f"| method | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    for method in methods:
+        lines.append(f"| `{method}` | {' | '.join(cells.get(method, '') for cells in columns.values())} |")
+    return [*lines, ""] if columns else []
+
+
+def reach(run: Run, times: int = 2) -> dict[str, dict[str, str]]:
+    """By task that is scored by answers, by method: its mean at the trained length, and at `times` that, with its
+    interval."""
+    trained = run.identity.pretraining_length or 0
+    rows = {
+        (row.task, row.method, row.seq_len): row
+        for row in summarise_runs([run])
+        if row.bits_per_byte is None and row.mean is not None
+    }
+    found: dict[str, dict[str, str]] = {}
+    for (task, method, seq_len), far in rows.items():
+        near = rows.get((task, method, trained)) or rows.get((task, "vanilla", trained))  # which it equals within
+        if seq_len == times * trained and near:
+            one, other = (number(row.mean or 0.0, row.metric) for row in (near, far))
+            found.setdefault(task.partition(":")[0], {})[method] = f"{one} to {other} {interval(far)}"
+    return found
 
 
 def perplexities(run: Run, times: int = 2) -> dict[str, str]:

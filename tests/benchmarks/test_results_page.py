@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import results_page
-from benchmarks.results_page import Better, Falls, perplexities, verdicts
+from benchmarks.results_page import Better, Falls, perplexities, reach, verdicts
 from lcbench.results.manifest import RunIdentity
 from lcbench.results.report.runs import Run
 from lcbench.results.schema import Record
@@ -54,3 +54,11 @@ def test_perplexity_of_the_same_books() -> None:
     ]
     run = Run("m", RunIdentity(model="m", pretraining_length=TRAINED), [Record.from_json(one) for one in some])
     assert perplexities(run) == {"vanilla": "4.48 to 5.75, higher in 1 of 2"}  # e^1.5, e^1.75
+
+
+def test_every_task_at_the_trained_length_and_at_twice_that() -> None:
+    records = answers("vanilla", 1, SAMPLES) + answers("vanilla", 2, 3) + answers("yarn", 2, SAMPLES)
+    run = Run("m", RunIdentity(model="m", pretraining_length=TRAINED), records)
+    assert reach(run) == {
+        "passkey": {"vanilla": "1.00 to 0.25 [0.09, 0.53]", "yarn": "1.00 to 1.00 [0.76, 1.00]"}  # Wilson's, of 12
+    }

@@ -25,8 +25,9 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
     lines += _unknown(whole) + _equal(rows) + _spread(whole)
     for (task, members), grid in zip(by_task(rows), (grid for grid in whole if grid.first), strict=True):
-        lines += _spreads(printable(task), members, called) + _thoughts(printable(task), members, called)
-        prompts, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in members)))
+        own = _own(members)
+        lines += _spreads(printable(task), own, called) + _thoughts(printable(task), own, called)
+        prompts, reused = (sum(each) for each in zip(*((row.prompt_tokens, row.reused_tokens) for row in own)))
         if 0 < reused < prompts:
             lines.append(
                 f"prefix reuse: {prompts / (prompts - reused):.1f}x fewer prefill tokens in {printable(task)}."
@@ -35,6 +36,16 @@ def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
         lines += _lengths(printable(task), members) + _memory(printable(task), grid)
         lines += [line for row in members for line in _served(printable(task), row, called[row.place])]
     return lines + published_notes(row.published for row in rows)
+
+
+def _own(rows: Sequence[TableRow]) -> list[TableRow]:
+    """The rows but those that took over all samples of another one here: what is said of that holds for them, too."""
+    known = {row.place for row in rows}
+    return [
+        row
+        for row in rows
+        if row.taken < max(row.samples, 1) or (row.task, row.equals, row.seq_len, row.model, row.run) not in known
+    ]
 
 
 def published_notes(sources: Iterable[str]) -> list[str]:
@@ -100,12 +111,14 @@ def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
     lines = []
     for count, sd, what in (("draws", "draws_sd", "draws of demonstrations"), ("repeats", "repeats_sd", "repeats")):
         known = [(row, value) for row in rows if (value := getattr(row, sd)) is not None]
+        by_line: dict[str, list[str]] = {}
+        for row, value in known:
+            said = f"{number(value, row.metric)} at {in_tokens(row.seq_len)}"
+            by_line.setdefault(called[row.place], []).append(said)
         if known:
             most = max(getattr(row, count) for row, _ in known)
-            said = ", ".join(
-                f"{called[row.place]} at {in_tokens(row.seq_len)} {number(value, row.metric)}" for row, value in known
-            )
-            lines.append(f"{task}, standard deviation over {most} {what}: {said}.")
+            each = "; ".join(f"{line} {', '.join(values)}" for line, values in by_line.items())
+            lines.append(f"{task}, standard deviation over {most} {what}: {each}.")
     return lines
 
 

@@ -326,7 +326,21 @@ def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() ->
 
     (spread_out,) = summarise([answer(q, d, 100.0 * (d == 0)) for q in range(10) for d in range(3)])
     assert spread_out.draws_sd == pytest.approx(100 / math.sqrt(3))
-    assert "standard deviation over 3 draws of demonstrations: vanilla at 256 57.74." in "".join(notes([spread_out]))
+    assert "standard deviation over 3 draws of demonstrations: vanilla 57.74 at 256." in "".join(notes([spread_out]))
+
+
+def test_what_a_row_took_over_is_said_of_the_row_that_computed_it() -> None:
+    def answer(question: int, draw: int, method: str, **more: object) -> Fields:
+        scores, details = {"score": 100.0 * (draw == 0)}, {"row": f"q{question}", "draw": draw}
+        return record(method, sample=3 * question + draw, metric="score", scores=scores, details=details, **more)
+
+    asked = [(q, d) for q in range(10) for d in range(3)]
+    taken = [answer(*one, "dca", equals="vanilla", taken_from="passkey/vanilla") for one in asked]
+    rows = summarise([answer(*one, "vanilla") for one in asked] + taken)
+    said = [line for line in notes(rows) if "standard deviation over 3 draws" in line]
+    assert said == ["passkey, standard deviation over 3 draws of demonstrations: vanilla 57.74 at 256."]
+    alone = [row for row in rows if row.method == "dca"]
+    assert "demonstrations: dca 57.74 at 256." in "".join(notes(alone))
 
 
 def test_notes_of_several_runs_say_of_which_and_tell_what_differs() -> None:
@@ -336,7 +350,7 @@ def test_notes_of_several_runs_say_of_which_and_tell_what_differs() -> None:
 
     rows = summarise_runs([Run(name, RunIdentity(), typed(asked(cut))) for name, cut in (("one", 7), ("two", 9))])
     said = " ".join(notes(rows))
-    assert "demonstrations: vanilla in one at 256 0.00, vanilla in two at 256 0.00." in said
+    assert "demonstrations: vanilla in one 0.00 at 256; vanilla in two 0.00 at 256." in said
     assert "by 7 tokens on average" in said and "by 9 tokens on average" in said
     same = summarise_runs([Run(name, RunIdentity(), typed(asked(7))) for name in ("one", "two")])
     assert " ".join(notes(same)).count("documents cut") == 1
@@ -358,5 +372,5 @@ def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:
         (same,) = summarise([one | {"scores": {"exact_match": score}} for one in records])
         assert (same.low, same.high) == wilson_interval(5 * score, 5), "all wrong is no more certain than all right"
     said = " ".join(notes([row]))
-    assert "standard deviation over 3 repeats: vanilla at 256 0.58." in said
+    assert "standard deviation over 3 repeats: vanilla 0.58 at 256." in said
     assert "thoughts that did not end: 3 of 15 with vanilla at 256." in said
