@@ -238,7 +238,7 @@ def test_dry_run_touches_nothing() -> None:
     assert "4 cells, 20 samples, 15,360 tokens\n" in shown.out
     assert "resolved: yarn:factor=4" in shown.out
     # keys and values of 4 layers, 4 heads, 64 channels, 4 bytes each
-    assert f"KV cache up to 8 MiB (vanilla at 1,024 tokens, {2 * 4 * 64 * 4:,} bytes a key and layer)" in shown.out
+    assert f"KV cache up to 8 MiB (vanilla at 1,024 tokens, {2 * 4 * 64 * 4:,} bytes per key and layer)" in shown.out
     assert "while answers are decoded, rotated keys take up to 4 MiB more (vanilla at 1,024 tokens)" in shown.out
     assert not list(Path().iterdir())
     cli("run", "passkey", "--method", "vanilla,yarn", "--seq-len", "512,1k", "--samples", "1")
