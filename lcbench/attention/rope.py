@@ -230,8 +230,9 @@ class RopeTables:
         run = self.lengths.run
         if run is None or need > run:
             raise UserError(
-                f"the model's own RoPE scaling ({rope.kind}) follows the length of the run, which was said to be "
-                f"{run} tokens and is at least {need}; pass length=... (prompt and generation)."
+                f"the model's own RoPE scaling ({rope.kind}) depends on the length of the run, "
+                + ("" if run is None else f"which was given as {run} tokens but is at least {need}; ")
+                + "pass length=... (prompt and generation)."
             )
         return run
 

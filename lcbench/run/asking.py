@@ -1,4 +1,4 @@
-"""How prompts of a run are asked and answered: what is refused before it starts, and what users should know."""
+"""Checks and notes on how a run's prompts are formatted and answered, before it starts."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 
 def format_notes(requests: Sequence[Request], tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A note where the chat template is used because there is one. Raises: UserError for one that is asked for and
-    missing, or for what only a chat has, without any."""
+    """A note if the chat template is used because the tokenizer has one. Raises: UserError if one is requested and
+    missing, or if an option of chats is given without any."""
     in_chat = [task for task in tasks if task.format.in_chat(tokenizer)]
     typed = {name for request in requests for name, _ in request.format}
     for name, option in (("system", "--system"), ("chat_options", "--chat-option")):
         if name in typed and not in_chat:
-            raise UserError(f"{option} is for prompts in a chat template, and none is in one here; leave it out.")
+            raise UserError(f"{option} is for prompts in a chat template, and no task here uses one; leave it out.")
     chosen = dict.fromkeys(task.name for task in in_chat if task.format.chat == "auto")
     if not chosen:
         return []
-    return [f"{', '.join(chosen)}: asked in the model's chat template; --chat off asks in plain text."]
+    return [f"{', '.join(chosen)}: uses the model's chat template; --chat off sends plain text."]
 
 
 def require_answers(task: Task) -> None:
-    """Raises: UserError for a way to answer that cannot be."""
+    """Raises: UserError for impossible options of the answers."""
     if task.think_budget < 0 or task.repeats < 1:
         raise UserError(f"{task.name}: --think-budget must be at least 0, and --repeats at least 1.")
     if task.sampling:
         Sampling.parse(task.sampling)
     elif task.repeats > 1:
-        raise UserError(f"{task.name}: all {task.repeats} repeats would be the same answer; give --sampling, too.")
+        raise UserError(f"{task.name}: all {task.repeats} repeats would be the same answer; pass --sampling, too.")
 
 
 def thinking_notes(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A note where the prompt begins a thought that nothing leaves room for. Raises: UserError for a model that does
-    not tell how its thoughts end, or a budget that no task takes."""
+    """A note if the prompt begins a thought that has no budget of its own. Raises: UserError for a model whose end of a
+    thought is unknown, or for a budget that no task takes."""
     for task in tasks:
         if task.thought_tokens:
             require_markers(task.name, tokenizer, task.think_end)
@@ -51,6 +51,6 @@ def thinking_notes(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) ->
     if not begun:
         return []
     return [
-        f"{', '.join(dict.fromkeys(begun))}: the chat template begins a thought, and the answer's budget is all that "
-        "it has; give it more, as in --think-budget 2k."
+        f"{', '.join(dict.fromkeys(begun))}: the chat template begins a thought, which shares the answer's "
+        "budget; give it its own, e.g. --think-budget 2k."
     ]

@@ -1,4 +1,4 @@
-"""From a sample and its measurement to its record; records are assembled here and nowhere else."""
+"""Builds records from samples and their measurements; the only place that does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lcbench.run.measures import Measured, SampleRequest
 from lcbench.run.plan import Job, Plan
 from lcbench.tasks import Example
 
-EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle, and twice as many at its end
+EXCERPT = 48  # tokens quoted from a prompt: at its start, on both sides of the needle; at its end twice as many
 
 
 def result(one: SampleRequest, measured: Measured, cores: float | None) -> Result:
-    """A measurement, scored by the task; `cores` are the CPU seconds a second that the process had meanwhile, None
-    where another program computed."""
+    """A measurement, scored by the task; `cores` are the CPU cores that the process used meanwhile (CPU seconds per
+    second), None if another program ran the model."""
     cost = measured.cost
     seconds = cost.prefill_seconds + cost.decode_seconds
     task, prediction = one.job.task, measured.prediction
@@ -52,8 +52,8 @@ def record(
     layers_steered: int | None,
     backends: Sequence[str] | None,
 ) -> Record:
-    """The record of a sample: `found` is its result, or the reason why it failed. `backends` computed the attention;
-    they stand with the cost, since two runs may differ in them and agree in all else."""
+    """The record of a sample: `found` is its result, or the reason why it failed. `backends`, which computed the
+    attention, are part of the cost, since two otherwise equal runs may differ in them."""
     job, example = one.job, one.example
     done = (
         None
@@ -83,7 +83,7 @@ def record(
 
 
 def taken_over(found: Record, job: Job) -> Record:
-    """The record of the same sample of a job that computes the same: the result and the cost are those of `found`."""
+    """The record of the same sample in an equivalent job, with the result and cost of `found`."""
     named = replace(
         found.identity,
         id=job.record_id(job.number(found)),
@@ -94,7 +94,7 @@ def taken_over(found: Record, job: Job) -> Record:
 
 
 def unbuilt(plan: Plan, job: Job, sample: int, error: RowError) -> Record:
-    """The record of a sample without a prompt: its row cannot be used, or is left out."""
+    """The record of a sample without a prompt, whose row cannot be used or is left out."""
     seed = job.task.sample_seed(job.cell, sample // job.task.repeats, plan.seed)
     nothing = Example([], [], [], references=(), max_new_tokens=0, seed=seed)
     made = record(plan, SampleRequest(job, sample, nothing), str(error), 0, ())

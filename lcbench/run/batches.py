@@ -1,6 +1,6 @@
-"""The order of a plan's work: which jobs share one steered model, and which samples share a prefix of the KV cache.
+"""The order of a plan's work: which jobs share one steered block, and which samples share a prefix of the KV cache.
 
-The longest prompts come first, so that running out of memory shows in the first minutes.
+The longest prompts come first, so that a lack of memory shows in the first minutes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from lcbench.engine.base import AT_ONCE
 from lcbench.run.plan import Job
 
-TOKENS_AT_ONCE = 131_072  # summed lengths of such a batch: a long sample should not wait until others are built
+TOKENS_AT_ONCE = 131_072  # summed lengths in a batch: a long sample should not wait while others are built
 
 
 @dataclass(frozen=True)
 class Batch:
     """Samples that one process claims and works through, as (job, sample number), in lists of samples with a common
-    prefix. Its name is the same in all processes, however much of the run is done, so that it can serve as the key of
-    a lock."""
+    prefix. Its name is the same in all processes, however much of the run is done, so that it can be the key of a
+    lock."""
 
     name: str
     prefix_groups: list[list[tuple[Job, int]]]
@@ -39,8 +39,8 @@ class Group:
     name: str = ""
 
     def batches(self, processes: int = 1) -> list[Batch]:
-        """All samples in batches: samples with a common prefix stay together, and others join them up to AT_ONCE. With
-        several processes the batches are so small that each process gets at least two: parallel work saves more time
+        """All samples in batches: samples with a common prefix stay together, others fill a batch up to AT_ONCE. With
+        several processes, batches are small enough that each process gets at least two: parallel work saves more time
         than a shared prefix."""
         by_prefix: dict[Hashable, list[tuple[Job, int]]] = {}
         for job in sorted(self.jobs, key=lambda job: -job.cell.seq_len):

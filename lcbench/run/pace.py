@@ -1,7 +1,7 @@
-"""How long a run takes: estimated from its operations before anything is loaded, then from the work that is done.
+"""The time that a run takes: estimated from its operations before anything is loaded, then from the work done so far.
 
 The work of a prompt is counted in floating-point operations, since a token late in a long prompt costs more than an
-early one: tokens per second at the start of a prefill would promise far too much.
+early one: an estimate by tokens per second at the start of a prefill would be far too low.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from functools import cache
 from lcbench.methods import Method
 from lcbench.run.plan import Job, Plan
 
-EFFICIENCY = 0.4  # share of the rate of a large matrix product that a prefill reaches, roughly, on a CPU or GPU
+EFFICIENCY = 0.4  # rough share of the rate of a large matrix product that a prefill reaches
 MATMUL_SIZE = 1024
 MATMUL_SECONDS = 0.2
 LONG = 60.0  # seconds from which on the time of a run is worth a line
-SLOWEST = 1e9  # operations per second that any machine reaches
+SLOWEST = 1e9  # floating-point operations per second that every machine reaches
 
 
 def work(plan: Plan, job: Job, tokens: int) -> float:
-    """Operations of a prefill of the first `tokens` tokens: weights, then attention to all keys that a query sees. Of a
-    model that another program runs nothing is known: the tokens themselves."""
+    """Floating-point operations of a prefill of the first `tokens` tokens: weights, and attention over all keys that
+    queries see. For a model that another program runs, whose size is unknown, the number of tokens."""
     local = plan.facts.local
     if local is None:
         return float(tokens)
@@ -34,14 +34,14 @@ def work(plan: Plan, job: Job, tokens: int) -> float:
     for layer in range(local.footprint.layers):
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         window = min(_keys_seen(job.resolved, layer, job.cell.seq_len, kv_heads), tokens)
-        pairs += window * tokens - window**2 / 2  # until the window is full, a query sees all keys before it
+        pairs += window * tokens - window**2 / 2  # before the window is full, a query sees all earlier keys
     weights = max(local.footprint.weights // local.dtype.itemsize - embedding, 0)
     return float(2.0 * weights * tokens + 4.0 * width * pairs)
 
 
 @cache
 def _keys_seen(method: Method, layer: int, length: int, kv_heads: int) -> float:
-    """How many keys the last query of so many tokens sees, on average over the heads."""
+    """The number of keys that the last of `length` queries sees, averaged over the heads."""
     import torch
 
     last = torch.tensor([length - 1])
@@ -50,13 +50,13 @@ def _keys_seen(method: Method, layer: int, length: int, kv_heads: int) -> float:
 
 
 def total_work(plan: Plan) -> float:
-    """Operations of all samples that are computed, no prefix shared, the answers counted as if they were prompt."""
+    """Operations of all samples that are computed, without prefix sharing, answers counted like prompts."""
     return sum(job.samples * work(plan, job, job.cell.seq_len) for job in plan.computed)
 
 
 def estimate(plan: Plan) -> float | None:
-    """Seconds that the whole run takes, within a factor of three or so, from a short matrix product on its device; None
-    where the model runs elsewhere."""
+    """Estimated seconds for the whole run, within a factor of about three, from a short matrix product on its device;
+    None if another program runs the model."""
     import torch
 
     local = plan.facts.local
@@ -74,13 +74,13 @@ def estimate(plan: Plan) -> float | None:
 
 
 def surely_short(plan: Plan) -> bool:
-    """Whether there is nothing to measure: the run takes less than LONG on any machine."""
+    """Whether the run takes less than LONG seconds on any machine, so that no estimate is needed."""
     return total_work(plan) / SLOWEST < LONG
 
 
 def forecast(plan: Plan, seconds: float) -> str:
     """A sentence on how long a run of `seconds` takes, and what would shorten it."""
-    said = f"estimated time: {duration(seconds)} (rough; the first samples tell more)"
+    said = f"estimated time: {duration(seconds)} (rough; more precise after the first samples)"
     if seconds < LONG:
         return said
     longest = max(plan.jobs, key=lambda job: job.cell.seq_len)
@@ -105,8 +105,8 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Time left of a run, from the seconds that the work so far took. `missing` are the samples of each job of the plan
-    that are not recorded yet; `clock` is for tests."""
+    """The remaining time of a run, from the time of the work so far. `missing`: for each job of the plan, the number of
+    samples not recorded yet; `clock` is for tests."""
 
     def __init__(self, plan: Plan, missing: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._plan, self._clock = plan, clock
@@ -118,7 +118,7 @@ class Pace:
         self._started: float | None = None
 
     def prefilled(self, job: Job, tokens: int) -> None:
-        """The KV cache of a prompt has so many tokens now; fewer than before means another prompt."""
+        """The KV cache of a prompt now has `tokens` tokens; fewer than before means a new prompt."""
         if self._started is None:
             self._started = self._clock()
         now = work(self._plan, job, tokens)
@@ -127,8 +127,7 @@ class Pace:
         self._current = now
 
     def finished(self, job: Job, samples: int = 1, *, failed: bool = False) -> None:
-        """Some samples are recorded. Those of a failed job take no time, and do not count as work; nor do those that
-        were taken over, of which none is left to do."""
+        """Some samples were recorded. Those of a failed job or with a taken-over result do not count as work."""
         if job.record_id(0) in self._plan.donors:
             return
         size = work(self._plan, job, job.cell.seq_len)
@@ -145,7 +144,7 @@ class Pace:
 
     @property
     def seconds_left(self) -> float | None:
-        """None as long as no work is done."""
+        """Seconds left; None before any work is done."""
         begun = self.begun
         if self._started is None or not (done := self._worked + begun):
             return None

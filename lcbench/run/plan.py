@@ -82,18 +82,18 @@ class Plan:
 
     @cached_property
     def donors(self) -> dict[str, Job]:
-        """For each job whose results are taken over from the equal job of vanilla, by its `record_id(0)`: that job."""
+        """The equal vanilla job of each job that takes over its results, keyed by the latter's `record_id(0)`."""
         vanilla = {(job.task.name, job.cell): job for job in self.jobs if str(job.method) == VANILLA}
         pairs = ((job, vanilla.get((job.task.name, job.cell))) for job in self.jobs if job.equals == VANILLA)
         return {job.record_id(0): donor for job, donor in pairs if donor and donor.samples >= job.samples}
 
     @property
     def computed(self) -> list[Job]:
-        """The jobs whose results are not taken over from another."""
+        """The jobs that take over no results."""
         return [job for job in self.jobs if job.record_id(0) not in self.donors]
 
     def heirs(self, donor: Job) -> list[Job]:
-        """The jobs whose results are taken over from this one."""
+        """The jobs that take over the results of this one."""
         return [job for job in self.jobs if self.donors.get(job.record_id(0)) is donor]
 
     @property
@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def advice(self) -> list[str]:
-        """What the methods' authors advise about the resolved options, for each method at its longest length."""
+        """The method authors' advice on the resolved options, for each method at its longest length."""
         by_length = sorted(self.jobs, key=lambda job: job.cell.seq_len)
         longest = {str(job.method): job for job in by_length}.values()
         given = (job.resolved.advice(_lengths(self.facts, job.cell.seq_len)) for job in longest)
@@ -133,8 +133,8 @@ class Plan:
         ]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the records: the same identity, the same records. The number of samples is not part
-        of it, so that a run can be extended."""
+        """Everything that determines the records: equal identities give equal records. The number of samples is not
+        part of it, so that a run can be extended."""
         tasks = {job.task.name: job.task.identity(self.tokenizer) for job in self.jobs}
         in_chat = any(job.task.format.in_chat(self.tokenizer) for job in self.jobs)
         dated = in_chat and writes_date(self.tokenizer)
@@ -219,30 +219,28 @@ def make_plan(
 
 
 def _as_sent(task: Task, source: Source) -> Task:
-    """The task without a chat template, where the engine puts its own around every prompt."""
+    """The task without a chat template, if the engine applies its own to every prompt."""
     return task.asked(chat="off") if source.own_template else task
 
 
 def _lengths(facts: ModelFacts, seq_len: int) -> Lengths:
-    """The lengths that a method is resolved with; a model whose trained length is unknown counts as not extended."""
+    """The lengths that a method is resolved with; for a model of unknown trained length, that of the run for both."""
     return Lengths(facts.trained or seq_len, seq_len)
 
 
 def _default_length(source: Source, facts: ModelFacts) -> tuple[int]:
     if facts.trained is None:
-        raise UserError(
-            f"the trained length of {source.name} is not known here, which would be the default; pass --seq-len."
-        )
+        raise UserError(f"the trained length of {source.name}, which would be the default, is unknown; pass --seq-len.")
     return (facts.trained,)
 
 
 def _require_room(source: Source, facts: ModelFacts, seq_lens: Sequence[int]) -> None:
-    """Raises: UserError for lengths beyond what the engine takes."""
+    """Raises: UserError for lengths beyond the engine's limit."""
     beyond = [length for length in seq_lens if facts.limit is not None and length > facts.limit]
     if beyond:
         raise UserError(
             f"{source.name} runs with at most {facts.limit:,} tokens, prompt and answer together, not {max(beyond):,}; "
-            "pass shorter --seq-len, or start it with room for more."
+            "pass a shorter --seq-len, or start it with a higher limit."
         )
 
 

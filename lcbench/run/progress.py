@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, one plain line per cell in a pipe."""
+"""Progress display of a run: a bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lcbench.run.plan import Job, Plan
 
 
 def describe(job: Job) -> str:
-    """A job in a few words: `passkey  2048  dca:mscale=0.1`, the depth too where it is fixed."""
+    """A job in a few words: `passkey  2048  dca:mscale=0.1`, with the depth if it is fixed."""
     depth = "" if job.cell.depth is None else f"  depth {job.cell.depth:.2f}"
     return f"{job.task.name}  {job.cell.seq_len}{depth}  {job.method}"
 
 
 def equal(job: Job) -> str:
-    """What the job's method equals at this length, behind whatever is said of the job: `  = vanilla`, or nothing."""
+    """A suffix for the description of a job whose method equals another at this length: `  = vanilla`, or empty."""
     return f"  = {job.equals}" if job.equals else ""
 
 
@@ -32,7 +32,7 @@ def _left(pace: Pace) -> str:
 
 
 def live_bar(console: Console, *columns: ProgressColumn) -> Progress:
-    """A bar that goes when it is done: description, share, count, the field `rate`, and then other columns."""
+    """A bar that disappears when done: description, share, count, the field `rate`, and further columns."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -95,7 +95,7 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """A line when a cell is done: its score and how long it took; in a long run a line a minute with the time left.
+    """A line for each finished cell, with its score and time; in long runs also one line per minute with the time left.
 
     `clock` is for tests.
     """
@@ -108,7 +108,7 @@ class PlainProgress:
 
     def start(self, plan: Plan, missing: Sequence[int]) -> None:
         self._plan, self._pace, self._done = plan, Pace(plan, missing, self._clock), plan.samples - sum(missing)
-        again = f", {self._done} of them recorded already" if self._done else ""
+        again = f", {self._done} of them already recorded" if self._done else ""
         self._say(f"{plan.size}{again}")
 
     def prefilled(self, job: Job, tokens: int, total: int) -> None:
@@ -145,7 +145,7 @@ class PlainProgress:
         pass
 
     def _tell(self, job: Job, tokens: str = "") -> None:
-        """How far the run is and how long it will take, at most once a minute, and not where it is done in one."""
+        """Print progress and the time left, at most once a minute, and not for runs shorter than that."""
         seconds, now = self._pace.seconds_left, self._clock()
         if seconds is None or now - self._told < LONG or (self._told == -math.inf and seconds < LONG):
             return

@@ -13,16 +13,16 @@ from lcbench.run.plan import Job, Plan
 
 
 class Built(NamedTuple):
-    """The samples of a batch with their prompts, in groups with a common prefix, and those that have none: job, sample
-    and the reason."""
+    """The samples of a batch with their prompts, in groups with a common prefix; and those without a prompt: job,
+    sample and reason."""
 
     prefix_groups: list[list[SampleRequest]]
     unusable: list[tuple[Job, int, RowError]]
 
 
 def build(plan: Plan, batch: Batch) -> Built:
-    """The requests of a batch, recorded ones included: so a resumed run splits it into the same portions, and
-    floating-point results are the same. In a prefix group the longest common prefixes are neighbours."""
+    """The requests of a batch, recorded ones included, so that a resumed run splits it into the same portions and gets
+    the same floating-point results. Within a prefix group, requests with the longest common prefixes are adjacent."""
     found = Built([], [])
     for samples in batch.prefix_groups:
         requests = []
@@ -38,8 +38,8 @@ def build(plan: Plan, batch: Batch) -> Built:
 
 
 def chains(requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
-    """Requests in a row of which each has at least half of its prompt in common with the one before it, so that a
-    server's prefix cache saves more than asking both at once would."""
+    """Requests in chains in which each shares at least half of its prompt with the one before it, so that a server's
+    prefix cache saves more time than sending both at once."""
     found: list[list[SampleRequest]] = []
     before: list[int] = []
     for one in requests:

@@ -16,7 +16,7 @@ from lcbench.tasks import read_yaml
 @dataclass(frozen=True)
 class Request:
     """One task with the methods and lengths to run it with, as typed; None means the default. `format` are fields of
-    the task that say how its prompts are asked, and their values."""
+    the task that set the prompt format, and their values."""
 
     task: str
     methods: tuple[str, ...] | None = None
@@ -58,7 +58,7 @@ def read_requests(target: str) -> tuple[list[Request], dict[str, Any]]:
 
 
 def _references(stem: str, names: Any, folder: Path) -> tuple[str, ...]:
-    """The files of published figures, each read once, so that a fault in one is told before the run."""
+    """The files of published figures, each read once, so that errors in them are reported before the run."""
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"suite {stem}: references must be a list of names such as [ruler], not {brief(names)}.")
     found = tuple(located(name, folder) for name in names)
@@ -76,7 +76,7 @@ def _request(stem: str, run: dict[str, Any]) -> Request:
     def text_of(key: str) -> str | None:
         value = run.get(key)
         if value == [] or isinstance(value, dict):
-            raise UserError(f"suite {stem}: {key} must be a list that is not empty, not {brief(value)}.")
+            raise UserError(f"suite {stem}: {key} must be a non-empty list, not {brief(value)}.")
         return ",".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
 
     samples = run.get("samples")

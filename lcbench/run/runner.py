@@ -54,14 +54,14 @@ def run(
     open_host: Callable[[], Host] | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
-    """Make the records that the folder lacks. A call that was interrupted is resumed by the same call.
+    """Compute the records that the folder lacks. The same call resumes one that was interrupted.
 
-    A job whose model call fails (out of memory, say) is recorded as failed with the reason, and the others go on.
-    Several `processes` (by default those that a launcher started) share the work, each with a model of its own; the
-    main one stays until everything is done and takes over the work of processes that died. If the model is
-    `tensor_parallel`, each process has a shard of it, and only the main one writes.
+    A job whose model call fails (out of memory, say) is recorded as failed with the reason, and the others continue.
+    Several `processes` (by default those that a launcher started) share the work, each with its own model; the main one
+    stays until everything is done and takes over the work of processes that died. If the model is `tensor_parallel`,
+    each process has a shard of it, and only the main one writes.
 
-    Raises: UserError for what the user can mend: the folder, the model, a method that this model cannot take.
+    Raises: UserError for problems that the user can fix: the folder, the model, a method that it does not support.
     """
     processes = processes or launched()
     with _writer(plan, folder, processes) as writer, ThreadPoolExecutor(1, "prompts") as builder:
@@ -132,7 +132,7 @@ class _Run:
             self._tally.note(self._writer.news())
 
     def _to_compute(self) -> list[Job]:
-        """The jobs that take over no results; and those that would, from a job that was recorded before they were."""
+        """The jobs that take over no results, and those whose donor was recorded before they existed."""
         late = (
             job
             for job in self._plan.jobs
@@ -152,7 +152,7 @@ class _Run:
         with host.engine(job.resolved, longest, self._plan.lengths_like(job), shares=group.shares) as engine:
             measure = MEASURES[job.task.measure](self._plan, engine, self._writer.folder)
             measure.on_prefill = self._progress.prefilled
-            left: Counter[str] = Counter()  # units of each batch that is claimed
+            left: Counter[str] = Counter()  # unfinished units of each claimed batch
             units = self._units(itertools.chain([first], claimed), left, apart=engine.concurrency > 1)
             for unit, measured in side_by_side(units, lambda unit: self._results(measure, unit), engine.concurrency):
                 if measured is not None:
@@ -166,8 +166,8 @@ class _Run:
                     self._writer.release(unit.batch.name)
 
     def _units(self, claimed: Iterable[tuple[Batch, bool]], left: Counter[str], *, apart: bool) -> Iterator[Unit]:
-        """The units of the batches, each batch a single one unless prompts that have little in common may be worked on
-        `apart`. Samples without a prompt are recorded on the way."""
+        """The units of the batches: one per batch, or, if units may run `apart`, one per chain of prompts with a common
+        prefix. Samples without a prompt are recorded on the way."""
         for batch, built in self._built(claimed):
             prefix_groups, unusable = built.result()
             for job, sample, error in unusable:
@@ -183,8 +183,8 @@ class _Run:
             yield from self._measured(measure, portion)
 
     def _record(self, job: Job, record: Record) -> None:
-        """Append the record of a sample, and before it those that take its result over: so these exist wherever it
-        does, whenever the process is killed."""
+        """Append the record of a sample, after those that take over its result: so they exist whenever it does, even if
+        the process is killed."""
         sample = job.number(record)
         heirs = [heir for heir in self._plan.heirs(job) if sample < heir.samples]
         taken = [assemble.taken_over(record, heir) for heir in heirs if self._tally.is_missing(heir, sample)]
@@ -193,8 +193,8 @@ class _Run:
         self._tally.note([record, *taken])
 
     def _claimed(self, group: Group) -> Iterator[tuple[Batch, bool]]:
-        """The batches that this process has claimed, each with whether it may claim the next one before it has worked
-        on this one: not where few batches are left, which idle processes could start at once."""
+        """The batches that this process claims, each with whether it may claim the next one before finishing this one:
+        not if few batches are left, which idle processes could start at once."""
         batches = group.batches(1 if self._plan.source.tensor_parallel else self._processes.count)
         for left, batch in zip(reversed(range(len(batches))), batches):
             if not self._is_missing(batch.samples) or not self._writer.claim(batch.name):
@@ -221,8 +221,8 @@ class _Run:
     def _measured(
         self, measure: Measure, portion: Sequence[SampleRequest]
     ) -> Iterator[tuple[SampleRequest, Result | str]]:
-        """The result of each request, or why it failed. A batch that fails is halved and tried again; a single request
-        that runs out of memory is tried again with a smaller prefill chunk."""
+        """The result of each request, or why it failed. A failed batch is halved and retried; a single request that ran
+        out of memory is retried with a smaller prefill chunk."""
         waiting = [portion]
         while waiting:
             left = [one for one in waiting.pop() if not self._tally.gave_up(one.job)]
@@ -245,7 +245,7 @@ class _Run:
             else:
                 yield from zip(these, found)
                 continue
-            # After the handler: only now is the traceback gone, and with it the tensors of the failed call.
+            # After the handler: only now are the traceback and the tensors of the failed call freed.
             measure.engine.release()
             less = measure.take_less_memory(these) if reason == OUT_OF_MEMORY else None
             if less:

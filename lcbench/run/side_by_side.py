@@ -1,6 +1,6 @@
-"""Work in several threads, where the waiting is for a server; the results come back to the thread that asked.
+"""Work in several threads that wait for a server; results are returned to the calling thread.
 
-The threads are daemons: one that waits for a server does not keep the process from ending when the user wants it to.
+The threads are daemons: one that waits for a server does not keep the process alive.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 def side_by_side(
     units: Iterable[Unit], work: Callable[[Unit], Iterator[Result]], threads: int
 ) -> Iterator[tuple[Unit, Result | None]]:
-    """The results of each unit as they come, each with its unit, and None once the unit is done.
+    """The results as they arrive, each with its unit; a unit's last result is followed by None.
 
-    Units are taken only when a thread is free for them. With one thread they are worked on in the caller's, in order.
-    An exception of a unit is raised here; units that are being worked on are given up then.
+    A unit is taken only when a thread is free for it. With one thread, units run in the caller's thread, in order. An
+    exception of a unit is raised here, and units in progress are abandoned.
     """
     if threads == 1:
         for unit in units:

@@ -80,7 +80,7 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
         with executor.batch():
             for rank in range(1, array.jobs + 1):  # 0 is this process
                 jobs.append(executor.submit(_work, *inputs, Processes(rank, array.jobs + 1)))
-        progress.note(f"submitted {array.jobs} jobs; what they say is in {folder / JOB_LOGS}")
+        progress.note(f"submitted {array.jobs} jobs; their logs are in {folder / JOB_LOGS}")
         ended = False
         while not ended:
             ended = all(job.done() for job in jobs)  # before the records are read: jobs may write until they end
@@ -97,8 +97,8 @@ def run_array(plan: Plan, requests: Sequence[Request], folder: Path, progress: P
         progress.finish()
     if not tally.complete:
         raise UserError(
-            f"the jobs ended before all samples were done ({_reason(jobs)}); the same command goes on. What they said "
-            f"is in {folder / JOB_LOGS}."
+            f"the jobs ended before all samples were done ({_reason(jobs)}); the same command resumes. Their logs "
+            f"are in {folder / JOB_LOGS}."
         )
     return Outcome(folder, tally.failures)
 
@@ -109,7 +109,7 @@ def _executor(folder: Path, array: Array) -> AutoExecutor:
     except ImportError as error:
         raise UserError("--slurm needs submitit: pip install 'lcbench[slurm]'.") from error
     if array.cluster == "slurm" and not shutil.which("sbatch"):
-        raise UserError("there is no SLURM here: sbatch is not found; run it on a machine that submits jobs.")
+        raise UserError("sbatch was not found: --slurm needs a machine that can submit SLURM jobs.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         require_ours(folder)

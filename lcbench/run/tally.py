@@ -33,7 +33,7 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all samples are recorded or failed."""
         return not any(map(self.missing, self._plan.jobs))
 
     def missing(self, job: Job) -> list[int]:
@@ -45,7 +45,7 @@ class Tally:
         return id not in self._done and id not in self.failed_rows and not self.gave_up(job)
 
     def wants(self, job: Job, sample: int, *, failed: bool) -> bool:
-        """Whether a result is to be recorded: one that came in after its job had failed is, too, unless it failed."""
+        """Whether to record a result; after its job has failed, only one that did not fail."""
         return self.is_missing(job, sample) or not (failed or job.record_id(sample) in self._done)
 
     @property
@@ -57,8 +57,7 @@ class Tally:
         return job.record_id(0) in self.failed
 
     def note(self, records: Iterable[Record]) -> None:
-        """Count records that were written; of a job's failures the first only, since several processes may record
-        one."""
+        """Count new records; only the first of a job's failures counts, since several processes may record one."""
         for record in records:
             id = f"{record.identity.id.rpartition('/')[0]}/0"
             job = self._jobs.get(id)

@@ -17,9 +17,9 @@ from lcbench.results.schema import Record
 
 
 class NullWriter:
-    """Takes the place of `RunWriter` in all ranks but 0 of a tensor-parallel model: it writes nothing.
+    """Replaces `RunWriter` in all ranks but 0 of a tensor-parallel model, and writes nothing.
 
-    `folder` is a temporary one for the files that a measure writes; it is removed with the process.
+    `folder` is a temporary folder for the files that a measure writes; it is removed when the process ends.
     """
 
     def __init__(self, done: set[str], folder: Path) -> None:
@@ -55,7 +55,7 @@ def process_group(processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def null_writer() -> Iterator[NullWriter]:
-    """The writer of a rank other than 0, with the ids that are done, received from rank 0, which calls `lead`."""
+    """The writer of a rank other than 0, with the recorded ids that rank 0 broadcasts by `lead`."""
     import torch
 
     received: list[set[str] | None] = [None]
@@ -65,7 +65,7 @@ def null_writer() -> Iterator[NullWriter]:
 
 
 def lead(done: set[str]) -> None:
-    """In rank 0: broadcast the ids that are recorded already, so that all ranks do the same work."""
+    """In rank 0: broadcast the recorded ids, so that all ranks do the same work."""
     import torch
 
     torch.distributed.broadcast_object_list([done], src=0)

@@ -306,7 +306,7 @@ def test_another_block_looks_anew(spec: str) -> None:
 def test_refused() -> None:
     model, ids = model_of(2), zoo.tokens(1, 40)
     for options in ({"attention": "matmul"}, {"kv_dtype": "bfloat16"}, {"kv_offload": True}):
-        with pytest.raises(UserError, match=r"snapkv (chooses keys and computes|looks at all keys)"):
+        with pytest.raises(UserError, match=r"snapkv (selects keys and computes|reads all keys)"):
             lcbench.extend(model, "snapkv", **options)
     filled, longer = DynamicCache(), DynamicCache()
     longer.prompt_length = 30

@@ -90,7 +90,10 @@ def test_a_second_scaling_is_refused_by_name(model: PreTrainedModel, spec: str, 
 
 
 def test_a_missing_or_short_length_is_refused(model: PreTrainedModel) -> None:
-    with lcbench.extend(model, METHODS[1]), pytest.raises(UserError, match=r"follows the length of the run.*length="):
+    with (
+        lcbench.extend(model, METHODS[1]),
+        pytest.raises(UserError, match=r"depends on the length of the run.*length="),
+    ):
         logits(model, 20)
     with lcbench.extend(model, "vanilla", length=40):
         logits(model, 40)

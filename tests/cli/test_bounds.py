@@ -112,7 +112,7 @@ def test_deep_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (("--samples", "1" + "0" * 30), "passkey cannot have more than 1,000,000 samples in a cell"),
+        (("--samples", "1" + "0" * 30), "passkey cannot have more than 1,000,000 samples per cell"),
         (("--seq-len", "1e30"), "'1e30' is not a length in tokens"),
         (("--seq-len", "1" + "0" * 30), "is longer than any run"),
         (("--seq-len", "9" * 100_000), "is not a length in tokens"),

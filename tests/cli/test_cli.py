@@ -165,7 +165,7 @@ def test_running_twice_does_nothing_the_second_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lcbench.engine.models.ModelSource.model", never)
     second = cli(*SMALL)
     assert second.code == 0 and second.out == first.out
-    assert "2 of them recorded already" in second.err
+    assert "2 of them already recorded" in second.err
     assert (the_run() / RECORDS).read_bytes() == before
 
 
@@ -188,7 +188,7 @@ def test_more_samples_begin_with_the_same_ones() -> None:
 def test_more_samples_extend_a_run_and_fewer_show_a_part_of_it() -> None:
     cli(*SMALL, "-o", "run")
     longer = cli("run", "passkey", "--seq-len", "150", "--samples", "4", "-o", "run")
-    assert longer.code == 0 and "4 samples, 2 of them recorded already" in longer.err
+    assert longer.code == 0 and "4 samples, 2 of them already recorded" in longer.err
     assert len(fields_of(Path("run"))) == 4
     again = cli(*SMALL, "-o", "run")
     assert "exact match, 2 samples a score" in again.out

@@ -67,7 +67,7 @@ def test_more_trials_are_surer() -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 0), (0, 0), (3, 2), (-1, 2), (math.nan, 2)])
 def test_no_proportion(successes: float, trials: int) -> None:
-    with pytest.raises(ValueError, match="no proportion"):
+    with pytest.raises(ValueError, match="not a proportion"):
         wilson_interval(successes, trials)
 
 

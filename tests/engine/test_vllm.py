@@ -201,7 +201,7 @@ def test_options(standin: ModuleType) -> None:
         (("--method", "dca"), "leave it out with --engine vllm"),
         (("--engine-option", "max_model_len=128"), "at most 128 tokens"),
         (("--engine-option", "tensor_parallel_size=9"), "vLLM cannot load lcbench-tiny: World size (9) is larger"),
-        (("--endpoint", "http://localhost:1/v1"), "pass one of them"),
+        (("--endpoint", "http://localhost:1/v1"), "pass only one of them"),
     ):
         refused = cli(*run, *arguments)
         assert refused.code == 2 and said in refused.error, refused.err

@@ -99,7 +99,7 @@ def test_refused(model: PreTrainedModel, spec: str, message: str) -> None:
 @pytest.mark.parametrize("text", ["1 0\n0 1\n", "1 0\n0 1\n1 1\n1 1 0\n", "", "1 x\n"])
 def test_tables_of_another_model_are_refused(tmp_path: Path, model: PreTrainedModel, text: str) -> None:
     (tmp_path / "gates.tsv").write_text(text)
-    with pytest.raises(UserError, match=r"gates\.tsv is (not about 4 layers of 2 KV heads|no table of a number)"):
+    with pytest.raises(UserError, match=r"gates\.tsv is (not about 4 layers of 2 KV heads|not a table with a number)"):
         lcbench.extend(model, DuoAttention(file=str(tmp_path / "gates.tsv")))
 
 

@@ -118,8 +118,8 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "pip install 'lcbench[wandb]'" in cli("export", SMOKE, "--to", "wandb").error
     assert "did you mean 'mlflow'" in cli("export", SMOKE, "--to", "mlfow").error
-    assert "pass one of them" in cli("export", SMOKE, "--to", "wandb", "--out", "x").error
-    assert "--project is that of a tracker" in cli("export", SMOKE, "--project", "x").error
+    assert "pass only one of them" in cli("export", SMOKE, "--to", "wandb", "--out", "x").error
+    assert "--project names a project of a tracker" in cli("export", SMOKE, "--project", "x").error
 
     def full(**_: Any) -> None:
         raise RuntimeError("No key.\nRun wandb login")

@@ -73,7 +73,7 @@ def test_a_bad_row_fails_alone(name: str, place: int) -> None:
 
     write([row(number) for number in range(4)])  # a row that was mended is measured, and no other again
     again = cli(*RUN, "-o", "out")
-    assert again.code == 0 and "3 of them recorded already" in again.err and "note:" not in again.err
+    assert again.code == 0 and "3 of them already recorded" in again.err and "note:" not in again.err
     cli(*RUN, "-o", "undisturbed")
     assert records_of(Path("out")) == records_of(Path("undisturbed"))
 

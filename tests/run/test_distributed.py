@@ -228,7 +228,7 @@ def test_a_process_beside_the_main_one_says_nothing(tmp_path: Path, monkeypatch:
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     assert len(lines_of(tmp_path / "run")) == 2
     assert run_beside(monkeypatch, *arguments, "--dry-run").out == ""
-    assert "2 of them recorded already" in cli(*arguments).err
+    assert "2 of them already recorded" in cli(*arguments).err
 
 
 def test_a_launch_beside_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

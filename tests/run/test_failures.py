@@ -55,7 +55,7 @@ def test_a_failed_cell_lets_the_others_go_on(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(steered, "generate_together", generate)
     again = cli(*arguments)
-    assert again.code == 0 and "6 of them recorded already" in again.err and "failed" not in again.out
+    assert again.code == 0 and "6 of them already recorded" in again.err and "failed" not in again.out
     cli(*arguments, "-o", "undisturbed")
     assert records_of(the_run()) == records_of(Path("undisturbed"))
 

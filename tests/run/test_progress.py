@@ -42,7 +42,7 @@ def test_plain_lines(plan: Plan) -> None:
     progress.sample(plan.jobs[0], record(0, error="[boom] " + "x" * 60), left=1)
     progress.finish()
     first, second, third = stream.getvalue().splitlines()
-    assert first == "8 cells, 16 samples, 3 of them recorded already"
+    assert first == "8 cells, 16 samples, 3 of them already recorded"
     assert second.startswith("passkey  150  depth 0.00  dca:mscale=0.1  exact_match 0.50  2 samples  ")
     assert third == "failed: passkey  150  depth 0.00  vanilla: [boom] " + "x" * 60
 

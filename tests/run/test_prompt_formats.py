@@ -80,7 +80,7 @@ def test_what_changes_a_run() -> None:
 def test_a_run_in_the_chat_template(chat_model: Path) -> None:
     done = cli(*PASSKEY, "--model", chat_model, "--output", "chat")
     assert done.code == 0, done.err
-    assert "asked in the model's chat template; --chat off asks in plain text" in done.err
+    assert "uses the model's chat template; --chat off sends plain text" in done.err
     assert "in the chat template" in done.out
     for record in fields_of(Path("chat")):
         assert record["chat"] is True and record["prompt_tokens"] + record["max_new_tokens"] == 256
@@ -117,7 +117,7 @@ def test_dry_runs_and_single_prompts_tell(chat_model: Path) -> None:
         (("--bos", "one"), "bos must be auto or always or never, not 'one'."),
         (
             ("--system", "Be brief."),
-            "--system is for prompts in a chat template, and none is in one here; leave it out.",
+            "--system is for prompts in a chat template, and no task here uses one; leave it out.",
         ),
         (("--chat-option", "a=b"), "--chat-option is for prompts in a chat template"),
     ],

@@ -73,7 +73,7 @@ def test_killed_at_random_moments(undisturbed: Any, tmp_path: Path) -> None:
     assert kills[-1]["after"] < IN_RUN
 
     again = cli(*RUN, "--output", folder)
-    assert again.code == 0 and f"{kills[-1]['after']} of them recorded already" in again.err
+    assert again.code == 0 and f"{kills[-1]['after']} of them already recorded" in again.err
     assert_complete(folder, undisturbed(RUN))
 
 
@@ -102,7 +102,7 @@ def test_kill_9_of_the_command(undisturbed: Any, tmp_path: Path) -> None:
     out, _ = run.communicate()
     assert run.returncode == -signal.SIGKILL and out == ""
     again = process(*SHORT, "--output", tmp_path / "run", cwd=tmp_path)
-    assert again.returncode == 0 and "recorded already" in again.stderr
+    assert again.returncode == 0 and "already recorded" in again.stderr
     assert_complete(tmp_path / "run", undisturbed(SHORT))
 
 

@@ -1,5 +1,5 @@
-"""What is measured of an example: by the answer that the model generates or chooses, or by the
-likelihood that it gives to a text. A task names its measure."""
+"""Measures of an example: the answer that the model generates or chooses, or the likelihood of a text. A task names its
+measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The answer that a model generates to a prompt, scored as text; with a thought before it where one is samples for."""
+"""The answer that a model generates to a prompt, scored as text; preceded by a thought if the task has a budget for
+it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from lcbench.tasks.chat import end_of_turn
 
 @dataclass(frozen=True)
 class Reply:
-    """What a prompt was answered with: the output, the thought before it, and the cost of both."""
+    """The reply to a prompt: the output, the thought before it, and the cost of both."""
 
     output: Output
     thought: Thought | None
@@ -45,14 +46,14 @@ class Answer(Measure):
         return [self._measured(one, each) for one, each in zip(requests, turns, strict=True)]
 
     def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
-        """Batches of as many requests as the engine takes at once."""
+        """Batches of the size that the engine takes at once."""
         while requests:
             count = self.engine.together(map(self.request, requests))
             yield requests[:count]
             requests = requests[count:]
 
     def request(self, one: SampleRequest) -> PromptRequest:
-        """The example's prompt with room for all that follows it."""
+        """The example's prompt, with the budget for everything generated after it."""
         request = super().request(one)
         return replace(request, max_new_tokens=request.max_new_tokens + one.job.task.thought_tokens)
 
@@ -77,7 +78,7 @@ class Answer(Measure):
     def _thoughts(
         self, samples: Sequence[SampleRequest], prompts: list[list[int]], part: str, *, shared: bool
     ) -> list[tuple[Thought | None, CallCost] | None]:
-        """The thought before each answer, and what it took; None where none was asked for."""
+        """The thought before each answer, with its cost; None for a task without thoughts."""
         found: list[tuple[Thought | None, CallCost] | None] = [None] * len(samples)
         task = samples[0].job.task  # the same for all: a group has one task
         if not task.thought_tokens or self._in_one_call(task):
@@ -105,7 +106,7 @@ class Answer(Measure):
         return task.thought_tokens if self.plan.source.own_template else 0
 
     def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str, bool | None]:
-        """The thought in a reply, None without one, its answer, and whether the thought was cut."""
+        """The thought in a reply (None without one), its answer, and whether the thought was cut."""
         task, tokenizer, stops = one.job.task, self.plan.tokenizer, one.example.stop
         if self._in_one_call(task):
             thought, text, was_cut = split_answer(tokenizer, task.think_end, prompt, reply.output.text)
@@ -149,13 +150,13 @@ class Answer(Measure):
 
 
 def _any(cuts: Iterable[bool | None]) -> bool | None:
-    """Whether one is so; None if that is not known, or there is none."""
+    """Whether any is True; None if all are unknown or there are none."""
     found = set(cuts)
     return True if True in found else False if found == {False} else None
 
 
 def _second(example: Example, said: str) -> Example:
-    """The second prompt of an example, as an example, after the answer `said` to the first."""
+    """The example's second prompt, as an example, given the answer `said` to the first."""
     prompt = example.follow_up_of(said) if example.follow_up_of else example.follow_up
     budget = example.max_new_tokens if example.follow_up_tokens is None else example.follow_up_tokens
     return replace(example, head=[], context=[], tail=prompt, max_new_tokens=budget)

@@ -1,4 +1,4 @@
-"""The interface of a measure: from examples and one engine to what is recorded of them."""
+"""The interface of a measure: what is recorded of examples, measured with one engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SampleRequest(NamedTuple):
 class Measured:
     """The part of a sample's record that comes from the model.
 
-    `scores` are set by measures of likelihood; None where the task scores the prediction.
+    `scores` are set by measures of likelihood; None if the task scores the prediction.
     """
 
     cost: Cost
@@ -42,25 +42,24 @@ class Measured:
 
 
 class Measure(ABC):
-    """Measures examples with one engine, one after another or several at once. `folder` is the run's, for what is too
+    """Measures examples with one engine, one after another or several at once. `folder` is the run's, for data too
     large for a record."""
 
     def __init__(self, plan: Plan, engine: Engine, folder: Path) -> None:
         self.plan, self.engine, self.folder = plan, engine, folder
-        self.on_prefill: Callable[[Job, int, int], None] | None = None  # job, tokens in the cache, of how many
+        self.on_prefill: Callable[[Job, int, int], None] | None = None  # job, tokens in the cache, total tokens
 
     @abstractmethod
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
         """The results, in the order of the requests. Any exception but a UserError fails the job."""
 
     def portions(self, requests: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
-        """The requests split into batches, one a call, in their order; batches of one unless a measure overrides
-        this."""
+        """The requests in order, split into batches, one per call; batches of one unless a measure overrides this."""
         return ([one] for one in requests)
 
     def take_less_memory(self, requests: Sequence[SampleRequest]) -> str | None:
-        """Called after a batch ran out of memory: take less in later calls. In words what was reduced; None if nothing
-        is left to reduce."""
+        """Reduce the memory of later calls after a batch ran out of it. Returns in words what was reduced; None if
+        nothing can be."""
         return self.engine.take_less_memory([self.request(one) for one in requests])
 
     def request(self, one: SampleRequest) -> PromptRequest:
@@ -74,5 +73,5 @@ class Measure(ABC):
 
 
 def cost_of(costs: Sequence[CallCost]) -> Cost:
-    """The cost of a record whose measurement took these calls."""
+    """The cost, as recorded, of a measurement by these calls."""
     return Cost(**asdict(CallCost.total(costs)))

@@ -8,8 +8,8 @@ from lcbench.run.measures.base import Measure, Measured, SampleRequest, cost_of
 
 
 class Choice(Measure):
-    """The choice with the highest log-likelihood, the sum over its tokens as in lm-evaluation-harness's `acc`. A record
-    has the log-likelihoods of those that had to be scored. Prompts with a common prefix share its prefill."""
+    """The choice with the highest log-likelihood, summed over its tokens as in lm-evaluation-harness's `acc`. A record
+    has the log-likelihoods of the choices that had to be scored. Prompts with a common prefix share its prefill."""
 
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
         return [self._measured(one) for one in requests]

@@ -1,4 +1,4 @@
-"""The likelihood that a model gives to a text, token by token."""
+"""The per-token likelihood of a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tell = Callable[[float], None] | None
 
 
 class Likelihood(Measure):
-    """Scores every window of a text by itself, as if nothing stood before it."""
+    """Scores every window of a text separately, without the text before it."""
 
     def __call__(self, requests: Sequence[SampleRequest]) -> list[Measured]:
         return [self._measured(one) for one in requests]
@@ -56,8 +56,9 @@ class Likelihood(Measure):
         )
 
     def _tell(self, job: Job, number: int, windows: int) -> Tell:
-        """A function of the share of window `number` that is done. It tells the progress so many tokens of a prompt of
-        the cell's length as are the same share of its work, since later tokens take more of it than early ones."""
+        """A callback for the share (0 to 1) of window `number` that is done. It reports the number of tokens of a
+        prompt of the cell's length that are the same share of the work, since later tokens cost more than early
+        ones."""
         on_prefill, length = self.on_prefill, job.cell.seq_len
         if on_prefill is None:
             return None

@@ -1,8 +1,8 @@
-"""A thought before the answer: generated up to its end or its budget, then closed, so that the model answers behind it.
+"""A thought before the answer: generated up to its end or its budget, then closed, so that the model answers after it.
 
-Two calls of the engine: the prompt without the beginning of the answer, up to the end of the thought; then the prompt
-with the thought, its end and the beginning of the answer, to which the task's own budget and stop strings apply. A
-thought that did not end in its budget is ended for the model.
+Two engine calls: the prompt without the answer prefix, up to the end of the thought; then the prompt with the thought,
+its end marker and the answer prefix, to which the task's own budget and stop strings apply. A thought that did not end
+within its budget is closed for the model.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lcbench.engine.base import UNKNOWN_STOP, CallCost, Output
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAST = 24  # tokens at the end of a prompt that tell whether a thought is begun there, or over
+LAST = 24  # tokens at the end of a prompt that show whether it begins a thought, or has ended one
 
 
 @dataclass(frozen=True)
 class Thought:
-    """A thought as text, its tokens and whether it was cut (None: not known); `behind` is what follows the prompt
-    before the answer."""
+    """A thought as text, its tokens and whether it was cut (None: unknown); `behind` are the tokens between the prompt
+    and the answer."""
 
     text: str
     tokens: int
@@ -32,7 +32,7 @@ class Thought:
 
 
 class Thinking:
-    """How a model thinks: its markers, and the budget of a thought, the tokens of its end included."""
+    """A model's thought markers, and the budget of a thought in tokens, its end marker included."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Markers, budget: int) -> None:
         self.markers, self._tokenizer = markers, tokenizer
@@ -40,7 +40,7 @@ class Thinking:
         self.budget = max(budget - len(self._close), 1)
 
     def is_over(self, prompt: list[int]) -> bool:
-        """Whether the prompt ends behind a thought, as with `enable_thinking=false`."""
+        """Whether the prompt ends after a thought, as with `enable_thinking=false`."""
         return self.markers.is_over(self._end_of(prompt))
 
     def thought(self, prompt: list[int], output: Output) -> Thought | None:
@@ -63,15 +63,15 @@ class Thinking:
 
 
 def has_begun(tokenizer: PreTrainedTokenizerBase, markers: Markers, prompt: list[int]) -> bool:
-    """Whether the prompt ends with the begin of a thought, as DeepSeek R1's template writes it."""
+    """Whether the prompt ends with the start marker of a thought, as in DeepSeek R1's template."""
     return bool(markers.begin) and str(tokenizer.decode(prompt[-LAST:])).rstrip().endswith(markers.begin)
 
 
 def split_answer(
     tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str
 ) -> tuple[str | None, str, bool | None]:
-    """The thought (None without one), the answer behind it, and whether the thought was cut, in the output of a model
-    that was given no budget for thoughts. What is found in a thought that did not end is not an answer."""
+    """The thought (None without one), the answer after it, and whether the thought was cut, in the output of a model
+    without a budget for thoughts. A thought that did not end contains no answer."""
     markers = markers_of(tokenizer, end) or begun_by(text)
     if markers is None:
         return None, text, None
@@ -85,7 +85,7 @@ def split_answer(
 
 
 def cost_of_both(thinking: CallCost, answering: CallCost) -> CallCost:
-    """The cost of a thought and its answer: the prompt was read for the first, and whatever follows is decoding."""
+    """The total cost of a thought and its answer: the first call prefills the prompt, and all else is decode."""
     return replace(
         CallCost.total([thinking, answering]),
         prefill_seconds=thinking.prefill_seconds,

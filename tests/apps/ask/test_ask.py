@@ -73,7 +73,7 @@ def test_questions_of_a_pipe(document: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("arguments", "message"),
     [
         (("no-such.pdf", "x"), "No such file"),
-        (("-",), "must stand on the command line"),
+        (("-",), "must be given on the command line"),
         (("{document}", " "), "question is empty"),
         (("{document}", "x", "--seq-len", "1k"), "more than --seq-len 1k"),
         (("{document}", "x", "--method", "dcaa"), "did you mean 'dca'"),

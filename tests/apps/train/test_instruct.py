@@ -116,7 +116,7 @@ class TestFormats:
     def test_rows_without_their_columns(self) -> None:
         with pytest.raises(UserError, match="no 'response' with a text in it, only question"):
             Formatter(TOKENIZER, WIDE).sample({"question": "a"})
-        with pytest.raises(UserError, match="no list of turns"):
+        with pytest.raises(UserError, match="not a list of turns"):
             Formatter(TOKENIZER, WIDE).sample({"conversations": "a"})
 
     def test_options_by_name(self) -> None:
@@ -227,7 +227,7 @@ def test_command(data: list[str], tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--proportions", "0.9"), "one proportion above 0 for each of the 2 sources"),
-        (("--proportions", "a,b"), "no list of numbers"),
+        (("--proportions", "a,b"), "not a list of numbers"),
         (("--formats", "/nowhere.yaml"), "cannot read /nowhere.yaml"),
         (("--max-total-length", "8", "--steps", "1"), "nothing is left to learn"),
         (("--method", "fot"), "memory_layers"),

@@ -141,7 +141,7 @@ class TestWhereForgettingWouldLoseSomething:
     def test_then_the_sentence_says_so(self, model: PreTrainedModel) -> None:
         ids, past = zoo.tokens(1, 100), DynamicCache()
         in_calls(model, STREAMING, ids[:, :90], [85, 90], past)
-        with pytest.raises(UserError, match="go back"):
+        with pytest.raises(UserError, match="be cropped"):
             past.crop(-13) or in_calls(model, STREAMING, ids[:, 77:], [23], past)
 
     @every_method

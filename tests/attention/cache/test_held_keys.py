@@ -159,7 +159,7 @@ def test_what_cannot_be_held_so() -> None:
         for cache in (filled, static, None):
             with pytest.raises(UserError, match="cannot store keys as this block does"):
                 steered(ids, past_key_values=cache, use_cache=cache is not None)
-        with torch.enable_grad(), pytest.raises(UserError, match="gives no gradients"):
+        with torch.enable_grad(), pytest.raises(UserError, match="has no gradients"):
             steered(ids, past_key_values=DynamicCache())
 
 

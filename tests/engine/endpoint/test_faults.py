@@ -139,7 +139,7 @@ def test_a_server_that_dies_keeps_what_it_answered(server: Server, monkeypatch: 
     assert 1 <= len(kept) < 6
     server.fault = lambda number, body: None
     again = run(server)
-    assert again.code == 0 and f"{len(kept)} of them recorded already" in again.err
+    assert again.code == 0 and f"{len(kept)} of them already recorded" in again.err
     assert len(fields_of(Path("served"))) == 6 and server.port == port
 
 
@@ -177,4 +177,4 @@ def test_ctrl_c_waits_for_no_server(server: Server) -> None:
     kept = len(lines_of(Path("served")))
     server.slow, server.fault = 0.0, lambda number, body: None
     again = run(server, "passkey", "--seq-len", "160", "--samples", "12")
-    assert again.code == 0 and f"{kept} of them recorded already" in again.err
+    assert again.code == 0 and f"{kept} of them already recorded" in again.err

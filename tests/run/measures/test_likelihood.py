@@ -217,7 +217,7 @@ def test_a_method_that_lies_fails_with_the_reason(
     outcome = run(tmp_path / "run", "pg19", (f"liar:way={way}",), (128, 256, 512))
     assert {job.cell.seq_len for job, _ in outcome.failed} == {128, 256}
     for _, reason in outcome.failed:
-        assert words in reason and "mend its prefix_stable" in reason
+        assert words in reason and "correct its prefix_stable" in reason
     done = [record for record in fields_of(tmp_path / "run") if record["error"] is None]
     assert {record["seq_len"] for record in done} == {512}
     monkeypatch.setattr(Liar, "prefix_stable", False, raising=False)

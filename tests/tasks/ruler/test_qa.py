@@ -278,6 +278,6 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[st
     assert done.code == 0, done.err
     assert len(records_of(Path("mine"))) == 2
     assert (
-        "has 12 samples here, not 20"
+        "has only 12 samples, not 20"
         in cli("run", "ruler/qa_2:source=hotpot.json", "--seq-len", "600", "--samples", "20").error
     )
