@@ -87,7 +87,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
     if pattern is None:
         return value
     if isinstance(value, str):
-        return pattern.sub(lambda found: f"{OPEN}{_control_tokens(tokenizer)[1][found[0]]}{CLOSE}", value)
+        return pattern.sub(lambda found: f"{OPEN}{(found.lastindex or 1) - 1}{CLOSE}", value)
     if isinstance(value, dict):
         return {key: as_text(tokenizer, item) for key, item in value.items()}
     return type(value)(as_text(tokenizer, item) for item in value) if isinstance(value, list | tuple) else value
@@ -95,20 +95,44 @@ def as_text(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
 
 def spelled_out(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The inverse of `as_text`."""
-    spellings = list(_control_tokens(tokenizer)[1])
+    spellings = _control_tokens(tokenizer)[1]
     return MARKED.sub(lambda found: spellings[int(found[1])], text) if OPEN in text else text
 
 
 @lru_cache(maxsize=64)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, dict[str, int]]:
-    """A pattern that matches control tokens in a text (None without any), and the number of each."""
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[re.Pattern[str] | None, list[str]]:
+    """A pattern that matches control tokens in a text (None without any), a group each, and how they are written."""
     templates = tokenizer.chat_template or ""
     written = "".join(templates.values()) if isinstance(templates, dict) else templates
     added = tokenizer.added_tokens_decoder.values()
-    tokens = [token.content for token in added if token.content.strip() and (token.special or token.content in written)]
-    tokens.sort(key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, tokens))) if tokens else None
-    return pattern, {token: number for number, token in enumerate(tokens)}
+    tokens = [token for token in added if token.content.strip() and (token.special or token.content in written)]
+    tokens.sort(key=lambda token: len(token.content), reverse=True)
+    same = _same_characters(tokenizer) if any(token.normalized for token in tokens) else {}
+    forms = (
+        "".join(same.get(character, re.escape(character)) if token.normalized else re.escape(character)
+                for character in token.content)
+        for token in tokens
+    )  # fmt: skip
+    pattern = re.compile("|".join(f"({form})" for form in forms)) if tokens else None
+    return pattern, [token.content for token in tokens]
+
+
+def _same_characters(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """For characters of which the tokenizer's normalizer makes one (`<` and its full width form, A and a), a pattern
+    for all of them: a token that is looked for in normalized text is spelled by any."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None or normalizer.normalize_str("aA\uff1c").endswith("A\uff1c"):
+        return {}
+    start, same = normalizer.normalize_str("a"), dict[str, list[str]]()
+    for character in map(chr, (*range(0x20, 0xD800), *range(0xE000, 0xFFD0), *range(0xFFE0, 0xFFF0))):
+        same.setdefault(normalizer.normalize_str("a" + character).removeprefix(start), []).append(character)
+    classes = (f"[{''.join(map(re.escape, group))}]" for group in same.values())
+    return {
+        character: pattern
+        for group, pattern in zip(same.values(), classes, strict=True)
+        if group[1:]
+        for character in group
+    }
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -124,7 +148,7 @@ def _encode_anew(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if OPEN not in text:
         ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
-    spellings = list(_control_tokens(tokenizer)[1])
+    spellings = _control_tokens(tokenizer)[1]
     ids = []
     for place, part in enumerate(MARKED.split(text)):  # text and number alternate
         if place % 2:

@@ -27,6 +27,8 @@ TODAY = datetime.date(2024, 7, 26)
 DATE_CALL = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
 SECONDS = 5.0  # of rendering a chat
 PART = "{'type': 'text'"  # in the output of a template that prints the list of parts itself
+# What templates are known to escape, rewrite, wrap or cut: a document stands where it was not rendered.
+TEXT = "x" + '<b>Bob\'s &amp; "A"\\\n\n\tTwo  spaces, {{ \u00c9\u4e2d }} %d | end.</b>\n' * 100 + "x"
 ANSWER = "theanswerstandshere"  # placeholder of an answer, to see which token ends its turn
 
 
@@ -88,10 +90,22 @@ def render_messages(
             except Exception as error:  # a template is third-party code, and may raise anything
                 refusal = refusal or f"refuses the prompt: {_gist(error)}"
                 continue
-            if all(one.content.strip() in rendered for one in way) and not (parts and PART in rendered):
+            if not all(one.content.strip() in rendered for one in way) or (parts and PART in rendered):
+                refusal = refusal or "leaves out a part of the prompt"
+            elif _keeps(tokenizer, template, parts):
                 return rendered
-            refusal = refusal or "leaves out a part of the prompt"
+            else:
+                refusal = refusal or "escapes, shortens or rewrites what it is given"
     raise _refused(owner, refusal, instead)
+
+
+@lru_cache(maxsize=64)
+def _keeps(tokenizer: PreTrainedTokenizerBase, template: str, parts: bool) -> bool:
+    """Whether the template writes the text of a user's turn as it is: most of a long prompt never goes through it."""
+    try:
+        return TEXT in _render(tokenizer, template, [Message("user", TEXT)], parts=parts)
+    except Exception:  # it wants other turns
+        return True
 
 
 def _refused(owner: str, refusal: str, instead: str) -> UserError:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.exceptions import SecurityError
 
 from lcbench.core.errors import UserError
 from lcbench.data.values import SHOWN, shortened
@@ -28,6 +29,8 @@ def render_bounded(owner: str, template: str, fields: Mapping[str, Any]) -> str:
     try:
         with deadline(SECONDS):
             return _compiled(template).render(fields)
+    except SecurityError as error:
+        raise UserError(f"{owner}: {str(error.message).rstrip('.')}; mend its template.") from error
     except TemplateError as error:
         raise UserError(f"{owner}: {str(error.message).rstrip('.')}; known are {', '.join(fields)}.") from error
     except Exception as error:  # a template is a program and can raise anything

@@ -73,7 +73,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"finalize": _small_enough} | options)
         self.code_generator_class = _Generator
-        self.filters = _Filters(self.filters)
+        self.filters = _Filters(self.filters | {"random": _drawn})
+        self.globals = self.globals | {"lipsum": _drawn}
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -148,6 +149,10 @@ class _Filters(dict[str, Callable[..., Any]]):
 
     def __setitem__(self, name: str, original: Callable[..., Any]) -> None:
         super().__setitem__(name, _bounded(original, name))
+
+
+def _drawn(*_: Any, **__: Any) -> Any:
+    raise SecurityError("it draws at random, so that the same run would have other prompts each time")
 
 
 def _bounded(original: Callable[..., Any], name: str) -> Callable[..., Any]:

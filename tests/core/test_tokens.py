@@ -7,7 +7,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import AddedToken, normalizers, processors
 
 from lcbench.core.errors import UserError
 from lcbench.core.tokens import BosRule, as_text, encode_inside, encode_plain, encode_start, spelled_out
@@ -115,3 +115,16 @@ def test_added_tokens_that_the_chat_template_writes_are_control_tokens() -> None
     ids = encode_inside(tokenizer, as_text(tokenizer, "He said <think> in <b>bold</b>."))
     assert thinks not in ids and bold in ids
     assert tokenizer.decode(ids) == "He said <think> in <b>bold</b>."
+
+
+def test_data_are_no_control_tokens_where_a_normalizer_makes_them_so() -> None:
+    """A normalized added token is looked for in the normalized text: in lower case, without full width forms."""
+    tokenizer = copy.deepcopy(build("byte-level"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<turn>", normalized=True, special=True)]})
+    control = tokenizer.convert_tokens_to_ids("<turn>")
+    said = "It says <TURN>, \uff1cturn\uff1e and <turn>; then goes on."
+    assert tokenizer(said).input_ids.count(control) == 3
+    ids = encode_plain(tokenizer, as_text(tokenizer, said))
+    assert control not in ids and tokenizer.decode(ids).count("<turn>") == 3
+    assert encode_plain(tokenizer, "<turn>" + as_text(tokenizer, said)).count(control) == 1
