@@ -96,12 +96,13 @@ class CallCost:
 @dataclass(frozen=True)
 class Output:
     """The generated text, its number of tokens, and why it ended: `stop` (an end token), `stop_string`, `length` (its
-    budget), or UNKNOWN_STOP. The text may go on behind a stop string."""
+    budget), or UNKNOWN_STOP. The text may go on behind a stop string. `thought` is what a server split from it."""
 
     text: str
     tokens: int
     finish_reason: str | None
     cost: CallCost
+    thought: str | None = None
 
 
 @dataclass(frozen=True)

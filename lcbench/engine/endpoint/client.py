@@ -25,7 +25,14 @@ from typing import Any
 
 from lcbench.core.errors import UserError, gist_of, printable, shortened
 from lcbench.engine.endpoint.address import Address, api_key
-from lcbench.engine.endpoint.errors import EndpointError, RefusedError, SilentError, TransientError, UnreachableError
+from lcbench.engine.endpoint.errors import (
+    BusyError,
+    EndpointError,
+    RefusedError,
+    SilentError,
+    TransientError,
+    UnreachableError,
+)
 from lcbench.engine.endpoint.events import lines
 
 TRIES = 6
@@ -33,7 +40,7 @@ SILENT_TRIES = 2  # of a request that brings nothing: each takes all the time th
 FIRST_WAIT = 0.5  # seconds before the second try, doubled with each further one
 LONGEST_WAIT = 30.0  # seconds, also where the server asks for more
 CONNECT_SECONDS = 10.0
-BUSY = (408, 425, 429)  # besides 5xx: worth another try
+BUSY = (408, 425, 429, 502, 503, 504, 529)  # of the load, not of the request; besides them 5xx is worth another try
 LARGEST = 2**30  # bytes of an answer
 SHOWN = 300  # characters of a server's message
 
@@ -87,8 +94,9 @@ class Client:
             ) from error
         self._unreachable = threading.Event()
 
-    def get(self, path: str, *, tries: int = TRIES, within: float | None = None) -> dict[str, Any]:
-        """`within` are the most seconds, if fewer than those of all requests. Raises: EndpointError."""
+    def get(self, path: str, *, tries: int | None = None, within: float | None = None) -> dict[str, Any]:
+        """`tries` are at most so many (default TRIES, and always TRIES of a server that is busy or still loads its
+        model); `within` are the most seconds of each, if fewer than those of all requests. Raises: EndpointError."""
         return self._repeated(lambda: self._once("GET", path, None, within), tries).events[0]
 
     def post(
@@ -97,11 +105,11 @@ class Client:
         body: dict[str, Any],
         accept: Callable[[Reply], object] | None = None,
         *,
-        tries: int = TRIES,
+        tries: int | None = None,
         within: float | None = None,
     ) -> Reply:
         """The reply to a request, repeated if need be; `accept` may raise a TransientError for one that makes no sense.
-        `within` as in `get`.
+        `tries` and `within` as in `get`.
 
         Raises: EndpointError.
         """
@@ -114,14 +122,15 @@ class Client:
 
         return self._repeated(once, tries)
 
-    def _repeated(self, once: Callable[[], Reply], tries: int) -> Reply:
-        wait = FIRST_WAIT
-        for retries in range(tries):
+    def _repeated(self, once: Callable[[], Reply], tries: int | None) -> Reply:
+        wait, tries = FIRST_WAIT, TRIES if tries is None else tries
+        for retries in range(TRIES):
             try:
                 reply = once()
             except TransientError as error:
                 unreachable = isinstance(error, UnreachableError)
-                most = min(tries, SILENT_TRIES) if isinstance(error, SilentError) else tries
+                most = TRIES if isinstance(error, BusyError) else tries
+                most = min(most, SILENT_TRIES) if isinstance(error, SilentError) else most
                 if retries + 1 >= most or (unreachable and self._unreachable.is_set()):
                     if unreachable:
                         self._unreachable.set()
@@ -201,9 +210,11 @@ class Client:
             self._json(data, response)
 
     def _answer(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Raises: TransientError for an error in the place of an answer."""
-        if event.get("error"):
-            raise TransientError(self._clean(f"the server broke off its answer: {_message(event)}"))
+        """Raises: TransientError for an error in the place of an answer, or of a choice (OpenRouter's)."""
+        choices = event.get("choices")
+        for one in [event, *(choices if isinstance(choices, list) else [])]:
+            if isinstance(one, dict) and (one.get("error") or one.get("object") == "error"):
+                raise TransientError(self._clean(f"the server broke off its answer: {_message(one)}"))
         return event
 
     def _parts(self, response: Any, exchange: _Exchange) -> Iterator[bytes]:
@@ -232,8 +243,11 @@ class Client:
         if response.has_redirect_location:  # which is not followed: a key is for this server
             said = f"it redirects to {elsewhere.partition('?')[0]}"
         message = self._clean(f"HTTP {status} from {self.address.base}{f': {said}' if said else ''}")
-        if status in BUSY or status >= 500:
-            return TransientError(message, _wait(response.headers.get("retry-after", "")))
+        wait = _wait(response.headers.get("retry-after", ""))
+        if status in BUSY:
+            return BusyError(message, wait)
+        if status >= 500:
+            return TransientError(message, wait)
         return RefusedError(message, status)
 
     def _too_slow(self, exchange: _Exchange) -> EndpointError:

@@ -25,6 +25,10 @@ class TransientError(EndpointError):
         self.wait = wait
 
 
+class BusyError(TransientError):
+    """The server has no time, or no model yet: 429, 503 and their like. Says nothing of what it understands."""
+
+
 class UnreachableError(TransientError):
     """There is no server, or the connection to it ended."""
 

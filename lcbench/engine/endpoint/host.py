@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -68,7 +69,17 @@ class EndpointEngine(Engine):
             first_token_seconds=None if first is None else round(first, 6),
             retries=answer.retries,
         )
-        return Output(_with_stop(answer, request.stop), tokens, _ending(answer, request), cost)
+        text = _with_stop(replace(answer, text=self._without_end(answer, request)), request.stop)
+        return Output(text, tokens, _ending(answer, request), cost, answer.thought)
+
+    def _without_end(self, answer: Answer, request: PromptRequest) -> str:
+        """The text without the end token behind it, which TGI writes out in streams."""
+        tokenizer = self._interface.tokenizer
+        for token in {tokenizer.eos_token_id, *request.end_tokens} - {None}:
+            end = str(tokenizer.decode([token]))
+            if end.strip() and answer.finish_reason != "length" and answer.text.endswith(end):
+                return answer.text.removesuffix(end)
+        return answer.text
 
     def _tokens(self, answer: Answer, request: PromptRequest) -> int:
         """The tokens of the answer; where the server does not count them, those of its text."""

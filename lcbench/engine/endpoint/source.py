@@ -13,7 +13,7 @@ from lcbench.core.hub import explain
 from lcbench.engine.base import ModelFacts, Source
 from lcbench.engine.endpoint.address import Address
 from lcbench.engine.endpoint.client import Client
-from lcbench.engine.endpoint.errors import EndpointError, RefusedError, UnreachableError
+from lcbench.engine.endpoint.errors import BusyError, EndpointError, RefusedError, UnreachableError
 from lcbench.engine.endpoint.probe import MISSING, SECONDS, Found, dialect_of, in_a_sentence, scores_of
 from lcbench.engine.models import ModelSource
 from lcbench.engine.served import served_methods
@@ -137,7 +137,7 @@ class EndpointSource(Source):
         with in_a_sentence(self._client):
             try:
                 listed = self._client.get("models", tries=1, within=LISTING_SECONDS).get("data")
-            except UnreachableError:
+            except (UnreachableError, BusyError):
                 raise
             except EndpointError as error:
                 if isinstance(error, RefusedError) and error.status not in MISSING:

@@ -95,6 +95,11 @@ def _served(task: str, row: TableRow, name: str) -> list[str]:
             f"{place}: the server counted the prompts of {row.counted_otherwise} of {_answers(row)} otherwise "
             f"than they were sent, by {by} tokens{'; below 0 it cut them' if least < 0 else ''}."
         )
+    if row.uncounted:
+        lines.append(
+            f"{place}: the server did not count the prompts of {row.uncounted} of {_answers(row)}; one that it cut "
+            "would not show."
+        )
     if row.ended_by_server:
         lines.append(f"{place}: answers {printable(row.ended_by_server)}.")
     if row.retries:

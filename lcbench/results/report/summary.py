@@ -96,6 +96,7 @@ class TableRow:
     first_token_seconds: float | None = None
     decode_tokens_per_second: float | None = None
     retries: int = 0
+    uncounted: int = 0
     counted_otherwise: int = 0
     counted_least: int = 0
     counted_most: int = 0

@@ -81,7 +81,7 @@ class Answer(Measure):
         """The thought before each answer, with its cost; None for a task without thoughts."""
         found: list[tuple[Thought | None, CallCost] | None] = [None] * len(samples)
         task = samples[0].job.task  # the same for all: a group has one task
-        if not task.thought_tokens or self._in_one_call(task):
+        if not task.thought_tokens or self._thinks_at_once(task):
             return found
         markers = require_markers(task.name, self.plan.tokenizer, task.think_end)
         thinking = Thinking(self.plan.tokenizer, markers, task.thought_tokens)
@@ -100,22 +100,25 @@ class Answer(Measure):
             found[n] = thinking.thought(prompts[n], output), output.cost
         return found
 
-    def _in_one_call(self, task: Task) -> int:
-        """The budget of a thought that is asked for together with its answer: a turn in an engine's own template cannot
-        be gone on with in a second call."""
-        return task.thought_tokens if self.plan.source.own_template else 0
-
     def _said(self, one: SampleRequest, prompt: list[int], reply: Reply) -> tuple[str | None, str, bool | None]:
-        """The thought in a reply (None without one), its answer, and whether the thought was cut."""
-        task, tokenizer, stops = one.job.task, self.plan.tokenizer, one.example.stop
-        if self._in_one_call(task):
-            thought, text, was_cut = split_answer(tokenizer, task.think_end, prompt, reply.output.text)
-            return thought, cut(text, stops), was_cut
-        text = cut(reply.output.text, stops)
+        """The thought in a reply (None without one), its answer, and whether the thought was cut (None: unknown)."""
+        task, tokenizer = one.job.task, self.plan.tokenizer
+        output, stop = reply.output, one.example.stop
+        text = cut(output.text, stop)
         if reply.thought is not None:
             markers = require_markers(task.name, tokenizer, task.think_end)
             return reply.thought.text, markers.unwrapped(text), reply.thought.cut
-        return split_answer(tokenizer, task.think_end, prompt, text)
+        if output.thought is not None:
+            return output.thought.strip(), text, not output.text and output.finish_reason == "length"
+        at_once = self._thinks_at_once(task)  # then stop strings were not sent, and are for the answer alone
+        whole, templated = output.text if at_once else text, self.plan.source.own_template
+        thought, text, was_cut = split_answer(tokenizer, task.think_end, prompt, whole, templated=templated)
+        return thought, cut(text, stop) if at_once else text, was_cut
+
+    def _thinks_at_once(self, task: Task) -> bool:
+        """Whether a thought and its answer come from one call: nothing can be put after a thought where the engine puts
+        its own template around a prompt."""
+        return bool(task.thought_tokens) and self.plan.source.own_template
 
     def _measured(self, one: SampleRequest, turns: Sequence[tuple[list[int], Reply]]) -> Measured:
         task, replies = one.job.task, [reply for _, reply in turns]
@@ -133,12 +136,12 @@ class Answer(Measure):
         )
 
     def _ask(self, one: SampleRequest, prompt: list[int], part: str) -> PromptRequest:
-        room, thought = self._request(one, prompt), self._in_one_call(one.job.task)
         seed = f"{one.example.seed}|{one.sample % one.job.task.repeats}|{part}"
+        request, at_once = self._request(one, prompt), self._thinks_at_once(one.job.task)
         return replace(
-            room,
-            max_new_tokens=room.max_new_tokens + thought,
-            stop=() if thought else one.example.stop,  # which would end the thought
+            request,
+            max_new_tokens=request.max_new_tokens + (one.job.task.thought_tokens if at_once else 0),
+            stop=() if at_once else one.example.stop,  # a thought may have them, too
             end_tokens=end_of_turn(self.plan.tokenizer),
             sampling=self._sampling.get(one.job.task.sampling),
             seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),

@@ -68,14 +68,15 @@ def has_begun(tokenizer: PreTrainedTokenizerBase, markers: Markers, prompt: list
 
 
 def split_answer(
-    tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str
+    tokenizer: PreTrainedTokenizerBase, end: str, prompt: list[int], text: str, *, templated: bool = False
 ) -> tuple[str | None, str, bool | None]:
-    """The thought (None without one), the answer after it, and whether the thought was cut, in the output of a model
-    without a budget for thoughts. A thought that did not end contains no answer."""
+    """The thought (None without one), the answer after it, and whether the thought was cut, in an output that may have
+    both. A thought that did not end contains no answer. `templated`: after the prompt comes a template that is not seen
+    here, and may begin a thought."""
     markers = markers_of(tokenizer, end) or begun_by(text)
     if markers is None:
         return None, text, None
-    begun = has_begun(tokenizer, markers, prompt)
+    begun = markers.end in text if templated else has_begun(tokenizer, markers, prompt)
     split = markers.split(text, begun=begun)
     if split is not None:
         return split[0].strip(), split[1], False

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lcbench.results.records import RECORDS
 from tests.engine.endpoint.fake import NAME, Body, BrokenError, Server, serving
-from tests.engine.endpoint.runs import KEY, PASSKEY, PLAIN, answers, run
+from tests.engine.endpoint.runs import KEY, PASSKEY, answers, run
 from tests.helpers import TINY, cli, fields_of, model_folder
 
 
@@ -30,42 +29,6 @@ def test_the_same_answers_as_in_this_process(server: Server) -> None:
     assert identity["pretraining_length"] == 256 and identity["tokenizer"] == str(TINY)
 
 
-@pytest.mark.parametrize(
-    ("how", "sent_as"),
-    [
-        pytest.param({"token_ids": False}, "text", marks=pytest.mark.slow),
-        pytest.param({"stream": False}, "token_ids", marks=pytest.mark.slow),
-        ({"token_ids": False, "only": PLAIN}, "text"),
-    ],
-)  # fmt: skip
-def test_servers_that_understand_less(how: dict[str, Any], sent_as: str) -> None:
-    """The probe finds out what a server takes; the answers are the same."""
-    with serving(Server(**how)) as served:
-        assert run(served).code == 0
-    assert cli("run", *PASSKEY, "--dtype", "float64", "-o", "local").code == 0
-    assert answers("served") == answers("local")
-    assert {record["cost"]["sent_as"] for record in fields_of(Path("served"))} == {sent_as}
-
-
-@pytest.mark.parametrize(
-    ("stream", "text", "reason", "cut"), [(True, "48213", "stop", False), (False, "", "length", True)]
-)
-def test_a_thought_that_a_server_takes_out(stream: bool, text: str, reason: str, cut: bool) -> None:
-    """It is asked for together with its answer, recorded, and never scored."""
-
-    def fault(number: int, body: dict[str, Any]) -> dict[str, Any]:
-        return {"text": text, "thought": "Is it 11111. It is.", "finish_reason": reason}
-
-    with serving(Server(stream=stream, fault=fault)) as served:
-        thinking = ("--endpoint-api", "chat", "--think-budget", "24", "--think-end", "</think>")
-        assert run(served, "passkey", "--seq-len", "256", "--samples", "1", *thinking).code == 0
-    asked = served.asked[-1]
-    assert "stop" not in asked and asked["max_tokens"] > 24 and len(asked["messages"]) == 1
-    (record,) = fields_of(Path("served"))
-    assert record["prediction"] == text and record["reasoning"] == "Is it 11111. It is."
-    assert record["reasoning_cut"] is cut
-
-
 def test_chat(server: Server) -> None:
     """The user's turn, in the server's own template, whose tokens are recorded as a difference, and said."""
     done = run(server, *PASSKEY, "--endpoint-api", "chat")
@@ -78,32 +41,19 @@ def test_chat(server: Server) -> None:
     assert "the server counted" in done.out.replace("\n", " ")
 
 
-@pytest.mark.parametrize("way", ["prompt_logprobs", pytest.param("echo", marks=pytest.mark.slow)])
-def test_likelihoods(way: str) -> None:
+def test_likelihoods(server: Server) -> None:
     Path("mine.yaml").write_text(CHOICES)
     Path("asked.csv").write_text(
         "text,kind\n" + "".join(f"The code of Mara is {n}.,{LABELS[n % 3]}\n" for n in range(3))
     )
     Path("shown.csv").write_text("text,kind\n" + "".join(f"The sky is {n}.,{LABELS[n % 3]}\n" for n in range(40)))
-    with serving(Server(scores=(way,))) as served:
-        for task in ("pg19", "mine.yaml"):
-            done = run(served, task, "--seq-len", "200", "--samples", "2", output=f"served-{Path(task).stem}")
-            assert done.code == 0, done.err
-            local = (
-                "run",
-                task,
-                "--seq-len",
-                "200",
-                "--samples",
-                "2",
-                "--dtype",
-                "float64",
-                "-o",
-                f"local-{Path(task).stem}",
-            )
-            assert cli(*local).code == 0
+    for task in ("pg19", "mine.yaml"):
+        asked, name = (task, "--seq-len", "200", "--samples", "2"), Path(task).stem
+        done = run(server, *asked, output=f"served-{name}")
+        assert done.code == 0, done.err
+        assert cli("run", *asked, "--dtype", "float64", "-o", f"local-{name}").code == 0
     for one, other in zip(fields_of(Path("served-pg19")), fields_of(Path("local-pg19")), strict=True):
-        assert one["scores"] == pytest.approx(other["scores"], rel=1e-5) and one["cost"]["pass"] == way
+        assert one["scores"] == pytest.approx(other["scores"], rel=1e-5) and one["cost"]["pass"] == "prompt_logprobs"
         np.testing.assert_allclose(one["nll"]["buckets"], other["nll"]["buckets"], rtol=1e-5)
     for one, other in zip(fields_of(Path("served-mine")), fields_of(Path("local-mine")), strict=True):
         assert one["prediction"] == other["prediction"] and set(one["choices"]) == set(LABELS)
@@ -227,8 +177,8 @@ def test_sampling_is_the_servers(server: Server) -> None:
     chosen = ("--sampling", "temperature=0.6,top_p=0.9,top_k=20", "--repeats", "2")
     assert run(server, "passkey", "--seq-len", "160", "--samples", "1", *chosen).code == 0
     bodies = [body for body in server.asked if body["max_tokens"] > 1]
-    assert [(body["temperature"], body["top_p"], body["top_k"]) for body in bodies] == [(0.6, 0.9, 20)] * 2
-    assert len({body["seed"] for body in bodies}) == 2 and not any("min_p" in body for body in bodies)
+    asked = [(body["temperature"], body["top_p"], body["top_k"], body["min_p"]) for body in bodies]
+    assert asked == [(0.6, 0.9, 20, 0)] * 2 and len({body["seed"] for body in bodies}) == 2
 
 
 def test_labels_and_suites(server: Server) -> None:

@@ -105,6 +105,7 @@ def test_faults_that_stay(
             "ended by the server before their budget",
             "ended its answer after 1 of",
         ),
+        ({"usage": {}, "finish_reason": "abort"}, "one that it cut would not show", "ended its answer with 'abort'"),
     ],
 )
 def test_what_a_server_cuts_is_recorded_and_said_and_an_error_by_choice(

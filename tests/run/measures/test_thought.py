@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,49 @@ def plan_of_documents() -> Plan:
     Path("long.yaml").write_text(YAML.replace("max_new_tokens: 8", "max_new_tokens: 64"))
     request = Request("long.yaml", None, (LENGTH,), None, 1)
     return make_plan(ModelSource("thinker"), [request])
+
+
+class Templated(ModelSource):
+    """A model behind a server that puts its own template around every prompt."""
+
+    own_template = True
+
+
+class Splitting(Scripted):
+    """Splits the thought from the answer, as servers with a reasoning parser do."""
+
+    def generate(self, requests: Sequence[PromptRequest], *, shared: bool = True) -> list[Output]:
+        halves = [(output, output.text.split("|")) for output in super().generate(requests)]
+        return [replace(output, thought=thought, text="".join(text)) for output, (thought, *text) in halves]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "found"),
+    [
+        (Splitting, "Is it\n7? ... |4821\nIt", ("Is it\n7? ...", "4821", False)),
+        (Splitting, "Is it\n7? " * 50, ("Is it\n7? Is it", "", True)),  # the budget ended, and `content` is null
+        (Scripted, "Is it\n7?</think>4821\nIt", ("Is it\n7?", "4821", False)),  # a template that begins the thought
+        (Scripted, "<think>Is it\n7?", ("Is it\n7?", "", True)),
+        (Scripted, "4821\nIt", (None, "4821", None)),
+    ],
+)
+def test_behind_a_template_of_the_servers_own_thought_and_answer_come_at_once(
+    kind: type[Scripted], said: str, found: tuple[str | None, str, bool | None]
+) -> None:
+    """Both budgets in one call, and stop strings are for the answer alone."""
+    model(PLAIN)
+    request = Request("passkey", None, (LENGTH,), None, 1, (("think_budget", BUDGET),))
+    plan = make_plan(Templated("thinker"), [request])
+    (job,) = plan.jobs
+    one = SampleRequest(job, 0, replace(job.example(0, plan.tokenizer, 0), stop=("\n",)))
+    engine = kind(plan.tokenizer, said)
+    (measured,) = Answer(plan, engine, Path())([one])
+    ((asked,),) = engine.asked
+    assert asked.max_new_tokens == BUDGET + one.example.max_new_tokens and asked.stop == ()
+    assert len(asked.tokens) + asked.max_new_tokens == LENGTH
+    thought, answer, was_cut = found
+    assert str(measured.reasoning).startswith(str(thought)) and measured.prediction == answer
+    assert measured.reasoning_cut is was_cut
 
 
 def test_records_and_tables_tell(tmp_path: Path) -> None:
