@@ -13,7 +13,8 @@ from lcbench.data.values import RawRow
 
 
 def examples(row: RawRow, number: int) -> Iterator[SourceRow]:
-    yield SourceRow(row["id"], row["question"], tuple(row["answers"]["text"]), row["context"], row["title"])
+    answers = tuple(dict.fromkeys(row["answers"]["text"]))  # several people gave the same
+    yield SourceRow(row["id"], row["question"], answers, row["context"], row["title"])
 
 
 DATA_SETS = [

@@ -39,13 +39,15 @@ class Writer:
         """Add a question, or its references to an earlier question with the same id.
 
         Rows of one id are merged as in the scorer of SCROLLS: the first question is kept, references are collected.
+        Those of one row stay as they are, since some are a sequence, in which a value may stand twice: math_calc.
         Raises: ValueError for a document id with two different texts.
         """
         document_id = None if example.text is None else self._document(example, example.text)
         row = Row(example.id, document_id, example.question, example.references, example.choices, example.meta)
         known = self._rows[split].setdefault(example.id, row)
-        references = tuple(dict.fromkeys((*known.references, *row.references)))
-        self._rows[split][example.id] = replace(known, references=references)
+        if known is not row:
+            new = (one for one in dict.fromkeys(row.references) if one not in known.references)
+            self._rows[split][example.id] = replace(known, references=(*known.references, *new))
 
     def write_rows(self) -> dict[str, int]:
         """Write the splits that have rows, and sync all files to disk; the number of rows per split."""

@@ -2,11 +2,13 @@
 
 Reference: princeton-nlp/HELMET@4526dfbd utils.py and data.py (Yen et al. 2024, https://arxiv.org/abs/2410.02694). An
 answer is scored as it is and again after its cue ("Answer:", "Corresponding value:"), and the better counts; learning
-in context only after the cue. Re-ranking is NDCG at 10 with the gains of trec_eval; its references are lines of a
-qrels file, `ID LABEL`.
+in context only after the cue ("label:"). The cue that a prompt ends with, as all do that are in no chat template, is
+put before the answer first. Re-ranking is NDCG at 10 with the gains of trec_eval; its references are lines of a qrels
+file, `ID LABEL`.
 
 Faults of the official rule, which `score` keeps: an answer that is only an article ("The") is found in every text,
-and `answers` holds the answer `answer`; `score_corrected` finds whole words. IDs with commas between them are not
+`answers` holds the answer `answer`, and so does the cue, as it holds "ER" and "we"; `score_corrected` finds whole words
+in what the model wrote. IDs with commas between them are not a
 ranking.
 """
 
@@ -62,11 +64,13 @@ def _exact_match(prediction: str, reference: str) -> Scored:
 
 
 def _after(cue: str) -> Callable[[str, str], Scored]:
-    """The better of the output and of its line after the cue."""
+    """The better of the output, which goes on from the cue, and of its line after the cue."""
 
     def compare(prediction: str, reference: str) -> Scored:
-        parsed = parse_output(prediction, cue)
-        return best([substring_exact_match(text, reference) for text in (prediction, parsed)])
+        whole = cue + prediction
+        official = best([substring_exact_match(text, reference) for text in (whole, parse_output(whole, cue))])
+        corrected = substring_exact_match(prediction, reference).numbers["score_corrected"]
+        return Scored({**official.numbers, "score_corrected": corrected})
 
     return compare
 

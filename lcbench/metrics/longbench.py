@@ -10,6 +10,8 @@ Official rules that a reader would not expect:
 - Code is compared by `fuzzywuzzy.fuzz.ratio`, which is difflib's ratio in whole percents with LongBench's
   requirements; with `python-Levenshtein` installed it would be another number (THUDM/LongBench issue 96). No library
   of edit distances gives difflib's number.
+- F1 of an answer or reference that is only articles or punctuation ("The The", "A") is 0; `score_corrected` keeps
+  them.
 - Classes whose name is part of the right class's name are removed from the matches, but the loop skips the one after
   each removal; `score_corrected` checks all of them.
 """
@@ -23,11 +25,12 @@ from difflib import SequenceMatcher
 from lcbench.core.errors import UserError
 from lcbench.metrics.base import Metric, Scored
 from lcbench.metrics.chinese import chinese_f1, segment
-from lcbench.metrics.overlap import token_f1
+from lcbench.metrics.overlap import official_f1
 
 
 def _qa_f1(prediction: str, reference: str) -> Scored:
-    return Scored({"score": token_f1(prediction, reference).numbers["f1"]})
+    numbers = official_f1(prediction, reference).numbers
+    return Scored({"score": numbers["f1"], "score_corrected": numbers["score_corrected"]})
 
 
 def _rouge_l(prediction: str, reference: str) -> Scored:

@@ -7,7 +7,8 @@ heuristic for frequent characters, so that the order of the two texts matters.
 - openai_grade: references are the right answer and the random string that it begins with (without one, every answer
 is compared). An answer that does not begin with that string gets 0, one with a blank before it, too:
 `score_corrected` leaves white space around an answer out. - gdm_v2_metric: the reference is the right answer, whose
-first 12 characters are the string; what follows the last occurrence of it in an answer is compared.
+first 12 characters are the string; what follows the last occurrence of it in an answer is compared. A shorter reference
+gives 0.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def gdm_v2_metric(prediction: str, reference: str) -> Scored:
     """The text after the last occurrence of the reference's first 12 characters against the rest of the reference."""
     answer, expected = prediction.strip(), reference.strip()
     start = answer.rfind(expected[:HASH])
-    if start < 0:
+    if start < 0 or len(expected) < HASH:
         return Scored({"score": 0.0})
     return Scored({"score": SequenceMatcher(None, expected[HASH:].strip(), answer[start + HASH :].strip()).ratio()})
 

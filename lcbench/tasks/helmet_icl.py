@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRIC = "helmet/icl"
+CUE = "label:"
 HELMET_SEED = 42
 REFERENCE = "references"  # the label is the reference, and no column
 
@@ -88,9 +89,9 @@ class HelmetIcl(Task):
         row, rng = self._asked(sample, seed), self.rng(Cell(0), sample, seed)
         by_label = self._by_label
         numbers = dict(zip(by_label, rng.sample(range(len(by_label)), len(by_label)), strict=True))
-        cue = "" if self.format.in_chat(tokenizer) else "\nlabel:"
+        cue = "" if self.format.in_chat(tokenizer) else CUE
         head = self.format.start(tokenizer, self.instruction)
-        tail = self.format.end(tokenizer, as_text(tokenizer, f"\n\n{row.question}{cue}"))
+        tail = self.format.end(tokenizer, as_text(tokenizer, f"\n\n{row.question}" + (cue and f"\n{cue}")))
         space = cell.seq_len - self.max_new_tokens - len(head) - len(tail)
         context: list[int] = []
         count = 0
@@ -113,7 +114,7 @@ class HelmetIcl(Task):
             max_new_tokens=self.max_new_tokens,
             seed=self.sample_seed(cell, sample, seed),
             stop=self.stop,
-            details={"row": row.id, "demonstrations": count},
+            details={"row": row.id, "demonstrations": count, "cue": cue},
         )
 
     @property
@@ -121,7 +122,7 @@ class HelmetIcl(Task):
         return METRIC
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        return example_numbers(METRIC, prediction, example.references)
+        return example_numbers(METRIC, str(example.details.get("cue", "")) + prediction, example.references)
 
     def _label(self, row: Row) -> str:
         """Raises: UserError for an unknown column; RowError for a row whose label is missing, or no text."""

@@ -72,7 +72,7 @@ def test_infinitebench(tmp_path: Path) -> None:
     )
     write_jsonl(folder / "code_run.jsonl", [infinite(input="Value of func_12(-3)?", answer=[-7])])
     write_jsonl(folder / "math_find.jsonl", [infinite(input="The largest number of the list is: ", answer=94)])
-    write_jsonl(folder / "math_calc.jsonl", [infinite(answer=[[4, 14]])])
+    write_jsonl(folder / "math_calc.jsonl", [infinite(answer=[[4, 14, 4]])])
     prepare("infinitebench", folder)
     rows = {
         name: load_rows(f"infinitebench/{name}", "test")[0] for name in ("longbook_choice_eng", "code_run", "math_find")
@@ -81,7 +81,7 @@ def test_infinitebench(tmp_path: Path) -> None:
     assert rows["code_run"].references == ("-7",)
     assert rows["code_run"].meta == {"function": "func_12", "call": "func_12(-3)"}
     assert rows["math_find"].meta == {"asked": "the largest number"}
-    assert load_rows("infinitebench/math_calc", "test")[0].references == ("4", "14")
+    assert load_rows("infinitebench/math_calc", "test")[0].references == ("4", "14", "4")  # a value twice
     wrong = write_jsonl(tmp_path / "code_debug.jsonl", [infinite(answer=["x"], options=["a", "b", "c", "d"])])
     assert "an answer that is none of its options: 'x'" in refused("infinitebench/code_debug", wrong)
 

@@ -13,8 +13,10 @@ CLASSES = ["Date", "Other number", "Number", "Other", "Description of a person",
 
 
 def test_questions_are_scored_by_f1() -> None:
-    assert score_example("longbench/hotpotqa", "The Eiffel-Tower!", ["eiffeltower", "x"]) == {"score": 100.0}
-    assert score_example("longbench/qasper", "x\ny", "x y") == {"score": 100.0}
+    assert score_example("longbench/hotpotqa", "The Eiffel-Tower!", ["eiffeltower", "x"])["score"] == 100.0
+    assert score_example("longbench/qasper", "x\ny", "x y")["score"] == 100.0
+    only_articles = score_example("longbench/triviaqa", "The The", ["The The", "A"])
+    assert only_articles == {"score": 0.0, "score_corrected": 100.0}
 
 
 def test_tasks_with_demonstrations_take_the_first_line() -> None:

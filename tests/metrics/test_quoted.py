@@ -86,6 +86,7 @@ def test_mrcr_of_google_takes_the_last_hash() -> None:
         ("Lamp on water.", 0.0),
     ):
         assert score_example("mrcr/gdm_v2_metric", said, target)["score"] == score
+    assert score_example("mrcr/gdm_v2_metric", target, target[:5])["score"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,8 @@ def test_numbers_of_a_data_set_are_numbers_again() -> None:
         ("substring_exact_match", "no idea", ["The"], 100, 0),
         ("rag", "Answers are given", ["answer"], 100, 0),
         ("rag", "", ["x"], 0, 0),
+        ("rag", "no idea", ["ER", "x"], 100, 0),  # in the cue, which the official script puts before the answer
+        ("json_kv", "value: 9f8a", "9f8a-11", 0, 0),
         ("icl", "17", "17", 100, 100),
         ("icl", "Label: label: 17\nlabel: 3", "17", 100, 100),
         ("icl", "It is label: 17 maybe", "17", 0, 0),

@@ -83,6 +83,8 @@ def test_numbers_mean_something_else_in_every_prompt(name: str) -> None:
         question = re.search(r"\n\n(How|Who|Where) [^\n]*test[^\n]*\nlabel:$", text)
         assert question and example.references == (mapping[question[1]],)
         assert load_task(name).score(example, f" {example.references[0]}\n")["score"] == 100.0
+        # The prompt has begun the answer: what stands behind a second cue is not it.
+        assert load_task(name).score(example, f" 9 label: {example.references[0]}")["score"] == 0.0
         meanings.add(tuple(sorted(mapping.items())))
         longer = asked(name, 700, sample)
         assert longer.context[: len(example.context)] == example.context
