@@ -1,7 +1,8 @@
 """BABILong: bAbI's stories of tasks 1 to 5 between the sentences of PG19's books, from `RMT-team/babilong`.
 
-Kuratov et al. 2024, https://arxiv.org/abs/2406.10149. A length of the source, `8k`, is that of GPT-2's tokenizer; it
-is a column of each row. References are the right answer and the question, as the scorer takes them.
+Kuratov et al. 2024, https://arxiv.org/abs/2406.10149. The files are `data/qa1/8k.json`, a list of rows each. A length
+of the source, `8k`, is that of GPT-2's tokenizer; it is a column of each row. References are the right answer and the
+question, as the scorer takes them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DATA_SETS = [
         description=description,
         hub=Hub(
             "RMT-team/babilong",
-            (f"*{task}/*.parquet", f"*/{task}-*.parquet"),
+            (f"data/{task}/*.json", f"*{task}/*.parquet", f"*/{task}-*.parquet"),  # parquet of copies
             "ee0d588794c7ac098062ee0d247c733d62e94fe2",
         ),
         licence=Licence("Apache-2.0", "unclear", "stories of bAbI (CC BY 3.0), books of PG19"),

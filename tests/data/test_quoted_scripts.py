@@ -56,8 +56,9 @@ def test_longbench_v2(tmp_path: Path) -> None:
 
 
 def test_babilong_knows_the_length_from_the_name(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "hub" / "data" / "qa1" / "8k-00000-of-00001.parquet", [BABILONG])
-    write_parquet(tmp_path / "hub" / "data" / "qa1" / "1M-00000-of-00001.parquet", [BABILONG])
+    for name in ("8k", "1M"):  # as on the hub
+        (tmp_path / "hub" / "data" / "qa1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / "data" / "qa1" / f"{name}.json").write_text(json.dumps([BABILONG]))
     write_parquet(tmp_path / "hub" / "64k" / "qa5-00000-of-00001.parquet", [BABILONG | {"target": "Mary"}])
     prepare("babilong", tmp_path / "hub")
     assert sorted(row.meta["length"] for row in load_rows("babilong/qa1", "test")) == ["1M", "8k"]

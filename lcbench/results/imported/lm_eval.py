@@ -1,5 +1,6 @@
 """Sample logs of the lm-evaluation-harness (0.4): `samples_TASK_DATE.jsonl` with `results_DATE.json` beside them, as
-`--log_samples --output_path` writes them (`loggers/evaluation_tracker.py`).
+`--log_samples --output_path FOLDER` writes them (`loggers/evaluation_tracker.py`); of `--output_path NAME.json` the
+results are `NAME_DATE.json`.
 
 A line is one document under one filter of the task; the filters of a document become one record, whose scores are
 named `metric,filter` where there are several. A log of `lcbench lm-eval` tells its method.
@@ -21,10 +22,25 @@ from lcbench.core.files import bounded_lines, require_regular
 from lcbench.core.json_objects import parse
 from lcbench.results.imported.logged import Entry, LoggedSample, LoggedTask, chosen_metric, number, read_object
 
-SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
-RESULTS = "results_{}.json"
+DATE = r"(\d{4}-\d\d-\d\dT[\d.-]+)"
+SAMPLES = re.compile(rf"samples_(.+)_{DATE}\.jsonl")
+RESULTS = re.compile(rf".+_{DATE}\.json")
 HARNESS = "lm_eval"
 OWN = ("method_options", "model_fingerprint", "pretraining_length", "dtype")  # what lcbench's model tells
+
+
+def samples_of(results: Path) -> list[Path]:
+    """The files of samples beside a file of results; none if it is something else."""
+    named = RESULTS.fullmatch(results.name)
+    return [] if named is None else sorted(results.parent.glob(f"samples_*_{named[1]}.jsonl"))
+
+
+def _results_of(samples: Path, date: str) -> Path:
+    """Raises: UserError."""
+    found = sorted(samples.parent.glob(f"*_{date}.json"))
+    if not found:
+        raise UserError(f"{samples} has no results_{date}.json beside it, which names the model; copy it there.")
+    return found[0]
 
 
 def read_tasks(path: Path, metric: str | None) -> Iterator[LoggedTask]:
@@ -32,10 +48,7 @@ def read_tasks(path: Path, metric: str | None) -> Iterator[LoggedTask]:
     named = SAMPLES.fullmatch(path.name)
     if named is None:
         raise UserError(f"{path} is not a sample log of the lm-evaluation-harness: those are samples_TASK_DATE.jsonl.")
-    beside = path.with_name(RESULTS.format(named[2]))
-    if not beside.exists():
-        raise UserError(f"{path} has no {beside.name} beside it, which names the model; copy it there.")
-    results = read_object(beside)
+    results = read_object(_results_of(path, named[2]))
     config, task = results.inside("config"), named[1]
     own = config.get("method", str) if config.get("layers_steered", int) is not None else None
     rows = list(_documents(path))

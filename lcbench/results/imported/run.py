@@ -61,12 +61,11 @@ def _logs(path: Path) -> list[Path]:
         return found
     if not path.exists():
         raise UserError(f"there is no file or folder {path}.")
-    if path.name.startswith("results_") and path.suffix == ".json":  # lm-evaluation-harness's: the samples beside it
+    if beside := [one for one in lm_eval.samples_of(path) if _is_log(one)]:
+        return beside
+    if path.name.startswith("results_") and path.suffix == ".json":
         date = path.stem.removeprefix("results_")
-        found = [one for one in sorted(path.parent.glob(f"samples_*_{date}.jsonl")) if _is_log(one)]
-        if not found:
-            raise UserError(f"{path} has no samples_TASK_{date}.jsonl beside it; `--log_samples` makes them.")
-        return found
+        raise UserError(f"{path} has no samples_TASK_{date}.jsonl beside it; `--log_samples` makes them.")
     if path.suffix not in (".jsonl", ".json", ".eval"):
         raise UserError(f"{path} is not a sample log: those are samples_TASK_DATE.jsonl, .eval or .json.")
     return [path]

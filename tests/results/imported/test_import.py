@@ -214,7 +214,14 @@ def test_logs_that_do_not_go_together() -> None:
     assert "lm_eval/gsm8k stands in both" in refused("same")
     path = lm_eval(Path("alone"), [generated(0, True)])
     assert "did you mean 'exact_match'" in refused(path, "--metric", "exact_mach")
-    os.unlink(next(Path("alone").glob("results_*")))
+    told = next(Path("alone").glob("results_*"))
+    named = told.rename(told.with_name(told.name.replace("results", "mine")))  # of `--output_path mine.json`
+    assert (
+        [one.identity.sample for one in imported(named, out="named")]
+        == [0]
+        == [one.identity.sample for one in imported("alone", out="folder")]
+    )
+    named.unlink()
     assert "beside it, which names the model" in refused(path)
     Path("taken").mkdir()
     taken = cli("import", "same/a", "-o", "taken")
