@@ -16,10 +16,11 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lcbench.attention.cache.evicting import EvictingLayer
 from lcbench.attention.cache.growing import GrowingLayer
+from lcbench.attention.cache.observing import ObservingLayer
 from lcbench.attention.cache.window import MemoryStore, WindowLayer
 from lcbench.engine.new_cache import with_lengths
 
-WHOLE = (DynamicLayer, GrowingLayer, EvictingLayer)  # rows can be padded at the left
+WHOLE = (DynamicLayer, GrowingLayer, ObservingLayer, EvictingLayer)  # rows can be padded at the left
 WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # one position in the sequence for all rows
 
 
@@ -67,6 +68,11 @@ def _join_layers(layers: list[Any], pads: Sequence[int], length: int, size: int)
     if isinstance(first, EvictingLayer):
         return EvictingLayer.stack(layers, length, size)
     keys, values = (_stacked([getattr(layer, name) for layer in layers], pads) for name in ("keys", "values"))
+    if isinstance(first, ObservingLayer):
+        observing = ObservingLayer(size)
+        observing.update(keys, values)
+        observing.seen = {n: layer.seen[0] for n, layer in enumerate(layers)}
+        return observing
     if isinstance(first, GrowingLayer):
         growing = GrowingLayer(size, first.storage)
         growing.update(keys, values)

@@ -24,9 +24,10 @@ class DuoAttention(Method):
     `full_heads`: LAYER:HEAD of each KV head, as in [0:1,2:0]; default those of `file` with at least `threshold`, 0.5. A
     file has a line a layer and in it a number a KV head, as the authors publish them; `lcbench calibrate` writes one.
     `sinks`: default 64. `window`: default 256. These are the authors'; at most 1/16 and 1/4 of the pretraining length.
-    Xiao et al., https://arxiv.org/abs/2410.10819, code https://github.com/mit-han-lab/duo-attention. There a prompt in
-    one call is computed with every head full; here, as in its training, the window holds from the first token, however
-    prefill is cut. Every head keeps its keys: time is saved, memory is not.
+    Xiao et al., https://arxiv.org/abs/2410.10819, code https://github.com/mit-han-lab/duo-attention (fe93c31). There a
+    prompt in one call is computed with every head full, and a token of the answer sees one key more than the window;
+    here, as in the mask of its training, the window holds from the first token, however prefill is cut. Every head
+    keeps its keys: time is saved, memory is not.
     """
 
     name: ClassVar[str] = "duo_attention"

@@ -19,8 +19,9 @@ class EntropyABF(Method):
 
     `base`: default 500,000, the released code's. `length`: default the pretraining length, 4,096 in that code.
     `unscaled_layers`: default 2, in which the authors find attention spread out as it is.
-    Zhang et al., https://arxiv.org/abs/2401.07004, code https://github.com/GAIR-NLP/Entropy-ABF, for a model that is
-    tuned so.
+    Zhang et al., https://arxiv.org/abs/2401.07004, code https://github.com/GAIR-NLP/Entropy-ABF (a5e9107), for a model
+    that is tuned so. That code sets the unscaled layers an attribute that attention does not read: as it stands it
+    computes `unscaled_layers=0`.
     """
 
     name: ClassVar[str] = "entropy_abf"

@@ -22,9 +22,11 @@ class H2O(Eviction):
 
     `budget`, `compression_ratio`: how many, both kinds together (`lcbench.methods.eviction`). `recent_share`: share of
     the kept keys that are the last ones; default 0.5, the authors' (heavy_ratio = recent_ratio).
-    Zhang et al., https://arxiv.org/abs/2306.14048, code https://github.com/FMInference/H2O. There keys are dropped
-    token by token, in the prompt and the answer, for each query head; here once, after the prompt, and the query heads
-    of a KV head are averaged. The sums take a second pass over all scores, so that prefill takes longer.
+    Zhang et al., https://arxiv.org/abs/2306.14048, code https://github.com/FMInference/H2O (ac75c2a). In the paper keys
+    are dropped token by token, in the prompt and the answer; in the code that generates (`utils_real_drop`) after the
+    prompt, the same as here, and again with each token of the answer, for each query head. Here they are dropped once,
+    and the query heads of a KV head are averaged. The sums take a second pass over all scores, so that prefill takes
+    longer.
     """
 
     name: ClassVar[str] = "h2o"

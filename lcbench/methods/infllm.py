@@ -40,11 +40,13 @@ class InfLLM(Method):
     and `n_init`: 128, at most 1/32. `topk`: 16. `repr_topk`: 4, at most block_size. At a pretraining length of 8,192
     and more these are the options of the authors for Mistral, at 4,096 those for Vicuna.
     Xiao et al., https://arxiv.org/abs/2402.04617, code https://github.com/thunlp/InfLLM (b028642). Scores are products
-    of rotated queries and keys, as in the paper, before a soft cap; the code sums attention weights to find
-    representatives. The window is that of the code, which holds the query itself. There, a query that is not the last
-    of its `exc_block_size` also sees some keys of its window a second time, at distance n_local. No key is dropped or
-    moved to RAM here: time is saved, memory is not. A prompt may be read in several calls; queries of `exc_block_size`
-    that a call cuts apart choose by themselves. `n_init` and `exc_block_size` are multiples of `block_size`.
+    of rotated queries and keys, and far keys are at n_local, as in the paper, before a soft cap; the code sums
+    attention weights to find representatives, and has far keys at n_local - 1. The window is that of the code, which
+    holds the query itself. There, a query that is not the last of its `exc_block_size` also sees some keys of its
+    window a second time, as far ones. But for these three, blocks and logits are those of the code. No key is dropped
+    or moved to RAM here: time is saved, memory is not. A prompt may be read in several calls; queries of
+    `exc_block_size` that a call cuts apart choose by themselves. `n_init` and `exc_block_size` are multiples of
+    `block_size`.
     """
 
     name: ClassVar[str] = "infllm"

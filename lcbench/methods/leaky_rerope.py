@@ -20,8 +20,8 @@ class LeakyReRoPE(Method):
 
     `window`: default half the pretraining length P. `k`: default the smallest whole number that keeps every position
     of the run below P. `k=1` is vanilla.
-    Su, https://kexue.fm/archives/9708, code https://github.com/bojone/rerope, where window is 512 and k 16 for a model
-    of 4,096 tokens. The author adds log-length scaling: `leaky_rerope+logn`.
+    Su, https://kexue.fm/archives/9708, code https://github.com/bojone/rerope (acfe788), where window is 512 and k 16
+    for a model of 4,096 tokens. The author adds log-length scaling: `leaky_rerope+logn`.
     """
 
     name: ClassVar[str] = "leaky_rerope"

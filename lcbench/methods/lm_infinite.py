@@ -21,8 +21,8 @@ class LMInfinite(Method):
 
     `sinks`: default 10; the authors find 10 to 100 alike. `window`: default the pretraining length.
     Han et al., https://arxiv.org/abs/2308.16137, code https://github.com/Glaciohound/LM-Infinite (a0ce64c:
-    `global_branch`; `local_branch` and `limit_distance`, equal there). What its authors add for passkeys is not here:
-    five further keys with the highest scores, for the last query, from the fifth layer on.
+    `global_branch`; `local_branch` and `limit_distance`, equal there), which it equals. What its authors add for
+    passkeys is not here: five further keys with the highest scores, for the last query, from the fifth layer on.
     """
 
     name: ClassVar[str] = "lm_infinite"

@@ -27,8 +27,9 @@ class LongRoPE(Method):
     Phi-3 does; a file may also be a list. `original_length`: default that of the file or config, else the pretraining
     length. `attention_factor`: default that of the file or config, else sqrt(1 + ln s / ln original_length), with
     s = max_position_embeddings / original_length where these are given, else run length / original_length; at least 1.
-    Ding et al., https://arxiv.org/abs/2402.13753; `rope_type="longrope"` in transformers, which it equals. The paper
-    also leaves the first tokens unscaled, which no released model does.
+    Ding et al., https://arxiv.org/abs/2402.13753, code https://github.com/microsoft/LongRoPE (c9e56aa);
+    `rope_type="longrope"` in transformers; it equals both. The paper also leaves the first tokens unscaled, which no
+    released model does, and its code may let factors grow with the prompt ("dynamic").
     """
 
     name: ClassVar[str] = "longrope"

@@ -25,9 +25,11 @@ class MInference(Method):
       a_shape         the first `vertical_size` keys and the nearest `slash_size` diagonals
     A diagonal is seen in blocks of `block_size` keys and queries. Defaults: 1,000 keys and 6,096 diagonals, at most 1/8
     and 1/2 of the pretraining length, 64 and 64.
-    Jiang et al., https://arxiv.org/abs/2407.02490, code https://github.com/microsoft/MInference. There a search finds a
-    pattern and sizes for each head of a model, one of them block-sparse (see `xattention`); here all heads have the
-    same. Blocks begin at multiples of their size, and scores are those of the plan. A prompt that is read in several
+    Jiang et al., https://arxiv.org/abs/2407.02490, code https://github.com/microsoft/MInference (fb56c91), whose keys
+    and diagonals these are. There a search finds a pattern and sizes for each head of a model, one of them block-sparse
+    (see `xattention`), and never less than 30 keys and 50 diagonals; here all heads have the same. A block begins at a
+    multiple of its size, so that a diagonal crosses two of them, and there where the diagonal enters its block of
+    queries. Scores are those of the plan. A prompt that is read in several
     calls gets a pattern in each, as in Qwen2.5-1M (https://arxiv.org/abs/2501.15383), so that results depend on the
     size of the calls (`prefill_chunk` in records).
     """

@@ -20,9 +20,10 @@ class Quest(Method):
 
     `page_size`: default 16. `token_budget`: default 1,024, at most 1/4 of the pretraining length. `skip_layers`:
     default 2, the authors'. No key is dropped: time is saved, memory is not.
-    Tang et al., https://arxiv.org/abs/2406.10774, code https://github.com/mit-han-lab/Quest. There each query head
-    chooses for itself; here the query heads of a KV head share the pages with the highest bound of any of them. Bounds
-    are those of the plan: under `dca` at the positions of `dca`.
+    Tang et al., https://arxiv.org/abs/2406.10774, code https://github.com/mit-han-lab/Quest (01c1623), whose kernels
+    read these pages; its evaluation without kernels reads 3 pages at least, and the query's own only if it is among the
+    highest. There each query head chooses for itself; here the query heads of a KV head share the pages with the
+    highest bound of any of them. Bounds are those of the plan: under `dca` at the positions of `dca`.
     """
 
     name: ClassVar[str] = "quest"

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Resonance(Method):
     """f_m -> 2 pi / round(2 pi / f_m), after any other RoPE scaling: `yarn+resonance` is the paper's Resonance YaRN.
 
-    Wang et al., https://arxiv.org/abs/2403.00071, code https://github.com/sheryc/resonance_rope, which
-    repeats its tables of angles after a wavelength; here, as for every RoPE, an angle is position times f_m.
+    Wang et al., https://arxiv.org/abs/2403.00071, code https://github.com/sheryc/resonance_rope (4a7f5a7),
+    which repeats its tables of angles after a wavelength; here, as for every RoPE, an angle is position times f_m. Its
+    `LlamaYaRNScaledResonanceRotaryEmbedding` has the same frequencies as `yarn+resonance`.
     """
 
     name: ClassVar[str] = "resonance"

@@ -22,10 +22,10 @@ class SnapKV(Eviction):
 
     `window_size`: default 64, at most a quarter of the pretraining length. `kernel_size`: default 5, odd. `pooling`:
     default `avgpool`. `budget`, `compression_ratio`: how many keys, the window included (`lcbench.methods.eviction`).
-    Li et al., https://arxiv.org/abs/2404.14469, code https://github.com/FasterDecoding/SnapKV; `SnapKVPress` of
-    https://github.com/NVIDIA/kvpress (0.5.5), whose defaults these are. There as here the query heads of a KV head
-    are averaged; the authors' code keeps other keys for each query head. Weights are those of the plan: under `dca`
-    at the positions of `dca`.
+    Li et al., https://arxiv.org/abs/2404.14469, code https://github.com/FasterDecoding/SnapKV (e216ddc); `SnapKVPress`
+    of https://github.com/NVIDIA/kvpress (0.5.5), whose defaults these are. There as here the query heads of a KV head
+    are averaged; the authors' code keeps other keys for each query head. Weights are those of the plan: under `dca` at
+    the positions of `dca`.
     """
 
     name: ClassVar[str] = "snapkv"

@@ -23,10 +23,12 @@ class XAttention(Method):
     The attention is estimated: tokens stand in groups of `stride`, and the score of a group of queries and one of keys
     is the mean over the antidiagonal of their square; a softmax over the groups of keys, and sums over blocks.
     `stride`: default 16. `threshold`: default 0.9. `block_size`: default 128, at most 1/8 of the pretraining length.
-    Xu et al., https://arxiv.org/abs/2503.16428, code https://github.com/mit-han-lab/x-attention. There thresholds may
-    be searched for each head; here all heads have the same. Under a plan of several pieces, two groups have the
-    positions of the piece that shows the first key to the last query. A prompt may be read in several calls that are
-    multiples of `block_size`; a block that is cut is estimated from the queries of the call alone.
+    Xu et al., https://arxiv.org/abs/2503.16428, code https://github.com/mit-han-lab/x-attention (e379887). There
+    thresholds may be searched for each head; here all heads have the same. In the first chunk of its estimate, 16,384
+    tokens or fewer, that code takes one block more than the threshold asks for, and the same blocks after it. Under a
+    plan of several pieces, two groups have the positions of the piece that shows the first key to the last query. A
+    prompt may be read in several calls that are multiples of `block_size`; a block that is cut is estimated from the
+    queries of the call alone.
     """
 
     name: ClassVar[str] = "xattention"

@@ -38,6 +38,7 @@ KEEP_ALL = [
     "tri_shape:sinks=2,window=12,dense=6",
     "leaky_rerope:window=16,k=3+resonance",
     "duo_attention:full_heads=[1:0],window=12",
+    "infllm:n_init=4,n_local=16,topk=2,block_size=4,repr_topk=2,exc_block_size=8",
 ]
 FORGET = ["fot:memory_layers=[1]", "fot:memory_layers=[1],memory=knn,top_k=8"]
 
