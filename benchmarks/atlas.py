@@ -17,6 +17,8 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.atlas_claims import CLAIMS
+from benchmarks.claims import LEGEND, table, verdicts
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import CONTENT, Composition, compose
@@ -35,6 +37,8 @@ FAMILIES = {
     "Score scalings": "How sharp attention is.",
     "Chosen by content": "What it looks at is chosen by content, each beside the plan that it stands on.",
 }
+ABOUT_CLAIMS = """On small models, which retrieve by matching, without tuning. Most papers speak of larger ones, some of
+tuned ones, and are not refuted by what does not show here. Scores are shares of right answers."""
 LONGER = 4  # times the trained length, at which a method shows which keys it hides
 
 
@@ -69,6 +73,10 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, st
         "at that length is better for sure, and at least one is worse.\n",
     ]
     lines += [f"- {line}\n" for line in differences(runs)]
+    heads = [str(run.identity.model) for run in runs]
+    heads = heads if len({*heads}) == len(runs) else [run.name for run in runs]
+    columns = {head: verdicts(run, CLAIMS) for head, run in zip(heads, runs, strict=True)}
+    lines += ["## What papers claim, and what shows here\n", f"{ABOUT_CLAIMS}\n{LEGEND}", *table(CLAIMS, columns), ""]
     figures: dict[str, tuple[Run, str]] = {}
     methods = list(dict.fromkeys(record.identity.method for run in runs for record in run.records))
     for family, about in FAMILIES.items():

@@ -3,55 +3,29 @@
 python -m benchmarks.results_page
 
 It writes docs/results.md and the heatmaps of the LLM's passkeys, docs/smollm2.png. Every number on the page is computed
-here from records. A claim is either that a method loses what it scores at the trained length (the intervals of the two
-lengths are disjoint), or that one method is better than another at a length (paired on the same samples: McNemar's
-exact test, Holm's correction over all claims of a model).
+from records; the statistics of claims are in `benchmarks.claims`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from lcbench.core.stats import wilson_interval
-from lcbench.results.compare import CellResult, compare_records
-from lcbench.results.compare.pairs import paired
+from benchmarks.claims import LEGEND, Better, Claim, Falls, table, verdicts
 from lcbench.results.report.figure import save
 from lcbench.results.report.heatmap import draw, heatmaps
 from lcbench.results.report.layout import interval, number
 from lcbench.results.report.runs import Run, read_runs, trained_length
 from lcbench.results.report.summary import summarise_runs
 from lcbench.results.report.table_page import markdown
-from lcbench.results.schema import Record
 
 DOCS, RESULTS = (Path(__file__).parents[1] / name for name in ("docs", "results"))
 TINY, REAL = RESULTS / "lcbench-tiny", RESULTS / "smollm2"
-LEVEL = 0.05
 
 
-@dataclass(frozen=True)
-class Falls:
-    """Without help a method scores less at `times` the trained length than within it."""
-
-    text: str
-    method: str
-    times: int
-
-
-@dataclass(frozen=True)
-class Better:
-    """At `times` the trained length `new` scores more than `base`."""
-
-    text: str
-    base: str
-    new: str
-    times: int
-
-
-CLAIMS: tuple[Falls | Better, ...] = (
+CLAIMS: tuple[Claim, ...] = (
     Falls("Vanilla breaks past its window", "vanilla", 2),
     Falls("PI fails without tuning", "pi", 2),
     Better("NTK reaches twice the window", "vanilla", "ntk", 2),
@@ -75,11 +49,6 @@ The LLM is asked for passkeys in plain text (`chat=off`). Behind its chat templa
 already, neither here nor in plain transformers: it tells of "a magical item" instead.
 """
 
-
-LEGEND = """Passkeys; scores are shares of right answers. *Held*: the intervals at one and at so many times the trained
-length are disjoint, or the second method is better than the first on the same samples (McNemar's exact test, 5 % over
-all claims of a model by Holm's correction). *Not shown*: no evidence, whatever the scores look like.
-"""
 
 BOOKS = """## Perplexity of books at the trained length and at twice that
 
@@ -118,16 +87,9 @@ def _unfinished(run: Run) -> list[str]:
 
 
 def _claims(tiny: Run, real: Run) -> list[str]:
-    columns = [verdicts(tiny), verdicts(real)]
-    lines = [
-        "## Does what the embedded model predicts hold?\n",
-        LEGEND,
-        "| claim | at | lcbench-tiny | SmolLM2-135M-Instruct |",
-        "| --- | ---: | --- | --- |",
-    ]
-    for claim, small, large in zip(CLAIMS, *columns, strict=True):
-        lines.append(f"| {claim.text} | {claim.times}x | {small} | {large} |")
-    return [*lines, ""]
+    columns = {"lcbench-tiny": verdicts(tiny, CLAIMS), "SmolLM2-135M-Instruct": verdicts(real, CLAIMS)}
+    heading = "## Does what the embedded model predicts hold?\n"
+    return [heading, f"Passkeys; scores are shares of right answers.\n{LEGEND}", *table(CLAIMS, columns), ""]
 
 
 def _books(tiny: Run, real: Run) -> list[str]:
@@ -187,55 +149,6 @@ def perplexities(run: Run, times: int = 2) -> dict[str, str]:
             rises = sum(far[book] > near[book] for book in books)
             said[method] = f"{one:.2f} to {other:.2f}, higher in {rises} of {len(books)}"
     return said
-
-
-def verdicts(run: Run, claims: Sequence[Falls | Better] = CLAIMS) -> list[str]:
-    """What a model's records say of each claim, in the order of the claims."""
-    trained = run.identity.pretraining_length or 0
-    records = [record for record in run.records if record.identity.task.startswith("passkey")]
-    results = iter(_better([claim for claim in claims if isinstance(claim, Better)], records, trained))
-    return [next(results) if isinstance(claim, Better) else _falls(claim, records, trained) for claim in claims]
-
-
-def _falls(claim: Falls, records: Sequence[Record], trained: int) -> str:
-    near, far = (_scores(records, claim.method, trained * times) for times in (1, claim.times))
-    near = near or _scores(records, "vanilla", trained)  # which a scaling equals within the window
-    if not near or not far:
-        return "not measured"
-    (least, _), (_, most) = (wilson_interval(sum(scores), len(scores)) for scores in (near, far))
-    verdict = "held" if most < least else "not shown"
-    return f"{verdict}: {_share(near)} at 1x, {_share(far)} of {len(far)} at {claim.times}x"
-
-
-def _better(claims: Sequence[Better], records: Sequence[Record], trained: int) -> list[str]:
-    known = {record.identity.method for record in records}
-    pairs = [f"{claim.base}={claim.new}" for claim in claims if {claim.base, claim.new} <= known]
-    at = {(f"{claim.base} -> {claim.new}", claim.times * trained) for claim in claims}
-    sides = paired(records, records, pairs)
-    wanted = [[one for one in side if (one.identity.method, one.identity.seq_len) in at] for side in sides]
-    cells = {(cell.method, cell.seq_len): cell for cell in compare_records(wanted[0], wanted[1], LEVEL)}
-    return [_verdict(cells.get((f"{claim.base} -> {claim.new}", claim.times * trained))) for claim in claims]
-
-
-def _verdict(cell: CellResult | None) -> str:
-    if cell is None or cell.effect is None:
-        return "not measured"
-    effect = cell.effect
-    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
-    verdict = "not shown" if p > LEVEL else "held" if effect.difference > 0 else "the opposite"
-    return f"{verdict}: {effect.base:.2f} to {effect.new:.2f} of {cell.pairs}, p {p:.2g}"
-
-
-def _scores(records: Iterable[Record], method: str, seq_len: int) -> list[float]:
-    return [
-        record.measured.scores.number(record.measured.scores.metric) or 0.0
-        for record in records
-        if record.failure is None and (record.identity.method, record.identity.seq_len) == (method, seq_len)
-    ]
-
-
-def _share(scores: Sequence[float]) -> str:
-    return f"{sum(scores) / len(scores):.2f}"
 
 
 def main() -> None:
