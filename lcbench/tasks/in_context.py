@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -152,7 +153,12 @@ class InContextTask(Task):
         """The rows that demonstrations are drawn from, all of which are part of prompts. Raises: UserError if one of
         them cannot be used, or if they are also the questions."""
         source = self.demonstrations or self.data
-        if source == self.data and (self.split == self.demonstrations_split or _is_file(source)):
+        same = (
+            _is_file(source)
+            and _is_file(self.data)
+            and Path(source).expanduser().samefile(Path(self.data).expanduser())
+        )
+        if same or (source == self.data and self.split == self.demonstrations_split):
             raise UserError(
                 f"{self.name} would demonstrate with the rows of {source} that it asks; name another split as "
                 "`demonstrations_split`, or another file as `demonstrations`."
@@ -187,6 +193,8 @@ class InContextTask(Task):
                 shots[number] = self._shot(rows.row(number), f"row {number + 1} of {source}")
             except RowError as error:
                 problems[number] = str(error)
+        named = Counter(shot.id for shot in shots.values())  # a column `id` may tell documents, and not questions
+        shots = {n: replace(shot, id=f"{shot.id}#{n}") if named[shot.id] > 1 else shot for n, shot in shots.items()}
         if not shots:
             raise UserError(f"{self.name}: none of {len(rows)} rows of {source} can be used; {problems[0]}")
         read = Shots(shots, problems)

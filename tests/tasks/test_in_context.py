@@ -191,9 +191,17 @@ def test_scores() -> None:
     assert score("generate", f" {right.upper()}\nText:") == 100.0 and score("generate", "none") == 0.0
 
 
+def test_ids_of_documents_are_no_ids_of_questions(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Statistics take what has one id for one question, asked after several draws."""
+    write("asked.csv", [{**row, "key": f"document {n // 4}"} for n, row in enumerate(read("asked.csv"))])
+    rows = {task().example(Cell(400), sample, tokenizer, 0).details["row"] for sample in range(0, 36, 3)}
+    assert len(rows) == 12 and "document 0#3" in rows
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        ("demonstrations: ./asked.csv\n", "would demonstrate with the rows of ./asked.csv that it asks"),
         ("demonstrations: asked.csv\n", "would demonstrate with the rows of asked.csv that it asks"),
         ("demonstrations: gone.csv\n", "there is no file gone.csv"),
         ("labels: {A: colour, B: number}\n", "unknown label of mine in row 111 of shown.csv: 'C'; known: A, B."),
