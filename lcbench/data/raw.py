@@ -76,7 +76,7 @@ def _json(file: RawFile) -> Iterator[RawRow]:
 
 def _csv(file: RawFile) -> Iterator[RawRow]:
     """Raises: UserError also for what a lenient reader would lose without a word: cells beyond the header, as where a
-    comma of a text is not within quotes, and lines behind a quote that is never closed."""
+    comma of a text is not within quotes, rows that break off, and lines behind a quote that is never closed."""
     csv.field_size_limit(LONGEST_LINE)
     with file.open() as content:
         try:
@@ -88,6 +88,11 @@ def _csv(file: RawFile) -> Iterator[RawRow]:
                     raise UserError(
                         f"{file.name}, row {number}, has {len(beyond)} more than the {len(row)} cells of the header; "
                         "put texts with commas within quotes."
+                    )
+                if lacking := sum(cell is None for cell in row.values()):
+                    raise UserError(
+                        f"{file.name}, row {number}, has {len(row) - lacking} of the {len(row)} cells of the header; "
+                        "write empty cells as well, between commas."
                     )
                 yield _object(row, f"{file.name}, row {number},")
         except csv.Error as error:

@@ -59,7 +59,7 @@ def _all(data: str, split: str, columns: Mapping[str, str]) -> Questions:
     path, known = Path(data).expanduser(), data.partition("/")[0] in script_files()
     # A folder of that name, such as a copy of the source, does not shadow a prepared data set.
     if path.suffix.lower() in SUFFIXES or (path.is_file() if known else path.exists()):
-        return _own(data, split, tuple(sorted(columns.items())), _stamp(path))
+        return _own(data, "", tuple(sorted(columns.items())), _stamp(path))  # a file has one split, whatever its name
     if not known:
         return _own(data, split, tuple(sorted(columns.items())), None)
     if columns:

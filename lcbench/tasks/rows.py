@@ -87,18 +87,25 @@ class DocumentRows:
         return list(classes)
 
     def demonstrations(self, row: Row, shots: int, split: str, rng: random.Random) -> list[Row]:
-        """`shots` rows of a split, never the row itself. Raises: UserError if there are not so many."""
+        """`shots` rows of a split, of its own never the row itself, or one that asks the same of its document.
+
+        Raises: UserError if there are not so many.
+        """
         if not shots:
             return []
         pool = questions(self.data, split, self.columns)
-        drawn: list[Row] = []
-        for number in rng.sample(range(len(pool)), min(len(pool), shots + 1)):
-            other = pool.row(number)
-            if (split != self.split or other.id != row.id) and len(drawn) < shots:
-                drawn.append(other)
+        same = pool is questions(self.data, self.split, self.columns)  # as with a file, which has no splits
+        asked = (row.question, row.document_id)
+        drawn: dict[int, Row] = {}
+        for count in (min(len(pool), shots + 1), len(pool)):  # all, where too many of the first are left out
+            for number in rng.sample(range(len(pool)), count) if len(drawn) < shots else ():
+                other = pool.row(number)
+                itself = other.id == row.id or (row.question and (other.question, other.document_id) == asked)
+                if len(drawn) < shots and not (same and itself):
+                    drawn[number] = other
         if len(drawn) < shots:
             raise UserError(f"{self.data} has {len(pool)} rows in {split}, not enough for {shots} shots.")
-        return drawn
+        return list(drawn.values())
 
     @property
     def _questions(self) -> Questions:

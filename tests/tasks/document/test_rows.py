@@ -48,6 +48,17 @@ def test_demonstrations_by_seed(tokenizer: PreTrainedTokenizerBase) -> None:
         task("shots: 40\nshots_split: validation\n", SHOTS).example(Cell(4000), 0, tokenizer, 0)
 
 
+def test_a_file_has_one_split_whatever_its_name(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Demonstrations are of `train` unless a task says otherwise: in a file, of the rows that are asked."""
+    rows = [{"story": "A text.", "ask": f"ask {n // 2}", "gold": f"gold {n}", "number": n} for n in range(8)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = task("shots: 6\n", SHOTS)
+    for sample in range(8):
+        assert set(few.example(Cell(4000), sample, tokenizer, 0).details["shots"]) == (
+            {str(n) for n in range(8)} - {str(sample), str(sample ^ 1)}  # the other one asks the same
+        )
+
+
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 def test_the_same_rows_in_other_formats(suffix: str, tokenizer: PreTrainedTokenizerBase) -> None:
     expected = [task().example(Cell(600), sample, tokenizer, 0) for sample in range(3)]
@@ -124,3 +135,15 @@ def test_a_document_that_is_never_cut_fits_or_is_not_asked(tokenizer: PreTrained
     with pytest.raises(TooLongError, match=r"row 2 of rows.jsonl .* asks whole documents only"):
         whole.example(Cell(300), 1, tokenizer, 0)
     assert len(whole.example(Cell(300), 2, tokenizer, 0).context) > 0
+
+
+def test_a_csv_of_ones_own_loses_nothing_without_a_word() -> None:
+    for content, why in (
+        ("story,ask,gold\nIt rained.,Why, what?,4821\n", r"rows.csv, row 1, has 1 more than the 3 cells"),
+        ("story,ask,gold\nIt rained.,Why\n", r"rows.csv, row 1, has 2 of the 3 cells of the header; write empty"),
+        ("story,ask,ask,gold\nIt rained.,Why,What,4821\n", "has 2 columns 'ask'"),
+        ('story,ask,gold\n"It rained.,Why,4821\n', "unexpected end of data"),
+    ):
+        Path("rows.csv").write_text(content)
+        with pytest.raises(UserError, match=why):
+            task(of=YAML.replace("rows.jsonl", "rows.csv")).require_data()
