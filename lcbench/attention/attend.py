@@ -1,4 +1,4 @@
-"""One softmax over keys that are stored differently: those of the KV cache, and those of a method's memory."""
+"""Softmax attention over keys in different stores: the KV cache, and a method's memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROTATED_AT_ONCE = 2**28  # bytes of keys rotated per backend call: 128k tokens o
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """What all parts of one softmax share: rotation, scale and soft cap of the layer's scores, and the backend.
+    """What all parts of one softmax have in common: the layer's rotation, score scale and soft cap, and the backend.
 
     `softcap` as in `Call`. `sinks_H` are logits that take part in the softmax and add nothing to the output (GPT-OSS).
     `selector` chooses a backend for each call, the fastest by default; memory search uses Faiss instead.
@@ -41,8 +41,8 @@ class Scoring:
 
 
 class Part(NamedTuple):
-    """Consecutive keys that are stored in the same way, the first at position `first` of the row, the pieces of them,
-    and the cache of their rotated copies."""
+    """Consecutive keys in one store, the first at position `first` of the row; the pieces that read them; and the cache
+    of their rotated copies."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
@@ -63,8 +63,8 @@ def attend(
     look: Look | None = None,
 ) -> Tensor:
     """Softmax attention of un-rotated queries of the batch rows `rows`, which have `pad` tokens of left padding, over
-    the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype. Neighbouring KV heads with the same
-    pieces are computed together. `look`: what the pieces show a single query, if that is known."""
+    the keys that the pieces show them -> [B, H, T, Dv] in the queries' dtype. Adjacent KV heads with the same pieces
+    are computed together. `look`: the key ranges of a single query, if they were precomputed."""
     if look is not None and keys.store is None and keys.storage(q_BHTD) is None:
         ((k, v, first, _),) = stored(keys, rows, pad)
         rotated_keys = _rotated_keys(q_BHTD, keys, rows, pad)
@@ -82,7 +82,7 @@ def attend(
 
 
 def _runs_of_heads(pieces: list[Piece], kv_heads: int) -> Iterator[tuple[slice, list[Piece]]]:
-    """Consecutive KV heads that see the same pieces, and these."""
+    """Slices of adjacent KV heads that have the same pieces, with these pieces."""
     shown = [[piece.holds_for(head) for piece in pieces] for head in range(kv_heads)]
     first = 0
     for head in range(1, kv_heads + 1):
@@ -92,7 +92,7 @@ def _runs_of_heads(pieces: list[Piece], kv_heads: int) -> Iterator[tuple[slice, 
 
 
 def _attend_heads(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int, scoring: Scoring) -> Tensor:
-    """`attend` for the KV heads `keys.heads` and the query heads that belong to them."""
+    """`attend` for the KV heads `keys.heads` and the query heads of their groups."""
     rope, tables, found = scoring.rope, scoring.tables, []
     for piece in filter(_searched, pieces):
         # Keys in memory are searched un-rotated, which is position 0 except for a factor on cos and sin (YaRN's): the
@@ -103,27 +103,27 @@ def _attend_heads(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, 
 
 
 def attend_parts(q_BHTD: Tensor, parts: Iterable[Part], scoring: Scoring, found: Sequence[Output] = ()) -> Tensor:
-    """One softmax over several parts, and over further keys whose outputs and log-sum-exp are given as `found`."""
+    """One softmax over several parts and over the keys behind `found`, outputs [B, H, T, Dv] with log-sum-exps."""
     outputs = chain((_attend_part(q_BHTD, part, scoring) for part in parts), found)
     out, lse = next(outputs)
     for more, more_lse in outputs:
-        share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: no key visible on either side
+        share = torch.sigmoid(more_lse - lse).nan_to_num(0.0)  # nan: neither side has a key
         out, lse = out.to(lse.dtype).lerp(more.to(lse.dtype), share[..., None]), torch.logaddexp(lse, more_lse)
         del more  # free it before the next output is computed
     return (out if scoring.sinks_H is None else with_sinks(out, lse, scoring.sinks_H)).to(q_BHTD.dtype)
 
 
 def with_sinks(out_BHTD: Tensor, lse_BHT: Tensor, sinks_H: Tensor) -> Tensor:
-    """The output rescaled for sink logits, which take a share of the softmax and have no values."""
+    """The output rescaled for sink logits, which take part in the softmax but have no values (GPT-OSS)."""
     return out_BHTD * torch.sigmoid(lse_BHT - sinks_H.to(lse_BHT.dtype)[:, None])[..., None]
 
 
 def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: int) -> Iterator[Part]:
-    """The parts of all pieces, keys of the KV cache first. Pieces whose keys are stored in the same way share a part:
-    keys in the model's own dtype and on its device are one backend call, up to ROTATED_AT_ONCE bytes of keys."""
+    """The parts of all pieces, those of the KV cache first. Pieces whose keys are in the same store share a part: keys
+    in the model's own dtype and on its device are one backend call, up to ROTATED_AT_ONCE bytes of keys."""
     storage, rotated_keys = keys.storage(q_BHTD), _rotated_keys(q_BHTD, keys, rows, pad)
     for k_all, v_all, first, live in stored(keys, rows, pad):
-        # Cached rotated keys need no further buffer, whatever their number.
+        # Cached rotated keys need no temporary buffer, however many they are.
         at_once = _keys_at_once(q_BHTD, k_all, v_all) if rotated_keys is None else k_all.shape[2]
         for begin in range(0, k_all.shape[2], at_once):
             k, v = (x[:, :, begin : begin + at_once] for x in (k_all, v_all))
@@ -142,7 +142,7 @@ def _parts(q_BHTD: Tensor, keys: Keys, pieces: list[Piece], rows: slice, pad: in
 
 
 def _rotated_keys(q_BHTD: Tensor, keys: Keys, rows: slice, pad: int) -> RotatedKeyCache | None:
-    """The cache of rotated keys of the rows, where there is one, for decode."""
+    """The cache of the rows' rotated keys, for decode; None if there is none."""
     if keys.layer is None or q_BHTD.shape[2] > DECODE_QUERIES:
         return None
     return keys.layer.rotated_keys(keys.k_BKSD, rows, keys.heads, pad)
@@ -150,7 +150,7 @@ def _rotated_keys(q_BHTD: Tensor, keys: Keys, rows: slice, pad: int) -> RotatedK
 
 def stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, int, bool]]:
     """Keys and values [B, K, n, D] of the rows without padding, the position of the first (padding not counted), and
-    whether they are in the KV cache itself: first these, then those that were moved to the layer's memory."""
+    whether they are in the KV cache itself: first the cache's, then those that were moved to the layer's memory."""
     places = [(keys.k_BKSD, keys.v_BKSD, keys.first, True)]
     if keys.store is not None and keys.first > 0:
         places.append((keys.store.keys[:, :, : keys.first], keys.store.values[:, :, : keys.first], 0, False))
@@ -161,8 +161,8 @@ def stored(keys: Keys, rows: slice, pad: int) -> Iterator[tuple[Tensor, Tensor, 
 
 
 def _keys_at_once(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> int:
-    """The number of keys per part, which bounds the buffer of rotated keys; all keys with gradients, where autograd
-    keeps every buffer anyway."""
+    """The number of keys per part, which bounds the buffer of rotated keys; all of them if gradients are needed, since
+    autograd keeps every buffer anyway."""
     B, K, S, D = k_BKSD.shape
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, k_BKSD, v_BKSD)):
         return max(1, S)
@@ -174,7 +174,8 @@ def _searched(piece: Piece) -> bool:
 
 
 def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
-    """Whether keys are stored in the dtype and on the device of the queries, without bounds on heads or queries."""
+    """Whether keys are stored in the dtype and on the device of the queries, with no limit on heads or queries per
+    call."""
     return memory is None or (
         memory.dtype in (None, q_BHTD.dtype)
         and memory.device in (None, q_BHTD.device)
@@ -184,7 +185,7 @@ def _plain(memory: Memory | None, q_BHTD: Tensor) -> bool:
 
 
 def _attend_part(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
-    """Output and log-sum-exp over one part, split by heads and queries if its memory bounds them."""
+    """Output and log-sum-exp over one part, in several calls if its memory limits the heads or queries per call."""
     if part.memory is None:
         return _compute(q_BHTD, part, scoring)
     H, T = q_BHTD.shape[1:3]

@@ -1,4 +1,4 @@
-"""A call of attention in a steered block: the queries, keys and values of one layer in one forward pass."""
+"""One attention call in a steered block: the queries, keys and values of one layer in one forward pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lcbench.core.errors import UserError
 
 @dataclass(eq=False)
 class Calls:
-    """What every call of a block shares. `chooses`: whether the method looks at content."""
+    """Attention calls of one steered block. `chooses`: whether the method selects keys by content."""
 
     config: PretrainedConfig
     reach: Reach
@@ -41,8 +41,8 @@ class Calls:
     ) -> Tensor:
         """Un-rotated q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D]; the output of padded queries is 0.
 
-        `k` and `v` end with this call's tokens (a static cache may have unused rows after them); earlier tokens may
-        have been dropped by the cache. `observer` is called with the last query of a row without padding that is alone.
+        `k` and `v` end with this call's tokens (a static cache may have unused rows after them); the cache may have
+        dropped earlier tokens. `observer` is called with the last query if the batch is one row without padding.
         `scores` as in `Scoring`.
         """
         keys = self._keys(module, span, k, v)
@@ -51,7 +51,7 @@ class Calls:
         content = self._content(module, keys, scoring)
         if self.method.headwise:
             self._require_all_heads(k.shape[1])
-        # Rows in one slice without padded queries, as in decode, need no buffer for their answers.
+        # If all rows are one slice without padded queries, as in decode, its output is the whole output.
         out = None if span.whole else q.new_zeros(*q.shape[:3], v.shape[-1])
         for rows, pad in span.rows:
             first_query = max(0, pad - span.q_offset)
@@ -79,36 +79,36 @@ class Calls:
         return out.transpose(1, 2).contiguous()
 
     def _keys(self, module: nn.Module, span: Span, k: Tensor, v: Tensor) -> Keys:
-        """The keys of a call, and where the others of its layer are."""
+        """The keys of a call, with the stores of the layer's earlier keys."""
         total = span.q_offset + span.q_length
         computed_by = self.reach.layers[module].keys_of or module
         store, growing = self.caches.store(computed_by, k.shape[1]), self.caches.growing(computed_by)
         if k.shape[2] > total:
             k, v = k[:, :, :total], v[:, :, :total]
-        # Keys that are dropped one by one leave no last ones that are whole: such a layer knows the position of each.
+        # Eviction leaves gaps, so positions cannot be counted back from the last key: such a layer records each.
         first = 0 if self.method.evicts and growing is not None else total - k.shape[2]
         return Keys(k, v, first, store, growing)
 
     def _content(self, module: nn.Module, keys: Keys, scoring: Scoring) -> ContentCall | None:
-        """The call, for methods that look at content, but not in the model's own sliding windows."""
+        """The call for a method that selects keys by content; None in the model's own sliding-window layers."""
         if not self.chooses or module not in self.reach.full:
             return None
         return ContentCall(self.method, layer_index(module), keys, scoring, self.caches.cache)
 
     def _require_all_heads(self, kv_heads: int) -> None:
-        """Raises: UserError if attention gets other KV heads than the model's: a part of them, or repeated ones."""
+        """Raises: UserError if attention does not get exactly the model's KV heads: some are missing, or repeated."""
         expected = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
         if kv_heads != expected:
             raise UserError(
-                f"{self.method.label} names KV heads, and attention of {self.reach.name} gets {kv_heads} "
-                f"instead of {expected} of them here; use a model on one device."
+                f"{self.method.label} treats KV heads differently, and attention of {self.reach.name} gets {kv_heads} "
+                f"of them here instead of {expected}; run the model on one device."
             )
 
 
 def _last(
     layer: int, position: int, q_BHTD: Tensor, keys: Keys, view: View, scoring: Scoring, out_BHTD: Tensor
 ) -> LastQuery:
-    """The last of the queries, at `position`, and what was computed for it."""
+    """The last query of a call, at `position`, and the output computed for it."""
     last = slice(-1, None)
     shown = [piece.of_queries(last) for piece in view.pieces]
     return LastQuery(layer, position, q_BHTD[:, :, last], keys, shown, scoring, out_BHTD[:, :, last])

@@ -1,4 +1,4 @@
-"""Attention over keys that a method has chosen for each KV head: those that are kept, some pages, or some blocks."""
+"""Attention over keys that a method has chosen for each KV head: the keys it kept, or some pages or blocks of keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcbench.attention.cache.ways import Way
 from lcbench.attention.cache.window import Keys
 from lcbench.methods.pieces import Piece
 
-CHOSEN = "chosen keys"  # in records, among the backends that computed attention
+CHOSEN = "chosen keys"  # the name of this code among the backends in records
 SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
 Turned = Callable[[Piece], Tensor]
 
@@ -30,7 +30,7 @@ def attend_kept(
     pad: int,
     scoring: Scoring,
 ) -> Tensor:
-    """`lcbench.attention.attend.attend` over the keys that are left after the prompt, at their own positions."""
+    """`lcbench.attention.attend.attend` over the keys that were not evicted, at their original positions."""
     k_BKMD, v_BKMD = keys.k_BKSD[rows], keys.v_BKSD[rows]
     at_BKM, cache = layer.positions(rows, pad), layer.turned_keys(rows)
     known = at_BKM.clamp(min=0)
@@ -49,18 +49,17 @@ def attend_kept(
 
 
 class Gathered:
-    """The keys and values of some rows, of which a query reads those at some positions."""
+    """The keys and values of some rows, from which a query reads the keys at given positions."""
 
     def __init__(self, keys: Keys, rows: slice, pad: int, scoring: Scoring) -> None:
         self.scoring = scoring
         self.k_BKSD, self.v_BKSD = (x[rows, :, pad:] for x in (keys.k_BKSD, keys.v_BKSD))
         kept = None if keys.layer is None else keys.layer.rotated_keys(keys.k_BKSD, rows, slice(None), pad)
-        self.cached = kept is not None  # for later queries, too
+        self.cached = kept is not None  # rotated keys are kept for later queries
         self._rotated = RotatedKeyCache() if kept is None else kept
 
     def read(self, q_BH1D: Tensor, at_BKM: Tensor, shown: list[Piece]) -> Tensor:
-        """Attention of one query over the keys at positions `at`, as far as these pieces show them, none of which is
-        empty."""
+        """Attention of one query over those of the keys at positions `at` that these non-empty pieces show it."""
         B, K, _ = at_BKM.shape
         b, k = torch.arange(B)[:, None, None], torch.arange(K)[:, None]
 
@@ -72,14 +71,14 @@ class Gathered:
         return attend_chosen(q_BH1D, turned, self.v_BKSD[b, k, at_BKM], at_BKM, shown, self.scoring)
 
     def turned_keys(self, piece: Piece, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop [K, n, D] of the only row, at their positions in a piece."""
+        """The keys start <= j < stop [K, n, D] of the only row, rotated to their positions in a piece."""
         return self.turned(self.way(piece, start, stop), start, stop)[0]
 
     def way(self, piece: Piece, start: int, stop: int) -> Way:
         return self.scoring.tables.ways.find(piece.k_pos, start, stop)
 
     def turned(self, way: Way, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop at their positions in a way."""
+        """The keys start <= j < stop, rotated to their positions in a way."""
         rope, tables = self.scoring.rope, self.scoring.tables
         if rope.rotary is None:
             return self.k_BKSD[:, :, start:stop]
@@ -89,9 +88,9 @@ class Gathered:
 def attend_chosen(
     q_BHTD: Tensor, turned: Turned, v_BKMD: Tensor, at_BKM: Tensor, pieces: list[Piece], scoring: Scoring
 ) -> Tensor:
-    """Softmax attention of un-rotated queries over the keys at positions `at` (int64, CPU), as far as the pieces show
-    them -> [B, H, T, Dv] in the queries' dtype. `turned(piece)` are these keys [B, K, M, D] at their positions in a
-    piece."""
+    """Softmax attention of un-rotated queries over those of the keys at positions `at` (int64, CPU) that the pieces
+    show them -> [B, H, T, Dv] in the queries' dtype. `turned(piece)` returns these keys [B, K, M, D] rotated to their
+    positions in a piece."""
     scoring.selector.note(CHOSEN)
     B, H, T, _ = q_BHTD.shape
     rows = max(1, SCORES_AT_ONCE // (B * H * max(1, at_BKM.shape[-1])))
@@ -132,7 +131,7 @@ def _attend(
 
 
 def visible(piece: Piece, at_BKM: Tensor) -> Tensor:
-    """Which keys at these positions the queries of a piece see in it [B, K, T, M]."""
+    """Mask [B, K, T, M]: which of the keys at these positions each query sees in a piece."""
     at = at_BKM[:, :, None]
     seen = (at >= piece.start[:, None]) & (at < piece.stop[:, None])
     if piece.heads is not None:

@@ -1,7 +1,7 @@
-"""Attention for methods that look at queries and keys: sparse prefill, keys dropped after the prompt, pages at decode,
-blocks that are recalled in both.
+"""Attention for methods that select keys by content: sparse prefill, KV cache eviction after the prompt, page selection
+at decode, and block recall in both.
 
-No other method comes here. The queries before the end of the prompt are the prompt's, all later ones the answer's.
+Queries before the end of the prompt are the prompt's, all later ones the answer's.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lcbench.methods.base import Method
 from lcbench.methods.content import Content, Selection
 from lcbench.methods.pieces import Piece
 
-SPARSE = "sparse"  # in records, among the backends that computed attention
+SPARSE = "sparse"  # the name of sparse prefill among the backends in records
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Batch rows with equal padding in one call: what they see, and the length of their prompt, None if it is
-    unknown."""
+    """Batch rows with equal padding in one call: the pieces of their queries, and the length of their prompt in tokens,
+    None if unknown."""
 
     rows: slice
     pad: int
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(eq=False)
 class ContentCall:
-    """One forward call of one layer under a method that looks at content; `cache` is the KV cache, None without one."""
+    """One forward pass of one layer under a method that selects keys by content; `cache` is the KV cache or None."""
 
     method: Method
     layer: int
@@ -54,16 +54,14 @@ class ContentCall:
     kept: dict[int, Tensor] = field(default_factory=dict)  # positions of the keys that each row of the batch keeps
 
     def attend(self, q_BHTD: Tensor, of: Row) -> Tensor:
-        """Attention of un-rotated queries of some rows [B, H, T, D], which end with the last key -> [B, H, T, Dv].
+        """Attention of un-rotated queries of some rows [B, H, T, D], the last T tokens -> [B, H, T, Dv].
 
         Raises: UserError for gradients, and for a cache that cannot drop keys.
         """
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, self.keys.k_BKSD, self.keys.v_BKSD)):
-            raise UserError(f"{self.method.label} chooses keys, and choices have no gradient; use torch.no_grad().")
+            raise UserError(f"{self.method.label} selects keys, which has no gradient; use torch.no_grad().")
         if of.prompt is None:
-            raise UserError(
-                f"{self.method.label}: this cache does not tell how long its prompt is; start with an empty one."
-            )
+            raise UserError(f"{self.method.label}: this KV cache's prompt length is unknown; use an empty cache.")
         evicting = self._evicting
         if evicting is not None and evicting.positions_BKN is not None:
             return attend_kept(q_BHTD, self.keys, evicting, of.view.pieces, of.rows, of.pad, self.scoring)
@@ -71,8 +69,8 @@ class ContentCall:
         asks = end - q_BHTD.shape[2] < of.prompt
         if asks and end > of.prompt:
             raise UserError(
-                f"{self.method.label}: a call has tokens before and after the end of the prompt, at {of.prompt}; read "
-                "the prompt by itself."
+                f"{self.method.label}: a forward pass has tokens before and after the end of the prompt, {of.prompt}; "
+                "end a pass there."
             )
         if "recall" in self.method.hooks:
             rows = range(len(self.keys.k_BKSD))[of.rows]
@@ -96,7 +94,7 @@ class ContentCall:
         return out
 
     def _attend_all(self, q_BHTD: Tensor, of: Row) -> Tensor:
-        """Over all keys that the pieces show, as for methods that do not look at content."""
+        """Attention over all keys that the pieces show, as for methods that do not select keys by content."""
         return attend(q_BHTD, self.keys, of.view.pieces, of.rows, of.pad, self.scoring, of.view.look)
 
     def end(self, pads: tuple[int, ...]) -> None:
@@ -106,12 +104,12 @@ class ContentCall:
 
     @cached_property
     def _evicting(self) -> EvictingLayer | None:
-        """The layer of the cache that drops keys. Raises: UserError if there is none and the method drops some."""
+        """The cache layer that evicts keys. Raises: UserError if the method evicts and the cache cannot."""
         if not self.method.evicts:
             return None
         if not isinstance(self.keys.layer, EvictingLayer):
             raise UserError(
-                f"{self.method.label} drops keys from a KV cache after the prompt, which this one cannot, or has not; "
+                f"{self.method.label} drops keys from the KV cache after the prompt, which this one cannot; "
                 "pass past_key_values=DynamicCache() from the first call on."
             )
         return self.keys.layer
@@ -145,7 +143,7 @@ class ContentCall:
         )
 
     def _recall(self, q_HTD: Tensor, row: int, of: Row, asks: bool) -> Tensor:
-        """Attention of the queries of one row over blocks of keys; in the answer, of each query over its own."""
+        """Attention of one row's queries over the recalled blocks of keys; in the answer, each query has its own."""
         content = self._content(q_HTD, row, of)
         layer = self.keys.layer if isinstance(self.keys.layer, ObservingLayer) else None
         seen, outs = None if layer is None else layer.seen.get(row), []
@@ -164,7 +162,7 @@ class ContentCall:
         return torch.cat(outs, dim=1)
 
     def _gather(self, content: Content, selection: Selection, gathered: Gathered) -> Tensor:
-        """Attention of one query over the blocks that it selects for all heads."""
+        """Attention of one query over blocks that are the same for all heads."""
         j = torch.arange(content.length)
         at = j[selection.blocks_HMN[0, 0, j // selection.size]]
         shown = [piece for piece in content.pieces if not piece.empty]
@@ -180,13 +178,13 @@ class ContentCall:
 
 
 def kept_keys(cache: Cache) -> float | None:
-    """How many keys of the prompt a KV head of a cache keeps, on average; None if its layers keep all."""
+    """The mean number of prompt keys that a KV head of the cache keeps; None if no layer drops any."""
     kept = [layer.kept for layer in cache.layers if isinstance(layer, EvictingLayer) and layer.kept is not None]
     return round(sum(kept) / len(kept), 3) if kept else None
 
 
 def density(cache: Cache) -> float | None:
-    """Share of the pairs of query and key that the plan shows, in layers that select some, that were computed so far
-    for a cache; None if none was left out on purpose."""
+    """The share (0 to 1) of query-key pairs in the method's pieces that was computed so far for a cache, over the
+    layers that select keys; None if no layer did."""
     read, shown = getattr(cache, "pairs", (0, 0))
     return round(read / shown, 6) if shown else None

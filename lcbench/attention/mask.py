@@ -46,20 +46,22 @@ class Span:
         return self
 
     def __getitem__(self, index: tuple[Any, ...]) -> Span:
-        """The mask of the last queries, as a model slices a mask [B, H, T, S]: Gemma 4's last layers, which compute no
-        keys, run for the queries alone whose logits are asked for.
+        """The mask of the last queries, sliced as a mask [B, H, T, S] would be: Gemma 4's last layers, which compute no
+        keys, run only for the queries whose logits are needed.
 
         Raises: UserError for another slice.
         """
         rest, queries = tuple(one for n, one in enumerate(index) if n != 2), range(self.q_length)[index[2]]
         if len(index) != 4 or set(map(str, rest)) != {str(slice(None))} or queries[-1:] != range(self.q_length)[-1:]:
-            raise UserError("this model takes its attention mask apart, of which lcbench knows the last queries only")
+            raise UserError(
+                "this model slices its attention mask other than to its last queries, which lcbench does not support"
+            )
         return replace(self, q_offset=self.q_offset + queries.start, q_length=len(queries))
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
-        """Raised if native attention gets this mask: a checkpoint is recomputed after its block, or the model bypasses
-        the attention interface."""
+        """Raises: UserError if another attention function gets this mask: gradient checkpointing recomputes a forward
+        pass outside its block, or the model bypasses the attention interface."""
         raise UserError(
             "this attention mask was made for lcbench and is used outside its block; call backward() inside the block."
         )
@@ -78,8 +80,8 @@ def span_mask(
 ) -> Span:
     """The mask function that is registered with `transformers` beside the attention function.
 
-    `mask_function` None is causal attention. A mask with a window of 0 tokens is used by no layer, and is made by
-    Qwen2-MoE without sliding layers.
+    `mask_function` None is causal attention. A mask with a window of 0 tokens is accepted, since Qwen2-MoE without
+    sliding-window layers makes one that no layer uses.
 
     Raises: UserError for anything but causal attention, with or without a sliding window, over left-padded rows.
     """
@@ -114,10 +116,10 @@ def _check_is_sliding_window(
     window: int | None,
     device: torch.device | str,
 ) -> None:
-    """Evaluate the mask at the edges of the window, for every query of the call.
+    """Evaluate the mask at both edges of the window, for every query of the call.
 
-    That distinguishes a causal sliding window from the other masks of transformers: packed sequences (the first query
-    of a document does not see the token before it), chunked attention, bidirectional blocks.
+    This tells causal sliding windows from the other masks of transformers: packed sequences (the first query of a
+    document does not see the token before it), chunked attention, bidirectional blocks.
     """
     b = torch.arange(batch_size, device=device)[:, None]
     head = torch.zeros((), dtype=torch.long, device=device)

@@ -1,8 +1,8 @@
-"""cos = 1 and sin = 0 as tensors that `transformers` multiplies queries and keys by at no cost.
+"""cos = 1 and sin = 0 as tensor subclasses that make the rotation in the model's code free.
 
-The model's code rotates by `q * cos + rotate_half(q) * sin`, which with ones and zeros copies its input in three passes
-over memory a tensor. These tensors answer such a product, and the sum with it, without computing it. Any other
-operation sees plain ones and zeros: a model that rotates in another way is as right as before, and no faster.
+That code computes `q * cos + rotate_half(q) * sin`; with ones and zeros, this copies its input in three passes over
+memory per tensor. These subclasses return the product, and the sum with it, without computing it. To any other
+operation they are plain ones and zeros: a model that rotates in another way stays correct, and becomes no faster.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FEW = 16  # positions, for which a product costs less than to avoid it
+FEW = 16  # positions; for so few, the product is cheaper than avoiding it
 
 TIMES = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 PLUS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
@@ -20,7 +20,7 @@ MINUS = (torch.sub, Tensor.sub, Tensor.__sub__)
 
 
 def no_rotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Ones and zeros in the form of the tables of a rotary module [..., P, D]."""
+    """Ones and zeros in the shape of a rotary module's tables [..., P, D]."""
     ones, zeros = torch.ones_like(cos), torch.zeros_like(sin)
     if cos.shape[-2] < FEW or torch.compiler.is_compiling():
         return ones, zeros
@@ -42,7 +42,7 @@ class _Neutral(Tensor):
 
     @classmethod
     def _known(cls, func: Any, x: Any, y: Any) -> Tensor | None:
-        """The answer to an operation of two, None if it has to be computed."""
+        """The result of a binary operation, None if it has to be computed."""
         raise NotImplementedError
 
 

@@ -21,13 +21,13 @@ def backend_name(name: str) -> str:
 
 
 def check_backend_name(name: str) -> None:
-    """Raises: UserError for a name that is not a backend and not `auto`."""
+    """Raises: UserError for a name that is neither a backend nor `auto`."""
     if backend_name(name) not in (AUTO, *BACKEND_NAMES):
         raise unknown("attention backend", name, (AUTO, *BACKEND_NAMES))
 
 
 def check_kv_dtype(name: str) -> None:
-    """Raises: UserError for a name that is none of `KV_DTYPES`."""
+    """Raises: UserError for a name that is not in `KV_DTYPES`."""
     if name not in KV_DTYPES:
         raise unknown("KV dtype", name, KV_DTYPES)
 
@@ -51,18 +51,20 @@ class AttentionOptions:
         check_kv_dtype(self.kv_dtype)
 
     def check_method(self, method: Method) -> None:
-        """Raises: UserError for options that have no meaning where a method looks at queries and keys."""
+        """Raises: UserError for options that a method that selects keys by content does not support."""
         if not method.hooks & CONTENT:
             return
         if self.backend != AUTO:
             raise UserError(
-                f"{method.label} chooses keys and computes attention over them itself; leave attention at auto."
+                f"{method.label} selects keys and computes attention over them itself; leave --attention at auto."
             )
         if self.kv_dtype != "auto" or self.kv_offload:
-            raise UserError(f"{method.label} looks at all keys; a KV cache in another dtype or place is not for it.")
+            raise UserError(
+                f"{method.label} reads all keys; it does not support a KV cache in another dtype or on another device."
+            )
 
     def identity(self) -> dict[str, Any]:
-        """Their entries in the identity of a run. `auto` is None there, as it depends on the machine."""
+        """The options' entries in the identity of a run. `auto` is None there, since it depends on the machine."""
         backend = None if self.backend == AUTO else RECORDED.get(self.backend, self.backend)
         identity: dict[str, Any] = {"attention": backend}
         if self.kv_dtype != "auto":

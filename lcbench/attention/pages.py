@@ -1,4 +1,5 @@
-"""Decode over pages of keys: each query and KV head sees the pages that a method rates highest, and its own."""
+"""Decode over pages of keys: each query and KV head attends to the pages that a method rates highest, and to its
+own."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from lcbench.methods.pieces import Piece
 def attend_pages(
     q_BHTD: Tensor, method: Method, layer: int, keys: Keys, view: View, rows: slice, pad: int, scoring: Scoring
 ) -> Tensor:
-    """`lcbench.attention.attend.attend` for the last T keys' queries of an answer, each over pages of its own."""
+    """`lcbench.attention.attend.attend` for T queries of an answer, the last tokens, each over its own pages."""
     read, (_, _, T, _) = method.pages_read(layer), q_BHTD.shape
     length = keys.k_BKSD.shape[2] - pad
     if read is None or (length - 1) // read[0] <= read[1]:  # every query sees every page
@@ -33,7 +34,7 @@ def attend_pages(
 
 
 class _Paged(Gathered):
-    """The keys and values of some rows in pages of `size`, of which `count` are read beside a query's own."""
+    """The keys and values of some rows in pages of `size` keys; a query reads its own page and `count` others."""
 
     def __init__(
         self, method: Method, size: int, count: int, keys: Keys, rows: slice, pad: int, scoring: Scoring
@@ -44,7 +45,7 @@ class _Paged(Gathered):
         self.digests = PageDigests() if layer is None else layer.beside(PageDigests, rows, pad)
 
     def attend(self, q_BH1D: Tensor, i: int, pieces: list[Piece]) -> Tensor:
-        """Attention of the query at position i; with few keys, over all of them."""
+        """Attention of the query at position i; over all keys if they are no more than it may read."""
         own, shown = i // self.size, [piece for piece in pieces if not piece.empty]
         B, K = self.k_BKSD.shape[:2]
         if own > self.count:
@@ -59,7 +60,7 @@ class _Paged(Gathered):
         return self.read(q_BH1D, at_BKM, shown)
 
     def _rate(self, q_BH1D: Tensor, piece: Piece, rates_BKN: Tensor) -> None:
-        """Raise the rates of the pages that have keys of a piece to those that they have in it."""
+        """Raise the rates [B, K, N] of the pages with keys of a piece to their rates in this piece, where higher."""
         size, own = self.size, rates_BKN.shape[2]
         first, end = int(piece.start[0]) // size, min(-(-int(piece.stop[0]) // size), own)
         if first >= end:
@@ -79,4 +80,4 @@ class _Paged(Gathered):
 
 
 class PageDigests(ByWay):
-    """Digests of whole pages of keys [1, K, N, E]."""
+    """Digests [1, K, N, E] of complete pages of keys."""

@@ -36,8 +36,8 @@ TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative error; the t
 
 @dataclass(frozen=True)
 class ProbedLayer:
-    """The rotation of one attention layer, its own sliding window in tokens or None, and the earlier layer whose keys
-    and values it reads, if it computes none (Gemma 3n)."""
+    """The rotation of one attention layer; its own sliding window in tokens, or None; and the earlier layer whose keys
+    and values it reads if it computes none (Gemma 3n)."""
 
     rope: Rope
     window: int | None
@@ -62,7 +62,7 @@ def _spy(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
 ) -> tuple[Tensor, None]:
     if not isinstance(attention_mask, Span):
-        raise UnsupportedModelError("its attention does not take the mask that transformers' mask interface made")
+        raise UnsupportedModelError("its attention does not use the mask from transformers' mask interface")
     _notes[module].append(_Call(query, key, attention_mask))
     # Zeros, so that the inputs of later layers do not depend on the rotation of earlier ones.
     B, H, T = query.shape[:3]
@@ -75,8 +75,8 @@ def rotary_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def own_frequencies(model: nn.Module) -> list[Tensor] | None:
-    """The inverse frequencies [M], on the CPU, in the rotary modules that methods scale; `model` may be on the meta
-    device, so that the modules are made again from their configs. None if one of them cannot be made.
+    """The inverse frequencies [M], on the CPU, of the rotary modules that methods scale. The modules are made anew from
+    their configs, since `model` may be on the meta device; None if one of them cannot be made.
 
     Sliding-window layers with a rotation of their own (Gemma 3) keep it, see `lcbench.attention.rope.scales`.
     """
@@ -84,7 +84,7 @@ def own_frequencies(model: nn.Module) -> list[Tensor] | None:
     for rotary in rotary_modules(model):
         try:
             made = type(rotary)(rotary.config)
-        except Exception:  # a class of a model's own repository may take anything
+        except Exception:  # a class from a model's own repository may take other arguments
             return None
         found += [
             buffer.float()
@@ -218,7 +218,7 @@ def _run_twice(model: PreTrainedModel) -> list[Rope]:
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not (isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)):
-            raise UnsupportedModelError(f"{type(module).__name__} does not answer (cos, sin)")
+            raise UnsupportedModelError(f"{type(module).__name__} does not return (cos, sin)")
         extra = {key: value for key, value in kwargs.items() if key not in ("x", "position_ids")}
         extra |= dict(zip(("layer_type",), args[2:], strict=False))
         seen.setdefault((module, str(extra)), Rope(module, extra))
@@ -252,7 +252,7 @@ def execution_device(model: PreTrainedModel) -> torch.device:
 def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[Rope]) -> ProbedLayer:
     layer = getattr(module, "layer_idx", "?")
     if len(runs) != 2:
-        raise UnsupportedModelError(f"layer {layer} of {model_name} attends {len(runs) / 2:g} times a forward pass.")
+        raise UnsupportedModelError(f"layer {layer} of {model_name} attends {len(runs) / 2:g} times per forward pass.")
     rotated, plain = runs
     window = plain.span.window
     if window == 0:
@@ -279,8 +279,8 @@ def _explain(model_name: str, module: nn.Module, runs: list[_Call], ropes: list[
             best_error, best = error, candidate
     if not math.isfinite(best_error) and plain.q_BHTD.shape == rotated.q_BHTD.shape:
         raise UnsupportedModelError(
-            f"layer {layer} of {model_name}: its queries or keys are NaN or infinite in {plain.q_BHTD.dtype}, without "
-            "any method: an earlier layer overflows: run with --dtype bfloat16 or float32, or check the weights."
+            f"layer {layer} of {model_name}: even without a method, its queries or keys are NaN or infinite in "
+            f"{plain.q_BHTD.dtype}: an earlier layer overflows; use --dtype bfloat16 or float32, or check the weights."
         )
     if not best_error < tolerance:
         raise UnsupportedModelError(

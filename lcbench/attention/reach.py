@@ -1,4 +1,4 @@
-"""Which attention layers of a model a method changes, and which models it is not for."""
+"""Which attention layers of a model a method changes, and which models it does not support."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def slides(window: int | None, lengths: Lengths) -> bool:
 
 
 class Reach:
-    """How far a resolved method reaches into the layers of a model."""
+    """Which layers of a model a resolved method can change."""
 
     def __init__(
         self, model: PreTrainedModel, method: Method, lengths: Lengths, layers: dict[nn.Module, ProbedLayer]
@@ -44,27 +44,27 @@ class Reach:
         return [module for module, layer in self.layers.items() if not slides(layer.window, self.lengths)]
 
     def check(self) -> None:
-        """Raises: UserError if the method changes no layer; UnsupportedModelError if it scales frequencies that
-        already depend on the length."""
+        """Raises: UserError if the method changes no layer; UnsupportedModelError if it scales RoPE frequencies that
+        already depend on the length, or selects keys that layers share."""
         if not self.steered:
             raise UserError(self._why_nothing_is_steered())
         for layer in self.layers.values():
             scaled = scales(self.method, layer.rope) and not self.method.replaces_scaling
             if scaled and layer.rope.depends_on_length:
                 raise UnsupportedModelError(
-                    f"the RoPE of {self.name} ({layer.rope.kind}) follows the length by itself; "
+                    f"the RoPE of {self.name} ({layer.rope.kind}) already scales with the length; "
                     f"{self.method.label} cannot scale it again: use a position plan such as self_extend or dca."
                 )
         self._check_shared_keys()
 
     def _check_shared_keys(self) -> None:
-        """Raises: UnsupportedModelError if layers share keys of which the method drops or reads some, each its own."""
+        """Raises: UnsupportedModelError if the method selects keys per layer and some layers share keys."""
         chosen = self.method.hooks & {"select", "evict"} or (self.method.forgets and self.method.layerwise)
         sharing = [str(layer_index(module)) for module in self.full if self.layers[module].keys_of is not None]
         if chosen and sharing:
             raise UnsupportedModelError(
-                f"{self.method.label} chooses keys in every layer anew, and of {self.name} some layers read the keys "
-                f"of earlier ones: {', '.join(sharing)}; use a method that keeps or forgets keys by their place."
+                f"{self.method.label} selects keys anew in each layer, but some layers of {self.name} read the keys of "
+                f"earlier ones: {', '.join(sharing)}; use a method that selects keys by position."
             )
 
     def check_memory(self, caches: CacheWatch) -> None:
@@ -72,8 +72,8 @@ class Reach:
         for module in self.layers.keys() - set(self.full):
             if self.method.forgets and caches.memory(module):
                 raise UserError(
-                    f"layer {layer_index(module)} of {self.name} attends within its own sliding window "
-                    f"and can hold no memory; {self.method.label} needs another layer."
+                    f"layer {layer_index(module)} of {self.name} is a sliding-window layer and cannot have a memory; "
+                    f"choose another layer for {self.method.label}."
                 )
 
     def _steers(self, module: nn.Module) -> bool:

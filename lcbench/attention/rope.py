@@ -23,8 +23,8 @@ Pairing = Literal["half", "interleaved"]
 TableLayout = Literal["halves", "repeated", "compact"]
 ROWS_AT_ONCE = 2**16  # positions per step of rotation and of table building: bounds temporary tensors
 LARGEST_TABLE = 2**20  # positions; rows beyond are computed on demand and not cached
-FEW = 64  # positions, whose rotation is kept for the layers to come: in decode they are the same for all of them
-TURNS = 256  # rotations to a few positions that are kept
+FEW = 64  # positions; rotations to so few are cached: in decode all layers use the same ones
+TURNS = 256  # cached rotations to a few positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +103,8 @@ def _sides(x: Tensor, m: int, pairing: Pairing) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """`rotate` to P positions in few operations, for little data: x * cos + swapped x * sin, where channels beyond the
-    2M that are rotated have cos 1 and sin 0."""
+    """`rotate` to P positions in few operations, for small tensors: x * cos + swapped x * sin, where the channels
+    beyond the 2M rotated ones have cos 1 and sin 0."""
 
     cos_PD: Tensor
     sin_PD: Tensor
@@ -123,7 +123,7 @@ class Turn:
         return cls(cos, sin, m, pairing)
 
     def each(self) -> Turn:
-        """To each of the positions in turn: x [B, H, T, D] -> [P, B, H, T, D]."""
+        """The rotation to each position separately: x [B, H, T, D] -> [P, B, H, T, D]."""
         cos, sin = (rows.view(rows.shape[0], 1, 1, 1, -1) for rows in (self.cos_PD, self.sin_PD))
         return replace(self, cos_PD=cos, sin_PD=sin)
 
@@ -133,7 +133,7 @@ class Turn:
         return turned if turned.dtype == x.dtype else turned.to(x.dtype)
 
     def _swapped(self, x: Tensor) -> Tensor:
-        """The channels of each rotated pair in each other's place."""
+        """x with the two channels of each rotated pair exchanged."""
         rotated = 2 * self.pairs
         if rotated < x.shape[-1]:
             return torch.cat([self._swapped(x[..., :rotated]), x[..., rotated:]], -1)
@@ -187,19 +187,19 @@ class RopeTables:
             rotate_into(out_BHPD, x_BHPD, *self._rows(rope, positions_P, x_BHPD), rope.pairing)
 
     def rotate_to_each(self, x_BHTD: Tensor, positions_P: Tensor, rope: Rope) -> Tensor:
-        """x rotated to each of a few positions in turn [P, B, H, T, D]."""
+        """x rotated to each of a few positions separately [P, B, H, T, D]."""
         if rope.rotary is None:
             return x_BHTD.expand(positions_P.shape[0], *x_BHTD.shape)
         return self._turn(rope, positions_P, x_BHTD, each=True)(x_BHTD)
 
     def _turn(self, rope: Rope, positions_P: Tensor, like: Tensor, *, each: bool = False) -> Turn:
-        """The rotation to a few positions, kept for the next layer that asks with the same tensor of positions."""
+        """The rotation to a few positions, cached for the next layers, which pass the same tensor of positions."""
         key = (id(positions_P), rope.rotary, rope.prefix, rope.pairing, rope.layout, like.dtype, like.device, each)
         if key not in self._turns:
             if len(self._turns) >= TURNS:
                 self._turns.clear()
             turn = Turn.of(*self._rows(rope, positions_P, like), like.shape[-1], rope.pairing)
-            # A tensor that is kept shares its id with no other.
+            # The tensor is kept as well, so that no other tensor can get its id, the cache key.
             self._turns[key] = positions_P, turn.each() if each else turn
         return self._turns[key][1]
 
@@ -253,7 +253,7 @@ class RopeTables:
     def _made(self, rope: Rope, positions_P: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [P, M] as the rotary module computes them for an input that reaches the position `length`."""
         module, unit = self._module(rope).to(like.device), self.method.position_unit
-        # The class's forward bypasses the hooks of the instance, among them the one that hides rotation from the model.
+        # The class's forward bypasses the instance's hooks, such as the one that hides the rotation from the model.
         forward = partial(type(module).forward, module, like)
         if self._follows_length(rope):  # reset the longest input so far
             forward(torch.zeros_like(positions_P[None, :1]), **rope.kwargs)
@@ -279,7 +279,7 @@ class RopeTables:
                 scaled, factor = frequencies(self.method, rope, self.lengths)
                 module._buffers[name] = scaled.to(getattr(module, name).dtype)
                 setattr(module, f"{rope.prefix}attention_scaling", factor)
-                if self.method.replaces_scaling:  # else its forward would compute them anew
+                if self.method.replaces_scaling:  # otherwise its forward would recompute them
                     copied: Any = module
                     plain = {**copied.rope_type, rope.kwargs["layer_type"]: "default"} if rope.prefix else "default"
                     copied.rope_type = plain
@@ -288,7 +288,7 @@ class RopeTables:
 
 
 def frequencies(method: Method, rope: Rope, lengths: Lengths) -> tuple[Tensor, float]:
-    """Inverse frequencies [M] of a layer that rotates, and the factor on its cos and sin, under a method."""
+    """Inverse frequencies [M] of a layer with RoPE, and the factor on its cos and sin, under a method."""
     inv_freq = getattr(rope.rotary, f"{rope.prefix}inv_freq").float()
     factor = float(getattr(rope.rotary, f"{rope.prefix}attention_scaling", 1.0))
     if not scales(method, rope):

@@ -1,9 +1,9 @@
 """Sparse prefill: for each block of queries and each head, attention over the keys that a method has selected.
 
-Columns, which all queries see, are gathered once a head and are tiles of many queries; keys of selected blocks are
-gathered for each block of queries, as many at a time as stay in a processor's cache. So time is that of the pairs that
-are computed, and kernels see plain dense tiles. At the edges of a piece, where the queries of a block differ, few keys
-are left: they are one tile of all heads, with a mask. Tiles are merged by log-sum-exp.
+Columns, which all queries see, are gathered once per head, in tiles of many queries; keys of selected blocks are
+gathered for each block of queries, as many at a time as fit into a CPU's cache. Kernels thus get dense tiles without a
+mask, and time is proportional to the pairs computed. At the edges of a piece, where the queries of a block see
+different keys, the few remaining keys form one masked tile for all heads. Tiles are merged by log-sum-exp.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lcbench.attention.backends.tiled import cpu_kernel
 from lcbench.methods.content import Content, Selection
 from lcbench.methods.pieces import Piece
 
-KEYS_AT_ONCE = 2048  # that a CPU gathers: keys and values of 128 channels in float32 are 2 MiB
-QUERIES_AT_ONCE = 1024  # of a tile of columns; a fused kernel on a CPU is fastest from 768 on
+KEYS_AT_ONCE = 2048  # gathered per step: keys and values of 128 channels in float32 are 2 MiB, about a CPU's cache
+QUERIES_AT_ONCE = 1024  # queries in a tile of columns; the fused CPU kernel is fastest from 768 on
 
 
 def sparse_attention(content: Content, selection: Selection) -> tuple[Tensor, int, int]:
-    """The output [H, T, Dv] in the queries' dtype; how many pairs of query and key, over all heads, were seen, and how
-    many the plan shows."""
+    """The output [H, T, Dv] in the queries' dtype; the number of query-key pairs computed, over all heads; and the
+    number in the method's pieces."""
     call = _Sparse(content, selection)
     read = sum(call.add(piece) for piece in content.pieces if int(piece.start[0]) < int(piece.stop[-1]))
     out = call.out if content.sinks_H is None else with_sinks(call.out, call.lse, content.sinks_H)
@@ -38,7 +38,7 @@ def sparse_attention(content: Content, selection: Selection) -> tuple[Tensor, in
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A piece, of the queries `rows` of a call, which are its block `number`; all of them see the keys
+    """A piece for the queries `rows` of a call, which are block `number`; all of them see the keys
     start <= j < stop."""
 
     number: int
@@ -49,14 +49,13 @@ class _Part:
 
     @property
     def edges(self) -> list[tuple[int, int]]:
-        """The ranges of keys before and after these, which some of the queries see."""
+        """The ranges of keys before and after these, which only some of the queries see."""
         ranges = (int(self.piece.start[0]), self.start), (self.stop, int(self.piece.stop[-1]))
         return [(a, b) for a, b in ranges if a < b]
 
 
 class _Sparse:
-    """Attention of a call, to which the keys of its pieces are added: `out` [1, H, T, Dv] and log-sum-exps `lse`
-    [1, H, T]."""
+    """The output of a call, accumulated piece by piece: `out` [1, H, T, Dv] and log-sum-exps `lse` [1, H, T]."""
 
     def __init__(self, content: Content, selection: Selection) -> None:
         (H, T, D), Dv = content.q_HTD.shape, content.v_KSD.shape[-1]
@@ -74,7 +73,7 @@ class _Sparse:
         self._gathered = content.k_KSD.new_empty(at_once, D), content.v_KSD.new_empty(at_once, Dv)
 
     def add(self, piece: Piece) -> int:
-        """Add the selected keys of a piece; returns the number of pairs."""
+        """Add the selected keys of a piece; returns the number of query-key pairs."""
         content, begin, end = self._content, int(piece.start[0]), int(piece.stop[-1])
         q_HTD, k_KND = content.turn(content.q_HTD, piece.q_pos), content.turned_keys(piece, begin, end)
         v_KND = content.v_KSD[:, begin:end]
@@ -96,7 +95,7 @@ class _Sparse:
         return _Part(number, rows, of, start, stop)
 
     def _add_edge(self, part: _Part, a: int, b: int, q_HTD: Tensor, k_KND: Tensor, v_KND: Tensor, begin: int) -> int:
-        """The keys a <= j < b, of which the queries of a part see different ones."""
+        """Add the keys a <= j < b, of which each query of a part sees its own range."""
         j = torch.arange(a, b)
         selected_HN = self._blocks[:, part.number, j // self._size] | self._columns[:, a:b]
         if part.piece.heads is not None:
@@ -111,7 +110,7 @@ class _Sparse:
     def _add_inner(
         self, head: int, groups: Sequence[list[_Part]], q_HTD: Tensor, k_ND: Tensor, v_ND: Tensor, begin: int
     ) -> int:
-        """The keys of a head that all queries of a part see; k and v start at key `begin`."""
+        """Add the keys of a head that all queries of a part see; k and v start at key `begin`."""
         of, read = slice(head, head + 1), 0
         columns = self._columns[head].nonzero()[:, 0]
         first, last = torch.searchsorted(columns, torch.tensor([begin, begin + len(k_ND)])).tolist()
@@ -133,7 +132,7 @@ class _Sparse:
         return read
 
     def _gather(self, parts: list[_Part], some: list[Tensor], q_HRD: Tensor, k_ND: Tensor, v_ND: Tensor) -> Output:
-        """Attention of the queries of some parts in a head, each part over its own keys, by their rows in k and v."""
+        """Attention of the queries of some parts in a head, each part over its own rows `some` of k and v."""
         R, first = q_HRD.shape[1], parts[0].rows.start
         out, lse = self.out.new_zeros(1, 1, R, v_ND.shape[1]), self.lse.new_full((1, 1, R), -math.inf)
         for part, at in zip(parts, some, strict=True):
@@ -147,7 +146,7 @@ class _Sparse:
         return out, lse
 
     def _others(self, head: int, parts: list[_Part], start: int, stop: int) -> list[Tensor]:
-        """The keys [n] of each part that all of its queries see in a head, without columns among start <= j < stop."""
+        """The keys [n] of each part that all its queries see in a head, columns among start <= j < stop left out."""
         a, b = min(part.start for part in parts), parts[-1].stop
         j, columns = torch.arange(a, b), self._columns[head]
         seen_MN = self._blocks[head, parts[0].number : parts[-1].number + 1][:, j // self._size] | columns[a:b]
@@ -184,7 +183,7 @@ def _attend(q_HRD: Tensor, k_KND: Tensor, v_KND: Tensor, seen_HRN: Tensor | None
 
 
 def _shown(content: Content) -> int:
-    """Pairs of query and key that the plan shows, over all query heads."""
+    """The number of query-key pairs in the method's pieces, over all query heads."""
     heads = content.q_HTD.shape[0] / content.k_KSD.shape[0]
     counts = (
         int((piece.stop - piece.start).clamp(min=0).sum()) * piece.share(content.k_KSD.shape[0])

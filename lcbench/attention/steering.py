@@ -1,4 +1,4 @@
-"""Steer a model: its attention is computed as a method says; weights and code of the model stay unchanged.
+"""Steer a model: its attention is computed under a method; the model's weights and code stay unchanged.
 
 Inside the block, a hook hides the rotation from the model, so that queries, keys and the KV cache stay un-rotated, and
 the model calls `steered_attention`, which rotates queries and keys to the positions in the method's pieces.
@@ -65,12 +65,11 @@ def extend(
 
     `method` is a name with options as on the command line ("dca+yarn:factor=4") or a Method; `options` are its
     options. `length` is the whole length of the run in tokens, prompt and generation: required by options whose default
-    follows from it, such as `factor`, and an upper bound on what the block may process. `attention` is the backend:
+    depends on it, such as `factor`, and an upper bound on what the block may process. `attention` is the backend:
     `auto` (the fastest that supports a call) or one of `lcbench.attention.backends`. `kv_dtype` and `kv_offload` are
-    the dtype and place of the keys and values in a KV cache (`lcbench.attention.cache.growing`). One thread and one
-    block at a time per model. A KV cache that is filled in a block contains un-rotated keys and can be used in blocks
-    only. The returned object has
-    `layers_steered`, the resolved `method`, and the `backends` used so far.
+    the dtype and place of the keys and values in a KV cache (`lcbench.attention.cache.growing`). Use one thread and one
+    block at a time per model. A KV cache that was filled in a block contains un-rotated keys and is valid only in
+    blocks. The returned object has `layers_steered`, the resolved `method`, and the `backends` used so far.
 
     Raises: UserError for invalid options, for a model that is steered already, for a method that changes no layer of
     this model, and for a backend that does not run on this machine or, in the block, does not support a call;
@@ -105,7 +104,7 @@ class Steering:
         self.layers: dict[nn.Module, ProbedLayer] = {}
         self.layers_steered = 0
         self.position_ids: Tensor | None = None
-        self.observer: Observer | None = None  # called with the last query of every call of a layer
+        self.observer: Observer | None = None  # called with the last query of every attention call
         self._undo = contextlib.ExitStack()
 
     @property
@@ -149,16 +148,16 @@ class Steering:
         self._undo.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        """Refused: the hooks of the model refer to this object, and a copy of the model would be steered in part."""
+        """Raises: UserError, since the model's hooks refer to this object: a copy would be steered only in part."""
         raise UserError(f"a steered {type(self.model).__name__} cannot be copied; copy it outside the block.")
 
     def attend(self, module: nn.Module, span: Span, q: Tensor, k: Tensor, v: Tensor, **scores: Any) -> Tensor:
-        """`Calls.attend`, watched by the observer of the block."""
+        """`Calls.attend`, with the block's observer."""
         return self.calls.attend(module, span, q, k, v, self.observer, **scores)
 
     def check(self, span: Span) -> None:
-        """Raises: UserError if the forward pass began in another block (a checkpoint that is recomputed too late), or
-        if its position_ids are not 0, 1, 2, ... after the padding.
+        """Raises: UserError if the forward pass began in another block (gradient checkpointing that recomputes too
+        late), or if its position_ids are not 0, 1, 2, ... after the padding.
 
         Positions are computed from the cache and the padding; other `position_ids` (packed sequences, shifted
         positions) would be ignored.
@@ -175,11 +174,11 @@ class Steering:
         if self.position_ids is None:
             return
         given = self.position_ids[..., -span.q_length :].reshape(-1, span.q_length)
-        # Bamba counts from 0 in every call of its own accord, which this block makes good.
+        # Bamba itself counts from 0 in every call; positions from the cache correct that.
         if not _in_order(given, span) and (self.caches.positions_given or not _from_zero(given)):
             raise UserError(
-                "lcbench works out positions from the cache and the padding; these position_ids differ "
-                "(packed sequences, or shifted positions): leave them out."
+                "lcbench computes positions from cache and padding; these position_ids differ (packed sequences "
+                "or shifted positions): leave them out."
             )
 
     def _note_positions(self, rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -234,16 +233,16 @@ def steered_attention(
     steering = _steered.get(module)
     if steering is None:
         raise UserError(
-            "this attention layer belongs to no steered model: it shares its config with one, or runs after its block "
-            "ended."
+            "this attention layer belongs to no steered model: its model shares a config with a steered one, or runs "
+            "after the block ended."
         )
     if not isinstance(attention_mask, Span):
         raise UserError(
-            f"lcbench needs a 2-D attention_mask or none, not a prepared {type(attention_mask).__name__}: pass which "
-            "tokens are padding."
+            f"lcbench needs a 2-D attention_mask that marks padding, or none, not a prepared "
+            f"{type(attention_mask).__name__}."
         )
     if dropout:
-        raise UserError("lcbench has no attention dropout; call model.eval(), or set attention_dropout to 0.")
+        raise UserError("lcbench does not support attention dropout; call model.eval(), or set attention_dropout to 0.")
     steering.check(attention_mask)
     scores = {"softcap": softcap, "sinks_H": s_aux}
     given = {name: value for name, value in scores.items() if value is not None}
@@ -253,7 +252,7 @@ def steered_attention(
 
 @cache
 def _register() -> None:
-    """Register both functions with `transformers`, when the first block is entered: importing its modelling code and
+    """Register both functions with `transformers` when the first block is entered: importing its modelling code and
     PyTorch's compiler takes seconds, and a loaded model has imported them already."""
     from transformers import AttentionInterface, AttentionMaskInterface
 

@@ -1,4 +1,4 @@
-"""What the queries of a call see, worked out once a forward pass for all layers that show them the same."""
+"""The pieces of a call's queries, computed once per forward pass for all layers that have the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("lcbench")
 
 @dataclass(eq=False)
 class View:
-    """The pieces of the queries of a call, of keys from `first_key` on, and the factor [T, 1] on their scores or
+    """The pieces of a call's queries over the keys from `first_key` on, and the factor [T, 1] on their scores, or
     None."""
 
     pieces: list[Piece]
@@ -32,12 +32,13 @@ class View:
 
     @cached_property
     def look(self) -> Look | None:
-        """The look of a single query; None for several queries, and where there is none (`Look.of`)."""
+        """The `Look` of a single query; None for several queries, and where `Look.of` returns None."""
         return Look.of(self.pieces, self.first_key, self.ways) if len(self.pieces[0].q_pos) == 1 else None
 
 
 class Views:
-    """The views of a forward pass in a steered block of a model named `name`. Their looks refer to `ways`."""
+    """The views of a forward pass in a steered block; `name` is the model's, for errors, and `ways` those of its
+    looks."""
 
     def __init__(self, name: str, method: Method, lengths: Lengths, ways: Ways) -> None:
         self._name, self._method, self._lengths, self._ways = name, method, lengths, ways
@@ -59,17 +60,20 @@ class Views:
         device: torch.device,
         dtype: torch.dtype,
     ) -> View:
-        """What the queries i0 <= i < i1 see; sliding-window layers stay as trained. The factor has this device and
-        dtype.
+        """The view of the queries i0 <= i < i1; sliding-window layers stay as trained. `device` and `dtype` are those
+        of the factor on the scores.
 
-        Raises: UserError if they see a key before `first_key`, the first that is still in the cache, or if the run
-        exceeds a window that was treated as full attention.
+        Raises: UserError if the queries see a key before `first_key`, the first that is still in the cache, or if the
+        run exceeds a sliding window that was treated as full attention.
         """
         i, j = torch.arange(i0, i1), torch.arange(first_key, i1)
         self._warn_once(i1)
         if not slides(window, self._lengths):
             if window is not None and i1 > window:
-                raise UserError(f"{self._name} has a sliding window of {window} tokens; set it to null.")
+                raise UserError(
+                    f"{self._name} has a sliding window of {window} tokens, which this run exceeds; set sliding_window "
+                    "to null in its config."
+                )
             method = self._method.for_prompt(prompt)
             pieces, factor = method.pieces(i, j, layer), layer_scale(method, i, self._lengths, layer)
         else:
@@ -80,17 +84,17 @@ class Views:
             if self._method.forgets and not slides(window, self._lengths):
                 raise UserError(GONE)
             raise UserError(
-                f"an attention layer of {self._name} got only the last {len(j)} of {i1} keys: its cache forgets, its "
-                "attention does not; pass past_key_values=DynamicCache()."
+                f"an attention layer of {self._name} got only the last {len(j)} of {i1} keys: its cache drops keys "
+                "that its attention needs; pass past_key_values=DynamicCache()."
             )
         if factor is not None:
             factor = factor[:, None].to(device, dtype)
         return View(pieces, factor, first_key, self._ways)
 
     def _warn_once(self, length: int) -> None:
-        """Say that a run is longer than it was said to be, once a block: speculative decoding drafts a few tokens
-        beyond the end, so that it is not an error."""
+        """Warn once per block that the run exceeds its given length; not an error, since speculative decoding drafts a
+        few tokens beyond the end."""
         run = self._lengths.run
         if run is not None and length > run and not self._outgrown:
             self._outgrown = True
-            logger.warning("this run has %d tokens, but was said to have %d; mend length=...", length, run)
+            logger.warning("this run has %d tokens, more than the given length of %d; correct length=...", length, run)

@@ -1,6 +1,6 @@
-"""Where one query looks: the weights that its softmax gives to every key, which backends compute and do not return.
+"""The attention weights of one query over all keys, which backends compute but do not return.
 
-Only the last query of a call is looked at, so that memory grows with the number of keys and not with its square.
+Only the last query of a call has them, so that memory is linear in the number of keys, not quadratic.
 Letters of the shape suffixes: `lcbench.attention.rope`.
 """
 
@@ -21,10 +21,10 @@ from lcbench.methods.pieces import Piece
 
 @dataclass(frozen=True, eq=False)
 class LastQuery:
-    """The last query of a call of one layer, at `position` of the sequence: un-rotated with the factor on its scores,
-    q [1, H, 1, D]; the keys and the pieces of them that it sees; and the output [1, H, 1, Dv] that was computed for it.
+    """The last query of an attention call, at `position` of the sequence: un-rotated q [1, H, 1, D] with the score
+    factor applied; the keys, and the pieces that show them; and the output [1, H, 1, Dv] that was computed for it.
 
-    One row of a batch without padding.
+    The batch is one row without padding.
     """
 
     layer: int
@@ -63,7 +63,7 @@ class LastQuery:
 
     @torch.no_grad()
     def output(self, weights_HS: Tensor) -> Tensor:
-        """The mean [H, Dv] of the values by these weights, which is what attention has computed for the query."""
+        """The weighted sum [H, Dv] of the values: the output of attention for the query."""
         out_KGD = weights_HS.new_zeros(self.kv_heads, len(weights_HS) // self.kv_heads, self.out_BHTD.shape[-1])
         weights_KGS = weights_HS.view(self.kv_heads, -1, weights_HS.shape[-1])
         for piece, first, _, v_BKSD in self._shown():
@@ -73,8 +73,8 @@ class LastQuery:
         return out_KGD.view(len(weights_HS), -1)
 
     def distances(self, keys: range, kv_head: int) -> Tensor:
-        """How many tokens before the query each of the keys stands, as a KV head rotates both, float64; without those
-        that it does not see."""
+        """The distances in tokens, float64, from the query back to each of the keys, by the positions to which a KV
+        head rotates both; keys that the query does not see are left out."""
         unit, found = self.scoring.tables.method.position_unit, []
         origin = self.keys.origin(0)
         for piece in self.pieces:
@@ -84,8 +84,8 @@ class LastQuery:
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
     def _shown(self) -> Iterator[tuple[Piece, int, Tensor, Tensor]]:
-        """Every piece with some of its keys, the position of the first of them, and these keys and their values, as
-        they are stored, in at least float32: ROWS_AT_ONCE of them at a time."""
+        """Every piece with its keys and values in at least float32, un-rotated, in steps of ROWS_AT_ONCE, and the
+        position of the first key of each step."""
         wide, device = torch.promote_types(self.q_BHTD.dtype, torch.float32), self.q_BHTD.device
         for k_BKSD, v_BKSD, first, _ in stored(self.keys, slice(0, 1), 0):
             for begin in range(first, first + k_BKSD.shape[2], ROWS_AT_ONCE):

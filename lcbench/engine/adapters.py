@@ -1,4 +1,4 @@
-"""Adapters of peft (LoRA and its kin), merged into the weights of their base: what methods steer are plain modules."""
+"""PEFT adapters (LoRA and others), merged into the base weights, so that methods steer plain modules."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ TEMPLATE = "chat_template.jinja"  # which peft's trainers save beside the weight
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder of peft, or a Hugging Face id, as given on the command line."""
+    """A PEFT adapter by its folder or Hugging Face id, as given on the command line."""
 
     name: str
 
     def check(self) -> None:
-        """Check package and files. Raises: UserError."""
+        """Raises: UserError if peft is not installed or the adapter's files are missing."""
         if find_spec("peft") is None:
             raise UserError("--adapter needs peft, which is not installed; pip install 'lcbench[adapter]'.")
         _ = self.config
 
     def note(self, base: str) -> str:
-        """What becomes of it, and whether it was trained on another model than `base`."""
+        """A note that it is merged, and whether it was trained on another model than `base`."""
         trained_on = str(self.config.get("base_model_name_or_path") or base)
         other = f", though it was trained on {trained_on}" if _last_name(trained_on) != _last_name(base) else ""
         unread = f"; its own {TEMPLATE} is not read" if (self.folder / TEMPLATE).is_file() else ""
@@ -46,7 +46,7 @@ class Adapter:
 
     @cached_property
     def folder(self) -> Path:
-        """Where its files are; downloaded if they are on the hub. Raises: UserError."""
+        """The folder of its files, downloaded if they are on the hub. Raises: UserError."""
         folder = Path(self.name).expanduser()
         if not folder.is_dir():
             if self.name.count("/") != 1 or self.name.startswith((".", "/", "~")):
@@ -59,7 +59,7 @@ class Adapter:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What is in adapter_config.json. Raises: UserError."""
+        """The content of adapter_config.json. Raises: UserError."""
         try:
             content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
@@ -69,20 +69,20 @@ class Adapter:
         return content
 
     def fingerprint(self) -> str:
-        """A digest of its files."""
+        """A digest of the adapter's files."""
         digest = hashlib.sha256()
         for file in (CONFIG, WEIGHTS):
             digest.update((self.folder / file).read_bytes())
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def merged(self, model: PreTrainedModel, base: str) -> PreTrainedModel:
-        """The model with the adapter in its weights. Raises: UserError for an adapter that does not fit, or that is
-        more than weights, such as a prompt."""
+        """The model with the adapter merged into its weights. Raises: UserError for an adapter that does not fit, or
+        that cannot be merged, such as a soft prompt."""
         from peft import PeftModel, get_peft_model_state_dict
         from safetensors import safe_open
 
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            with warnings.catch_warnings(action="ignore"):  # mismatches are refused below
                 adapted = PeftModel.from_pretrained(model, self.folder, use_safetensors=True)
             own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
             with safe_open(self.folder / WEIGHTS, "pt") as file:
@@ -92,7 +92,7 @@ class Adapter:
                 _untie(adapted)
                 merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
                 return merged
-        except Exception as error:  # each kind of adapter fails in its own ways
+        except Exception as error:  # each type of adapter raises its own errors
             if other := MISMATCH.search(str(error)):
                 raise UserError(f"adapter {self.name} does not fit {base}: {_other_shape(model, other)}") from error
             kind = self.config.get("peft_type", "unknown type")
@@ -115,21 +115,21 @@ class Adapter:
 
 
 def _other_shape(model: PreTrainedModel, other: re.Match[str]) -> str:
-    """What is said of a tensor of another shape than the model's; extra tokens are the usual reason."""
+    """The message for a tensor whose shape differs from the model's; added tokens are the usual reason."""
     name, has, wants = other.groups()
     said = f"its {name} has the shape [{has}], where the model has [{wants}]"
     rows, kind = model.get_input_embeddings().weight.shape[0], name.rpartition(".model.")[2]
     if not kind.startswith(("embed", "lm_head")) or str(rows) not in wants.split(", "):
         return f"{said}; give the base that it was trained on."
     return (
-        f"{said}: it was trained with a vocabulary of its own; resize the base's embedding to it "
+        f"{said}: it was trained with an extended vocabulary; resize the base's embedding to it "
         "(resize_token_embeddings), save that model with the adapter's tokenizer, and give its folder as --model."
     )
 
 
 def _untie(adapted: nn.Module) -> None:
-    """Give modules that the adapter changes weights of their own where other modules share them, such as an output head
-    that is tied to the embedding, or replicated layers: merging would change those, too."""
+    """Copy the weights of modules that the adapter changes where other modules share them, such as a head that is tied
+    to the embedding, or replicated layers: merging would change those, too."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     owned = [parameter for module in adapted.modules() for parameter in module.parameters(recurse=False)]
@@ -144,5 +144,5 @@ def _untie(adapted: nn.Module) -> None:
 
 
 def _last_name(name: str) -> str:
-    """Of a path or id, in lower case."""
+    """The last component of a path or id, in lower case."""
     return Path(name).expanduser().name.lower()

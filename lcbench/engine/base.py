@@ -1,8 +1,8 @@
-"""The interface of an engine: what measures need of a model, whatever runs it.
+"""The interface of an engine: what measures need from a model, whatever runs it.
 
-An engine generates from token ids, gives the log-likelihoods of continuations, and the likelihood of a text token by
-token. A host is a model that is ready, opened once a run; it gives an engine for each method and length. A source says
-which model it will be: a plan is made with it, before anything is loaded.
+An engine generates from token ids, computes log-likelihoods of continuations, and the per-token likelihoods of a text.
+A host is a loaded model, opened once per run; it provides an engine for each method and length. A source names the
+model: a plan is made from it, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from lcbench.engine.footprint import Footprint
     from lcbench.methods import Method
 
-UNKNOWN_STOP = "stop_or_string"  # an ending: an end token or a stop string, which a server does not tell apart
-AT_ONCE = 16  # prompts in a batch, for engines that take several at once
+UNKNOWN_STOP = "stop_or_string"  # finish reason of servers that do not tell an end token from a stop string
+AT_ONCE = 16  # prompts per batch, for engines that batch
 
 
 @dataclass(frozen=True)
 class PromptRequest:
     """Token ids to continue by at most `max_new_tokens`, in a cell of length `seq_len`.
 
-    The output ends at any of the tokens `end_tokens`, besides those that the model ends with, or soon after one of the
-    strings `stop`. With `sampling` it is drawn, by `seed` alone, else greedy. `on_prefill` is called with the number of
-    prompt tokens in the KV cache, as far as that is known.
+    The output ends at any of `end_tokens` or the model's own end tokens, or soon after one of the strings `stop`. With
+    `sampling` it is sampled, depending on `seed` alone; otherwise it is greedy. `on_prefill` is called with the number
+    of prompt tokens in the KV cache, where that is known.
     """
 
     tokens: list[int]
@@ -49,7 +49,7 @@ class PromptRequest:
 
 @dataclass(frozen=True)
 class CallCost:
-    """What calls of an engine took; the fields are those of a record's cost (lcbench.results.schema.Cost)."""
+    """The cost of engine calls; the fields are those of a record's cost (lcbench.results.schema.Cost)."""
 
     prefill_seconds: float
     decode_seconds: float = 0.0
@@ -68,8 +68,8 @@ class CallCost:
 
     @classmethod
     def total(cls, costs: Sequence[CallCost]) -> CallCost:
-        """The sum of seconds and tokens of at least one call, the largest peak, and the first value of whatever is not
-        an amount."""
+        """The total of at least one call: sums of seconds and tokens, the largest peak memory, and the first call's
+        value of all other fields."""
         ways = sorted({cost.way for cost in costs if cost.way is not None})
         differences = [cost.reuse_difference for cost in costs if cost.reuse_difference is not None]
         peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
@@ -107,7 +107,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ContinuationScores:
-    """ln p of continuations, by name, summed over their tokens, in nats; at least of the most likely one."""
+    """ln p of continuations by name, summed over their tokens, in nats; at least the most likely one is present."""
 
     logs: dict[str, float]
     cost: CallCost
@@ -122,49 +122,49 @@ class TextScores:
 
 
 class Engine(ABC):
-    """A model under one method, up to one length. Failed calls raise; one out of memory may be repeated after
-    `take_less_memory`."""
+    """A model under one method, up to one length. Failed calls raise; a call that ran out of memory may be repeated
+    after `take_less_memory`."""
 
     concurrency: int = 1  # calls that may run at the same time, each in a thread
-    layers_steered: int | None = None  # layers whose attention the method computes; known inside the block
-    backends: Sequence[str] | None = None  # that have computed attention so far
+    layers_steered: int | None = None  # layers whose attention is computed under the method; known inside the block
+    backends: Sequence[str] | None = None  # attention backends used so far
 
     @abstractmethod
     def generate(self, requests: Sequence[PromptRequest], *, shared: bool = True) -> list[Output]:
-        """Continuations. If `shared`, prefixes may be reused from the previous prompts, and by the next."""
+        """Continuations of the prompts. If `shared`, prefixes may be reused from previous prompts and by later ones."""
 
     @abstractmethod
     def continuations(self, request: PromptRequest, choices: Mapping[str, list[int]]) -> ContinuationScores:
-        """The log-likelihoods of token ids, given by name, after a prompt; `max_new_tokens` is the most that any of
-        them has. Continuations that cannot be the most likely one may be left out."""
+        """The log-likelihoods of the choices (token ids by name) after a prompt; `max_new_tokens` is the length of the
+        longest. Choices that cannot be the most likely one may be left out."""
 
     @abstractmethod
     def read(
         self, tokens: list[int], first: int, seq_len: int, on_prefill: Callable[[float], None] | None = None
     ) -> TextScores:
         """-ln p(token | all tokens before it) of tokens[first:], 1 <= first < len(tokens). `on_prefill` is called with
-        the share of the work that is done, as far as that is known."""
+        the share of the work done (0 to 1), where that is known."""
 
     def together(self, requests: Iterable[PromptRequest]) -> int:
-        """How many of the first of these requests a call of `generate` should have; at least one."""
+        """How many of these requests, from the first, to pass to one call of `generate`; at least one."""
         return 1
 
     def release(self) -> None:
-        """Called after a failed call, once nothing refers to its tensors any more."""
+        """Free memory after a failed call, once nothing refers to its tensors any more."""
         return
 
     def take_less_memory(self, requests: Sequence[PromptRequest]) -> str | None:
-        """Called after a call with these requests ran out of memory: take less in later calls at this length. In words
-        what was reduced; None if nothing is left to reduce."""
+        """Reduce the memory of later calls at this length, after one with these requests ran out of it. Returns in
+        words what was reduced; None if nothing can be."""
         return None
 
 
 class Host(ABC):
-    """A model that is ready to be asked."""
+    """A loaded model that provides engines."""
 
     def follows_length(self, methods: Iterable[tuple[Method, int]]) -> bool:
-        """Whether the keys of a prefix depend on the length of the run whatever the method. Every method is tried, at
-        the length given with it, so that one that does not fit is refused before anything runs. Raises: UserError."""
+        """Whether the model makes a prefix's keys depend on the length of the run, whatever the method. Every method is
+        applied once at its length, so that one that does not fit is refused before anything runs. Raises: UserError."""
         return False
 
     @abstractmethod
@@ -174,7 +174,7 @@ class Host(ABC):
         """An engine for runs of up to `seq_len` tokens under a resolved method.
 
         If `shares`, the keys of a prefix do not depend on what follows it, and prompts with a common prefix come one
-        after another, the longer before the shorter. `lengths` are all lengths of the run at which the method is so.
+        after another, longer ones first. `lengths` are all the run's lengths at which the method resolves alike.
         """
 
 
@@ -192,9 +192,8 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model before it is loaded: the length that it was trained at, or None; more if it is `local`;
-    `limit` is the most tokens that prompt and output together may have, None for any number. `notes` should be read
-    before a run."""
+    """What is known of a model before it is loaded: its trained length, or None; more if it is `local`; `limit` is the
+    largest number of tokens of prompt and output together, None if unlimited. `notes` are shown before a run."""
 
     trained: int | None
     local: LocalModel | None = None
@@ -206,22 +205,22 @@ class Source(ABC):
     """Which model, and what runs it, as given on the command line."""
 
     name: str
-    display_name: str | None = None  # what tables and figures call the model, if not by its label
+    display_name: str | None = None  # the model's name in tables and figures, if not its label
     tensor_parallel: bool = False  # whether each process has a shard of the model
-    own_template: bool = False  # whether the engine puts its own chat template around a prompt
+    own_template: bool = False  # whether the engine applies its own chat template to a prompt
 
     @property
     def label(self) -> str:
-        """What records call the model."""
+        """The model's name in records."""
         return self.name
 
     @abstractmethod
     def check(self) -> None:
-        """Check what can be checked in a moment, before PyTorch is imported. Raises: UserError."""
+        """Quick checks, before PyTorch is imported. Raises: UserError."""
 
     @abstractmethod
     def methods(self, typed: Sequence[str] | None) -> list[Method]:
-        """The methods to run with, None: the default. Raises: UserError for one that is unknown or not possible."""
+        """The methods to run with; `typed` None means the default. Raises: UserError for unknown or impossible ones."""
 
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -237,12 +236,12 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self, facts: ModelFacts) -> dict[str, Any]:
-        """What decides the records of a run, beside tasks and seeds."""
+        """The engine's part of a run's identity: what determines its records, beside tasks and seeds."""
 
     def provenance(self) -> dict[str, Any]:
-        """What a session of the run should say of the engine."""
+        """The engine's versions and settings, recorded with each session of a run."""
         return {}
 
     @abstractmethod
     def open_host(self, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts, attention: AttentionOptions) -> Host:
-        """The model, ready. Raises: UserError."""
+        """Load the model. Raises: UserError."""

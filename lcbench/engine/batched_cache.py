@@ -25,8 +25,8 @@ WINDOWS = (WindowLayer, DynamicSlidingWindowLayer)  # one position in the sequen
 
 
 def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
-    """Split prompts, given by their lengths, into batches (lists of indices) that can share one cache of this type: all
-    of them, those of equal length, or, for layers with other states than keys and values, one prompt per batch."""
+    """Split prompts, given by their lengths, into batches (lists of indices) that can share a cache of this type: all
+    in one; one per length; or, for layers with other states than keys and values, one prompt per batch."""
     types = {type(layer) for layer in cache.layers}
     if types.issubset(WHOLE):
         return [list(range(len(lengths)))]
@@ -36,7 +36,7 @@ def batches(cache: DynamicCache, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def snapshot(cache: DynamicCache) -> DynamicCache:
-    """A copy of a cache, which must keep every key, that later updates of the original leave unchanged."""
+    """A copy of a cache that keeps every key; later updates of the original do not change it."""
     kept = copy.copy(cache)
     kept.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in kept.layers:
@@ -49,7 +49,7 @@ def snapshot(cache: DynamicCache) -> DynamicCache:
 
 def join_caches(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
     """One cache [B, K, S, D] of caches [1, K, n, D] that hold prompts of these lengths n <= S; rows are padded
-    at the left. The caches are emptied layer by layer meanwhile, so that at most one layer is in memory twice."""
+    at the left. The given caches are emptied layer by layer, so that at most one layer is in memory twice."""
     if len(caches) == 1:
         return caches[0]
     size = max(cache.expected_length for cache in caches)

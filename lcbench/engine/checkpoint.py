@@ -1,4 +1,4 @@
-"""The files of a model, and what transformers makes of them without its weights: config, tokenizer, modules."""
+"""The files of a model, and what transformers builds from them without the weights: config, tokenizer, modules."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from lcbench.engine.vocabulary import check_ends
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-MOST_LAYERS = 10_000  # whose modules are made in minutes
-# Ends of the names of files that decide what a model reads and says.
+MOST_LAYERS = 10_000  # building the modules of more takes minutes
+# Suffixes of the files that determine a model's output.
 READ = (".jinja", ".json", ".model", ".py", ".safetensors", ".tiktoken", "merges.txt", "vocab.txt")
 ENDS = 2**20  # bytes at each end of a file that its fingerprint reads
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model by the name of an embedded one, by folder, Hugging Face id, or GGUF file, of the hub as `ID:FILE.gguf`.
+    """A model by name: an embedded one, a folder, a Hugging Face id, or a GGUF file (on the hub: `ID:FILE.gguf`).
 
     Remote code runs only if `trust_remote_code`.
     """
@@ -53,14 +53,14 @@ class Checkpoint:
 
     @cached_property
     def gguf(self) -> GgufFile | None:
-        """The file of a model that is one; downloaded if it is on the hub. Raises: UserError."""
+        """The GGUF file, downloaded if it is on the hub; None for another format. Raises: UserError."""
         if not is_gguf(self.name) or Path(self.name).expanduser().is_dir():
             return None
         hosted = on_hub(self.name)
         return GgufFile(self.name, self._downloaded(*hosted) if hosted else Path(self.name).expanduser())
 
     def check_exists(self) -> None:
-        """Check a name or path without a request to the hub. Raises: UserError if it is neither a folder nor an id."""
+        """Check a name or path without a request to the hub. Raises: UserError if it can be no folder, file or id."""
         if hosted := on_hub(self.name):
             refuse_part(self.name)  # before gigabytes are downloaded
             require_model(hosted[0], self.revision, hosted[1])
@@ -92,7 +92,7 @@ class Checkpoint:
         require_model(self.name, self.revision)
 
     def _check_files(self, folder: Path) -> None:
-        """Raises: UserError for a pipe or a device among the files, which no library that opens them would refuse."""
+        """Raises: UserError for a pipe or a device among the files, which the libraries that read them would open."""
         for path in folder.iterdir():
             try:
                 require_regular(path)
@@ -113,19 +113,21 @@ class Checkpoint:
             config = self.load(StockConfig, "config")
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if isinstance(layers, int) and layers > MOST_LAYERS:
-            raise UserError(f"{self.name}: no model has {layers:,} layers; mend num_hidden_layers in its config.json.")
+            raise UserError(
+                f"{self.name}: no model has {layers:,} layers; correct num_hidden_layers in its config.json."
+            )
         if wrong := wrong_number(config):
-            raise UserError(f"{self.name}: {wrong}; mend it.")
+            raise UserError(f"{self.name}: {wrong}; correct it.")
         if factor := idle_factor(config):
             raise UserError(
-                f"{self.name}: the rope_scaling in its config.json has the factor {factor:g} without a type that "
-                "uses it; write its rope_type, such as linear or yarn, or take it out."
+                f"{self.name}: the rope_scaling in its config.json has the factor {factor:g} but no type that uses "
+                "it; set rope_type, such as linear or yarn, or remove the factor."
             )
         return config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises: UserError for a model without tokenizer, or with one that has tokens beyond its embedding."""
-        config = self.config()  # before the tokenizer's loader reads it, whose errors name the wrong file
+        config = self.config()  # first, since the tokenizer's loader reads it too and blames the wrong file
         from transformers import AutoTokenizer
 
         folder = Path(self.location)
@@ -146,11 +148,10 @@ class Checkpoint:
         return tokenizer
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-        """Tell tokens that a prompt may contain and for which the embedding, of so many rows, has none.
+        """Raises: UserError for tokens that a prompt may contain and that an embedding of `rows` rows lacks.
 
-        Special tokens that the chat template does not write are let pass: no document can spell them (Gemma 3 1B has
-        one for images, which its embedding lacks).
-        Raises: UserError.
+        Special tokens that the chat template does not write are ignored, since no text is tokenized to them (Gemma 3 1B
+        has one for images, which its embedding lacks).
         """
         added, written = tokenizer.added_tokens_decoder, str(tokenizer.chat_template)
         own = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -158,7 +159,7 @@ class Checkpoint:
         for number, token in beyond:
             if number in own or number not in added or not added[number].special or token in written:
                 raise UserError(
-                    f"the tokenizer of {self.name} has tokens that its embedding of {rows} rows lacks: {len(beyond)}, "
+                    f"the tokenizer of {self.name} has {len(beyond)} tokens that its embedding of {rows} rows lacks, "
                     f"such as {token!r} ({number}); resize the embedding (resize_token_embeddings), or use the model's "
                     "own tokenizer."
                 )
@@ -182,8 +183,8 @@ class Checkpoint:
         return skeleton
 
     def fingerprint(self, config: PretrainedConfig) -> str:
-        """An identifier of weights and tokenizer: the hub's commit, or a digest of the files: the size and both ends of
-        each (hashing a large model as a whole would take minutes)."""
+        """An identifier of weights and tokenizer: the hub's commit, or a digest of the size and both ends of each file
+        (hashing all of a large model would take minutes)."""
         commit = getattr(config, "_commit_hash", None)
         folder = Path(self.location)
         if not self.gguf and (commit or not folder.is_dir()):
@@ -199,7 +200,7 @@ class Checkpoint:
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def load(self, factory: Any, what: str, **options: Any) -> Any:
-        """What the `from_pretrained` of a factory makes of the files; `what` it is, for messages. Raises: UserError."""
+        """The result of the factory's `from_pretrained`; `what` names it in messages. Raises: UserError."""
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()

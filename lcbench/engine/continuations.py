@@ -1,10 +1,10 @@
-"""Log-likelihoods of continuations of one prompt, as far as they may be the most likely one.
+"""Log-likelihoods of the continuations of one prompt that may be the most likely one.
 
-They are scored one after another on the prompt's KV cache, all tokens of one in one forward pass. As a batch they would
-need a copy of the cache each, 50 copies at TREC: too much for long contexts, and the peak memory of a run would no
-longer be that of its method. Most need no pass at all: none is more likely than its first token, whose probability the
-prefill gives. Taken in the order of their first tokens, the remaining ones cannot win once a whole continuation is more
-likely than the next first token.
+They are scored one after another on the prompt's KV cache, each in one forward pass. As a batch, each would need a copy
+of the cache, 50 copies for TREC: too much for long contexts, and the peak memory of a run would no longer be that of
+its method. Most need no pass at all: a continuation is at most as likely as its first token, whose probability the
+prefill gives. Scored in the order of their first tokens, the rest cannot win once a whole continuation is more likely
+than the next first token.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def score_continuations(
     choices: Mapping[str, list[int]],
     chunk: int,
 ) -> ContinuationScores:
-    """ln p of each choice that may be the best one; the prompt is prefilled `chunk` tokens a forward call.
+    """ln p of each choice that may be the best one; the prompt is prefilled in chunks of `chunk` tokens.
 
     Raises: NotFiniteError for logits that are NaN, infinite or all equal.
     """
@@ -76,7 +76,7 @@ def score_continuations(
 
 
 def prefill(model: PreTrainedModel, request: PromptRequest, reused: int, cache: DynamicCache, chunk: int) -> Tensor:
-    """ln p [1, V] after a prompt, of which the cache has the first `reused` tokens, `chunk` tokens a forward call."""
+    """ln p [1, V] after a prompt whose first `reused` tokens are in the cache, in chunks of `chunk` tokens."""
     tokens, tell = request.tokens, request.on_prefill or (lambda tokens: None)
     for begin in range(reused, len(tokens), chunk):
         tell(begin)
@@ -88,9 +88,9 @@ def prefill(model: PreTrainedModel, request: PromptRequest, reused: int, cache: 
 def likely(
     model: PreTrainedModel, choices: Mapping[str, list[int]], first_1V: Tensor, cache: DynamicCache
 ) -> dict[str, float]:
-    """ln p of each choice that may be the best, given the tokens in the cache, whose next-token distribution is
-    ln p = first_1V [1, V]; NaN where those of a later token are not finite, infinite where they are all equal. The
-    cache is cropped back to the prompt, if its layers can be cropped."""
+    """ln p of each choice that may be the best one, after the tokens in the cache, whose next-token distribution is
+    ln p = first_1V [1, V]; NaN if later logits are not finite, infinite if they are all equal. The cache is cropped
+    back to the prompt, if its layers can be cropped."""
     first = {choice: float(first_1V[0, tokens[0]]) for choice, tokens in choices.items()}
     scores: dict[str, float] = {}
     for choice in sorted(choices, key=first.__getitem__, reverse=True):

@@ -33,7 +33,7 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
     checkpoint = Checkpoint(name, revision)
     checkpoint.check_exists()
     if checkpoint.gguf:
-        raise UserError(f"{name} is a GGUF file, which every command takes as it is.")
+        raise UserError(f"{name} is a GGUF file, which every command accepts as it is.")
     folder = Path(checkpoint.location)
     if not folder.is_dir():
         folder = _download(name, revision)
@@ -53,7 +53,7 @@ def convert_checkpoint(name: str, out: Path, revision: str | None = None) -> lis
 
 
 def _convert(name: str, folder: Path, shards: list[Path], out: Path) -> list[Path]:
-    """The files of weights that were written. Raises: OSError if `out` cannot be written."""
+    """The weight files written. Raises: OSError if `out` cannot be written."""
     import torch
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The type that a model computes in: as asked, or the best that the checkpoint and the device allow."""
+"""The dtype that a model computes in: the requested one, or the best for the checkpoint and the device."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 
 
 def check_dtype(name: str) -> None:
-    """Raises: UserError for a dtype that is none of `DTYPES`."""
+    """Raises: UserError for a dtype that is not in `DTYPES`."""
     if name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
 
 
 def best_dtype(own: torch.dtype | None, device: torch.device, *, dequantized: bool) -> torch.dtype:
-    """The type for a checkpoint whose config says `own` (None: nothing): that, else float32.
+    """The dtype for a checkpoint whose config names `own` (None: none): that, else float32.
 
-    Weights of 16 bits and dequantized ones lose little or nothing in bfloat16, and take it where the device is fast in
-    it; weights of float32 keep all their digits.
+    16-bit and dequantized weights lose little or nothing in bfloat16, and use it where the device is fast in it;
+    float32 weights keep their precision.
     """
     import torch
 
@@ -40,7 +40,7 @@ def best_dtype(own: torch.dtype | None, device: torch.device, *, dequantized: bo
 
 @cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 itself, some 1.7 times as fast as in float32."""
+    """Whether this CPU has bfloat16 matrix instructions, some 1.7 times as fast as float32."""
     import torch
 
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest PyTorch

@@ -15,7 +15,7 @@ def embedded_models() -> dict[str, Path]:
 
 
 def has_own_tokenizer(folder: Path) -> bool:
-    """Whether a folder has the tokenizer file of the embedded models. They read every text behind a BOS in training,
-    which their file does not tell; files that `lcbench train` writes do."""
+    """Whether a folder has the tokenizer file of the embedded models. In training, a BOS preceded every text, which
+    that file does not say; the files that `lcbench train` writes do."""
     own, given = REFERENCE_MODELS / DEFAULT_MODEL / "tokenizer.json", folder / "tokenizer.json"
     return given.is_file() and filecmp.cmp(own, given, shallow=False)

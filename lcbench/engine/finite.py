@@ -1,7 +1,7 @@
 """Logits that cannot be an answer (NaN, infinite, all equal) raise an error that names the layer they come from.
 
 Half precision overflows without an error, and argmax of NaN is token 0. The check is one pass over the logits of one
-position; the search for the layer is a second forward pass, once the fault is there.
+position; only after a fault, a second forward pass searches for the layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32", "float32": "fl
 
 
 def unusable(logits_NV: Tensor) -> Tensor:
-    """Whether each row of logits has NaN or infinite entries, or equal ones only [N]."""
+    """Mask [N] of the rows of logits with a NaN or infinite entry, or with all entries equal."""
     low, high = logits_NV.aminmax(dim=-1)
     return ~(low.isfinite() & high.isfinite() & (low < high))
 
@@ -42,7 +42,7 @@ def not_finite(
 ) -> NotFiniteError:
     """The error for a model whose logits after `tokens` are unusable, with the first layer that is, and the way out.
 
-    `equal` says that they are finite, and all equal; None leaves it to the forward pass, in chunks of `chunk_size`.
+    `equal`: whether they are finite and all equal; None if the forward pass, in chunks of `chunk_size`, should tell.
     """
     try:
         where, found = _search(model, tokens, chunk_size)
@@ -57,7 +57,7 @@ def not_finite(
 
 
 def _search(model: PreTrainedModel, tokens: Sequence[int], chunk_size: int) -> tuple[str, bool]:
-    """The first place in words where hidden states are unusable, and whether the logits are finite and all equal."""
+    """In words, the first place where hidden states are unusable; and whether the logits are finite and all equal."""
     cache, device = new_cache(model.config, len(tokens)), execution_device(model)
     with _watched(model) as faults:
         for chunk in torch.split(torch.tensor([list(tokens)], device=device), chunk_size, dim=1):
@@ -69,7 +69,7 @@ def _search(model: PreTrainedModel, tokens: Sequence[int], chunk_size: int) -> t
 
 @contextmanager
 def _watched(model: PreTrainedModel) -> Iterator[list[str]]:
-    """Inside, the places of hidden states that are not finite are noted in the order of computation."""
+    """Inside, places with hidden states that are not finite are recorded in the order of computation."""
     faults: list[str] = []
 
     def note(place: str) -> Any:
@@ -101,9 +101,9 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _way_out(model: PreTrainedModel, dtype: str, where: str) -> str:
-    """What may help: a dtype of larger range, and other options of the method."""
+    """What may help: a dtype with a larger range, or other options of the method."""
     if BROKEN in where and dtype in ("float32", "float64"):  # a narrower one may have lost them on loading
-        return "the checkpoint is damaged: get it anew"
+        return "the checkpoint is damaged: download it again"
     wider = WIDER.get(dtype)
     ways = [f"run with --dtype {wider}"] if wider else []
     method = steered_method(model)

@@ -1,4 +1,4 @@
-"""Bytes that a run needs, from the config alone."""
+"""The memory that a run needs, computed from the config alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Footprint:
     """Bytes of memory that a run needs, computed from the config; no weights are loaded.
 
     `kv_per_key`: keys and values of one token in one layer; `hidden_per_token`: the hidden state of one token;
-    `keeps_rotated`: whether decode keeps rotated keys, which a KV cache in another dtype or place does
-    without; `head_dim`: the size of a key of one head.
+    `keeps_rotated`: whether decode keeps rotated keys, which it does not beside a KV cache in another dtype or place;
+    `head_dim`: the size of a key of one head.
     """
 
     weights: int
@@ -32,11 +32,11 @@ class Footprint:
     head_dim: int = 64
 
     def kv_cache(self, method: Method, length: int) -> int:
-        """Bytes of the KV cache at its largest, in a prompt of `length` tokens under a resolved method; a method's
-        memory is counted in the dtype of the run.
+        """Peak bytes of the KV cache during a prompt of `length` tokens under a resolved method; a method's memory is
+        counted in the dtype of the run.
 
-        Where keys are dropped after the prompt, each layer does so at its turn in the prompt's last call: a prompt in
-        one call is never whole in two layers.
+        If keys are evicted after the prompt, each layer does so in turn during the prompt's last forward pass: with a
+        single pass, no two layers hold the whole prompt at once.
         """
         from lcbench.engine.generate import PREFILL_CHUNK  # imports transformers
 
@@ -59,7 +59,7 @@ class Footprint:
         return self.kv_per_key // 2 * rows * (1 if method.layerwise else self.layers)
 
     def page_digests(self, method: Method, length: int) -> int:
-        """Bytes of the digests of pages that decode keeps beside them after a prompt of `length` tokens, of all layers,
+        """Bytes of the page digests that decode keeps beside them after a prompt of `length` tokens, of all layers,
         under a method that rates pages."""
         if "rate_pages" not in method.hooks or not self.keeps_rotated:
             return 0
@@ -74,21 +74,21 @@ class Footprint:
 
     def layerwise(self, method: Method, length: int) -> int:
         """Bytes that a layer-by-layer likelihood of `length` tokens keeps: the hidden states, and the keys and values
-        of the layer that keeps most."""
+        of the layer with most."""
         keys = max(method.keys_kept(layer, length) for layer in range(self.layers))
         return self.kv_per_key * keys + self.hidden_per_token * length
 
 
 def _rotated(method: Method, length: int, layer: int) -> int:
-    """How many rotated keys of a layer are kept for its last query: those of each way once."""
+    """The number of rotated keys that a layer keeps for its last query: those of each way once."""
     from lcbench.attention.cache.ways import Look, Ways  # imports transformers
 
     last, keys, ways = torch.tensor([length - 1]), torch.arange(length), Ways()
     pieces = method.for_prompt(length).pieces(last, keys, layer)
-    if method.evicts:  # what is left, wherever it stood
+    if method.evicts:  # the keys that are left, whatever their positions
         return method.keys_left(layer, length) * len({ways.find(x.k_pos, 0, length) for x in pieces if not x.empty})
     look = Look.of(pieces, 0, ways)
-    if look is None:  # by heads: each of them one way
+    if look is None:  # pieces that differ by head: each head uses one way
         return length
     ends: dict[Way, int] = {}
     for _, stop, way in look.shown:

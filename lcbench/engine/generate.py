@@ -1,4 +1,4 @@
-"""Generation: prefill in chunks, then batched decode from the KV cache; greedy, or drawn by the prompt's chooser."""
+"""Generation: prefill in chunks, then batched decode from the KV cache; greedy, or sampled by the prompt's chooser."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lcbench.engine.finite import not_finite, unusable
 from lcbench.engine.prefix_cache import PrefixCache, take_cache
 
 PREFILL_CHUNK = 8192  # tokens per forward call: bounds the activations, changes no result
-UNUSABLE = -1  # in the place of a token whose logits are NaN, infinite or all equal
-SMALLEST_CHUNK = 1024  # with fewer tokens, activations do not dominate the memory
+UNUSABLE = -1  # stands for a token whose logits are NaN, infinite or all equal
+SMALLEST_CHUNK = 1024  # in smaller chunks, activations no longer dominate the memory
 
 
 def never(tokens: list[int]) -> bool:
@@ -51,8 +51,8 @@ FinishReason = Literal["stop", "stop_string", "length"]
 class Generation:
     """The new tokens, without the end token; how many tokens of the prompt were reused from the cache; the seconds of
     both phases, decode divided evenly among the `together` outputs of one batch; why the output ended: at an end
-    token ("stop"), by the prompt's `watch` ("stop_string"), or at its budget ("length"); and what a method that looks
-    at content left out of the prompt (`lcbench.engine.base.CallCost`)."""
+    token ("stop"), by the prompt's `watch` ("stop_string"), or at its budget ("length"); and how much of the prompt a
+    method that selects keys by content left out (`lcbench.engine.base.CallCost`)."""
 
     tokens: list[int]
     reused: int
@@ -66,7 +66,7 @@ class Generation:
 
 @dataclass
 class _Output:
-    """New tokens so far, and why they ended, None while they go on."""
+    """New tokens so far, and the finish reason, None while generation continues."""
 
     tokens: list[int] = field(default_factory=list)
     reason: FinishReason | None = None
@@ -74,8 +74,8 @@ class _Output:
 
 @dataclass
 class _Prefilled:
-    """A prompt's KV cache, how many of its tokens were reused, the first token of the output, the seconds, and what
-    was left out of it."""
+    """A prompt's KV cache, how many of its tokens were reused, the first token of the output, the seconds, and how much
+    of the prompt was left out."""
 
     cache: DynamicCache
     reused: int
@@ -119,7 +119,7 @@ def generate_together(
         for n in rows:
             begun[n] = begun.get(n) or _prefill(model, prompts[n], prefixes)
             if len(rows) > 1 and prefixes and prefixes.keep(begun[n].cache, prompts[n].tokens):
-                begun[n].cache = snapshot(begun[n].cache)  # the next prompt continues in the same cache
+                begun[n].cache = snapshot(begun[n].cache)  # the next prompt extends the same cache
         rows = sorted(
             rows, key=lengths.__getitem__
         )  # attention processes neighbouring rows of equal length in one call
@@ -167,7 +167,7 @@ def _prefill(model: PreTrainedModel, prompt: Prompt, prefixes: PrefixCache | Non
     filled = reused
     for chunk in torch.split(rest, prompt.chunk_size or PREFILL_CHUNK, dim=1):
         if prompt.on_prefill:
-            _now(device)  # a GPU may lag behind what was launched
+            _now(device)  # waits for the GPU, which runs asynchronously
             prompt.on_prefill(filled)
         logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
         filled += chunk.shape[1]
@@ -232,7 +232,7 @@ def _failed(model: PreTrainedModel, prompt: Prompt, output: _Output) -> NotFinit
 
 
 def _take(prompt: Prompt, output: list[int], token: int, stop_tokens: Collection[int]) -> FinishReason | None:
-    """Append the next token to an output, unless it is a stop token; why the output ends there, None if it goes on."""
+    """Append the next token to an output, unless it is a stop token; returns why the output ends there, or None."""
     if token in stop_tokens:
         return "stop"
     output.append(token)
@@ -262,7 +262,7 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     if strange := [token for token in tokens if type(token) is not int]:
         raise UserError(
             "eos_token_id in the model's config.json or generation_config.json must be a token id, or a list of them, "
-            f"not {brief(strange[0])}; mend the file."
+            f"not {brief(strange[0])}; correct the file."
         )
     return frozenset(tokens)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation_config.json would change in greedy answers, which are the likeliest tokens here."""
+"""Fields of a checkpoint's generation_config.json that would change greedy answers, which lcbench does not apply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from lcbench.core.checks import FieldError
 from lcbench.core.json_objects import parse
 
-# The value of each field, beside null, that changes nothing.
+# The value of each field, besides null, that has no effect.
 IDLE = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
@@ -22,11 +22,11 @@ IDLE = {
 
 
 def greedy_note(name: str, file: Path | None) -> str | None:
-    """Which fields of a model's generation_config.json, None if it has no such file, are not applied to answers, and
-    would change them in `generate` of transformers."""
+    """A note on the fields of a model's generation_config.json (None: no such file) that transformers' `generate` would
+    apply to greedy answers and lcbench does not; None if there are none."""
     try:
         given = parse(file.read_bytes()) if file else {}
-    except (FieldError, OSError):  # which loading the model tells
+    except (FieldError, OSError):  # reported when the model is loaded
         return None
     active = [key for key, idle in IDLE.items() if given.get(key) not in (None, idle)]
     if not active:

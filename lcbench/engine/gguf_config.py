@@ -1,5 +1,5 @@
-"""What a GGUF file says of its model, and transformers leaves out of the config that it makes of the file: added, or
-refused. Without it the model computes something else, and nothing fails."""
+"""Settings in a GGUF file that transformers leaves out of the config it builds: they are added, or the file is refused.
+Without them the model would silently compute something else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def require_whole(file: GgufFile) -> None:
 
 
 def complete_config(file: GgufFile, config: PretrainedConfig) -> None:
-    """Add what transformers leaves out. Raises: UserError for frequencies that no config can express."""
+    """Add the settings that transformers leaves out. Raises: UserError for frequencies that no config can express."""
     import torch
 
     if file.dtype:
@@ -61,8 +61,8 @@ def complete_config(file: GgufFile, config: PretrainedConfig) -> None:
 
 
 def _completed(file: GgufFile, config: PretrainedConfig) -> dict[str, Any]:
-    """`rope_parameters` with what the file says; where they differ between types of layers, the scaling is that of the
-    layers with full attention, as for llama.cpp."""
+    """`rope_parameters` completed from the file; if layer types differ, the scaling is that of the layers with full
+    attention, as in llama.cpp."""
     rope: dict[str, Any] = config.rope_parameters
     if isinstance(full := rope.get("full_attention"), dict):
         return {**rope, "full_attention": _of_layers(file, config, full)}
@@ -81,7 +81,7 @@ def _of_layers(file: GgufFile, config: PretrainedConfig, rope: dict[str, Any]) -
 
 def _scaling(file: GgufFile) -> dict[str, Any]:
     """The scaling of the rotary frequencies, as in `config.rope_parameters`; empty if they are plain."""
-    # Older files have another key for the factor; without a type the scaling is linear, as for llama.cpp.
+    # Older files have another key for the factor; without a type the scaling is linear, as in llama.cpp.
     factor = file.value("rope.scaling.factor") or file.value("rope.scale_linear")
     kind = file.value("rope.scaling.type") or ("linear" if factor else None)
     if (divisors := file.tensor("rope_freqs.weight")) is not None:
@@ -99,7 +99,7 @@ def _scaling(file: GgufFile) -> dict[str, Any]:
 
 
 def _llama3(file: GgufFile, factors: Any) -> dict[str, Any]:
-    """Llama 3.1 and later: llama.cpp keeps the divisor of each frequency, the config the options that give it."""
+    """Llama 3.1 and later: llama.cpp stores the divisor of each frequency, the config the options it follows from."""
     import torch
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

@@ -1,4 +1,4 @@
-"""Checkpoints in one GGUF file, the format of llama.cpp; config, tokenizer and weights come out of it by transformers.
+"""Checkpoints in one GGUF file, the format of llama.cpp; transformers reads config, tokenizer and weights from it.
 
 The weights are dequantized when they are loaded: the file is small, the model is not. What a file says and transformers
 does not read is added: to the config in `gguf_config`, to the tokenizer in `gguf_tokenizer`.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 PROJECTOR = "clip"  # the architecture of mmproj files
-SHARE = 0.01  # of the weights that a type must have to be named
+SHARE = 0.01  # of the weights; types with less are not named
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ON_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+):(?P<file>[^:]+\.gguf)", re.IGNORECASE)
 PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -81,7 +81,7 @@ class GgufFile:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Keys and values of the file; of a list of texts the length. Raises: UserError for a damaged file."""
+        """Keys and values of the file; for a list of strings, its length. Raises: UserError for a damaged file."""
         return self._contents[0]
 
     @property
@@ -100,7 +100,7 @@ class GgufFile:
         return list(field.contents()) if numbers is None else [field.contents(number) for number in numbers]
 
     def tensor(self, name: str) -> Any:
-        """The numbers of a tensor, as stored; None if the file has none of that name."""
+        """The values of a tensor as stored; None if the file has no such tensor."""
         return next((tensor.data for tensor in self._contents[1].tensors if tensor.name == name), None)
 
     @property
@@ -118,8 +118,8 @@ class GgufFile:
 
     @contextmanager
     def read_once(self) -> Iterator[None]:
-        """Inside, transformers finds this file parsed. Its loader of most architectures would parse it for the config,
-        for the tokenizer and for the weights, and make the table of tensors' names for each module of the model."""
+        """Inside, transformers uses the parsed file. For most architectures, its loader would parse it again for
+        config, tokenizer and weights, and rebuild the table of tensor names for each module of the model."""
         import gguf
 
         parsed, before = self._contents[1], (gguf.GGUFReader, gguf.get_tensor_name_map)
@@ -135,7 +135,7 @@ class GgufFile:
             gguf.GGUFReader, gguf.get_tensor_name_map = before
 
     def finish(self, model: PreTrainedModel) -> None:
-        """Make a model that was loaded from this file a plain one, which can be saved, and forget what was parsed."""
+        """Make a model loaded from this file a plain one that can be saved, and drop the parsed file."""
         self.check_unread(model)
         _parsed.cache_clear()
         model.hf_quantizer = None
@@ -143,13 +143,13 @@ class GgufFile:
             del model.config.quantization_config
 
     def check_unread(self, model: PreTrainedModel) -> None:
-        """Raises: UserError for tensors that no parameter takes, such as biases: without them the model computes
-        something else than the file means."""
+        """Raises: UserError for tensors that no parameter takes, such as biases: without them the model would compute
+        something else."""
         import gguf
         from transformers.integrations.gguf import is_gguf_arch_supported
 
         if is_gguf_arch_supported(self.architecture):
-            return  # a loader that tells which tensors it did not read
+            return  # this loader reports tensors that it did not read
 
         tensors = [tensor for tensor in self._contents[1].tensors if not tensor.name.startswith("rope_")]
         stored = model.state_dict().keys()
@@ -171,17 +171,17 @@ class GgufFile:
 
 @lru_cache(maxsize=1)
 def _parsed(file: GgufFile, size: int, changed: int) -> tuple[dict[str, Any], Any]:
-    """Metadata and gguf's reader of a file, parsed once a process unless it changes. Raises: UserError for a damaged
+    """Metadata and gguf's reader of a file, parsed once per process unless it changes. Raises: UserError for a damaged
     file."""
     import gguf
     from transformers.integrations.gguf import read_gguf_metadata
 
     try:
-        # The strict one of both readers comes first: gguf's own would follow a damaged length for ever.
+        # The stricter reader comes first: gguf's own may never end on a damaged length.
         metadata, _ = read_gguf_metadata(str(file.path))
         reader = gguf.GGUFReader(file.path)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error, OSError) as error:
-        raise UserError(f"{file.name} is damaged, or cut short; get it again.") from error
+        raise UserError(f"{file.name} is damaged or truncated; download it again.") from error
     if metadata["general.architecture"] == PROJECTOR:
-        raise UserError(f"{file.name} holds the vision part of a model only; give the GGUF file of its language model.")
+        raise UserError(f"{file.name} holds only the vision part of a model; give the GGUF file of its language model.")
     return metadata, reader

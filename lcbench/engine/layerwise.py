@@ -1,11 +1,11 @@
 """A forward pass layer by layer: every chunk of a text goes through one layer before any goes through the next.
 
-A likelihood needs the keys and values of one layer at a time, beside one copy of the hidden states. A model of the
+A likelihood then needs the keys and values of one layer at a time, and one copy of the hidden states. A model of the
 shape of Llama 3 8B needs 12 GiB for a million tokens that way, where the KV cache of all layers takes 128 GiB.
 
 No part of a model is reimplemented. Its own forward pass runs for every chunk and layer with all other layers replaced
-by the identity, so that positions, masks and the code around its layers are its own; embeddings and norms, which are
-computed once per layer, cost next to nothing.
+by the identity, so that positions, masks and the code around the layers are the model's; embeddings and norms are
+computed once per layer, which costs little.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LayerStack:
         states_TD: Tensor | None = None
         total, last = sum(map(len, chunks)), len(self) - 1
         for index in range(len(self)):
-            answer, cache, begin = None, empty_cache(), 0  # frees the cache of the layer before
+            answer, cache, begin = None, empty_cache(), 0  # frees the previous layer's cache
             with rotary_state_kept(self.model):
                 for chunk in chunks:
                     rows = slice(begin, begin + len(chunk))
@@ -97,8 +97,8 @@ class LayerStack:
 
     @torch.no_grad()
     def logits_of(self, states_ND: Tensor) -> Tensor:
-        """Logits [n, V] of hidden states [n, D], each read as if it were the output of the last layer: by the model's
-        own final norm and head, and what else stands behind its layers."""
+        """Logits [n, V] of hidden states [n, D] as if they were the output of the last layer (logit lens): by the
+        model's own final norm, head and whatever else follows its layers."""
         own = dict(self.layers._modules)
         for number, (key, layer) in enumerate(own.items()):
             assert layer is not None
@@ -122,13 +122,13 @@ class LayerStack:
 
     @torch.no_grad()
     def check(self, ids_T: Tensor, empty_cache: Callable[[], DynamicCache]) -> None:
-        """Compare with ordinary forward passes over the first tokens: layers may exchange more than hidden states.
+        """Compare with ordinary forward passes over the first tokens: layers may pass on more than hidden states.
 
         Raises: UnsupportedModelError if the logits differ.
         """
         own_1TV = self._own_logits(ids_T, empty_cache)
         if not own_1TV.isfinite().all():
-            return  # nothing to compare: the caller meets the same logits
+            return  # nothing to compare: the caller gets the same logits
         found = torch.cat(list(self.run(_tried(ids_T), empty_cache, self._logits)), dim=1)
         near = torch.finfo(self.model.dtype).eps ** 0.5
         if not torch.allclose(found, own_1TV, rtol=0, atol=near * float(own_1TV.abs().max())):
@@ -142,13 +142,13 @@ def _tried(ids_T: Tensor) -> tuple[Tensor, ...]:
 
 def refused(model: PreTrainedModel) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"the decoder of {type(model).__name__} is not a plain stack of layers that hand on hidden states alone, so "
+        f"the decoder of {type(model).__name__} is not a plain stack of layers that pass on hidden states alone, so "
         "it cannot run layer by layer."
     )
 
 
 class _Active(StandIn):
-    """The one layer that runs, on the output of the layer before for the same chunk."""
+    """The one layer that runs, on the previous layer's output for the same chunk."""
 
     def __init__(self, layer: nn.Module, states_ND: Tensor | None, refusal: UnsupportedModelError) -> None:
         super().__init__(layer)

@@ -11,7 +11,7 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement; without CUDA or Linux's clear_refs the peak remains that of the process so far."""
+    """Start a new measurement; without CUDA or Linux's clear_refs, the peak stays that of the whole process so far."""
     if device.type == "cuda":
         for gpu in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(gpu)

@@ -1,4 +1,4 @@
-"""A model that transformers runs in this process: which checkpoint, and in which dtype, where and how it is loaded."""
+"""A model that transformers runs in this process: its checkpoint, dtype, placement and how it is loaded."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ModelSource(Source):
     """Which model, and how to load it, as given on the command line.
 
     `name`, `revision` and `trust_remote_code` are those of a `Checkpoint`, `device`, `device_map` and `tensor_parallel`
-    those of a `Placement`; `dtype` "auto" is the checkpoint's own. `display_name` is what tables and figures call the
-    model, None for `name`; it decides nothing. `adapter` is a folder or id of peft, merged into the weights;
-    `quantization` one of `quantization.SCHEMES`.
+    those of a `Placement`; `dtype` "auto" is the checkpoint's own. `display_name` is the model's name in tables and
+    figures, None for `name`; it changes no result. `adapter` is a folder or id of a PEFT adapter, merged into the
+    weights; `quantization` is one of `quantization.SCHEMES`.
     """
 
     name: str = DEFAULT_MODEL
@@ -57,7 +57,7 @@ class ModelSource(Source):
 
     @property
     def label(self) -> str:
-        """The name with what is done to the weights: `owner/name + my-adapter`, `owner/name (4bit)`."""
+        """The name with changes to the weights: `owner/name + my-adapter`, `owner/name (4bit)`."""
         adapted = f"{self.name} + {self.adapter}" if self.adapter else self.name
         return f"{adapted} ({self.quantization})" if self.quantization else adapted
 
@@ -68,7 +68,7 @@ class ModelSource(Source):
 
     @property
     def placement(self) -> Placement:
-        """Where the model is put."""
+        """The devices that the model is put on."""
         return Placement(self.device, self.device_map, self.tensor_parallel)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -80,7 +80,7 @@ class ModelSource(Source):
         return self.checkpoint.config()
 
     def model(self) -> PreTrainedModel:
-        """The model in evaluation mode on its device. Raises: UserError where it cannot be loaded."""
+        """The model in evaluation mode on its device. Raises: UserError if it cannot be loaded."""
         import torch
 
         device = self.placement.torch_device()
@@ -139,11 +139,11 @@ class ModelSource(Source):
         check_scheme(self.quantization)
         fewer_bits = f"{self.name}, quantized by {stored}," if stored else f"--quantization {self.quantization}"
         if self.quantization and (stored or self.checkpoint.gguf):
-            raise UserError(f"{self.name} is quantized already; leave --quantization out.")
+            raise UserError(f"{self.name} is already quantized; leave --quantization out.")
         if self._adapter and (stored or self.quantization):
             raise UserError(f"an adapter cannot be merged into {fewer_bits} without loss; take the unquantized model.")
         if self.tensor_parallel and (self._adapter or self.quantization):
-            raise UserError("--tensor-parallel does not go with --adapter or --quantization.")
+            raise UserError("--tensor-parallel cannot be combined with --adapter or --quantization.")
         if self._adapter:
             self._adapter.check()
 
@@ -152,8 +152,8 @@ class ModelSource(Source):
         self.placement.check(self.checkpoint, processes)
 
     def torch_dtype(self, config: PretrainedConfig) -> torch.dtype:
-        """The requested dtype; "auto" is the one in the config, float32 if it has none, or bfloat16 where the device is
-        faster in it and the checkpoint has no more digits. Raises: UserError."""
+        """The requested dtype; "auto" is the config's, float32 if it has none, or bfloat16 if the device is faster in
+        it and the checkpoint is no more precise. Raises: UserError."""
         import torch
 
         check_dtype(self.dtype)
@@ -164,17 +164,17 @@ class ModelSource(Source):
 
     @property
     def dequantizes(self) -> bool:
-        """Whether the file's weights are quantized, and are not when they are loaded."""
+        """Whether the weights are quantized in the file and dequantized on loading."""
         return self.checkpoint.gguf is not None and self.checkpoint.gguf.dtype is None
 
     def notes(self, config: PretrainedConfig) -> list[str]:
-        """What a user should know of how the model is loaded."""
+        """What a user should know about how the model is loaded."""
         import torch
 
         own, dtype = _own_dtype(config), self.torch_dtype(config)
         name = str(dtype).removeprefix("torch.")
         chosen = self.dtype == AUTO and self.placement.torch_device().type == "cpu" and dtype != (own or torch.float32)
-        why = f"{name}, in which this CPU is faster; --dtype float32 computes with more digits" if chosen else name
+        why = f"{name}, in which this CPU is faster; --dtype float32 is more precise" if chosen else name
         notes = []
         if (gguf := self.checkpoint.gguf) and self.dequantizes:
             notes.append(f"{self.name}: weights of {' and '.join(gguf.types)} are dequantized to {why}.")
@@ -189,7 +189,7 @@ class ModelSource(Source):
         return notes
 
     def identity(self, facts: ModelFacts) -> dict[str, Any]:
-        """Of the weights, parts that do not apply are left out."""
+        """The model's part of a run's identity; entries that do not apply are left out."""
         assert facts.local is not None
         parts = {
             "model": self.label,
@@ -207,7 +207,7 @@ class ModelSource(Source):
     def check(self) -> None:
         """Check names, paths, dtype, quantization and adapter before PyTorch is imported. Raises: UserError."""
         if self.display_name is not None and not 0 < len(self.display_name.strip()) <= LONGEST_NAME:
-            raise UserError(f"a model is shown under a name of 1 to {LONGEST_NAME} characters; shorten --name.")
+            raise UserError(f"--name must have 1 to {LONGEST_NAME} characters.")
         self.checkpoint.check_exists()
         check_scheme(self.quantization)
         check_dtype(self.dtype)

@@ -8,8 +8,8 @@ from lcbench.core.errors import UnsupportedModelError
 
 
 def require_shared_cache(model: PreTrainedModel) -> None:
-    """Raises: UnsupportedModelError for a model that takes no `DynamicCache` but makes a cache of its own class."""
-    takes = getattr(model, "_supports_default_dynamic_cache", None)  # as `generate` of transformers asks
+    """Raises: UnsupportedModelError for a model that takes no `DynamicCache` but builds a cache class of its own."""
+    takes = getattr(model, "_supports_default_dynamic_cache", None)  # the check of transformers' `generate`
     if takes is not None and not takes():
         raise UnsupportedModelError(
             f"{type(model).__name__} keeps its keys and states in a cache class of its own, which cannot be filled in "
@@ -23,7 +23,7 @@ def new_cache(config: PreTrainedConfig, prompt_length: int, new_tokens: int = 0)
 
 
 def with_lengths(cache: DynamicCache, prompt_length: int, expected_length: int) -> DynamicCache:
-    """Set on a cache, and return it: the length of its prompt, for methods whose pieces depend on it (which a chunk of
-    prefill does not show), and the number of tokens to preallocate buffers for."""
+    """Set on a cache the length of its prompt, for methods whose pieces depend on it (which a chunk of prefill does not
+    show), and the number of tokens to preallocate buffers for; returns the cache."""
     cache.prompt_length, cache.expected_length = prompt_length, expected_length
     return cache

@@ -1,4 +1,4 @@
-"""Where a model is put: on a device, over all of them, or split over the processes of torchrun."""
+"""The placement of a model: on one device, over all of them, or split over the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Placement:
     def check(self, checkpoint: Checkpoint, processes: Processes) -> None:
         """Raises: UserError for options that contradict each other, the model or the number of processes."""
         if self.device_map not in (None, "auto"):
-            raise UserError(f"--device-map {self.device_map!r} is not known; it is auto, or left out.")
+            raise UserError(f"--device-map can only be auto, not {self.device_map!r}.")
         if self.device_map and self.device != "auto":
-            raise UserError("--device-map auto takes every device; leave --device out.")
+            raise UserError("--device-map auto uses all devices; leave --device out.")
         if self.device_map and processes.local_rank:
-            raise UserError("--device-map auto takes all GPUs of a machine; launch one process on each.")
+            raise UserError("--device-map auto uses all GPUs of a machine; launch only one process per machine.")
         if not self.tensor_parallel:
             return
         if self.device_map or self.device != "auto":
@@ -67,7 +67,7 @@ class Placement:
         if shared % processes.count:
             raise UserError(
                 f"the {shared} KV heads of {checkpoint.name} cannot be split over {processes.count} processes; launch "
-                f"so many that they divide {shared}."
+                f"a number that divides {shared}."
             )
 
     def loading_options(self, device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Prefix reuse: the KV cache of one prompt is reused by the next as far as their tokens agree.
 
-Sorted prompts amount to a walk over the tree of their prefixes: the cache is cropped to the shared prefix and extended
-from there. Every shared prefix is computed once, with a single cache.
+With sorted prompts this walks the tree of their prefixes: the cache is cropped to the shared prefix and extended from
+there. Every shared prefix is computed once, with a single cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PrefixCache:
 
     def keep(self, cache: DynamicCache, prompt: Sequence[int]) -> bool:
         """Keep the cache of this prompt, and of any tokens after it, if it can be cropped: layers that keep every key
-        can, sliding windows and recurrent states cannot. Returns whether it is kept."""
+        can, sliding windows and recurrent states cannot. Returns whether it was kept."""
         croppable = all(type(layer) in (DynamicLayer, GrowingLayer) for layer in cache.layers)
         if croppable:
             self._cache, self._prompt = cache, array("q", prompt)
@@ -48,8 +48,8 @@ class PrefixCache:
 def take_cache(
     config: PreTrainedConfig, prefixes: PrefixCache | None, prompt: Sequence[int], new_tokens: int
 ) -> tuple[DynamicCache, int]:
-    """A cache for a prompt and `new_tokens` after it, and how many tokens of the prompt it contains already: from
-    `prefixes` if given, else an empty one."""
+    """A cache for a prompt and `new_tokens` after it, from `prefixes` if given, else an empty one; and how many tokens
+    of the prompt it contains already."""
     return prefixes.take(prompt, new_tokens) if prefixes else (new_cache(config, len(prompt), new_tokens), 0)
 
 

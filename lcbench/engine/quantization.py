@@ -1,4 +1,4 @@
-"""Weights of fewer bits: quantized while they are loaded, or in the checkpoint already."""
+"""Quantized weights: quantized on loading, or already in the checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STORED = {
 
 
 def check_scheme(scheme: str | None) -> None:
-    """Raises: UserError for a name that is none of `SCHEMES`, or whose package is not installed."""
+    """Raises: UserError for a name that is not in `SCHEMES`, or whose package is not installed."""
     if scheme is None:
         return
     if scheme not in SCHEMES:
@@ -34,7 +34,7 @@ def check_scheme(scheme: str | None) -> None:
 
 
 def stored_scheme(name: str, config: PretrainedConfig) -> str | None:
-    """How the checkpoint is quantized already, as `gptq`; None if it is not.
+    """The quantization method of the checkpoint, such as `gptq`; None if it is not quantized.
 
     Raises: UserError for a method that transformers does not know, or whose packages are not installed.
     """
@@ -64,7 +64,7 @@ def loading_options(scheme: str, dtype: Any) -> dict[str, Any]:
         return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every call in another dtype than float16
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about every call in another dtype than float16
     if scheme == "8bit":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     nf4 = BitsAndBytesConfig(

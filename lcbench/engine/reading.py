@@ -1,5 +1,5 @@
-"""The likelihood of texts, one after another: of texts with a common start only the longest is computed, if the method
-is prefix-stable, which is verified once before it is relied upon."""
+"""The likelihood of texts, one after another. Of texts that are prefixes of each other only the longest is computed if
+the method is prefix-stable, which is verified once before it is relied upon."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PrefixStabilityError(Exception):
 
 @dataclass(frozen=True)
 class _Pass:
-    """The negative log-likelihoods of tokens[first:] in nats, with what their computation took."""
+    """The negative log-likelihoods of tokens[first:] in nats, with the cost of their computation."""
 
     tokens: list[int]
     first: int
@@ -48,12 +48,12 @@ class Reader:
         self._model, self._method, self._footprint = model, method, footprint
         self._lengths, self._shares = lengths, shares
         self._longest: _Pass | None = None
-        self._difference: float | None = None  # of a slice from a pass of its own, in nats a token; None until verified
+        self._difference: float | None = None  # of a slice from a separate pass, in nats per token; None until verified
 
     def read(self, tokens: list[int], first: int, chunk_size: int, on_prefill: OnPrefill = None) -> TextScores:
         """The likelihoods of tokens[first:], sliced from the previous pass if that begins with these tokens.
 
-        Raises: PrefixStabilityError; UserError for a method that changes answers alone.
+        Raises: PrefixStabilityError; UserError for a method that changes only answers.
         """
         require_answer(self._method, "a likelihood")
         known = self._longest
@@ -80,7 +80,8 @@ class Reader:
     def _score(
         self, tokens: list[int], first: int, chunk_size: int, on_prefill: OnPrefill = None
     ) -> tuple[TokenScores, str]:
-        """Layer by layer where that needs less memory than a KV cache and the model allows it; and which way it was."""
+        """The scores, and in words how they were computed: layer by layer if that needs less memory than a KV cache and
+        the model allows it, else through the cache."""
         need, length = self._footprint, len(tokens)
         layerwise = need.layerwise(self._method, length) < need.kv_cache(self._method, length)
         way = "cached"
@@ -95,9 +96,9 @@ class Reader:
         return score_tokens(self._model, tokens, first, chunk_size=chunk_size, on_prefill=on_prefill), way
 
     def _prove(self, longest: _Pass, tokens: list[int], first: int, chunk_size: int) -> float:
-        """Verify prefix stability, once: the shortest length of the run is scored in a pass of its own and compared
-        with the slice of the longer pass; the method's hooks are compared at the shortest and the longest length of the
-        run, since they could depend on it. Returns the difference in nats a token.
+        """Verify prefix stability, once: the shortest length of the run is scored in a separate pass and compared with
+        the slice of the longer pass; the method's hooks are compared at the shortest and the longest length of the run,
+        on which they could depend. Returns the difference in nats per token.
 
         Raises: PrefixStabilityError.
         """
@@ -110,14 +111,14 @@ class Reader:
             self._difference = float(np.abs(alone - longest.scores.nll[: len(alone)]).mean(dtype=np.float64))
         if not self._difference <= torch.finfo(self._model.dtype).eps ** 0.5:
             raise PrefixStabilityError(
-                f"{self._method.label} says that a prefix is computed alike whatever follows it, but by itself it "
-                f"differs by {self._difference:.2g} nats a token; mend its prefix_stable."
+                f"{self._method.label} is declared prefix-stable, but a prefix by itself differs by "
+                f"{self._difference:.2g} nats per token; correct its prefix_stable."
             )
         return self._difference
 
 
 def _inv_freq(model: PreTrainedModel) -> torch.Tensor:
-    """Inverse frequencies [M] of the model's first RoPE, or such as one has."""
+    """Inverse frequencies [M] of the model's first rotary module, or typical ones if it has none."""
     buffers = (buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
     return next(buffers, 10_000.0 ** -torch.linspace(0, 1, 17)[:-1]).float()
 
@@ -125,7 +126,7 @@ def _inv_freq(model: PreTrainedModel) -> torch.Tensor:
 def _compare_hooks(
     method: Method, inv_freq: torch.Tensor, layers: Sequence[int], short: Lengths, long: Lengths
 ) -> None:
-    """Raises: PrefixStabilityError if the frequencies or the scale of scores depend on the length of the run."""
+    """Raises: PrefixStabilityError if the frequencies or the score scale depend on the length of the run."""
     i = torch.arange(short.run or 1)
     (frequencies, factor), (others, other_factor) = (method.frequencies(inv_freq, each) for each in (short, long))
     same_scale = True
@@ -135,6 +136,6 @@ def _compare_hooks(
         same_scale &= not present or (len(present) == 2 and torch.equal(*present))
     if not (torch.equal(frequencies, others) and factor == other_factor and same_scale):
         raise PrefixStabilityError(
-            f"{method.label} says that a prefix is computed alike whatever follows it, but it follows the length of "
-            f"the run, {short.run} or {long.run}; mend its prefix_stable."
+            f"{method.label} is declared prefix-stable, but depends on the length of the run, {short.run} or "
+            f"{long.run}; correct its prefix_stable."
         )

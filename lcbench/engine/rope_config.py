@@ -1,4 +1,4 @@
-"""What is wrong with the RoPE settings of a config.json, in words: transformers fails at them with a bare key."""
+"""Errors in the RoPE settings of a config.json, in words; transformers only raises a KeyError."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _fault(parameters: dict[str, Any]) -> str | None:
     if kind not in known:
         newer = OLD_SPELLINGS.get(kind) if isinstance(kind, str) else None
         way_out = (
-            f"an old spelling: write {newer!r} there"
+            f"an old spelling: write {newer!r} instead"
             if newer
-            else f"which no module of transformers computes; known are {', '.join(known)}"
+            else f"which transformers does not implement; known are {', '.join(known)}"
         )
         return f"the rope_scaling in its config.json has the type {brief(kind)}, {way_out}"
     if parameters.get("rope_theta", 0) is None:
@@ -52,7 +52,7 @@ def no_number(parameters: Mapping[str, Any]) -> str | None:
 
 
 def wrong_number(config: PretrainedConfig) -> str | None:
-    """A number that transformers takes without a word, and that makes frequencies of no use; None if there is none."""
+    """The error for a number that transformers accepts silently and that gives useless frequencies; None if none."""
     text = config.get_text_config()
     given = getattr(text, "rope_parameters", None)
     if not isinstance(given, dict):
@@ -71,7 +71,7 @@ def wrong_number(config: PretrainedConfig) -> str | None:
 
 
 def idle_factor(config: PretrainedConfig) -> float | None:
-    """The factor of a scaling of no type, or of the type `default`, which ignores it; None where there is none."""
+    """The factor of a scaling without a type, or of the type `default`, which ignores it; None if there is none."""
     given = getattr(config.get_text_config(), "rope_parameters", None)
     if not isinstance(given, dict) or given.get("rope_type", "default") != "default":
         return None

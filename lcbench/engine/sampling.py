@@ -1,4 +1,4 @@
-"""How the next token is chosen where the most likely one shall not be: temperature and the usual cuts."""
+"""Sampling of the next token: temperature, top-k, top-p and min-p."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draw from softmax(logits / temperature), cut to the `top_k` most likely tokens (0: all), then to the fewest that
-    have `top_p` of the probability together, then to those with at least `min_p` times the largest probability."""
+    """Sample from softmax(logits / temperature), restricted to the `top_k` most likely tokens (0: all), then to the
+    fewest with a total probability of `top_p`, then to those with at least `min_p` times the largest probability."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -28,9 +28,9 @@ class Sampling:
         """`temperature=0.6,top_p=0.95`. Raises: UserError."""
         chosen = cls(**convert_options("--sampling", cls, split_spec(f"sampling:{text}")[1]))
         if chosen.temperature <= 0:
-            raise UserError("--sampling: temperature must be more than 0; without --sampling the likeliest is taken.")
+            raise UserError("--sampling: temperature must be above 0; leave --sampling out for greedy answers.")
         if not (0 < chosen.top_p <= 1 and chosen.top_k >= 0 and 0 <= chosen.min_p <= 1):
-            raise UserError("--sampling: top_p goes from 0 to 1, top_k is 0 or more, and min_p goes from 0 to 1.")
+            raise UserError("--sampling: top_p and min_p must be between 0 and 1, and top_k 0 or more.")
         return chosen
 
     def probabilities(self, logits_V: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class Sampling:
         return p_V / p_V.sum()
 
     def chooser(self, seed: int) -> Callable[[Tensor], int]:
-        """A function from the logits [V] of the next token to that token; its draws follow from the seed alone, so that
-        an output does not depend on what is generated beside it or before."""
+        """A function from the logits [V] of the next token to that token; its draws depend on the seed alone, so that
+        an output does not depend on what else is generated beside or before it."""
         import torch
 
         generator = torch.Generator().manual_seed(seed)

@@ -2,7 +2,7 @@
 
 The logits of a long text are larger than everything else together (128k tokens by a vocabulary of 128k are 34 GB in
 bfloat16), and only one number per row is needed. So they are computed from the hidden states one tile at a time, by the
-model's own code, which may do more than multiply: Gemma 2 caps its logits, Cohere and Granite scale them.
+model's own code, which may do more than a matrix product: Gemma 2 caps its logits, Cohere and Granite scale them.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def score_tokens(
     and values of one layer at a time; the results are the same. `chunk_size`: tokens per forward call, by default
     PREFILL_CHUNK. `on_prefill` is called with the share of the forward calls that are done, before the first one and
     after each.
+
     Raises: NotFiniteError for logits that are NaN, infinite or all equal; UnsupportedModelError for a model whose
     logits depend on more than its last hidden states, or that cannot run layer by layer.
     """
@@ -72,7 +73,7 @@ def score_tokens(
     def call(chunk_T: Tensor, cache: DynamicCache) -> _States:
         states = _States.of(model, chunk_T[None], cache)
         if on_prefill:
-            states.last_11V[0, 0, 0].item()  # waits for a GPU, which may lag behind what was launched
+            states.last_11V[0, 0, 0].item()  # waits for the GPU, which runs asynchronously
             on_prefill(next(done_calls) / calls)
         return states
 
@@ -166,8 +167,8 @@ class _KnownBody(StandIn):
 
 @contextmanager
 def _body_answers(model: PreTrainedModel, output: Any) -> Iterator[None]:
-    """The body is replaced as a whole, so that its hooks and wrappers (those of accelerate, say) stay in place and do
-    not run."""
+    """Inside, the model's body returns `output`. It is replaced as a whole, so that its hooks and wrappers
+    (accelerate's, say) stay in place and do not run."""
     body = model._modules[model.base_model_prefix]
     assert body is not None
     model._modules[model.base_model_prefix] = _KnownBody(body, output)
@@ -197,5 +198,5 @@ def _nll(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
 def _unsupported(model: PreTrainedModel) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"the logits of {type(model).__name__} do not follow from the hidden states of its `{model.base_model_prefix}` "
-        "alone, so that its perplexity cannot be had in bounded memory."
+        "alone, so its perplexity cannot be computed in bounded memory."
     )

@@ -1,4 +1,4 @@
-"""The method of a model that another program runs: whatever that program does to its attention."""
+"""The method of a model that another program runs: whatever that program applies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LABEL = re.compile(r"[\w.,:=+-]{1,60}")  # no slash, which separates the parts o
 
 @dataclass(frozen=True)
 class Served(Method):
-    """lcbench sends prompts and changes nothing. `as_label` says what the program was told to do, in the user's words;
-    tables name it `served:as_label`, which keeps it apart from lcbench's own methods."""
+    """lcbench only sends prompts. `as_label` names the method that the program applies, in the user's words; tables
+    show it as `served:as_label`, apart from lcbench's own methods."""
 
     as_label: str | None = None
 
@@ -29,8 +29,8 @@ class Served(Method):
 
 
 def served_methods(label: str | None, typed: Sequence[str] | None) -> list[Method]:
-    """The one method of such a model. Suites name methods of lcbench, which do not apply; a command line that does so
-    is refused before this. Raises: UserError for a label that cannot be part of a table."""
+    """The one method of such a model. Methods that a suite names do not apply; those on the command line were refused
+    before. Raises: UserError for a label that cannot be part of a table."""
     if label is not None and not LABEL.fullmatch(label):
         raise UserError(
             f"--served-as {brief(label)} must be a short name of letters, digits and . , : = + - _, up to 60, "

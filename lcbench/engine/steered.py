@@ -1,4 +1,4 @@
-"""The engine of this process: a loaded model, steered by the method."""
+"""The in-process engine: a loaded model, steered under the method."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from lcbench.methods import Method
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENS_TOGETHER = 16_384  # in the KV cache of a batch, prompts and answers: a longer prompt is answered alone
-BYTES_TOGETHER = 2**28  # of that cache, or those of the weights: beyond them, a step reads more cache than weights
-BEFORE = 8  # tokens of a prompt that are decoded with the answer
+TOKENS_TOGETHER = 16_384  # prompts and answers in the KV cache of a batch; a longer prompt is a batch of its own
+BYTES_TOGETHER = 2**28  # of that cache, or the weights' bytes: beyond, a step reads more cache than weights
+BEFORE = 8  # prompt tokens that are detokenized with the answer
 
 
 class SteeredHost(Host):
@@ -80,8 +80,8 @@ class SteeredEngine(Engine):
         self._prefixes = PrefixCache(self._model.config) if shares else None
         self._ends = stop_tokens(self._model, self._tokenizer)
         self._reader = Reader(self._model, method, host.footprint, lengths, shares=shares)
-        self._chunks: dict[int, int] = {}  # prefill chunk by length, where the usual one ran out of memory
-        self._at_once: dict[int, int] = {}  # largest batch by length, where AT_ONCE ran out of memory
+        self._chunks: dict[int, int] = {}  # prefill chunk by length, if the default ran out of memory
+        self._at_once: dict[int, int] = {}  # largest batch by length, if AT_ONCE ran out of memory
         self._footprint = host.footprint
 
     @property
@@ -130,7 +130,7 @@ class SteeredEngine(Engine):
         return self._reader.read(tokens, first, self._chunk(seq_len), on_prefill)
 
     def together(self, requests: Iterable[PromptRequest]) -> int:
-        """As many as fit into TOKENS_TOGETHER and BYTES_TOGETHER, padding included."""
+        """The number of requests that fit into TOKENS_TOGETHER and BYTES_TOGETHER, padding included."""
         count, longest, most = 0, 0, AT_ONCE
         for one in requests:
             longest = max(longest, len(one.tokens) + one.max_new_tokens)
@@ -141,7 +141,7 @@ class SteeredEngine(Engine):
         return count
 
     def _fit(self, count: int, length: int) -> bool:
-        """Whether the cache of so many sequences of this length is within bounds, rotated keys of decode counted."""
+        """Whether the cache of `count` sequences of this length, with rotated keys for decode, is within bounds."""
         if count * length > TOKENS_TOGETHER:
             return False
         method = self.steering.method
@@ -163,10 +163,10 @@ class SteeredEngine(Engine):
         if half < decoding.SMALLEST_CHUNK:
             return None
         self._chunks[one.seq_len] = half
-        return f"{half} tokens a call"
+        return f"{half} tokens per call"
 
     def _chunk(self, seq_len: int) -> int:
-        """Tokens of a prompt in one forward call, at this length."""
+        """The prefill chunk in tokens, at this length."""
         return self._chunks.get(seq_len, decoding.PREFILL_CHUNK)
 
     def _watch(self, request: PromptRequest) -> Callable[[list[int]], bool]:

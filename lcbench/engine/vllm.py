@@ -45,7 +45,7 @@ OURS = {"model": "--model", "revision": "--revision", "dtype": "--dtype", "trust
 
 
 def parse_engine_options(typed: Sequence[str]) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` from `name=value`, values in JSON, or texts. Raises: UserError."""
+    """Arguments of `vllm.LLM` from `name=value`; values are JSON, or else strings. Raises: UserError."""
     options: dict[str, Any] = {}
     for text in typed:
         name, equals, value = text.partition("=")
@@ -53,7 +53,7 @@ def parse_engine_options(typed: Sequence[str]) -> dict[str, Any]:
         if not (equals and name.isidentifier()):
             raise UserError(f"--engine-option {text!r} must be name=value, as in tensor_parallel_size=4.")
         if name in OURS:
-            raise UserError(f"--engine-option {name}: lcbench has {OURS[name]} for it; use that.")
+            raise UserError(f"--engine-option {name}: use {OURS[name]} of lcbench instead.")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -63,8 +63,8 @@ def parse_engine_options(typed: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VllmSource(Source):
-    """A model that vLLM runs; `options` are further arguments of `vllm.LLM`, `served_as` says what they do to
-    attention."""
+    """A model that vLLM runs; `options` are further arguments of `vllm.LLM`, `served_as` names the method that they
+    apply."""
 
     local: ModelSource
     options: dict[str, Any] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class VllmSource(Source):
         }
         try:
             return VllmHost(LLM(**arguments))
-        except Exception as error:  # of vLLM, torch, Ray or the GPU's driver
+        except Exception as error:  # raised by vLLM, torch, Ray or the GPU's driver
             raise UserError(f"vLLM cannot load {self.name}: {gist_of(error)}.") from error
 
 
@@ -133,7 +133,7 @@ class VllmHost(Host):
 
 
 class VllmEngine(Engine):
-    """Hands all prompts of a batch to vLLM, which schedules them and keeps its own prefix cache."""
+    """Passes all prompts of a batch to vLLM, which schedules them and has its own prefix cache."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -148,7 +148,7 @@ class VllmEngine(Engine):
                 "stop": list(one.stop) or None,
                 "stop_token_ids": sorted(one.end_tokens) or None,
                 "skip_special_tokens": False,  # one of them may be the answer
-                "logprobs": 0,  # of the tokens that were taken: NaN shows there
+                "logprobs": 0,  # only those of the chosen tokens: they show NaN
                 **(asdict(one.sampling) | {"seed": one.seed} if one.sampling else {"temperature": 0.0}),
             }
             for one in requests
@@ -188,7 +188,7 @@ class VllmEngine(Engine):
         return TextScores(nll, CallCost(prefill_seconds=round(seconds, 6), way="prompt_logprobs"))
 
     def _scores(self, prompts: Sequence[list[int]]) -> tuple[list[list[float]], float]:
-        """ln p of tokens[1:] of each prompt, and the seconds of all."""
+        """ln p of tokens[1:] of each prompt, and the seconds for all of them."""
         answers, seconds = self._run(
             prompts, [{"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1}] * len(prompts)
         )
@@ -199,7 +199,7 @@ class VllmEngine(Engine):
         return rows, seconds
 
     def _run(self, prompts: Sequence[list[int]], settings: Sequence[dict[str, Any]]) -> tuple[list[Any], float]:
-        """The answers in the order of the prompts, and the seconds of all."""
+        """The outputs in the order of the prompts, and the seconds for all of them."""
         from vllm import SamplingParams
 
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: all that its config asks for, and nothing left that a module of the model would need."""
+"""Loading weights: the config's tensors must all be there, and no tensor of a module may be left over."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger("lcbench")
 
 
 def load_weights(checkpoint: Checkpoint, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
-    """The model with its weights; `options` of `from_pretrained` say in which dtype and where. Raises: UserError where
-    they cannot be loaded, or do not fit the config."""
+    """The model with its weights; `options` of `from_pretrained` give dtype and placement. Raises: UserError if they
+    cannot be loaded, or do not fit the config."""
     from transformers import AutoModelForCausalLM
 
     name, folder = checkpoint.name, Path(checkpoint.location)
     if not checkpoint.gguf and folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{name} has no *.safetensors file, and weights are read from this format only; "
-            f"`lcbench convert {name} --out FOLDER` makes them from pytorch_model*.bin."
+            f"{name} has no *.safetensors file, the only format that is loaded; "
+            f"`lcbench convert {name} --out FOLDER` converts pytorch_model*.bin."
         )
     loaded: PreTrainedModel
     loaded, report = checkpoint.load(
@@ -47,7 +47,7 @@ def load_weights(checkpoint: Checkpoint, config: PretrainedConfig, **options: An
     if checkpoint.gguf:
         checkpoint.gguf.finish(loaded)
     if getattr(getattr(loaded.config, "quantization_config", None), "dequantize", False):
-        logger.warning("%s: this machine computes with no weights of its kind; they are dequantized", name)
+        logger.warning("%s: this machine cannot compute with weights of this type; they are dequantized", name)
     return loaded
 
 
@@ -58,8 +58,8 @@ def _config(checkpoint: Checkpoint) -> str:
 def _check_unread(checkpoint: Checkpoint, model: PreTrainedModel, keys: Iterable[str]) -> None:
     """Warn of tensors that no module reads, of another part of a composite model, such as its vision tower.
 
-    Raises: UserError for tensors within the modules of this model (biases, adapters, surplus layers), without which
-    it computes something else than its checkpoint means.
+    Raises: UserError for unread tensors within the modules of this model (biases, adapters, surplus layers), without
+    which it would compute something else than intended.
     """
     modules = {module for module, _ in model.named_modules()} - {"", model.base_model_prefix}
     unread = sorted(key for key in keys if not key.endswith("rotary_emb.inv_freq"))  # a buffer of old checkpoints

@@ -231,7 +231,7 @@ def test_going_back_in_the_answer() -> None:
         cache.crop(-5)
         out = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(PROMPT, N)]
         assert_equal(torch.cat(out, dim=1)[0], reference(SNAPKV)[PROMPT:])
-        with pytest.raises(UserError, match="can go back by 8 tokens at most, not by 9"):
+        with pytest.raises(UserError, match="can be cropped by at most 8, not by 9"):
             cache.crop(-9)
 
 
@@ -316,7 +316,9 @@ def test_refused() -> None:
         for cache in (None, StaticCache(config=model.config, max_cache_len=N), filled):
             with pytest.raises(UserError, match=r"snapkv drops keys .* past_key_values=DynamicCache\(\) from"):
                 model(ids, past_key_values=cache)
-        with pytest.raises(UserError, match="snapkv: a call has tokens before and after the end of the prompt, at 30"):
+        with pytest.raises(
+            UserError, match="snapkv: a forward pass has tokens before and after the end of the prompt, 30"
+        ):
             model(ids, past_key_values=longer)
     with lcbench.extend(model, INFLLM, length=N):
         own = model(ids, use_cache=True).past_key_values
@@ -329,6 +331,6 @@ def test_refused() -> None:
         for cache in (own, cropped, other, filled):
             with pytest.raises(UserError, match="infllm: this KV cache does not hold what the queries before"):
                 model(ids[:, :1], past_key_values=cache)
-    no_gradient = pytest.raises(UserError, match="xattention chooses keys, and choices have no gradient")
+    no_gradient = pytest.raises(UserError, match="xattention selects keys, which has no gradient")
     with lcbench.extend(model, "xattention", length=N), torch.enable_grad(), no_gradient:
         model(ids)

@@ -163,11 +163,11 @@ def test_a_window_as_long_as_the_pretraining_length_is_full_attention(caplog: py
         with steering, torch.no_grad():
             assert steering.layers_steered == 4
             assert torch.equal(model(ids).logits, expected)
-            with pytest.raises(UserError, match="has a sliding window of 100 tokens; set it to null"):
+            with pytest.raises(UserError, match="has a sliding window of 100 tokens, which this run exceeds"):
                 model(zoo.tokens(1, 101))
     assert caplog.messages == [
-        "this run has 100 tokens, but was said to have 90; mend length=...",
-        "this run has 101 tokens, but was said to have 100; mend length=...",
+        "this run has 100 tokens, more than the given length of 90; correct length=...",
+        "this run has 101 tokens, more than the given length of 100; correct length=...",
     ]
 
 
@@ -189,7 +189,7 @@ def test_layers_that_read_the_keys_of_others(caplog: pytest.LogCaptureFixture) -
         assert_close(model(ids[:, 40:41], past_key_values=cache).logits, model(ids[:, :41]).logits[:, -1:])
     assert not caplog.messages  # rotated keys are kept
     with (
-        pytest.raises(UnsupportedModelError, match=r"snapkv .* some layers read the keys of earlier ones: 3;"),
+        pytest.raises(UnsupportedModelError, match=r"snapkv .* some layers of .* read the keys of earlier ones: 3;"),
         lcbench.extend(model, "snapkv", length=N),
     ):
         pass
@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "GPT2Config": ({"n_embd": 64, "n_layer": 2, "n_head": 4}, "GPT2LMHeadModel has no rotary_emb"),
     "Llama4TextConfig": (
         {**zoo.SHAPE, "head_dim": 32, "num_local_experts": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 64},
-        r"Llama4ForCausalLM .*Llama4TextRotaryEmbedding does not answer \(cos, sin\)",
+        r"Llama4ForCausalLM .*Llama4TextRotaryEmbedding does not return \(cos, sin\)",
     ),
     "DeepseekV3Config": (
         {

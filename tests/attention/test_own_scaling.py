@@ -97,5 +97,5 @@ def test_a_missing_or_short_length_is_refused(model: PreTrainedModel) -> None:
         logits(model, 20)
     with lcbench.extend(model, "vanilla", length=40):
         logits(model, 40)
-        with pytest.raises(UserError, match="said to be 40 tokens and is at least 41"):
+        with pytest.raises(UserError, match="given as 40 tokens but is at least 41"):
             logits(model, 41)

@@ -180,7 +180,7 @@ class TestSeveralModels:
         native = logits(other)
         with (
             lcbench.extend(model, DCA),
-            pytest.raises(UserError, match="belongs to no steered model: it shares its config"),
+            pytest.raises(UserError, match="belongs to no steered model: its model shares a config"),
         ):
             logits(other)
         assert torch.equal(logits(other), native)

@@ -36,7 +36,10 @@ def the_run(results: str = "results") -> Path:
 def test_options_that_a_method_cannot_have_are_refused_before_anything_is_promised() -> None:
     done = cli("run", "passkey", "--method", "vanilla,snapkv", "--seq-len", "256", "--kv-dtype", "float16")
     assert done.code == 2 and "cell" not in done.err and not Path("results").exists()
-    assert done.error == "error: snapkv looks at all keys; a KV cache in another dtype or place is not for it."
+    assert (
+        done.error
+        == "error: snapkv reads all keys; it does not support a KV cache in another dtype or on another device."
+    )
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def damaged(file: str) -> Callable[[Path], None]:
         (for_another_shape, "]; give the base that it was trained on."),
         (
             with_more_tokens,
-            "[1349, 128], where the model has [1344, 128]: it was trained with a vocabulary of its own",
+            "[1349, 128], where the model has [1344, 128]: it was trained with an extended vocabulary",
         ),
         (for_other_modules, "adapter ./mine (LORA) cannot be merged into lcbench-tiny: Target modules"),
         (without_some, "adapter ./mine does not fit lcbench-tiny: 4 tensors are on one side only, such as base_model."),
@@ -211,13 +211,13 @@ def test_bits_are_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lcbench.engine.adapters.Adapter.config", {})
     write_gguf(Path("mine.gguf"), tiny_model())
     fewer = ["--quantization", "4bit"]
-    assert_refused(cli(*RUN, "-m", "mine.gguf", *fewer), "mine.gguf is quantized already; leave --quantization out.")
+    assert_refused(cli(*RUN, "-m", "mine.gguf", *fewer), "mine.gguf is already quantized; leave --quantization out.")
     assert_refused(cli(*RUN, "--adapter", "x", *fewer), "an adapter cannot be merged into --quantization 4bit without")
     model_folder(Path("stored"), quantization_config={"quant_method": "gptq", "bits": 4})
-    assert_refused(cli(*RUN, "-m", "./stored", *fewer), "./stored is quantized already; leave --quantization out.")
+    assert_refused(cli(*RUN, "-m", "./stored", *fewer), "./stored is already quantized; leave --quantization out.")
     split = ModelSource(quantization="4bit", tensor_parallel=True)
     config = split.config()
-    with pytest.raises(UserError, match="--tensor-parallel does not go with"):
+    with pytest.raises(UserError, match="--tensor-parallel cannot be combined with"):
         split.check_weights(config)
 
 

@@ -56,7 +56,7 @@ def test_what_a_cpu_can_is_asked_of_torch(
 
 def test_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_units(monkeypatch, fast=True)
-    faster = "bfloat16, in which this CPU is faster; --dtype float32 computes with more digits."
+    faster = "bfloat16, in which this CPU is faster; --dtype float32 is more precise."
     half = ModelSource(str(model_folder(tmp_path / "half", dtype="float16")), device="cpu")
     assert half.notes(half.config()) == [f"{half.name}: weights of float16 are converted to {faster}"]
     file = ModelSource(str(write_gguf(tmp_path / "mine.gguf", tiny_model(), "Q8_0")), device="cpu")

@@ -152,7 +152,7 @@ def test_options_of_the_method_are_named() -> None:
 def test_the_probe_says_overflow() -> None:
     model = ModelSource(dtype="float32").model()
     infinite_weights(model)
-    with pytest.raises(UnsupportedModelError, match=r"layer 3 of .*NaN or infinite .* overflows: run with --dtype"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 3 of .*NaN or infinite .* overflows; use --dtype"):
         lcbench.extend(model, "vanilla", length=64).__enter__()
 
 

@@ -287,7 +287,7 @@ def test_options_that_do_not_go_with_a_file() -> None:
     run = ["run", "passkey", "-m", "mine.gguf", "--seq-len", "200"]
     assert_refused(cli(*run, "--revision", "main"), "mine.gguf is a file; --revision is for models on the hub.")
     assert_refused(cli(*run, "--tensor-parallel"), "--tensor-parallel does not split a GGUF file")
-    assert_refused(cli("convert", "mine.gguf", "--out", "new"), "is a GGUF file, which every command takes as it is")
+    assert_refused(cli("convert", "mine.gguf", "--out", "new"), "is a GGUF file, which every command accepts as it is")
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def carries(model: PreTrainedModel) -> None:
 
 
 def test_what_is_no_plain_stack_is_refused() -> None:
-    words = "is not a plain stack of layers that hand on hidden states alone"
+    words = "is not a plain stack of layers that pass on hidden states alone"
     tuples = zoo.build(zoo.config("FalconConfig", new_decoder_architecture=True, num_kv_heads=2))
     hybrid = zoo.build(
         zoo.config(

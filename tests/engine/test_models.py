@@ -94,16 +94,16 @@ def minimax(folder: Path) -> None:
             changed(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
             "Pass --trust-remote-code if you trust it",
         ),
-        (lacking("model.safetensors"), "./mine has no *.safetensors file, and weights are read from this format only"),
-        (pickled, "./mine has no *.safetensors file, and weights are read from this format only"),
+        (lacking("model.safetensors"), "./mine has no *.safetensors file, the only format that is loaded"),
+        (pickled, "./mine has no *.safetensors file, the only format that is loaded"),
         (cut_off, "cannot load the model of ./mine: "),
         (with_text("model.safetensors", ""), "cannot load the model of ./mine: "),
-        (without_a_layer, "that are missing or of another shape: 3, such as model.layers.2.mlp.down_proj.weight"),
-        (changed(num_hidden_layers=5), "that are missing or of another shape: 9, such as model.layers.4."),
+        (without_a_layer, "that are missing or have another shape: 3, such as model.layers.2.mlp.down_proj.weight"),
+        (changed(num_hidden_layers=5), "that are missing or have another shape: 9, such as model.layers.4."),
         (changed(hidden_size=64), "do not fit its config.json"),
         (changed(num_hidden_layers=3), "that no module of LlamaForCausalLM reads: 9, such as model.layers.3."),
-        (changed(vocab_size=2000), "missing or of another shape: 1, such as model.embed_tokens.weight"),
-        (changed(vocab_size=100), "has tokens that its embedding of 100 rows lacks: "),
+        (changed(vocab_size=2000), "missing or have another shape: 1, such as model.embed_tokens.weight"),
+        (changed(vocab_size=100), "tokens that its embedding of 100 rows lacks, such as"),
     ],
 )
 def test_refused(make: Callable[[Path], None], fragment: str) -> None:
@@ -271,7 +271,7 @@ def test_a_tied_head_in_the_file_is_no_surplus() -> None:
 
 ROPE: dict[str, tuple[object, str]] = {
     "old spelling": ({"type": "su", "long_factor": [1.0] * 16, "short_factor": [1.0] * 16}, "write 'longrope' there"),
-    "unknown": ({"rope_type": "banana", "factor": 2.0}, "type 'banana', which no module of transformers computes"),
+    "unknown": ({"rope_type": "banana", "factor": 2.0}, "type 'banana', which transformers does not implement"),
     "a number": ({"rope_type": 5}, "has the type 5, which"),
     "a factor in words": ({"rope_type": "linear", "factor": "2"}, "factor in the rope_scaling .* not '2'"),
     "a base of 0": (
@@ -283,7 +283,7 @@ ROPE: dict[str, tuple[object, str]] = {
         {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "original_max_position_embeddings": 128},
         "short_factor in the rope_scaling of its config.json has 1 numbers for 32 frequencies",
     ),
-    "no type": ({"factor": 4.0}, "has the factor 4 without a type that uses it"),
+    "no type": ({"factor": 4.0}, "has the factor 4 but no type that uses it"),
 }
 
 
@@ -321,7 +321,7 @@ def test_an_end_of_texts_that_the_vocabulary_lacks_is_refused(kind: str, rows: i
     folder = model_folder(tmp_path / "model", vocab_size=rows)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {f"{kind}_token": "<foo>"}))
-    with pytest.raises(UserError, match=f"'<foo>' as its {kind.upper()} token, which its vocabulary lacks"):
+    with pytest.raises(UserError, match=f"'<foo>' as its {kind.upper()} which its vocabulary lacks"):
         ModelSource(str(folder)).tokenizer()
     listed = {"1341": {"content": "<foo>", "special": True}}  # by the model's makers: then it is a token of theirs
     path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": listed}))
@@ -338,7 +338,7 @@ def test_tokens_beyond_the_embedding() -> None:
     assert len(tokenizer) > rows
     source.checkpoint.check_tokenizer(tokenizer, rows)  # nothing writes them
     tokenizer.chat_template = "{% for m in messages %}<|extra9|>{{ m['content'] }}{% endfor %}"
-    with pytest.raises(UserError, match=rf"embedding of {rows} rows lacks: .*'<\|extra9\|>'"):
+    with pytest.raises(UserError, match=rf"embedding of {rows} rows lacks, such as .*'<\|extra9\|>'"):
         source.checkpoint.check_tokenizer(tokenizer, rows)
     tokenizer.chat_template = None
     tokenizer.add_tokens(["zyxw"])

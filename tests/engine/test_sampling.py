@@ -70,9 +70,9 @@ def test_whatever_is_generated_beside_it() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("temperature=0", "temperature must be more than 0; without --sampling the likeliest is taken"),
-        ("top_p=1.2", "top_p goes from 0 to 1"),
-        ("top_k=-1", "top_k is 0 or more"),
+        ("temperature=0", "temperature must be above 0; leave --sampling out for greedy answers"),
+        ("top_p=1.2", "top_p and min_p must be between 0 and 1"),
+        ("top_k=-1", "top_k 0 or more"),
         ("temprature=1", "did you mean 'temperature'"),
         ("0.6", "is not option=value"),
     ],

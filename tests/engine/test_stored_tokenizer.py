@@ -45,7 +45,7 @@ def test_the_file_decides_and_not_the_class(
     for tokenizer in (ModelSource(str(folder)).tokenizer(), _tokenizer_alone(folder)):
         assert tokenizer(TEXT, add_special_tokens=False).input_ids == made.encode(TEXT, add_special_tokens=False).ids
         assert tokenizer.eos_token == EOS
-    assert caplog.text.count("splits text otherwise than transformers' ") == 2
+    assert caplog.text.count("splits text differently from transformers' ") == 2
 
 
 def test_the_class_is_kept_where_it_agrees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

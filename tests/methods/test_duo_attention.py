@@ -108,5 +108,8 @@ def test_a_part_of_the_heads_is_refused() -> None:
     model, ids = zoo.llama(), zoo.tokens(1, 9)
     with torch.no_grad(), lcbench.extend(model, "duo_attention:full_heads=[0:1]", length=N):
         model.config.num_key_value_heads = 4
-        with pytest.raises(UserError, match="names KV heads, and attention of LlamaForCausalLM gets 2 instead of 4"):
+        with pytest.raises(
+            UserError,
+            match="treats KV heads differently, and attention of LlamaForCausalLM gets 2 of them here instead of 4",
+        ):
             model(ids)

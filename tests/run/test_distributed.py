@@ -188,9 +188,9 @@ def test_an_environment_that_makes_no_sense(variables: dict[str, str], monkeypat
 @pytest.mark.parametrize(
     ("placement", "processes", "message"),
     [
-        ({"device_map": "balanced"}, Processes(), "it is auto, or left out"),
+        ({"device_map": "balanced"}, Processes(), "--device-map can only be auto"),
         ({"device_map": "auto", "device": "cpu"}, Processes(), "leave --device out"),
-        ({"device_map": "auto"}, Processes(1, 2, 1), "launch one process on each"),
+        ({"device_map": "auto"}, Processes(1, 2, 1), "launch only one process per machine"),
         ({"tensor_parallel": True}, Processes(), "torchrun --nproc-per-node 2"),
         ({"tensor_parallel": True, "device": "cpu"}, Processes(0, 2), "leave --device and --device-map out"),
         ({"tensor_parallel": True, "device_map": "auto"}, Processes(0, 2), "leave --device and --device-map out"),

@@ -102,7 +102,7 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     done = cli(*arguments, "short")
     assert done.code == 0
     notes = [line for line in done.err.splitlines() if "out of memory" in line]
-    less = ("2 prompts at once", "one prompt at a time", "747 tokens a call", "373 tokens a call")
+    less = ("2 prompts at once", "one prompt at a time", "747 tokens per call", "373 tokens per call")
     assert notes == [f"out of memory: passkey  1500  vanilla; trying again with {how}." for how in less]
     assert sum(size > 400 for size in calls) == 4  # the second sample of this length begins with what is known
     chunks = {line["seq_len"]: line["cost"]["prefill_chunk"] for line in lines_of(Path("short"))}

@@ -13,8 +13,8 @@ from torch import Tensor
 class Stretch(NamedTuple):
     """Consecutive queries row_start <= t < row_stop, each with at least one key, whose key ranges move uniformly.
 
-    The first of them sees the keys key_start <= j < key_stop; from one query to the next, the start moves on by one if
-    `start_moves`, the stop if `stop_moves`.
+    The first of them sees the keys key_start <= j < key_stop; from one query to the next, the start advances by one if
+    `start_moves`, and the stop if `stop_moves`.
     """
 
     row_start: int
@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
 
     @property
     def last_key_stop(self) -> int:
-        """The key range of the last query ends before this key."""
+        """The end (exclusive) of the last query's key range."""
         return self.key_stop + (self.rows - 1) * self.stop_moves
 
 
@@ -58,7 +58,7 @@ def stretches(start_T: Tensor, stop_T: Tensor) -> Iterator[Stretch]:
 
 
 def _seen(stretch: Stretch) -> Iterator[Stretch]:
-    """The stretch without queries that have no keys: at most the first one, or all after some query, or all."""
+    """The stretch without its queries that have no keys: at most the first one, or all after some query, or all."""
     a, b, start, stop, start_moves, stop_moves = stretch
     if stop == start and stop_moves and not start_moves:
         a, stop = a + 1, stop + 1

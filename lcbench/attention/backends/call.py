@@ -13,7 +13,7 @@ from lcbench.attention.cache.ways import Look, Way
 from lcbench.attention.rope import Rope, RopeTables
 from lcbench.methods.pieces import Piece
 
-Output = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and -inf for a query that sees nothing
+Output = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and -inf for a query without keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Call:
     that the pieces show them.
 
     H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
-    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: what
-    the pieces show a single query, where it was worked out for all layers.
+    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: the key
+    ranges of a single query, if they were precomputed for all layers.
     """
 
     q_BHTD: Tensor
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def same_width(self) -> bool:
-        """Whether keys and values have as many channels."""
+        """Whether keys and values have the same number of channels."""
         return self.q_BHTD.shape[-1] == self.v_BKSD.shape[-1]
 
     def borders(self, piece: Piece) -> tuple[Tensor, Tensor]:
@@ -61,14 +61,14 @@ class Call:
         return self.tables.rotate(self.q_BHTD, piece.q_pos, self.rope)
 
     def rotated_to(self, piece: Piece, start: int, stop: int) -> Tensor:
-        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a piece, those of earlier
-        calls from the cache of rotated keys where there is one."""
+        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a piece; keys of earlier
+        calls come from the cache of rotated keys, if there is one."""
         if self.rotated_keys is None or self.rope.rotary is None:
             return self.tables.rotate(self.k_BKSD[:, :, start:stop], piece.k_pos[start:stop], self.rope)
         return self.rotated_by(self.tables.ways.find(piece.k_pos, start, stop), start, stop)
 
     def rotated_by(self, way: Way, start: int, stop: int) -> Tensor:
-        """The same, to their positions in a way."""
+        """The keys start <= j < stop [B, K, stop - start, D] rotated to their positions in a way."""
         if self.rope.rotary is None:
             return self.k_BKSD[:, :, start:stop]
         rotate = partial(self.tables.rotate, rope=self.rope)

@@ -39,7 +39,7 @@ class Backend:
     """One implementation of attention over pieces.
 
     `machine` and `refusal` return why it cannot run on a device, or does not support a call: the end of a sentence that
-    begins with its name, or None if it can. `kernel` names the library kernel in use, where there are several.
+    begins with its name, or None if it can. `kernel` names the library kernel in use, if it has several.
     """
 
     name: str
@@ -60,7 +60,7 @@ class BackendSelector:
     """Chooses the backend of each call in a block: the requested one, or the fastest that supports the call.
 
     `auto` takes `flash` or `tiled` for prefill, and `matmul` for decode and for calls they do not support; never `flex`
-    or `triton`, which no measurement puts ahead of these. A requested backend computes every call, decode included.
+    or `triton`, which were faster in no measurement. A requested backend computes every call, decode included.
     """
 
     def __init__(self, name: str = AUTO) -> None:
@@ -87,7 +87,7 @@ class BackendSelector:
         return backend.run(call)
 
     def note(self, label: str) -> bool:
-        """Note what computes a call; whether it is the first that it computes."""
+        """Record what computes a call; returns whether this is its first call."""
         known = len(self._used)
         self._used.add(label)
         return len(self._used) > known
@@ -135,7 +135,7 @@ def _anywhere(device: torch.device) -> None:
 
 
 def _float64_machine(device: torch.device) -> str | None:
-    return "computes in float64, which mps has not" if device.type == "mps" else None
+    return "computes in float64, which mps does not support" if device.type == "mps" else None
 
 
 def _cpu_machine(device: torch.device) -> str | None:
@@ -151,7 +151,7 @@ def _flash_machine(device: torch.device) -> str | None:
 
 
 def _compiling_machine(device: torch.device) -> str | None:
-    """Of kernels that Triton compiles."""
+    """Why a kernel that Triton compiles cannot run on a device; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton (pip install triton)"
     return _flash_machine(device)
@@ -168,7 +168,7 @@ def _everything(call: Call) -> None:
 
 def _plain_scores(call: Call) -> str | None:
     if call.softcap is not None:
-        return "knows no soft cap of scores, which this model has"
+        return "does not support the soft cap that this model's scores have"
     return _no_gradients(call)
 
 

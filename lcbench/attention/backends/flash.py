@@ -77,7 +77,7 @@ def refusal(call: Call) -> str | None:
     if call.q_BHTD.dtype not in DTYPES:
         return f"computes in bfloat16 and float16, not in {str(call.q_BHTD.dtype).removeprefix('torch.')}"
     if not call.same_width:
-        return f"needs values as wide as keys, and these have {call.v_BKSD.shape[-1]} and {D} channels a head"
+        return f"needs values as wide as keys, and these have {call.v_BKSD.shape[-1]} and {D} channels per head"
     if D > LARGEST_HEAD or D % 8:
         return f"needs heads of at most {LARGEST_HEAD} channels, a multiple of 8, and these have {D}"
     return None
@@ -112,7 +112,7 @@ def _adjoin(band: Band, other: Band) -> bool:
 
 
 def _windows(of_piece: Iterable[Stretch]) -> Iterator[tuple[Stretch, int]]:
-    """Stretches with the number of queries before each that belong to the same window.
+    """Stretches, each with the number of earlier queries that belong to the same window.
 
     The first queries of a sliding window have fewer keys than its width, which the kernel handles by itself.
     """
@@ -189,7 +189,7 @@ def _packed(x_BHND: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _borders(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where each sequence begins, and the last ends, int32; copied to the device for the first layer that asks."""
+    """Start of each sequence and end of the last, int32; copied to the device once, for all layers."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
 
 

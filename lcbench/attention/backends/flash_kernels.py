@@ -1,8 +1,8 @@
 """The FlashAttention that computes the `flash` backend's calls: 3 or 4 if the GPU has it and it is installed, else
 PyTorch's own, which is FlashAttention-2.
 
-FlashAttention 3 and 4 are called by their own packages. `torch.nn.attention.activate_flash_attention_impl` would put
-them behind every SDPA of the process, so that a model's own attention would change under it.
+FlashAttention 3 and 4 are called through their own packages: `torch.nn.attention.activate_flash_attention_impl` would
+use them for every SDPA call in the process, and so change the model's own attention.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Run = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A FlashAttention by name. `run` is None for the one in PyTorch; it takes packed sequences as `varlen_attn` does:
-    q [queries, H, D], k and v [keys, K, D], where each sequence begins, the longest, and `scale` and `window_size`; it
-    returns the output [queries, H, D] and the log-sum-exp [H, queries]."""
+    """A FlashAttention by name. `run` is None for PyTorch's own; it takes packed sequences as `varlen_attn` does:
+    q [queries, H, D], k and v [keys, K, D], the sequences' start offsets and largest lengths, `scale` and
+    `window_size`; it returns the output [queries, H, D] and the log-sum-exp [H, queries]."""
 
     name: str
     run: Run | None = None
 
 
-# Of each: its package, the module and its compute capabilities, the fastest first.
+# Name, module and major compute capabilities of each, the fastest first.
 PACKAGES = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute.interface", (9, 10)))
 
 
 @cache
 def fastest_kernel() -> Kernel:
-    """The kernel for the first GPU. What was activated in PyTorch by hand is what the user wants: it stays."""
+    """The kernel for the first GPU. An implementation that the user activated in PyTorch takes precedence."""
     if active := attention.current_flash_attention_impl():
         return Kernel(active)
     capability = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
@@ -58,7 +58,7 @@ def _function(path: str) -> Callable[..., Any] | None:
         if importlib.util.find_spec(path) is None:
             return None
         function: Callable[..., Any] | None = getattr(importlib.import_module(path), "flash_attn_varlen_func", None)
-    except (ImportError, OSError, RuntimeError):  # a package in its place, a library of another CUDA
+    except (ImportError, OSError, RuntimeError):  # another package of this name, or built for another CUDA
         return None
     return function
 

@@ -1,11 +1,11 @@
-"""Attention over pieces by PyTorch's FlexAttention: one call a piece, merged by log-sum-exp in float32.
+"""Attention over pieces by PyTorch's FlexAttention: one call per piece, merged by log-sum-exp in float32.
 
-A piece becomes a mask of blocks: those that all of a block's queries see need no mask, those at the edges of the piece
-are masked by its `start` and `stop`, the others are not computed. Unlike `flash` it needs no parts of a piece, and it
-knows soft caps and values of another width than keys.
+A piece becomes a block mask: blocks of keys that all queries of a block see need no mask, those at the edges of the
+piece are masked by its `start` and `stop`, and the others are not computed. Unlike `flash`, it need not split a piece,
+and it supports soft caps and values of another width than keys.
 
-On CUDA the call is compiled, once for all lengths: lengths are dynamic, and no shape is 1 that is larger elsewhere.
-Elsewhere, which is in tests, FlexAttention makes a matrix of all scores.
+On CUDA the call is compiled once for all lengths: lengths are dynamic, and none is ever 1, which would be specialised.
+On other devices, used only in tests, FlexAttention materialises all scores.
 
 Imported only when it is used: FlexAttention imports PyTorch's compiler.
 """
@@ -29,10 +29,10 @@ from lcbench.attention.rope import RopeTables
 from lcbench.methods.pieces import Piece
 
 BLOCK = 128  # queries, and keys, of a block: FlexAttention's own
-FEWEST = 2  # blocks of a mask each way: a shape of 1 would be compiled by itself
+FEWEST = 2  # blocks of a mask in each dimension: a size of 1 would be compiled separately
 NARROWEST = 16  # channels of a head that FlexAttention's kernel takes
-MASKS = 32  # of pieces that a steered block keeps, the oldest out first: those of a call at two million tokens
-# Shapes of heads, dtypes and scales that one process may compile; a scale is a constant of its kernel.
+MASKS = 32  # cached per steered block, the oldest dropped first: enough for a call at two million tokens
+# Head shapes, dtypes and scales that one process may compile; the scale is a constant of the kernel.
 COMPILING = {"recompile_limit": 64, "specialize_float": True}
 Compiled = Callable[..., Output]
 
@@ -78,10 +78,10 @@ def _outputs(call: Call) -> Iterator[Output]:
 
 
 class Blocks(NamedTuple):
-    """Which of the keys 0 <= j < S each query sees, start_T <= j < stop_T, as FlexAttention takes it; all int32.
+    """A block mask for FlexAttention, all int32: each query sees the keys start_T <= j < stop_T of 0 <= j < S.
 
-    Of each block of queries, some blocks of keys are masked and some are whole, seen by all: how many [1, 1, R], and
-    which [1, 1, R, C].
+    For each of R blocks of queries, the partial (masked) and the full blocks of keys: their number [1, 1, R] and their
+    indices [1, 1, R, C].
     """
 
     start_T: Tensor
@@ -93,16 +93,16 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, start_T: Tensor, stop_T: Tensor, keys: int, device: torch.device) -> Blocks:
-        """Of borders (int64, CPU) that never decrease. No more goes to the device than the borders; what is of the size
-        of [R, C] is made there."""
+        """From borders (int64, CPU) that never decrease. Only the borders are copied to the device; tensors [R, C] are
+        made there."""
         T = len(start_T)
         first = torch.arange(0, max(T, 1 + (FEWEST - 1) * BLOCK), BLOCK).clamp(max=T - 1)
         last = (first + BLOCK - 1).clamp(max=T - 1)
-        # All of a block's queries see inner <= j < inner_end, any of them begin <= j < end; in blocks of keys.
+        # In blocks of keys: all queries of a block see inner <= j < inner_end, some of them begin <= j < end.
         begin, end = start_T[first] // BLOCK, -(-stop_T[last] // BLOCK)
         inner, inner_end = -(-start_T[last] // BLOCK), stop_T[first] // BLOCK
         whole = (inner_end - inner).clamp(min=0)
-        inner = torch.where(whole > 0, inner, end)  # without whole blocks, all are before them
+        inner = torch.where(whole > 0, inner, end)  # without full blocks, all count as before them
         head, tail = inner - begin, (end - inner - whole).clamp(min=0)
         head, tail = (torch.where(begin < end, count, 0) for count in (head, tail))
         edges_5R1 = (
@@ -116,7 +116,7 @@ class Blocks(NamedTuple):
             (count[None, None, :, 0].clone(), at.clamp(max=most - 1)[None, None])
             for count, at in ((head + tail, at_masked), (whole, inner + c))
         )
-        # Tensors of their own, here and above: a compiled kernel copies what is not aligned to 16 bytes.
+        # Separate tensors, here and above: a compiled kernel copies inputs that are not aligned to 16 bytes.
         start, stop = (x.to(torch.int32).to(device, non_blocking=True) for x in (start_T, stop_T))
         return cls(start, stop, *masked, *all_seen)
 
@@ -124,8 +124,8 @@ class Blocks(NamedTuple):
 def _attend(
     q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, blocks: Blocks, scale: float, softcap: Tensor | None
 ) -> Output:
-    """What is compiled. The mask is made in here, so that all of it is an argument and nothing a closure that the
-    compiler would have to recognise; `softcap` is a tensor, since a number would be a constant of the kernel."""
+    """The function that is compiled. It builds the mask itself, so that the compiler sees arguments and no closure;
+    `softcap` is a tensor, since a number would become a constant of the kernel."""
 
     def seen(b: Tensor, h: Tensor, t: Tensor, j: Tensor) -> Tensor:
         return (j >= blocks.start_T[t]) & (j < blocks.stop_T[t])
@@ -142,7 +142,7 @@ def _attend(
         BLOCK_SIZE=BLOCK,
         mask_mod=seen,
         seq_lengths=(q_BHTD.shape[2], k_BKSD.shape[2]),
-        compute_q_blocks=False,  # of gradients
+        compute_q_blocks=False,  # only needed for gradients
     )
     out, aux = flex_attention(
         q_BHTD,
@@ -154,14 +154,14 @@ def _attend(
         enable_gqa=q_BHTD.shape[1] != k_BKSD.shape[1],
         return_aux=AuxRequest(lse=True),
     )
-    assert aux.lse is not None  # it was asked for
+    assert aux.lse is not None  # requested above
     return out, aux.lse
 
 
 @cache
 def _compiled(backend: str | Callable[..., Any] = "inductor") -> Compiled:
-    """`_attend` compiled for any number of queries and keys. Raises: RuntimeError of PyTorch where it does not compile:
-    it never runs uncompiled, which would take a matrix of all scores."""
+    """`_attend` compiled for any number of queries and keys. Raises: RuntimeError (PyTorch's) if it does not compile:
+    it never runs uncompiled, which would materialise all scores."""
     compiled = torch.compile(_attend, fullgraph=True, backend=backend)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks, scale: float, softcap: Tensor | None) -> Output:
@@ -177,8 +177,8 @@ def _compiled(backend: str | Callable[..., Any] = "inductor") -> Compiled:
 
 @dataclass(eq=False)
 class _Masks:
-    """The masks of a steered block, made once for all layers that show the same: pieces differ from layer to layer as
-    objects, so that their borders are compared, as numbers on the CPU."""
+    """The masks of a steered block, made once for all layers with equal pieces. Pieces are different objects in each
+    layer, so their borders are compared, as numbers on the CPU."""
 
     kept: list[tuple[Tensor, Tensor, tuple[int, int, torch.device], Blocks]] = field(default_factory=list)
     numbers: dict[tuple[float, torch.device], Tensor] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def matmul_attention(call: Call) -> Output:
 
 
 class _Part(NamedTuple):
-    """A piece with its rotated queries, and its rotated keys from the key `first` of the call on."""
+    """A piece with its rotated queries, and its rotated keys, which start at key `first` of the call."""
 
     piece: Piece
     first: int

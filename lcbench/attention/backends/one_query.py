@@ -1,7 +1,7 @@
-"""Attention of one query a row, as in decode: no mask, and no work on the host that grows with the number of keys.
+"""Attention of one query per row, as in decode: no mask, and no host work that grows with the number of keys.
 
-Each piece shows a single query one range of keys. Which, and at which positions, was worked out once for all layers
-(`Look`); keys are rotated already, but for the new ones.
+Each piece shows a single query one range of keys. These ranges and positions were computed once for all layers
+(`Look`), and all keys but the new ones are rotated already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def one_query(call: Call, look: Look) -> Output:
 
 
 def _by_kernel(call: Call, look: Look, q_PBKGD: tuple[Tensor, ...], keys: list[Tensor]) -> Output:
-    """PyTorch's fused kernel for CPUs, a call a piece, merged by log-sum-exp."""
+    """PyTorch's fused kernel for CPUs: one call per piece, merged by log-sum-exp."""
     outputs = (
         cpu_kernel(q, k, call.v_BKSD.narrow(2, start, stop - start), False, call.scale)
         for q, k, (start, stop, _) in zip(q_PBKGD, keys, look.shown, strict=True)
@@ -48,7 +48,9 @@ def _by_products(call: Call, look: Look, q_PBKGD: tuple[Tensor, ...], keys: list
     if call.softcap is not None:
         scores_XGS.div_(call.softcap).tanh_().mul_(call.softcap)
     weights = scores_XGS.softmax(-1)
-    lse = scores_XGS.amax(-1) - weights.amax(-1).log()  # the largest weight is 1 / the sum of all exponentials
+    lse = (
+        scores_XGS.amax(-1) - weights.amax(-1).log()
+    )  # the largest weight is 1 / the sum of exponentials, relative to the maximum
     lengths = [stop - start for start, stop in look.runs]
     shares = (weights,) if len(lengths) == 1 else torch.split(weights, lengths, dim=-1)
     found = [

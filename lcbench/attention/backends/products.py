@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WIDE_PRODUCTS = ("cuda", "meta")  # devices that make a product in float32 of half precision
+WIDE_PRODUCTS = ("cuda", "meta")  # devices that multiply half precision into a float32 result
 CONVERTED_AT_ONCE = 2**18  # elements of keys or values that a CPU converts to float32: what its cache holds
 
 
 def products(q_XTD: Tensor, k_XSD: Tensor, *, of_gradients: bool = False) -> Tensor:
-    """Scores [X, T, S] in at least float32."""
+    """Scores [X, T, S] = q k^T, in at least float32."""
     k_XDS = k_XSD.transpose(1, 2)
     if q_XTD.dtype.itemsize >= 4:
         return torch.bmm(q_XTD, k_XDS)
@@ -23,7 +23,7 @@ def products(q_XTD: Tensor, k_XSD: Tensor, *, of_gradients: bool = False) -> Ten
 
 
 def weighted(weights_XTS: Tensor, v_XSD: Tensor, *, of_gradients: bool = False) -> Tensor:
-    """Sums [X, T, D] of values."""
+    """Weighted sums [X, T, D] of values."""
     if weights_XTS.dtype == v_XSD.dtype:
         return torch.bmm(weights_XTS, v_XSD)
     if of_gradients or v_XSD.device.type != "cpu":
@@ -36,5 +36,5 @@ def weighted(weights_XTS: Tensor, v_XSD: Tensor, *, of_gradients: bool = False) 
 
 
 def _at_once(x_XSD: Tensor) -> int:
-    """How many keys a CPU converts to float32 at a time, which is faster than its products of half precision."""
+    """The number of keys converted to float32 at a time on a CPU, whose products in half precision are slower."""
     return max(1, CONVERTED_AT_ONCE // (x_XSD.shape[0] * x_XSD.shape[2]))

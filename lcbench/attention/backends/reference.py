@@ -31,7 +31,7 @@ def reference_attention(
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """softmax over the seen keys j of q_i . R(rel[i, j]) k_j, in float64 [B, H, T, Dv].
+    """Attention with scores q_i . R(rel[i, j]) k_j, softmax over the keys j in seen[i], in float64 [B, H, T, Dv].
 
     R(p) rotates channel pair m by p * inv_freq[m]; channels beyond 2M are not rotated. `attention_factor` multiplies
     cos and sin of queries and keys, so that it enters the score of the rotated channels squared.

@@ -44,7 +44,7 @@ def tiled_attention(call: Call) -> Output:
         else:
             k = rotate(call.k_BKSD[:, :, start:stop], piece.k_pos[start:stop])
         for tile in cut(*call.borders(piece)):
-            # Repeated tiles take the place of the batch.
+            # Repeated tiles use the batch dimension.
             for row in [slice(None)] if tile.repeats == 1 else [slice(b, b + 1) for b in range(B)]:
                 queries = _repeated(q[row], tile.row_start - first_row, tile.rows, tile.repeats, tile.row_step)
                 keys = _repeated(k[row], tile.key_start - start, tile.keys, tile.repeats, tile.key_step)
@@ -57,8 +57,8 @@ def tiled_attention(call: Call) -> Output:
 
 
 def _repeated(x_BHND: Tensor, first: int, size: int, count: int, step: int) -> Tensor:
-    """The rows first <= n < first + size [B, H, size, D]; of one row of a batch `count` times, each `step` rows further
-    on [count, H, size, D]. A view."""
+    """The rows first <= n < first + size [B, H, size, D]; for a batch of one, `count` such ranges, each `step` rows
+    after the one before, as a batch [count, H, size, D]. A view."""
     if count == 1:
         return x_BHND.narrow(2, first, size)
     _, of_head, of_row, of_channel = x_BHND.stride()

@@ -1,8 +1,8 @@
 """Split the pieces of attention into tiles: rectangles of queries and keys that a kernel computes whole.
 
-A kernel computes every pair of a tile, masked ones too, so that tiles are narrow where keys begin or end from query to
-query: along a causal edge or the edges of a window they have FINE queries. What is repeated along such an edge, or from
-chunk to chunk, is one tile with `repeats`, and one call.
+A kernel computes every pair of a tile, masked ones too, so tiles are small where the key range changes from query to
+query: along a causal edge or the edges of a window. Tiles that repeat along such an edge, or from chunk to chunk, are
+one tile with `repeats`, and one call.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TRIANGLE = 128  # queries of a tile along a causal edge: two of half the size an
 
 
 class Tile(NamedTuple):
-    """Queries row_start <= t < row_stop and keys key_start <= j < key_stop, relative to the call; the same again
-    `repeats` times in all, each `row_step` queries and `key_step` keys further on.
+    """Queries row_start <= t < row_stop and keys key_start <= j < key_stop, relative to the call; repeated `repeats`
+    times in all, each time `row_step` queries and `key_step` keys further on.
 
     `mask` False: every query sees every key; True: query n of the tile sees keys 0..n, of equally many; otherwise a
     boolean mask [rows, keys] of visible keys.
@@ -51,8 +51,8 @@ class Tile(NamedTuple):
 def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:
     """Split the key ranges start <= j < stop of the queries of a piece into disjoint tiles that cover them.
 
-    Long stretches of queries whose ranges move uniformly become tiles as their shape has it. The rest (pieces of short
-    chunks) is split into blocks with masked edges.
+    Long stretches of queries whose ranges move uniformly become tiles according to their shape. The rest (pieces of
+    short chunks) is split into blocks with masked edges.
     """
     done = int((stop_T > start_T).int().argmax())
     for run in _runs(stretches(start_T, stop_T)):
@@ -66,8 +66,8 @@ def cut(start_T: Tensor, stop_T: Tensor) -> Iterator[Tile]:
 
 @dataclass(frozen=True)
 class _Run:
-    """`count` neighbouring stretches of equal size, such as those of the chunks of DCA. From one to the next, the key
-    range moves on by `step`; or, in `stairs`, its end alone does, by the number of rows."""
+    """`count` adjacent stretches of equal size, such as the chunks of DCA. From one to the next, the key range advances
+    by `step`; or, if `stairs`, only its end does, by the number of rows."""
 
     first: Stretch
     count: int = 1
@@ -79,7 +79,7 @@ class _Run:
         return self.first.row_start + self.count * self.first.rows
 
     def joined(self, other: Stretch) -> _Run | None:
-        """This run with one more stretch; None if it does not go on as the run began."""
+        """This run with one more stretch; None if the stretch does not continue it."""
         first, n = self.first, self.count
         moves = (first.start_moves, first.stop_moves)
         stairs = self.stairs if n > 1 else other.key_start == first.key_start and not any(moves)
@@ -141,8 +141,8 @@ def _triangle(row: int, key: int, size: int) -> Iterator[Tile]:
 def _stairs(row: int, key: int, size: int, steps: int) -> Iterator[Tile]:
     """The n-th of `steps` blocks of `size` queries sees n x size keys from `key` on.
 
-    Halved again and again: the later half of the blocks sees all keys of the earlier, and each half is stairs again.
-    All halves of equal width are one tile.
+    Computed by recursive halving: the later half of the blocks sees all keys of the earlier half, and each half is
+    stairs again. All halves of equal width are one tile.
     """
     width, total = size, size * steps
     while width < total:
@@ -156,8 +156,8 @@ def _stairs(row: int, key: int, size: int, steps: int) -> Iterator[Tile]:
 
 
 def _window(row: int, rows: int, key: int, width: int, first_key: int) -> Iterator[Tile]:
-    """Of `rows` queries from `row` on, the n-th sees the keys key + n <= j < key + n + width."""
-    before = int(key > first_key)  # one key more where there is one: an even number is faster
+    """A window: the n-th of `rows` queries from `row` on sees the keys key + n <= j < key + n + width."""
+    before = int(key > first_key)  # one more (masked) key if possible: an even number is faster
     key -= before
     blocks, rest = divmod(rows, FINE)
     for first, size, count in ((0, FINE, blocks), (blocks * FINE, rest, 1)):
@@ -170,7 +170,7 @@ def _window(row: int, rows: int, key: int, width: int, first_key: int) -> Iterat
 
 
 def _blocks(start_T: Tensor, stop_T: Tensor, row_start: int, row_stop: int) -> Iterator[Tile]:
-    """Tiles of blocks of rows: keys that all of them see, and on both sides keys that only some see."""
+    """Tiles of blocks of queries: one of the keys that all of them see, and masked ones of the keys on both sides."""
     if row_start >= row_stop:
         return
     widest = int((stop_T - start_T)[row_start:row_stop].max())
@@ -179,7 +179,7 @@ def _blocks(start_T: Tensor, stop_T: Tensor, row_start: int, row_stop: int) -> I
         b = min(a + size, row_stop)
         start, stop = start_T[a:b], stop_T[a:b]
         left, inner_left, inner_right, right = int(start[0]), int(start[-1]), int(stop[0]), int(stop[-1])
-        if left >= right:  # no query has a key, and the kernel would return 0 for lse
+        if left >= right:  # no query has a key, for which the kernel would return lse 0, not -inf
             continue
         causal = right - inner_right == b - a - 1 and bool((stop.diff() == 1).all())
         inner_right -= causal

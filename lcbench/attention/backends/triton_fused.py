@@ -26,7 +26,7 @@ from lcbench.attention.cache.ways import Way
 from lcbench.methods.pieces import Piece
 
 PRECISION = tl.constexpr("tf32x3")  # float32 products as three tf32 products: as exact as float32
-SHARED_MEMORY = 232_448  # bytes of a block on Hopper, where there is no GPU to ask
+SHARED_MEMORY = 232_448  # bytes per thread block on Hopper, the default without a GPU
 SLACK = 1024  # bytes for barriers
 # Queries and keys of a tile, warps and stages, the fastest first.
 FLOAT32 = ((64, 32, 4, 2), (64, 16, 4, 2), (32, 16, 4, 2), (32, 16, 4, 1), (16, 16, 4, 1))
@@ -112,7 +112,7 @@ def refusal(call: Call) -> str | None:
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"computes in bfloat16, float16 and float32, not in {str(dtype).removeprefix('torch.')}"
     if dtype == torch.bfloat16 and not call.q_BHTD.is_cuda:
-        return "computes no bfloat16 in its interpreter, whose products of it are wrong"
+        return "does not compute bfloat16 in Triton's interpreter, whose bfloat16 products are wrong"
     for x in (call.k_BKSD, call.v_BKSD):
         if x.shape[-1] * dtype.itemsize % ROW_BYTES:
             return f"needs heads of a multiple of {ROW_BYTES // dtype.itemsize} channels, and these have {x.shape[-1]}"
@@ -135,9 +135,9 @@ def _sizes(dim: int, q_BHTD: Tensor) -> dict[str, Any]:
 
 
 def shared_memory(rows: int, keys: int, warps: int, stages: int, wide: int, itemsize: int) -> int:
-    """Bytes of shared memory that a program takes: queries, in float32 their output too, and the stages of keys and
-    values. As the compiler says for sm_90, but for some ten bytes: 64 x 32 x 2 in float32 of 256 channels 262,152, with
-    16 keys 196,616; 128 x 64 x 3 in bfloat16 of 128 channels 132,096."""
+    """Bytes of shared memory of a program: queries, in float32 also their output, and the stages of keys and values.
+    Within some ten bytes of what the compiler reports for sm_90: 64 x 32 x 2 in float32 with 256 channels 262,152, with
+    16 keys 196,616; 128 x 64 x 3 in bfloat16 with 128 channels 132,096."""
     return ((2 if itemsize == 4 else 1) * rows + 2 * stages * keys) * wide * itemsize + SLACK
 
 
@@ -156,7 +156,7 @@ def _tiles(start_PT: Tensor, stop_PT: Tensor, rows: int) -> Tensor:
 
 def _rotated_keys(call: Call, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
     """Rotated keys [B, K, rows, D], concatenated over the distinct key positions of the pieces, and for each piece the
-    shift from the index of a key to its row."""
+    offset from a key's index to its row."""
     ways: list[tuple[Tensor, int, int]] = []  # positions of the keys, and the range of them in use
     way_of_piece = []
     for piece in pieces:
@@ -180,7 +180,7 @@ def _rotated_keys(call: Call, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
 
 
 def _kept_keys(call: Call, pieces: list[Piece]) -> Iterator[tuple[list[Piece], tuple[Tensor, Tensor]]]:
-    """The pieces of each way, and their keys from the cache of rotated keys, as `_rotated_keys` returns them."""
+    """The pieces of each way, and their keys from the cache of rotated keys, in the form of `_rotated_keys`."""
     of_way: dict[Way, list[Piece]] = {}
     for piece in pieces:
         of_way.setdefault(call.tables.ways.find(piece.k_pos, *call.key_range(piece)), []).append(piece)
@@ -210,7 +210,7 @@ def _take_in(  # type: ignore[no-untyped-def]
     WIDE_V: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """One step of the online softmax: take the keys n <= j < n + KEYS into the output, sum and maximum of a tile."""
+    """One step of the online softmax: add the keys n <= j < n + KEYS to the output, sum and maximum of a tile."""
     k = k_desc.load([b, kv_head, n + shift, 0]).reshape(KEYS, WIDE)
     v = v_desc.load([b, kv_head, n, 0]).reshape(KEYS, WIDE_V)
     scores = tl.dot(q, k.T, input_precision=PRECISION)

@@ -1,1 +1,1 @@
-"""KV caches that grow in preallocated buffers, drop what no later query sees, and are searched."""
+"""KV caches: preallocated buffers, dropping of keys that no later query sees, eviction, and memory search."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from lcbench.methods.pieces import Memory
 
 GROWTH = 1.5  # factor by which a full buffer grows
-SPARE = 64  # rows of a new buffer beyond those that are needed
+SPARE = 64  # rows of a new buffer beyond those needed
 
 
 def rounded(x: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -57,7 +57,7 @@ class Buffer:
         return torch.empty(B, K, size, D, dtype=self._storage.dtype or new_BKND.dtype, device=device, pin_memory=pinned)
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order; a row may occur several times."""
+        """Reorder the batch to these rows [n]; a row may occur several times."""
         if self._buffer is not None:
             self._buffer = self.rows.index_select(0, rows.to(self._buffer.device))
 

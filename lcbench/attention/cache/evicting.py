@@ -1,4 +1,4 @@
-"""KV cache layers for methods that drop keys after the prompt, each KV head its own."""
+"""KV cache layers for methods that evict keys after the prompt, different ones for each KV head."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lcbench.attention.cache.observing import ObservingLayer
 from lcbench.attention.cache.ways import ByWay, Way
 from lcbench.core.errors import UserError
 
-NOWHERE = -1  # the position of a row that fills up the keys of a shorter prompt
+NOWHERE = -1  # the position of a filler row, where another prompt of the batch has kept more keys
 
 
 class TurnedKeys(ByWay):
-    """Rotated copies of the keys of some rows [B, K, m, D] that are left, each KV head's its own."""
+    """Rotated copies of the keys [B, K, m, D] of some rows that were not evicted; they differ between KV heads."""
 
     def keys(self, k_BKMD: Tensor, at_BKM: Tensor, way: Way, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The keys, of the tokens `at`, rotated to their positions in `way`, which starts at the first token; `rotate`
@@ -25,9 +25,9 @@ class TurnedKeys(ByWay):
 
 
 class EvictingLayer(ObservingLayer):
-    """All keys and values of a prompt, then those that `evict` keeps and all later ones.
+    """All keys and values of a prompt; after it, those that `evict` keeps, and all later ones.
 
-    `seen` is what the method has observed of each row of the batch, until then.
+    `seen` is what the method has observed of each row of the batch during the prompt.
     """
 
     def __init__(self, size: int = 0) -> None:
@@ -41,18 +41,18 @@ class EvictingLayer(ObservingLayer):
 
     @property
     def _stored(self) -> int:
-        """Number of keys of a KV head."""
+        """Number of stored keys per KV head."""
         return int(super().get_seq_length())
 
     @property
     def kept(self) -> float | None:
-        """How many keys of the prompt a KV head of a row keeps, on average; None before the end of the prompt."""
+        """The mean number of prompt keys that a KV head of a row keeps; None before the end of the prompt."""
         if self.positions_BKN is None:
             return None
         return float((self.positions_BKN != NOWHERE).sum(-1).double().mean())
 
     def evict(self, kept_KN: Sequence[Tensor], pads: Sequence[int]) -> None:
-        """Keep of each row the keys at these positions [K, n], counted without its padding."""
+        """Keep, for each row, only the keys at these positions [K, n], counted without its padding."""
         assert self.keys is not None and self.values is not None
         length, most = self.get_seq_length(), max(kept.shape[1] for kept in kept_KN)
         rows = [nn.functional.pad(kept, (most - kept.shape[1], 0), value=NOWHERE) for kept in kept_KN]
@@ -63,21 +63,21 @@ class EvictingLayer(ObservingLayer):
         self._take(keys, values, length)
 
     def _take(self, keys: Tensor, values: Tensor, length: int) -> None:
-        """Hold these keys and values of `length` tokens instead, in buffers of their own."""
+        """Replace the stored keys and values by these, of `length` tokens, in new buffers."""
         self.keys, self.values, self.seen = keys, values, {}
         self.dropped = length - keys.shape[2]
         self._size = max(0, self._size - self.dropped)
         self.leave_buffers()
 
     def positions(self, rows: slice, pad: int) -> Tensor:
-        """The position of every key [B, K, m] of the rows, which have `pad` padding tokens; NOWHERE for none."""
+        """The position of every key [B, K, m] of the rows, which have `pad` padding tokens; NOWHERE for filler rows."""
         assert self.positions_BKN is not None
         prompt = self.positions_BKN[rows]
         later = torch.arange(prompt.shape[2], self._stored) + self.dropped - pad
         return torch.cat([prompt, later.expand(*prompt.shape[:2], -1)], dim=2)
 
     def turned_keys(self, rows: slice) -> TurnedKeys:
-        """The cache of rotated keys of the rows; it is emptied and cropped with the layer."""
+        """The cache of the rows' rotated keys; it is emptied and cropped with the layer."""
         assert self.positions_BKN is not None
         return self.beside(TurnedKeys, rows, pad=0)
 
@@ -87,7 +87,7 @@ class EvictingLayer(ObservingLayer):
             later = self._stored - self.positions_BKN.shape[2]
             if -tokens_to_remove > later:
                 raise UserError(
-                    f"this KV cache has dropped keys of its prompt and can go back by {later} tokens at most, not by "
+                    f"this KV cache has dropped keys of its prompt and can be cropped by at most {later}, not by "
                     f"{-tokens_to_remove}; start a new one."
                 )
         super().crop(tokens_to_remove)

@@ -1,7 +1,7 @@
 """KV cache layers with preallocated buffers and cached rotated keys.
 
-`transformers` concatenates a layer's whole cache with every new token, and un-rotated keys would have to be rotated
-again for every query. Here a decode step writes one row and rotates only new rows.
+`transformers` copies a layer's whole cache for every new token, and un-rotated keys would have to be rotated again for
+every query. Here a decode step writes one row and rotates only that row.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 
 def key_storage(dtype: str, offload: bool, model: PreTrainedModel) -> Memory | None:
-    """Dtype and device of a KV cache: a dtype of `KV_DTYPES`, "auto" being the model's, in RAM if `offload`; None if
-    both are the model's own.
+    """Dtype and device of a KV cache: one of `KV_DTYPES` ("auto": the model's), in RAM if `offload`; None if both are
+    the model's own.
 
-    float8_e4m3fn has no scale: values beyond 448 become 448, as in vLLM's `kv_cache_dtype=fp8` without calibrated
-    scales. vLLM rounds keys after rotation, this cache before.
+    float8_e4m3fn is used without scales: values beyond 448 saturate, as in vLLM's `kv_cache_dtype=fp8` without
+    calibrated scales. vLLM rounds keys after rotation, this cache before.
+
     Raises: UserError for an unknown dtype.
     """
     named = kv_torch_dtype(dtype)
@@ -48,14 +49,14 @@ def kv_torch_dtype(name: str) -> torch.dtype | None:
 
 
 def drop_keys(layer: DynamicLayer) -> None:
-    """Empty a cache layer, which `DynamicLayer.reset` does in newer releases of transformers only: 5.17 keeps the keys
-    as zeros, and later queries would attend to them."""
+    """Empty a cache layer. `DynamicLayer.reset` does so only in newer releases of transformers: 5.17 sets the keys to
+    zero, and later queries would attend to them."""
     layer.keys = layer.values = None
     layer.is_initialized = False
 
 
 class RotatedKeyCache(ByWay):
-    """Rotated keys of earlier steps."""
+    """Rotated keys of earlier forward passes."""
 
     def keys(self, k_BKSD: Tensor, way: Way, start: int, stop: int, rotate: Callable[..., Tensor]) -> Tensor:
         """The keys start <= j < stop [B, K, stop - start, D] rotated to the positions of `way`; `rotate` is called for
@@ -69,9 +70,9 @@ Cached = TypeVar("Cached", bound=ByWay)
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """All keys and values of one layer, like `DynamicLayer`, in preallocated buffers.
 
-    If other tensors were assigned to `keys` and `values` (beam search, offloading), the next update copies them. With
-    gradients it concatenates, as in-place writes have none. `storage` is their dtype and device, if not the model's;
-    `update` then returns them in that form, those of the current call too, and attention converts what it needs.
+    If other tensors were assigned to `keys` and `values` (beam search, offloading), the next update copies them. When
+    gradients are needed it concatenates, since in-place writes have none. `storage` is their dtype and device, if not
+    the model's; `update` then returns all of them in that form, and attention converts what it needs.
     """
 
     keys: Tensor | None
@@ -86,11 +87,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
             if self.storage is not None:
-                raise UserError("a KV cache in another dtype or place gives no gradients; use torch.no_grad().")
+                raise UserError(
+                    "a KV cache in another dtype or on another device has no gradients; use torch.no_grad()."
+                )
             self.leave_buffers()
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return grown
-        length = super().get_seq_length()  # of the rows that are stored, in a layer that drops some, too
+        length = super().get_seq_length()  # rows that are stored, also in a layer that drops some
         if not (self._keys.holds(self.keys) and self._values.holds(self.values)):
             self.leave_buffers()
             if length and self.keys is not None and self.values is not None:
@@ -114,8 +117,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self._rotated_keys.setdefault((rows.start, rows.stop, heads.start, heads.stop, pad), RotatedKeyCache())
 
     def beside(self, made: Callable[[], Cached], rows: slice, pad: int) -> Cached:
-        """What `made` makes of the keys of the batch rows `rows` with `pad` padding positions, made once; like rotated
-        keys, it is truncated with the layer, and dropped with its buffers."""
+        """A cache beside the keys of the batch rows `rows` with `pad` padding positions, made by `made` on first use;
+        like rotated keys, it is truncated with the layer and dropped with its buffers."""
         found: Cached = self._beside.setdefault((made, rows.start, rows.stop, pad), made())
         return found
 

@@ -36,5 +36,5 @@ class ObservingLayer(GrowingLayer):
         super().batch_select_indices(indices)
 
     def _select(self, rows: Tensor) -> None:
-        """Row n is from now on what `rows[n]` was."""
+        """Reorder `seen`: row n becomes the former row `rows[n]`."""
         self.seen = {n: self.seen[row] for n, row in enumerate(rows.tolist()) if row in self.seen}

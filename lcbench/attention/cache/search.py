@@ -1,4 +1,4 @@
-"""Memory search: each query and head attends only to its keys with the highest scores, found by Faiss.
+"""Memory search: each query and head attends only to its highest-scoring keys, found by Faiss.
 
 The Focused Transformer's paper looks up k = 128 keys per query; its released code attends to all. All keys of a memory
 have the same rotary position, so that the score is the inner product of the rotated query and the key.
@@ -17,13 +17,14 @@ from lcbench.attention.cache.window import Keys, MemoryStore
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Piece
 
-SMALL = 1024  # keys, below which the search is always exact
+SMALL = 1024  # keys; with fewer, the search is exact
 GROWTH = 4  # the partition is rebuilt once the number of keys has grown by this factor
 PROBED = 8  # one in this many cells of the partition is searched
 
 
 class KeySearch:
-    """The keys of one row of a batch, one index per head: `flat` is exact, `ivf` searches the nearest cells."""
+    """The keys of one row of a batch, one Faiss index per KV head: `flat` is exact, `ivf` searches the nearest
+    cells."""
 
     def __init__(self, kind: str, heads: int, dim: int) -> None:
         import faiss
@@ -38,7 +39,7 @@ class KeySearch:
         return int(self.indexes[0].ntotal)
 
     def add(self, k_KSD: Tensor) -> None:
-        """Add those of the keys [K, S, D] that are not in the index yet."""
+        """Add the keys [K, S, D] from the first that is not in the index yet."""
         if self.partitioned and k_KSD.shape[1] >= GROWTH * self.made_for:
             self.indexes = [_partition(_numpy(keys)) for keys in k_KSD]
             self.made_for = k_KSD.shape[1]
@@ -121,7 +122,7 @@ def _attend_best(
 
 
 def _stretches(stop_T: Tensor) -> Iterator[tuple[int, int, int]]:
-    """Stretches a <= t < b of equal `stop`, each with it."""
+    """Ranges a <= t < b of queries with equal `stop`, as (a, b, stop)."""
     values, counts = torch.unique_consecutive(stop_T, return_counts=True)
     b = 0
     for stop, count in zip(values.tolist(), counts.tolist(), strict=True):

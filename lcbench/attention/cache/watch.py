@@ -42,8 +42,8 @@ class CacheWatch:
         """
         if storage is not None and method.forgets:
             raise UserError(
-                f"{method.label} lets go of keys, so that a KV cache in another dtype or place is not for it; its "
-                "memory, if it has one, has options: mem_dtype, mem_device."
+                f"{method.label} drops keys and does not support a KV cache in another dtype or place; for a "
+                "method with memory, set mem_dtype or mem_device."
             )
         self.method, self.layers, self.config, self.storage = method, layers, config, storage
         self.cache: Cache | None = None
@@ -54,7 +54,8 @@ class CacheWatch:
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: drop keys from its cache that no later query sees, if the method `forgets`.
 
-        They are dropped only here, so that a cache can be cropped (rejected drafts) before they are gone.
+        They are dropped only here, so that a cache can still be cropped after a pass (rejected drafts).
+
         Raises: UserError for a cache that was filled outside of a block, with rotated keys.
         """
         kwargs = {**dict(zip(_names(type(model).forward), args, strict=False)), **kwargs}
@@ -72,7 +73,7 @@ class CacheWatch:
         return (), kwargs
 
     def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """After a forward pass: set the attributes of the cache. A failed pass has no output."""
+        """After a forward pass: set the attributes of its cache."""
         cache, span = getattr(output, "past_key_values", None), self.span
         if isinstance(cache, Cache) and span is not None:
             cache.unrotated_keys = True
@@ -88,13 +89,15 @@ class CacheWatch:
         layer = self._window_layer(self.cache, module) if self.cache is not None else None
         store = None if layer is None else layer.store
         if store is not None and store.length and store.keys.shape[1] != heads:
-            raise UserError("this model changes its keys after the KV cache; pass past_key_values=StaticCache(...).")
+            raise UserError(
+                "this model changes the number of key heads after the KV cache; pass past_key_values=StaticCache(...)."
+            )
         return store
 
     def growing(self, module: nn.Module) -> GrowingLayer | None:
         """The cache layer of a layer, if it is a `GrowingLayer`.
 
-        Raises: UserError if it stores keys in another dtype or place than this block.
+        Raises: UserError if it stores keys in another dtype or on another device than this block.
         """
         index = layer_index(module)
         layer = self.cache.layers[index] if self.cache is not None and index < len(self.cache.layers) else None
@@ -109,7 +112,7 @@ class CacheWatch:
         return growing
 
     def _warn_once(self, layer: Any, module: nn.Module) -> None:
-        """Say that a cache is slow, once a block."""
+        """Warn once per block about a cache that is slow."""
         if not self._warned and module in self.layers and not isinstance(layer, GrowingLayer | WindowLayer):
             self._warned = True
             logger.warning(
@@ -145,23 +148,23 @@ class CacheWatch:
         """Replace the layers of a `DynamicCache`, with the keys in them: it is empty, or the model made it itself in
         its first forward pass. `cache.expected_length`, if set, is the size of their buffers.
 
-        A static, quantised or offloaded cache stays as it is, which costs time and memory and changes no result.
+        Static, quantised and offloaded caches stay as they are, which costs time and memory but changes no result.
         """
         if type(cache) is not DynamicCache or cache.offloading:
             return
         size = getattr(cache, "expected_length", 0)
-        # A window that hides no key of the run is full attention, of which the model's own cache layer does not know.
+        # A window that hides no key of the run is full attention, but the model's own cache layer would drop keys.
         no_more_than_keys = (
             DynamicLayer, DynamicSlidingWindowLayer, WindowLayer, EvictingLayer, ObservingLayer, GrowingLayer,
         )  # fmt: skip
         for module in self.layers:
             index = layer_index(module)
-            # Gemma 3n's last layers use the keys of others: in transformers 5.17 they are not layers of a cache.
+            # Gemma 3n's last layers use the keys of others: in transformers 5.17 they have no cache layers.
             if index < len(cache.layers) and type(cache.layers[index]) in no_more_than_keys:
                 layer, held = self._new_layer(module, size), cache.layers[index]
                 if held.is_initialized and held.get_seq_length():
                     if held.keys.shape[2] < held.get_seq_length():
-                        continue  # some are gone: the run has reached the window
+                        continue  # some keys were dropped already: the run has reached the window
                     layer.lazy_initialization(held.keys, held.values)
                     layer.keys, layer.values = held.keys, held.values
                 cache.layers[index] = layer
@@ -178,7 +181,7 @@ class CacheWatch:
         for module in self.layers:
             layer = self._window_layer(cache, module)
             if layer is not None and (layer.store and layer.store.memory) != self.memory(module):
-                raise UserError("this KV cache was filled with another memory; start with an empty one.")
+                raise UserError("this KV cache was filled under other memory options; start with an empty one.")
             if layer is not None and layer.is_initialized:
                 layer.release(
                     min(self._first_needed(module, layer.get_seq_length(), pad) for pad in getattr(cache, "pads", {0}))
@@ -212,7 +215,7 @@ def layer_index(module: nn.Module) -> int:
 
 
 def _is_empty(cache: Cache) -> bool:
-    """Whether no layer has tokens; layers with other states, or that share the keys of another, do not count."""
+    """Whether no layer has tokens; layers with other states, or that share another's keys, are ignored."""
     return not any(layer.is_initialized and layer.get_seq_length() for layer in cache.layers if _counts(layer))
 
 

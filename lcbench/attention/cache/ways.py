@@ -1,4 +1,4 @@
-"""Ways: positions of keys, shared by all layers, so that they are worked out and compared once a forward pass."""
+"""Ways: positions that a method gives to keys, shared by all layers and computed once per forward pass."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from lcbench.attention.cache.buffer import Buffer
 from lcbench.methods.pieces import Piece
 
-WAYS = 4  # in use at a time, least recently added out first
+WAYS = 4  # kept at a time; the oldest is dropped first
 
 
 class Way:
-    """One assignment of positions to the keys first <= j < end. A position never changes; keys are added at the end.
+    """One assignment of positions to the keys first <= j < end. Positions never change; keys are added at the end.
 
-    Rotated copies of keys are cached by the way to whose positions they are rotated.
+    Rotated copies of keys are cached per way: rotated to its positions.
     """
 
     def __init__(self, first: int) -> None:
@@ -33,7 +33,7 @@ class Way:
         return self.first + self._positions.length
 
     def fits(self, k_pos_S: Tensor, start: int, stop: int) -> bool:
-        """Whether it starts at or before `start`, reaches it without a gap, and its keys have these positions."""
+        """Whether it covers or adjoins `start`, and gives its keys from there on these positions [S]."""
         known = min(stop, self.end)
         return self.first <= start <= known and torch.equal(self.between(start, known), k_pos_S[start:known])
 
@@ -44,7 +44,7 @@ class Way:
         self._slices.clear()
 
     def between(self, start: int, stop: int) -> Tensor:
-        """The positions of the keys start <= j < stop, the same tensor for every layer that asks."""
+        """The positions of the keys start <= j < stop; the same tensor for every layer."""
         if (start, stop) not in self._slices:
             self._slices[start, stop] = self._positions.between(start - self.first, stop - self.first).view(-1)
         return self._slices[start, stop]
@@ -67,8 +67,8 @@ class Ways:
 
 
 class ByWay:
-    """What follows from keys and their positions, a row for every `size` keys, one buffer [B, K, n, D] per way, until
-    nothing else refers to the way."""
+    """Tensors derived from keys and their positions, one row per `size` keys, in one buffer [B, K, n, D] per way; a
+    buffer is dropped when nothing else refers to its way."""
 
     def __init__(self, expected: int = 0) -> None:
         """`expected` is the number of rows to come."""
@@ -104,9 +104,9 @@ class _Kept(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a single query sees, as integers: of each piece that shows it a key, in the order of the keys, its position
-    in `q_pos_P`, and start, stop of the keys, from the first that is available, with their way. `runs`: the ranges of
-    all these keys, those without a gap joined."""
+    """What a single query sees, as integers. For each piece that shows it keys, in the order of the keys: its position
+    in `q_pos_P`, and start and stop of the keys, counted from the first available one, with their way. `runs`: the
+    ranges of all these keys, adjacent ones joined."""
 
     q_pos_P: Tensor
     shown: tuple[tuple[int, int, Way], ...]

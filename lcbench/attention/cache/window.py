@@ -19,9 +19,9 @@ from lcbench.attention.cache.growing import GrowingLayer, drop_keys
 from lcbench.core.errors import UserError
 from lcbench.methods.pieces import Memory
 
-CONVERTED_AT_ONCE = 2**28  # bytes of keys and values converted from another dtype per step, at least those of one head
+CONVERTED_AT_ONCE = 2**28  # bytes of keys and values converted from another dtype per step; at least one head
 EVERY_HEAD = slice(None)
-GONE = "this KV cache has dropped keys that these queries need, it cannot go back so far; start a new one."
+GONE = "this KV cache has dropped keys that these queries need and cannot be cropped so far; start a new one."
 
 
 class MemoryStore:
@@ -46,7 +46,7 @@ class MemoryStore:
         return self._values.rows
 
     def take(self, k_BKSD: Tensor, v_BKSD: Tensor, first: int, stop: int) -> None:
-        """Append the keys before position `stop` that are not stored yet; the given ones start at position `first`."""
+        """Append the keys before position `stop` that are not stored yet; those given start at position `first`."""
         for buffer, x in ((self._keys, k_BKSD), (self._values, v_BKSD)):
             if stop > buffer.length:
                 buffer.append(x[:, :, buffer.length - first : stop - first])
@@ -59,7 +59,7 @@ class MemoryStore:
 
     @classmethod
     def stack(cls, stores: Sequence[MemoryStore]) -> MemoryStore:
-        """One store for the rows of several with equal length and equal memory."""
+        """One store for the rows of several stores of equal length and options."""
         whole = cls(stores[0].memory, stores[0].size)
         if stores[0].length:
             whole._keys.append(torch.cat([store.keys for store in stores]))
@@ -82,7 +82,7 @@ class MemoryStore:
 class Keys:
     """All keys of a call: k [B, K, S, D] and v [B, K, S, Dv] of the KV cache, the first at position `first` of the
     sequence, padding included; before them those in the layer's memory `store`, if any. `layer` is their cache layer,
-    if it can cache rotated keys. Attention is over the KV heads `heads` of them."""
+    if it can cache rotated keys. Attention uses the KV heads `heads`."""
 
     k_BKSD: Tensor
     v_BKSD: Tensor
@@ -92,7 +92,7 @@ class Keys:
     heads: slice = field(default_factory=lambda: EVERY_HEAD)
 
     def storage(self, q_BHTD: Tensor) -> Memory | None:
-        """Dtype and device of the layer's keys, if not those of the queries, and the heads to convert at a time."""
+        """Dtype and device of the layer's keys, and the heads to convert at a time; None if those of the queries."""
         storage = None if self.layer is None else self.layer.storage
         if storage is None:
             return None
@@ -108,7 +108,7 @@ class Keys:
 
 
 class WindowLayer(DynamicLayer):  # type: ignore[misc]
-    """The keys of one layer from position `first` on, and earlier ones in `store`, if the layer has a memory."""
+    """The keys of one layer from position `first` on, and earlier keys in `store` if the layer has a memory."""
 
     keys: Tensor
     values: Tensor
@@ -138,7 +138,7 @@ class WindowLayer(DynamicLayer):  # type: ignore[misc]
         """Raises: UserError for tokens that were dropped already."""
         if self.is_initialized and -tokens_to_remove > self.keys.shape[2]:
             raise UserError(
-                f"this KV cache keeps the last {self.keys.shape[2]} tokens of a layer and cannot go back by "
+                f"this KV cache keeps the last {self.keys.shape[2]} tokens of a layer and cannot be cropped by "
                 f"{-tokens_to_remove}; start a new one."
             )
         super().crop(tokens_to_remove)

@@ -1,4 +1,4 @@
-"""The address of an endpoint: what is sent to it, and what may be written down of it."""
+"""The address of an endpoint, its credentials, and the part of it that may be shown or recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises: UserError for what is no URL of an endpoint."""
+        """Raises: UserError for a text that is not the URL of an endpoint."""
         try:
             parts = urlsplit(url.strip())
             host, port = parts.hostname, parts.port
@@ -43,19 +43,19 @@ class Address:
 
     @property
     def secrets(self) -> list[str]:
-        """What must never be shown."""
+        """Credentials that must never be shown."""
         values = [self.password, *(value for _, value in self.query), api_key()]
         return [value for value in values if value]
 
     def without_secrets(self, text: str) -> str:
-        """A server's words, without any secret that it repeats."""
+        """A server's message without any secret that it repeats."""
         for secret in self.secrets:
             text = text.replace(secret, "...")
         return text
 
 
 def api_key() -> str | None:
-    """The key for the server, from the environment and nowhere else. Raises: UserError for what no header can hold."""
+    """The API key, from the environment only. Raises: UserError for one that a header cannot hold."""
     for name in KEYS:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()):

@@ -1,12 +1,12 @@
-"""Requests to an endpoint: answers as they stream in, errors in words, and retries with back-off.
+"""Requests to an endpoint: streamed answers, readable errors, and retries with back-off.
 
-A request that meets a busy or a failing server (429, 5xx, a connection that ends, something that is not JSON) is
-repeated up to TRIES times, one that brought nothing within its time once; one that the server refuses, or that is
-answered too slowly, is not. Once a server could not be reached in all tries, the requests that follow try once, so that
-a run whose server died ends in seconds.
+If the server is busy or fails (429, 5xx, a lost connection, something that is not JSON), a request is tried up to TRIES
+times; if nothing arrives before its timeout, SILENT_TRIES times; if the server refuses it or answers too slowly, once.
+After a server could not be reached in all tries, later requests try once, so that a run whose server died ends in
+seconds.
 
-A request is made in a thread of its own, and given up when its time is over: the timeouts of the HTTP library begin
-anew with every byte that arrives.
+A request runs in a thread of its own, which is abandoned at its timeout: the timeouts of the HTTP library start again
+with every byte that arrives.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lcbench.engine.endpoint.errors import (
 from lcbench.engine.endpoint.events import lines
 
 TRIES = 6
-SILENT_TRIES = 2  # of a request that brings nothing: each takes all the time that there is
+SILENT_TRIES = 2  # tries of a request without any answer: each takes the whole timeout
 FIRST_WAIT = 0.5  # seconds before the second try, doubled with each further one
 LONGEST_WAIT = 30.0  # seconds, also where the server asks for more
 CONNECT_SECONDS = 10.0
@@ -47,8 +47,8 @@ SHOWN = 300  # characters of a server's message
 
 @dataclass
 class Reply:
-    """What came back: JSON objects, one or a stream of them, with the seconds after which each arrived, and how often
-    the request was repeated. `complete` unless a stream ended without saying so."""
+    """The response: JSON objects, one or a stream, with the seconds after which each arrived, and the number of
+    retries. `complete` unless a stream ended without its end marker."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Reply:
 
 @dataclass
 class _Exchange:
-    """A request that is under way: for at most `limit` seconds. `answered`: the answer has begun to arrive."""
+    """A request in progress, for at most `limit` seconds. `answered`: the answer has begun to arrive."""
 
     limit: float
     answered: bool = False
@@ -71,7 +71,7 @@ class _Exchange:
 
 
 class Client:
-    """Connections to one endpoint; may be used by several threads. `timeout` is the most seconds of one request."""
+    """Connections to one endpoint; thread-safe. `timeout` is the longest time of one request, in seconds."""
 
     def __init__(self, address: Address, timeout: float, connections: int) -> None:
         httpx = http_library()
@@ -89,7 +89,7 @@ class Client:
             )
         except (ValueError, ImportError, OSError) as error:  # a proxy or certificates that cannot be used
             raise UserError(
-                f"cannot ask {address.base} by way of what the environment says of proxies and certificates "
+                f"cannot connect to {address.base} with the proxies and certificates that the environment sets "
                 f"(HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE): {gist_of(error)}."
             ) from error
         self._unreachable = threading.Event()
@@ -183,20 +183,20 @@ class Client:
         except httpx.TransportError as error:
             raise UnreachableError(self._clean(f"no connection to {self.address.base}: {_gist(error)}")) from None
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise EndpointError(self._clean(f"--endpoint is no URL: {_gist(error)}")) from None
+            raise EndpointError(self._clean(f"--endpoint is not a URL: {_gist(error)}")) from None
         except httpx.HTTPError as error:
             raise TransientError(self._clean(_gist(error))) from None
         reply.seconds = time.perf_counter() - started
         return reply
 
     def _events(self, response: Any, reply: Reply, exchange: _Exchange) -> Iterator[dict[str, Any]]:
-        """The objects of a stream of server-sent events, or the one of a plain response."""
+        """The JSON objects of a stream of server-sent events, or the one of a plain response."""
         parts = self._parts(response, exchange)
         if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             yield self._answer(self._json(_decoded(b"".join(parts), response), response))
             return
         reply.complete = False
-        data = ""  # of an event whose JSON is not whole yet: it may take several lines
+        data = ""  # of an event whose JSON is incomplete: it may take several lines
         for line in lines(parts):
             if line.startswith("data:"):
                 data += line.removeprefix("data:").strip() + "\n"
@@ -240,7 +240,7 @@ class Client:
         status, elsewhere = response.status_code, response.headers.get("location")
         content = _object(text)
         said = "" if content is None else _message(content)
-        if response.has_redirect_location:  # which is not followed: a key is for this server
+        if response.has_redirect_location:  # not followed: the key is for this server only
             said = f"it redirects to {elsewhere.partition('?')[0]}"
         message = self._clean(f"HTTP {status} from {self.address.base}{f': {said}' if said else ''}")
         wait = _wait(response.headers.get("retry-after", ""))
@@ -253,7 +253,7 @@ class Client:
     def _too_slow(self, exchange: _Exchange) -> EndpointError:
         advice = "; pass --request-timeout" if exchange.limit == self.timeout else ""
         if exchange.answered:
-            return EndpointError(f"no whole answer from {self.address.base} within {exchange.limit:g} s{advice}")
+            return EndpointError(f"no complete answer from {self.address.base} within {exchange.limit:g} s{advice}")
         return SilentError(f"no answer from {self.address.base} within {exchange.limit:g} s{advice}")
 
     def _clean(self, text: str) -> str:
@@ -261,7 +261,7 @@ class Client:
 
 
 def http_library() -> Any:
-    """httpx, or its successor httpx2, which has the same interface: the one that huggingface_hub brought along."""
+    """httpx, or its successor httpx2 with the same interface: whichever huggingface_hub installed."""
     for name in ("httpx2", "httpx"):
         if importlib.util.find_spec(name):
             return importlib.import_module(name)
@@ -269,14 +269,14 @@ def http_library() -> Any:
 
 
 def _is_plain(address: Address) -> bool:
-    """Whether nothing on the way to an address is encrypted: no request is redirected, and there is no proxy."""
+    """Whether no connection to an address is encrypted: plain HTTP without a proxy (redirects are not followed)."""
     from urllib.request import getproxies  # the HTTP library has imported it
 
     return address.base.startswith("http://") and not getproxies().keys() - {"no"}
 
 
 def _no_certificates() -> ssl.SSLContext:
-    """A context that trusts nobody: reading the system's certificates takes longer than many a request."""
+    """A context without certificates: reading the system's takes longer than many requests."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -310,7 +310,7 @@ def _wait(asked: str) -> float | None:
 
 
 def _message(content: Any) -> str:
-    """What a server says of an error, in any of the shapes that servers use."""
+    """A server's error message, in any of the forms that servers use."""
     for key in ("error", "message", "detail"):
         if isinstance(content, dict) and content.get(key):
             return _message(content[key])

@@ -1,4 +1,4 @@
-"""Why a request to a server brought no answer."""
+"""Errors of requests to a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lcbench.core.errors import EngineError
 
 
 class EndpointError(EngineError):
-    """A request that brought no answer."""
+    """A request failed."""
 
 
 class RefusedError(EndpointError):
@@ -18,7 +18,7 @@ class RefusedError(EndpointError):
 
 
 class TransientError(EndpointError):
-    """Another try may succeed. `wait` is how many seconds the server asks for."""
+    """A retry may succeed. `wait`: seconds that the server asks to wait, if any."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -34,4 +34,4 @@ class UnreachableError(TransientError):
 
 
 class SilentError(UnreachableError):
-    """The server took the connection, and answered nothing in time."""
+    """The server accepted the connection and sent nothing before the timeout."""

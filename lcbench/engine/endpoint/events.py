@@ -11,11 +11,11 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator
 
-END = re.compile(r"\r\n|\n|\r(?=.)", re.DOTALL)  # what follows a CR tells whether it is the half of an end
+END = re.compile(r"\r\n|\n|\r(?=.)", re.DOTALL)  # a CR may be the first half of CR LF: the next byte tells
 
 
 def lines(parts: Iterable[bytes]) -> Iterator[str]:
-    """The lines without their ends, the last one also without any."""
+    """The lines without their ends; the last one may have none."""
     decoder, rest = codecs.getincrementaldecoder("utf-8-sig")(errors="replace"), ""
     for part in parts:
         *whole, rest = END.split(rest + decoder.decode(part))

@@ -1,4 +1,4 @@
-"""The engine behind an endpoint: one request a call, several calls at a time."""
+"""The engine of an endpoint: one request per call, several calls at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lcbench.engine.endpoint.interface import Answer, Completions
 from lcbench.engine.endpoint.probe import Found
 from lcbench.methods import Method
 
-ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # of an answer that is whole
-STRINGS = ("stop_string", "stop_sequence")  # of one that a stop string ended
+ENDINGS = ("stop", "stop_string", "length", "eos", "eos_token", "stop_sequence")  # finish reasons of a complete answer
+STRINGS = ("stop_string", "stop_sequence")  # finish reasons of an answer that a stop string ended
 
 
 class EndpointHost(Host):
-    """A server that answered the probe. If `strict`, a prompt that it counts otherwise, or an answer that it ends
-    before its time, fails."""
+    """A server that answered the probe. If `strict`, a prompt fails whose tokens it counts differently, or whose answer
+    it cuts short."""
 
     def __init__(self, found: Found, concurrency: int, *, strict: bool) -> None:
         self.found, self.concurrency, self.strict = found, concurrency, strict
@@ -41,7 +41,7 @@ class EndpointHost(Host):
 
 
 class EndpointEngine(Engine):
-    """Asks one prompt a call; the server batches what arrives at the same time."""
+    """Sends one prompt per call; the server batches concurrent requests."""
 
     def __init__(self, host: EndpointHost) -> None:
         self._found, self._interface, self._strict = host.found, host.found.interface, host.strict
@@ -82,7 +82,7 @@ class EndpointEngine(Engine):
         return answer.text
 
     def _tokens(self, answer: Answer, request: PromptRequest) -> int:
-        """The tokens of the answer; where the server does not count them, those of its text."""
+        """The number of tokens of the answer, as the server counts them, or else counted in its text."""
         if answer.output_tokens is not None:
             return answer.output_tokens
         if answer.finish_reason == "length":
@@ -90,8 +90,8 @@ class EndpointEngine(Engine):
         return len(self._interface.tokenizer(answer.text, add_special_tokens=False, verbose=False).input_ids)
 
     def _require_whole(self, request: PromptRequest, answer: Answer, tokens: int, difference: int | None) -> None:
-        """Raises: EndpointError for a prompt that was cut, or counted otherwise where it went as it is, and for an
-        answer that ended neither by itself nor at its budget."""
+        """Raises: EndpointError for a prompt that was truncated, or sent as token ids and counted differently; and for
+        an answer that ended neither by itself nor at its budget."""
         chat = self._interface.sent_as == "chat"
         if difference is not None and (difference < 0 or (difference and not chat)):
             raise EndpointError(f"the server counted {answer.prompt_tokens} tokens of {len(request.tokens)} sent")
@@ -128,15 +128,15 @@ class EndpointEngine(Engine):
 
 
 def _with_stop(answer: Answer, stops: Sequence[str]) -> str:
-    """The text up to its stop string and with it, which servers leave out, where they tell that it was one."""
+    """The text including its stop string, which servers leave out, if they report which one it was."""
     only = stops[0] if answer.finish_reason in STRINGS and len(stops) == 1 else ""
     stop = answer.stopped_by or only
     return answer.text if stop in answer.text else answer.text + stop
 
 
 def _ending(answer: Answer, request: PromptRequest) -> str | None:
-    """Why the answer ended. Servers say `stop` for an end token and for a stop string, and leave the string out: so
-    where they do not tell which it was, it is not known."""
+    """Why the answer ended. Servers report `stop` both for an end token and for a stop string, which they leave out of
+    the text: unless they also report which, it is unknown."""
     if any(stop in answer.text for stop in request.stop):
         return "stop_string"
     return (

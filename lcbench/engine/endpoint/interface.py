@@ -1,4 +1,4 @@
-"""The two interfaces of an OpenAI-compatible server: what is sent to each, and how its answer reads."""
+"""The two interfaces of an OpenAI-compatible server: their requests, and how their answers are parsed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Interface(ABC):
-    """One of a server's two interfaces, asked in one dialect."""
+    """One of a server's two interfaces, used in one dialect."""
 
     path: ClassVar[str]
     dialects: ClassVar[tuple[Dialect, ...]]  # the richest first
@@ -66,7 +66,7 @@ class Interface(ABC):
     @property
     @abstractmethod
     def sent_as(self) -> str:
-        """How prompts are sent, as in a record's cost."""
+        """How prompts are sent, as recorded in a record's cost."""
 
     @abstractmethod
     def prompt_fields(self, tokens: list[int]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Interface(ABC):
         """The thought that the server split from a choice, and its text; or the next parts of them."""
 
     def ask(self, request: PromptRequest, **how: Any) -> Answer:
-        """The continuation, greedy or drawn. Raises: EndpointError."""
+        """The continuation, greedy or sampled. Raises: EndpointError."""
         body = {
             "model": self.model,
             **self.prompt_fields(request.tokens),
@@ -175,7 +175,7 @@ class Completions(Interface):
 
 
 class Chat(Interface):
-    """`/v1/chat/completions`: the prompt is the user's turn, and the server puts its template around it."""
+    """`/v1/chat/completions`: the prompt is the user's turn, and the server applies its chat template."""
 
     path = "chat/completions"
     dialects = (
@@ -239,7 +239,7 @@ INTERFACES: dict[str, type[Interface]] = {"completions": Completions, "chat": Ch
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
-    """The text of a prompt, without what the server's tokenizer will put before it itself."""
+    """The text of a prompt, without the tokens that the server's tokenizer will add before it."""
     prefix = tokenizer_prefix(tokenizer)
     own = tokens[len(prefix) :] if prefix and tokens[: len(prefix)] == prefix else tokens
     return str(tokenizer.decode(own))

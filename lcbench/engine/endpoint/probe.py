@@ -30,7 +30,8 @@ DENIED, MISSING = (401, 403), (404, 405)
 @dataclass
 class Found:
     """The interface that a server answered, the name that it gave its model, and its way to log-likelihoods of a
-    prompt; None: not asked, or none."""
+    prompt;
+    None: not tried, or none."""
 
     interface: Interface
     model: str
@@ -38,7 +39,9 @@ class Found:
 
 
 def dialect_of(client: Client, api: str, model: str, tokenizer: PreTrainedTokenizerBase) -> Found:
-    """The richest dialect that the server understands.
+    """The richest dialect that the server supports.
+
+    Token ids count as supported only if the server's count of them, if it reports one, is right.
 
     Token ids count as understood only if the server's count of them, where it gives one, is right. A server that is
     busy says nothing of what it understands.
@@ -102,7 +105,7 @@ def scores_of(found: Found) -> str | None:
 
 @contextmanager
 def in_a_sentence(client: Client) -> Iterator[None]:
-    """Before a run, what a server answers to a probe is the user's to mend: a UserError with the way out."""
+    """Turn errors of the probe, which the user can fix before a run, into a UserError with the way out."""
     base = shortened(client.address.base, LONGEST_URL)
     try:
         yield

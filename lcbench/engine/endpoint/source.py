@@ -1,4 +1,4 @@
-"""A served model, as given on the command line, and what its server says of it before a run."""
+"""A served model, as given on the command line, and what its server reports about it before a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LISTING_SECONDS = 20.0  # for the list of models, which a server has at hand
 @dataclass(frozen=True)
 class EndpointSource(Source):
     """The model `name` behind an endpoint. Prompts are built and counted with the tokenizer of `tokenizer_source`;
-    `served_as` says what the server does to the model's attention; `timeout` in seconds a request."""
+    `served_as` names the method that the server applies; `timeout` is in seconds per request."""
 
     name: str
     address: Address
@@ -45,7 +45,7 @@ class EndpointSource(Source):
     timeout: float = 600.0
     strict: bool = False
     display_name: str | None = None
-    _found: list[Found] = field(default_factory=list, init=False, repr=False, compare=False)  # what the probe told
+    _found: list[Found] = field(default_factory=list, init=False, repr=False, compare=False)  # the result of the probe
 
     @property
     def own_template(self) -> bool:  # type: ignore[override]
@@ -90,7 +90,7 @@ class EndpointSource(Source):
         return ModelFacts(self._trained_length() or trained or limit, limit=limit or _length(meta.get("n_ctx")))
 
     def require(self, measures: Collection[str]) -> None:
-        """Raises: UserError where tasks need likelihoods that the server does not give."""
+        """Raises: UserError if tasks need likelihoods that the server does not provide."""
         wanted = sorted(
             {"choice": "multiple choice", "likelihood": "perplexity"}[one] for one in measures if one != "answer"
         )
@@ -132,8 +132,8 @@ class EndpointSource(Source):
 
     @cached_property
     def _models(self) -> list[dict[str, Any]]:
-        """The entries of `/v1/models`; none where the server has no such list, or fails to make one (`transformers
-        serve` without a download cache): the probe tells if it is of any use."""
+        """The entries of `/v1/models`; none if the server has no such list, or fails to produce it (`transformers
+        serve` without a download cache): the probe then decides."""
         with in_a_sentence(self._client):
             try:
                 listed = self._client.get("models", tries=1, within=LISTING_SECONDS).get("data")

@@ -100,7 +100,11 @@ def test_a_backend_that_is_named_does_every_call(name: str, queries: int) -> Non
 @pytest.mark.parametrize(
     ("name", "given", "error"),
     [
-        ("tiled", call(softcap=2.0), "tiled knows no soft cap of scores, which this model has; use auto, reference"),
+        (
+            "tiled",
+            call(softcap=2.0),
+            "tiled does not support the soft cap that this model's scores have; use auto, reference",
+        ),
         ("tiled", with_gradient(call()), "tiled has no gradients; use auto, reference or matmul"),
         ("tiled", call(width_v=16), "tiled needs values as wide as keys; use auto"),
         ("flash", call(), "flash runs on CUDA GPUs, not on cpu; use auto, reference, matmul"),

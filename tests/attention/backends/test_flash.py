@@ -129,7 +129,7 @@ def test_layers_share_what_is_copied_to_the_device(calls: list[tuple[Any, ...]])
     ("shapes", "dtype", "why"),
     [
         ((64, 64, 4), torch.float32, "computes in bfloat16 and float16, not in float32"),
-        ((64, 32, 4), torch.float16, "needs values as wide as keys, and these have 32 and 64 channels a head"),
+        ((64, 32, 4), torch.float16, "needs values as wide as keys, and these have 32 and 64 channels per head"),
         ((12, 12, 4), torch.float16, "needs heads of at most 256 channels, a multiple of 8, and these have 12"),
         ((264, 264, 4), torch.bfloat16, "needs heads of at most 256 channels, a multiple of 8, and these have 264"),
         ((256, 256, 4), torch.bfloat16, None),

@@ -202,7 +202,7 @@ def test_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert refusal(12, torch.float16) == "needs heads of a multiple of 8 channels, and these have 12"
     assert "not in float64" in str(refusal(12, torch.float64))
-    assert "no bfloat16 in its interpreter" in str(refusal(16, torch.bfloat16))
+    assert "does not compute bfloat16 in Triton's interpreter" in str(refusal(16, torch.bfloat16))
     assert refusal(12, torch.float32) is None
     if DEVICE == "cpu":
         monkeypatch.delenv("TRITON_INTERPRET")

@@ -120,7 +120,7 @@ class TestWhereForgettingWouldLoseSomething:
     def test_cropped_by_more_than_a_window(self, model: PreTrainedModel) -> None:
         past = DynamicCache()
         in_calls(model, STREAMING, zoo.tokens(1, 61), [60, 61], past)
-        with pytest.raises(UserError, match="keeps the last 21 tokens of a layer and cannot go back by 22"):
+        with pytest.raises(UserError, match="keeps the last 21 tokens of a layer and cannot be cropped by 22"):
             past.crop(-22)
 
     @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ class TestWhereForgettingWouldLoseSomething:
     def test_a_cache_that_forgot_under_a_method_that_does_not(self, model: PreTrainedModel, other: str) -> None:
         past = DynamicCache()
         in_calls(model, STREAMING, zoo.tokens(1, 60), [50, 60], past)
-        with pytest.raises(UserError, match="its cache forgets, its attention does not"):
+        with pytest.raises(UserError, match="its cache drops keys that its attention needs"):
             in_calls(model, other, zoo.tokens(1, 5), [5], past)
 
     @pytest.mark.parametrize(

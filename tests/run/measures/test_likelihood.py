@@ -207,7 +207,7 @@ del REGISTRY["liar"]  # other tests look at all methods
     [
         ("run", "follows the length of the run, 128 or 512"),
         ("rope", "follows the length of the run, 128 or 512"),
-        ("prompt", "by itself it differs by"),
+        ("prompt", "by itself differs by"),
     ],
 )
 def test_a_method_that_lies_fails_with_the_reason(
