@@ -20,7 +20,8 @@ BATCH = 64  # rows in memory at once while all are read in order
 class ParquetRows(Sequence[RawRow]):
     """The rows of a parquet file. In order, BATCH of them are in memory; by number, one row group.
 
-    Columns that `datasets` wrote as ClassLabel have the names of the classes as values.
+    Columns that `datasets` wrote as ClassLabel have the names of the classes as values; a float32 is read as the
+    decimal number that it was written as.
 
     Raises: UserError for a file that cannot be read, is damaged, or has two columns of one name.
     """
@@ -32,6 +33,7 @@ class ParquetRows(Sequence[RawRow]):
             _require_plausible(self._metadata, file.path.stat().st_size)
             require_distinct(table.schema_arrow.names, file.name)
             self._classes = _class_names(table.schema_arrow.metadata or {})
+            self._short = [field.name for field in table.schema_arrow if str(field.type) in ("halffloat", "float")]
             groups = range(self._metadata.num_row_groups)
             self._ends = list(accumulate(self._metadata.row_group(number).num_rows for number in groups))
         self._group: tuple[int, Any] = (-1, None)  # the row group read last: its number, and its pyarrow.Table
@@ -55,7 +57,8 @@ class ParquetRows(Sequence[RawRow]):
                 yield from map(self._named, batch.to_pylist())
 
     def _named(self, row: dict[str, Any]) -> RawRow:
-        return row | {column: _class_name(row[column], names) for column, names in self._classes.items()}
+        names = {column: _class_name(row[column], names) for column, names in self._classes.items()}
+        return row | names | {column: _decimal(row[column]) for column in self._short}
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -84,6 +87,13 @@ def _require_plausible(metadata: Any, size: int) -> None:
     """Raises: ValueError for metadata that declare more rows than a file of `size` bytes can have."""
     if metadata.num_rows > max(MOST_ROWS, size):
         raise ValueError(f"it declares {metadata.num_rows:,} rows in {size:,} bytes")
+
+
+def _decimal(number: float | None) -> float | None:
+    """A float32 as it was written: 0.1 and not the nearest double, 0.10000000149011612."""
+    import numpy as np
+
+    return None if number is None else float(str(np.float32(number)))
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from lcbench.core.errors import UserError
@@ -46,7 +47,12 @@ def texts_of(value: Any, where: str) -> tuple[str, ...]:
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
     found = [text_of(item, where) for item in (value if isinstance(value, list | tuple) else [value])]
-    return tuple(text for text in found if text.strip())
+    return tuple(text for text in found if not is_blank(text))
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, zero-width and control characters."""
+    return not any(character.isprintable() and not character.isspace() for character in text)
 
 
 def text_of(value: Any, where: str) -> str:
@@ -56,7 +62,8 @@ def text_of(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value)) if value == int(value) and abs(value) < 2**53 else str(value)
+        whole = isinstance(value, int) or value == int(value)
+        return str(int(Decimal(repr(value)))) if whole else format(Decimal(repr(value)), "f")  # no 4821.0, no 1e+22
     kind = {bool: "true or false", dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)
     raise UserError(
         f"{where} is {kind} ({shortened(value)}), where a text is needed; write it as text, or name another column."

@@ -6,13 +6,14 @@ few-shot/scrolls_metrics (f1.py and exact_match.py are SQuAD's of 2016; rouge.py
 Two of its rules are plainly wrong for some texts. It removes the answer "A" as an article, so that an empty answer
 equals it: `score_corrected` keeps an article if nothing else is left. And ROUGE reads only a-z and 0-9, so that Russian
 or Chinese text has no words: see `has_words`. The metrics for your own tasks (`exact_match`, `f1`, `rouge`) follow the
-corrected rules.
+corrected rules, and know other scripts' punctuation and both ways to write an accent.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -42,14 +43,22 @@ def normalize_something(text: str) -> str:
     return normalize(text) or " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split()) or text.strip()
 
 
+def normalize_own(text: str) -> str:
+    """As `normalize_something`, of a text in composed characters (NFC), where an accent is no character of its own,
+    without other scripts' punctuation and what cannot be seen, such as the zero-width marks of copied text."""
+    composed = unicodedata.normalize("NFC", text)
+    plain = "".join(one for one in composed if one.isascii() or unicodedata.category(one)[0] not in "CP")
+    return normalize_something(plain if plain.strip() else composed)
+
+
 def exact_match(prediction: str, reference: str) -> Scored:
     """Whether the normalised texts are equal."""
-    return Scored({"exact_match": _equal(prediction, reference, normalize_something)})
+    return Scored({"exact_match": _equal(prediction, reference, normalize_own)})
 
 
 def token_f1(prediction: str, reference: str) -> Scored:
     """F1 of the words as multisets; 0 if no word is shared, also for two empty texts."""
-    return Scored({"f1": _words_f1(prediction, reference, normalize_something)})
+    return Scored({"f1": _words_f1(prediction, reference, normalize_own)})
 
 
 def official_exact_match(prediction: str, reference: str) -> Scored:
@@ -109,7 +118,7 @@ class _Words:
     """A tokenizer with the interface of `rouge_score`."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def _rouge(prediction: str, reference: str, *, any_script: bool) -> Scored:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SECONDS = 2.0  # limit of the regular expression `answer` per prediction
 NAMES_ANSWER = regex.compile(r"\{\{-?\s*answer\b")
 NAMES_DOCUMENT = regex.compile(r"\{\{-?\s*document\b")
+NAMES_QUESTION = regex.compile(r"\{\{-?\s*question\b")
 ALL = 10**9  # samples: every row of the data
 IN_PROTOCOLS = (
     *FORMAT,
@@ -291,6 +292,7 @@ class DocumentTask(Task):
             classes=self.classes,
             needs_references=not may_be_empty(self.scorer),
             needs_document="{%" not in prompt and NAMES_DOCUMENT.search(prompt) is not None,
+            needs_question="{%" not in prompt and NAMES_QUESTION.search(prompt) is not None,
         )
 
     def _demonstrations(self, row: Row, cell: Cell, sample: int, seed: int) -> list[Row]:

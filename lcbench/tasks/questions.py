@@ -15,7 +15,7 @@ from lcbench.data.hub import hub_rows
 from lcbench.data.raw import read_rows, require_whole_characters
 from lcbench.data.raw_file import RawFile
 from lcbench.data.scripts import script_files
-from lcbench.data.values import RawRow, document_of, spelled_out, text_of, texts_of
+from lcbench.data.values import RawRow, document_of, is_blank, spelled_out, text_of, texts_of
 
 COLUMNS = ("document", "question", "references", "choices", "id")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -160,7 +160,7 @@ class _Own(Questions):
     def _read(self, number: int) -> Row:
         fields = self._rows[number]
         document = document_of(*self._value(number, "document"))
-        document_id = hashlib.sha256(document.encode()).hexdigest()[:16] if document.strip() else None
+        document_id = hashlib.sha256(document.encode()).hexdigest()[:16] if not is_blank(document) else None
         if document_id:
             self._documents.setdefault(document_id, number)
         return Row(

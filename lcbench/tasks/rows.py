@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lcbench.core.errors import RowError, UserError, brief, unknown
 from lcbench.data import Row
-from lcbench.data.values import text_of, texts_of
+from lcbench.data.values import is_blank, text_of, texts_of
 from lcbench.tasks.questions import Questions, questions
 
 Value = TypeVar("Value")
@@ -33,6 +33,7 @@ class DocumentRows:
     classes: str
     needs_references: bool
     needs_document: bool
+    needs_question: bool
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -41,9 +42,11 @@ class DocumentRows:
         """Raises: RowError for a row that cannot be scored, or lacks the document."""
         row = self.unchecked(sample)
         if self.needs_references and not row.references:
-            raise RowError(f"{self.where(sample)} has no references to score an answer by.")
+            raise RowError(f"{self.where(sample)} has no references to score an answer by{self._lacking(row)}.")
         if self.needs_document and row.document_id is None:
             raise self.without_document(sample)
+        if self.needs_question and is_blank(row.question):
+            raise RowError(f"{self.where(sample)} has no question, and the prompt of {self.owner} names one.")
         return row
 
     def unchecked(self, sample: int) -> Row:
@@ -110,6 +113,12 @@ class DocumentRows:
     @property
     def _questions(self) -> Questions:
         return questions(self.data, self.split, self.columns, wanted(self.owner, self.only))
+
+    def _lacking(self, row: Row) -> str:
+        """The columns that a row has instead, where it has none for references."""
+        if self.columns.get("references", "references") in row.meta or not row.meta:
+            return ""
+        return f": its columns are {brief(list(row.meta))}; say in `columns` which is which"
 
     def _value(self, read: Callable[[Any, str], Value], value: Any, column: str, sample: int) -> Value:
         """Raises: RowError for a value that is not text."""

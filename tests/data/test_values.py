@@ -146,3 +146,16 @@ def test_in_a_task_of_ones_own(reference: Any, outcome: str, tmp_path: Path, mon
     assert outcome in shown.err
     if shown.code == 0:
         assert "Mara's code is 4821.\n\nIvo's is 9034. Which?" in shown.out
+
+
+def test_numbers_as_they_were_written(tmp_path: Path) -> None:
+    spelled = {4821.0: "4821", 1e22: "1" + "0" * 22, 1e-7: "0.0000001", -0.0: "0", 10**30: "1" + "0" * 30, 4.25: "4.25"}
+    assert {number: text_of(number, WHERE) for number in spelled} == spelled
+    single = pyarrow.table({"a": pyarrow.array([0.1, None], pyarrow.float32()), "b": [0.1, 0.1]})
+    parquet.write_table(single, tmp_path / "x.parquet")
+    rows = list(read_rows(RawFile(tmp_path / "x.parquet", "x.parquet")))
+    assert rows == [{"a": 0.1, "b": 0.1}, {"a": None, "b": 0.1}]
+
+
+def test_what_cannot_be_seen_is_missing() -> None:
+    assert texts_of(["\u200b", "\ufeff ", "\u200e4821"], WHERE) == ("\u200e4821",)

@@ -92,6 +92,26 @@ def test_rouge_of_tasks_of_ones_own_knows_every_script(text: str) -> None:
     assert has_words(text) == text.isascii()
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "right"),
+    [
+        ("Cafe\u0301", "Caf\u00e9", True),  # an accent of its own
+        ("“4821”。", "4821", True),
+        ("\u200f4821\u200b", "4821", True),
+        ("¿Qué?", "qué", True),
+        ("Cafe", "Café", False),
+        ("。", "！", False),
+        ("。", "。", True),
+    ],
+)
+def test_one_spelling_for_what_looks_the_same(prediction: str, reference: str, right: bool) -> None:
+    """In tasks of one's own; official scorers stay as they are."""
+    for own in ("exact_match", "f1"):
+        assert score_example(own, prediction, reference)["score"] == 100.0 * right
+    assert score_example("rouge", "Cafe\u0301", "Caf\u00e9")["rouge1"] == 100.0
+    assert score_example("scrolls/quality", prediction, reference)["score"] == 100.0 * (prediction == reference)
+
+
 def test_a_chinese_character_is_a_word() -> None:
     scored = score_example("rouge", "北京是城市", "北京是首都")
     assert (scored["rouge1"], scored["rouge2"], scored["rougeL"]) == (60.0, 50.0, 60.0)

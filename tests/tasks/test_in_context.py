@@ -201,7 +201,7 @@ def test_ids_of_documents_are_no_ids_of_questions(tokenizer: PreTrainedTokenizer
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ("demonstrations: ./asked.csv\n", "would demonstrate with the rows of ./asked.csv that it asks"),
+        ("demonstrations: ../asked.csv\n", "there is no file ../asked.csv"),
         ("demonstrations: asked.csv\n", "would demonstrate with the rows of asked.csv that it asks"),
         ("demonstrations: gone.csv\n", "there is no file gone.csv"),
         ("labels: {A: colour, B: number}\n", "unknown label of mine in row 111 of shown.csv: 'C'; known: A, B."),

@@ -147,3 +147,16 @@ def test_a_csv_of_ones_own_loses_nothing_without_a_word() -> None:
         Path("rows.csv").write_text(content)
         with pytest.raises(UserError, match=why):
             task(of=YAML.replace("rows.jsonl", "rows.csv")).require_data()
+
+
+def test_what_the_prompt_names_must_be_there() -> None:
+    for row, why in (
+        ({"story": "It rained.", "ask": None}, "has no question, and the prompt of mine names one."),
+        ({"story": "It rained.", "ask": " \u200b"}, "has no question, and the prompt of mine names one."),
+        ({"story": "\u200b", "ask": "Why?"}, "has no document, and the prompt of mine names one."),
+    ):
+        Path("rows.jsonl").write_text(json.dumps({**row, "gold": "x", "number": 1}) + "\n")
+        assert task().problems(1, 0)[0].endswith(why)
+    Path("rows.jsonl").write_text(json.dumps({"story;ask;gold": "x"}) + "\n")  # as a CSV with semicolons is read
+    unnamed = task(of=YAML.replace("columns: {document: story, question: ask, references: gold, id: number}\n", ""))
+    assert "to score an answer by: its columns are ['story;ask;gold']; say in `columns`" in unnamed.problems(1, 0)[0]
