@@ -30,7 +30,7 @@ ApiOption = Annotated[
 ]
 TokenizerOption = Annotated[
     str | None,
-    served("--tokenizer", help="Tokenizer of the served model: an id or a folder; default: --model's."),
+    served("--tokenizer", help="Tokenizer of the served model: an id, folder or GGUF file; default: --model's."),
 ]
 ServedAsOption = Annotated[
     str | None,

@@ -18,6 +18,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from lcbench.apps.train.lm import described
 from lcbench.attention.options import AttentionOptions
 from lcbench.core.errors import UserError
+from lcbench.engine.endpoint.address import Address
+from lcbench.engine.endpoint.source import EndpointSource
 from lcbench.engine.gguf_config import complete_config
 from lcbench.engine.models import ModelSource
 from tests.cli.test_errors import assert_refused
@@ -133,6 +135,12 @@ def test_a_note_tells_what_is_dequantized_and_other_weights_are_another_run() ->
     content[-1] ^= 1
     path.write_bytes(content)
     assert cli(*run).error == "error: run holds another run (it differs in model_fingerprint); pass another --output."
+
+
+def test_a_served_model_is_counted_with_the_tokenizer_of_a_file() -> None:
+    write_gguf(Path("mine.gguf"), tiny_model())
+    source = EndpointSource("m", Address.parse("http://localhost:1/v1"), ModelSource("mine.gguf"))
+    assert source.tokenizer()("a  12").input_ids == ModelSource("mine.gguf").tokenizer()("a  12").input_ids
 
 
 LLAMA_3 = {

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lcbench.methods import Method
 
 APIS = ("completions", "chat")
+# The most tokens of prompt and answer, in an entry of the list of models: vLLM and SGLang; OpenRouter and Together;
+# Groq; Mistral.
+LIMITS = ("max_model_len", "context_length", "context_window", "max_context_length")
 LISTING_SECONDS = 20.0  # for the list of models, which a server has at hand
 
 
@@ -67,8 +70,9 @@ class EndpointSource(Source):
         return served_methods(self.served_as, typed)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        folder = Path(self.tokenizer_source.checkpoint.location)
-        if folder.is_dir() and not (folder / "config.json").exists():
+        checkpoint = self.tokenizer_source.checkpoint
+        folder = Path(checkpoint.location)
+        if not checkpoint.gguf and folder.is_dir() and not (folder / "config.json").exists():
             return _tokenizer_alone(folder)
         try:
             return self.tokenizer_source.tokenizer()
@@ -77,7 +81,7 @@ class EndpointSource(Source):
                 raise
             raise UserError(
                 f"prompts are counted with the tokenizer of {self.name}, which cannot be loaded here; name one with "
-                f"--tokenizer ID or FOLDER ({str(error).rstrip('.')})."
+                f"--tokenizer ID, FOLDER or FILE.gguf ({str(error).rstrip('.')})."
             ) from error
 
     def inspect(self, tokenizer: PreTrainedTokenizerBase, attention: AttentionOptions) -> ModelFacts:
@@ -86,7 +90,8 @@ class EndpointSource(Source):
             self._found[:] = [dialect_of(self._client, self.api, self.name, tokenizer)]
         entry = next((entry for entry in self._models if entry.get("id") == self.name), {})
         meta = entry["meta"] if isinstance(entry.get("meta"), dict) else {}  # llama.cpp's
-        limit, trained = _length(entry.get("max_model_len")), _length(meta.get("n_ctx_train"))
+        limit = next((found for name in LIMITS if (found := _length(entry.get(name)))), None)
+        trained = _length(meta.get("n_ctx_train"))
         return ModelFacts(self._trained_length() or trained or limit, limit=limit or _length(meta.get("n_ctx")))
 
     def require(self, measures: Collection[str]) -> None:
