@@ -200,7 +200,7 @@ def make_plan(
     notes = [*format_notes(requests, tasks, tokenizer), *thinking_notes(tasks, tokenizer), *facts.notes]
     for request, loaded, methods in zip(requests, tasks, chosen, strict=True):
         seq_lens = list(request.seq_lens or _default_length(source, facts))
-        _require_room(source, facts, seq_lens)
+        _require_room(source, facts, seq_lens, task)
         task = loaded.for_lengths(seq_lens)
         samples = samples_of(request, task, tokenizer)
         problems = task.problems(samples, seed)
@@ -234,14 +234,16 @@ def _default_length(source: Source, facts: ModelFacts) -> tuple[int]:
     return (facts.trained,)
 
 
-def _require_room(source: Source, facts: ModelFacts, seq_lens: Sequence[int]) -> None:
+def _require_room(source: Source, facts: ModelFacts, seq_lens: Sequence[int], task: Task) -> None:
     """Raises: UserError for lengths beyond the engine's limit."""
-    beyond = [length for length in seq_lens if facts.limit is not None and length > facts.limit]
-    if beyond:
-        raise UserError(
-            f"{source.name} runs with at most {facts.limit:,} tokens, prompt and answer together, not {max(beyond):,}; "
-            "pass a shorter --seq-len, or start it with a higher limit."
-        )
+    behind = int(task.measure != "answer")  # servers generate a token after what they score
+    if facts.limit is None or max(seq_lens, default=0) + behind <= facts.limit:
+        return
+    more = f", and {task.name} needs one more than its texts have" if behind else ""
+    raise UserError(
+        f"{source.name} runs with at most {facts.limit:,} tokens, prompt and answer together, not {max(seq_lens):,}"
+        f"{more}; pass a shorter --seq-len, or start it with a higher limit."
+    )
 
 
 def _depths(request: Request) -> list[float] | None:
