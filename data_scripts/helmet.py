@@ -2,7 +2,8 @@
 
 Yen et al. 2024, https://arxiv.org/abs/2410.02694. The archive has 11 GB; its unpacked folder `data` can be given with
 --from. A column `k` of each row is the number of its passages or pairs: 50 of RAG and 105 of JSON make some 8k tokens,
-105, 220, 440 and 1000 (220, 440, 900, 1800) twice as many each. Demonstrations are the split `train`.
+105, 220, 440 and 1000 (220, 440, 900, 1800) twice as many each. Demonstrations are the split `train`. A question stands
+there several times, at other depths of its answer; `key` tells it apart from others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from lcbench.data.source import DataSet, Hub, Licence, SourceRow
 from lcbench.data.values import RawRow
@@ -33,14 +35,15 @@ def size(name: str) -> dict[str, str]:
 def json_kv(row: RawRow, number: int) -> Iterator[SourceRow]:
     demonstrations = [f"Key: {key}\nCorresponding value: {value}" for key, value in row["demos"][:2]]
     meta = {"k": row["k"], "demonstrations": "".join(f"{one}\n\n" for one in demonstrations), "depth": row.get("depth")}
-    yield SourceRow(f"{row['k']}-{number}", row["question"], (row["answer"],), row["context"], meta=meta)
+    answers = tuple(row["answer"]) if isinstance(row["answer"], list) else (row["answer"],)
+    yield SourceRow(f"{row['k']}-{number}", row["question"], answers, row["context"], meta=meta)
 
 
 def rag(row: RawRow, number: int) -> Iterator[SourceRow]:
     if "s_pop" in row and not math.log10(max(row["s_pop"], 1)) < MOST_POPULAR:
         return
     passages = "\n\n".join(f"Document (Title: {one['title']}): {one['text']}" for one in row["ctxs"])
-    yield _row(row, number, row["question"], tuple(row["answers"]), passages, {})
+    yield _row(row, number, row["question"], tuple(row["answers"]), passages, {"key": row.get("id", row["question"])})
 
 
 def rerank(row: RawRow, number: int) -> Iterator[SourceRow]:
@@ -48,7 +51,7 @@ def rerank(row: RawRow, number: int) -> Iterator[SourceRow]:
     best = sorted(row["ctxs"], key=lambda one: int(one["label"]), reverse=True)
     qrels = tuple(f"{one['id']} {one['label']}" for one in row["ctxs"])
     ranking = " > ".join(str(one["id"]) for one in best)
-    yield _row(row, number, row["query"], qrels, passages, {"ranking": ranking, "qid": row["qid"]})
+    yield _row(row, number, row["query"], qrels, passages, {"ranking": ranking, "key": row["qid"]})
 
 
 def _titled(passage: RawRow) -> str:
@@ -56,7 +59,7 @@ def _titled(passage: RawRow) -> str:
 
 
 def _row(
-    row: RawRow, number: int, question: str, references: tuple[str, ...], passages: str, meta: dict[str, str]
+    row: RawRow, number: int, question: str, references: tuple[str, ...], passages: str, meta: dict[str, Any]
 ) -> SourceRow:
     """A question with its passages: as the document, or in a short demonstration as the column `context`."""
     short = len(row["ctxs"]) <= DEMONSTRATED
@@ -92,7 +95,7 @@ DATA_SETS = [
         "the value of a key in an object of JSON",
         "*json_kv/test_k*.jsonl",
         json_kv,
-        {"context": str, "question": str, "answer": str, "demos": list},
+        {"context": str, "question": str, "answer": object, "demos": list},
     ),
     *(
         _data_set(

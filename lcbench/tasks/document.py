@@ -55,8 +55,8 @@ class DocumentTask(Task):
 
     A document that does not fit is cut; with too_long=skip its row is left out of the run, counted and named, with
     too_long=fail its sample fails. truncate=never is for documents that say nothing when cut: too_long is skip there.
-    `only` lists what a row must have in its columns, as `length=long`; `groups` are columns by which tables give the
-    scores once more.
+    `only` lists what a row must have in its columns, as `length=long`; `draw` takes some of these rows, as HELMET does
+    (`lcbench.tasks.questions.drawn`); `groups` are columns by which tables give the scores once more.
 
     Generation ends at the first of the `stop` strings. If `answer` (a regular expression) is given, its group in the
     output is scored, else the whole output, by `scorer` (lcbench.metrics), from 0 to 100. `follow_up` is a second,
@@ -67,12 +67,13 @@ class DocumentTask(Task):
 
     family: ClassVar[str] = "document"
     metric: ClassVar[str] = "score"
-    newer: ClassVar[frozenset[str]] = frozenset({"only", "groups", "follow_up_tokens", "too_long"})
+    newer: ClassVar[frozenset[str]] = frozenset({"only", "draw", "groups", "follow_up_tokens", "too_long"})
 
     data: str
     split: str = "validation"
     columns: dict[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    draw: Literal["", "rows", "questions"] = ""
     groups: tuple[str, ...] = ()
     prompt: str = ""
     follow_up: str = ""
@@ -288,6 +289,7 @@ class DocumentTask(Task):
             split=self.split,
             columns=self.columns,
             only=self.only,
+            draw=self.draw,
             groups=self.groups,
             classes=self.classes,
             needs_references=not may_be_empty(self.scorer),

@@ -15,14 +15,13 @@ from lcbench.data import Row
 from lcbench.data.values import text_of
 from lcbench.metrics import example_numbers
 from lcbench.tasks.base import Cell, Example, Task
-from lcbench.tasks.questions import Questions, Selected, questions
+from lcbench.tasks.questions import Questions, Selected, questions, shuffled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRIC = "helmet/icl"
 CUE = "label:"
-HELMET_SEED = 42
 REFERENCE = "references"  # the label is the reference, and no column
 
 
@@ -35,8 +34,9 @@ class HelmetIcl(Task):
 
     As many demonstrations as fit stand in the prompt, where HELMET has a fixed number for each of its lengths; a length
     is an upper limit. Draws are by seed, where HELMET draws by the hash of the text. Questions are asked in an order
-    drawn by seed. Of data with one split, the share `held_out` of its rows is asked about, and the others are
-    demonstrations: the same rows as in HELMET, by its seed.
+    drawn by seed; HELMET asks as many of each label where the data have more than 500. Of data with one split, the
+    share `held_out` of its rows is asked about, and the others are demonstrations: the same rows as in HELMET, by its
+    seed.
     """
 
     family: ClassVar[str] = "helmet_icl"
@@ -172,9 +172,7 @@ def _grouped(pool: Questions, task: HelmetIcl) -> dict[str, list[Row]]:
 @lru_cache(maxsize=4)
 def _parted(rows: Questions, share: float) -> tuple[Questions, Questions]:
     """A share of the rows, rounded up, and all others, as `datasets` parts them with HELMET's seed."""
-    import numpy as np
-
-    order = np.random.default_rng(HELMET_SEED).permutation(len(rows)).tolist()
+    order = shuffled(len(rows))
     count = math.ceil(share * len(rows))
     return Selected(rows, order[:count]), Selected(rows, order[count:])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +18,8 @@ from lcbench.data.raw_file import RawFile
 from lcbench.data.scripts import script_files
 from lcbench.data.values import RawRow, document_of, is_blank, spelled_out, text_of, texts_of
 
+KEY = "key"  # a column that tells questions apart where one stands in several rows
+HELMET_SEED, HELMET_QUESTIONS = 42, 100
 COLUMNS = ("document", "question", "references", "choices", "id")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -103,6 +106,31 @@ def _selected(rows: Questions, source: str, only: tuple[tuple[str, str], ...]) -
     return Selected(rows, numbers)
 
 
+@lru_cache(maxsize=8)
+def drawn(rows: Questions, source: str, way: str) -> Questions:
+    """Rows as HELMET takes them by its seed (princeton-nlp/HELMET@4526dfbd data.py): all of them in the order of its
+    shuffle (`rows`), or in their own order all rows of the questions that it draws (`questions`).
+
+    Raises: UserError for data without the column that tells questions apart.
+    """
+    if way == "rows":
+        return Selected(rows, shuffled(len(rows)))
+    keys: list[Any] = [rows.row(number).meta.get(KEY) for number in range(len(rows))]
+    if None in keys:
+        raise UserError(f"{source} has no column `{KEY}`; remove its folder, and prepare it again.")
+    known = sorted(set(keys))
+    chosen = set(random.Random(HELMET_SEED).sample(known, min(HELMET_QUESTIONS, len(known))))
+    return Selected(rows, [number for number, key in enumerate(keys) if key in chosen])
+
+
+def shuffled(count: int) -> list[int]:
+    """The order of `count` rows after `shuffle` of `datasets` with HELMET's seed."""
+    import numpy as np
+
+    order: list[int] = np.random.default_rng(HELMET_SEED).permutation(count).tolist()
+    return order
+
+
 def _spellings(value: Any, where: str) -> tuple[str, ...]:
     """What may be typed for a value: its text, in which 2.0 is 2 and what is missing is empty, or as Python prints it.
 
@@ -123,7 +151,7 @@ class Selected(Questions):
         return self._rows.row(self._numbers[number])
 
     def number(self, number: int) -> int:
-        return self._numbers[number]
+        return self._rows.number(self._numbers[number])
 
     def document(self, row: Row) -> str:
         return self._rows.document(row)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from lcbench.core.errors import RowError, UserError, brief, unknown
 from lcbench.data import Row
 from lcbench.data.values import is_blank, text_of, texts_of
-from lcbench.tasks.questions import Questions, questions
+from lcbench.tasks.questions import KEY, Questions, drawn, questions
 
 Value = TypeVar("Value")
 
@@ -20,8 +20,8 @@ Value = TypeVar("Value")
 class DocumentRows:
     """The rows of `split` that have what `only` lists as `column=value`, by the number of the sample that they become.
 
-    `groups` are columns by which scores are given once more; `classes` is the column of the allowed answers. `owner` is
-    the task's name, for errors.
+    `draw` takes some of them (`lcbench.tasks.questions.drawn`). `groups` are columns by which scores are given once
+    more; `classes` is the column of the allowed answers. `owner` is the task's name, for errors.
     """
 
     owner: str
@@ -29,6 +29,7 @@ class DocumentRows:
     split: str
     columns: dict[str, str]
     only: tuple[str, ...]
+    draw: str
     groups: tuple[str, ...]
     classes: str
     needs_references: bool
@@ -90,29 +91,36 @@ class DocumentRows:
         return list(classes)
 
     def demonstrations(self, row: Row, shots: int, split: str, rng: random.Random) -> list[Row]:
-        """`shots` rows of a split, of its own never the row itself, or one that asks the same of its document.
+        """`shots` rows of a split, of its own never the row itself, or one that asks the same of its document; where a
+        column tells questions apart, as many questions, and never the row's own.
 
         Raises: UserError if there are not so many.
         """
         if not shots:
             return []
-        pool = questions(self.data, split, self.columns)
+        pool, keyed = questions(self.data, split, self.columns), KEY in row.meta
         same = pool is questions(self.data, self.split, self.columns)  # as with a file, which has no splits
         asked = (row.question, row.document_id)
-        drawn: dict[int, Row] = {}
-        for count in (min(len(pool), shots + 1), len(pool)):  # all, where too many of the first are left out
-            for number in rng.sample(range(len(pool)), count) if len(drawn) < shots else ():
+        found: dict[int, Row] = {}
+        seen = {row.meta.get(KEY)}
+        # All rows, where too many of the first are left out.
+        for count in (len(pool),) if keyed else (min(len(pool), shots + 1), len(pool)):
+            for number in rng.sample(range(len(pool)), count) if len(found) < shots else ():
                 other = pool.row(number)
                 itself = other.id == row.id or (row.question and (other.question, other.document_id) == asked)
-                if len(drawn) < shots and not (same and itself):
-                    drawn[number] = other
-        if len(drawn) < shots:
-            raise UserError(f"{self.data} has {len(pool)} rows in {split}, not enough for {shots} shots.")
-        return list(drawn.values())
+                left_out = other.meta.get(KEY) in seen if keyed else same and itself
+                if len(found) < shots and not left_out:
+                    found[number] = other
+                    seen.add(other.meta.get(KEY))
+        if len(found) < shots:
+            what = " of other questions" if keyed else ""
+            raise UserError(f"{self.data} has {len(pool)} rows in {split}, not enough{what} for {shots} shots.")
+        return list(found.values())
 
     @property
     def _questions(self) -> Questions:
-        return questions(self.data, self.split, self.columns, wanted(self.owner, self.only))
+        rows = questions(self.data, self.split, self.columns, wanted(self.owner, self.only))
+        return drawn(rows, f"{self.data} ({self.split})", self.draw) if self.draw else rows
 
     def _lacking(self, row: Row) -> str:
         """The columns that a row has instead, where it has none for references."""

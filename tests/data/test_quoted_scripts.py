@@ -109,10 +109,11 @@ def _three(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def helmet(tmp_path: Path) -> Path:
     data = tmp_path / "HELMET" / "data"
     write_jsonl(data / "json_kv" / "test_k105_dep6.jsonl", [JSON_KV])
-    write_jsonl(data / "json_kv" / "test_k1800_dep6.jsonl", [JSON_KV])
+    write_jsonl(data / "json_kv" / "test_k1800_dep6.jsonl", [JSON_KV | {"answer": ["2"]}])
     write_jsonl(data / "kilt" / "nq-dev-multikilt_1000_k50_dep6.jsonl", [RAG])
     write_jsonl(
-        data / "kilt" / "nq-train-multikilt_1000_k3_dep6.jsonl", [RAG | {"question": f"Q{n}?"} for n in range(3)]
+        data / "kilt" / "nq-train-multikilt_1000_k3_dep6.jsonl",
+        [RAG | {"id": f"t{n}", "question": f"Q{n}?"} for n in (0, 0, 1, 2)],
     )
     popular = [RAG | {"s_pop": views} for views in (999, 1000, 0)]
     write_jsonl(data / "kilt" / "popqa_test_1000_k50_dep6.jsonl", popular)
@@ -137,7 +138,7 @@ def test_helmet_from_its_archive_and_from_a_folder(tmp_path: Path, packed: bool)
     (row,) = load_rows("helmet/nq", "validation")
     passages = "Document (Title: Mill): The mill stands in Dale.\n\nDocument (Title: Barn): The barn is red."
     assert load_document("helmet/nq", str(row.document_id)).text == passages and row.meta["k"] == "50"
-    assert len(load_rows("helmet/nq", "train")) == 3 and load_rows("helmet/nq", "train")[0].meta["context"] == passages
+    assert len(load_rows("helmet/nq", "train")) == 4 and load_rows("helmet/nq", "train")[0].meta["context"] == passages
     assert len(load_rows("helmet/popqa", "test")) == 2 and len(load_rows("helmet/popqa", "train")) == 1
     (query,) = load_rows("helmet/msmarco", "test")
     assert query.references == ("4 3", "9 0") and query.meta["ranking"] == "4 > 9"

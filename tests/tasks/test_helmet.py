@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from datasets import Dataset
 from lcbench.core.errors import UserError
 from lcbench.engine.models import ModelSource
 from lcbench.tasks import Cell, Example, helmet_icl, load_task
-from lcbench.tasks.questions import questions
+from lcbench.tasks.questions import drawn, questions
 from tests.data.sources import write_parquet
 from tests.data.test_quoted_scripts import helmet
 from tests.helpers import cli
@@ -52,6 +53,26 @@ def test_recall_rag_and_ranking(tmp_path: Path) -> None:
     ranking = text_of(example)
     assert ranking.count("Ranking: 4 > 9\n\n") == 2 and ranking.endswith("\n\nQuery: mill location\nRanking:")
     assert load_task("helmet/msmarco").score(example, " 4 > 9")["score"] == 100.0
+
+
+def test_rows_are_those_that_helmet_draws(tmp_path: Path) -> None:
+    """Its shuffle; or all rows of 100 questions by its seed, and demonstrations of other questions, each one once."""
+    rows = [{"question": f"Q{n // 3}", "references": ["x"], "key": n // 3} for n in range(360)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    every = questions("rows.jsonl", "test", {})
+    chosen = random.Random(42).sample(range(120), 100)
+    taken = drawn(every, "rows", "questions")
+    assert [taken.number(n) for n in range(len(taken))] == [n for n in range(360) if n // 3 in chosen]
+    shuffled = drawn(every, "rows", "rows")
+    assert [shuffled.number(n) for n in range(360)] == Dataset.from_dict({"n": [*range(360)]}).shuffle(seed=42)["n"][:]
+    task = "family: document\ndata: rows.jsonl\nscorer: f1\nshots: 99\nshots_split: test\nprompt: '{{ question }}'\n"
+    Path("own.yaml").write_text(task + "draw: questions\n")
+    example = load_task("own.yaml").example(Cell(9000), 4, ModelSource().tokenizer(), 0)
+    asked_about = [int(id) // 3 for id in (example.details["row"], *example.details["shots"])]
+    assert len(set(asked_about)) == 100
+    Path("bare.jsonl").write_text('{"question": "Q"}\n')
+    with pytest.raises(UserError, match="has no column `key`"):
+        drawn(questions("bare.jsonl", "test", {}), "bare", "questions")
 
 
 def trec() -> None:

@@ -73,7 +73,7 @@ prompt: "Text: {{ text }}\\nKind: {{ label }}\\n\\n"
 
 def test_likelihoods_that_a_server_does_not_give_are_refused_before_anything_runs(server: Server) -> None:
     longest = run(server, "pg19", "--seq-len", "4096")
-    assert longest.code == 2 and "and pg19 needs one more than its texts have; pass shorter" in longest.error
+    assert longest.code == 2 and "and pg19 needs one more than its texts have; pass a shorter" in longest.error
     server.scores = ()
     refused = run(server, "pg19", "--seq-len", "200")
     assert refused.code == 2 and "perplexity needs log-likelihoods of the prompt" in refused.error
