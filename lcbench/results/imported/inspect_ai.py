@@ -1,4 +1,5 @@
-"""Logs of inspect_ai (format 2): `.json`, or `.eval`, a zip of `header.json` and `samples/ID_epoch_N.json`.
+"""Logs of inspect_ai (format 2): `.json`, or `.eval`, a zip of `header.json` and `samples/ID_epoch_N.json`, which
+versions of 2026 compress with Zstandard.
 
 Long texts stand in a sample's `attachments`, and `attachment://HASH` in their place. The value of a scorer becomes a
 number as in inspect_ai (`scorer/_metric.py`, `value_to_float`): C, I, P, N are 1, 0, 0.5, 0.
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +24,8 @@ from lcbench.results.imported.logged import Entry, LoggedSample, LoggedTask, cho
 
 HARNESS = "inspect_ai"
 HEADER, MEMBER = "header.json", re.compile(r"samples/.+_epoch_\d+\.json")
+ZSTANDARD = 93  # the number of this compression in zip files; Python's zipfile reads it from 3.14 on
+LOCAL_HEADER, NAME_SIZES = 30, 26  # bytes before the name of a member, and where the sizes of names stand in them
 LARGEST_SAMPLE = 2**28  # bytes of a member of a zip, and
 LARGEST_LOG = 2**32  # of all of them
 MOST_SAMPLES = 1_000_000
@@ -98,8 +103,11 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict
     if info.flag_bits & 1:
         raise UserError(f"{path}: {info.filename} is encrypted; decrypt the log first.")
     try:
-        with archive.open(info) as file:
-            content = file.read(LARGEST_SAMPLE + 1)
+        if info.compress_type == ZSTANDARD:
+            content = _zstandard(path, info)
+        else:
+            with archive.open(info) as file:
+                content = file.read(LARGEST_SAMPLE + 1)
     except NotImplementedError as error:
         raise UserError(
             f"{path}: {info.filename} is compressed in a way that this Python does not read; convert the log with "
@@ -113,6 +121,23 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict
         return parse(content)
     except FieldError as error:
         raise UserError(f"{path}: {info.filename}: {error}; is the log whole?") from error
+
+
+def _zstandard(path: Path, info: zipfile.ZipInfo) -> bytes:
+    """The content of a member, or one byte more than a sample may have. Raises: OSError, ValueError, struct.error for
+    one that is damaged."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # takes half a second
+
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name, extra = struct.unpack_from("<HH", file.read(LOCAL_HEADER), NAME_SIZES)
+        file.seek(name + extra, 1)
+        packed = file.read(min(info.compress_size, LARGEST_SAMPLE))
+    size = min(info.file_size, LARGEST_SAMPLE) + 1
+    content: bytes = pa.CompressedInputStream(pa.BufferReader(packed), "zstd").read(size)
+    if size <= LARGEST_SAMPLE and (len(content) != info.file_size or zlib.crc32(content) != info.CRC):
+        raise ValueError("its checksum is another")
+    return content
 
 
 def _sample(entry: Entry) -> LoggedSample:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 DATE = "2026-01-02T03-04-05.678901"
 Fields = dict[str, Any]
@@ -98,4 +102,20 @@ def inspect_zip(path: Path, samples: list[Fields], **changes: Any) -> Path:
         for one in samples:
             archive.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
         archive.writestr("header.json", json.dumps(header(**changes)))
+    return path
+
+
+def inspect_zstandard(path: Path, samples: list[Fields], **changes: Any) -> Path:
+    """As `inspect_zip`, compressed as versions of 2026 do, which Python's zipfile writes from 3.14 on."""
+    with zipfile.ZipFile(inspect_zip(path, samples, **changes)) as archive:
+        members = {name.encode(): archive.read(name) for name in archive.namelist()}
+    body, directory = b"", b""
+    for name, content in members.items():
+        packed = pa.Codec("zstd").compress(content, asbytes=True)
+        sizes = struct.pack("<LLLHH", zlib.crc32(content), len(packed), len(content), len(name), 0)
+        common = struct.pack("<HHHHH", 20, 0, 93, 0, 0x21) + sizes
+        directory += b"PK\x01\x02\x14\x00" + common + struct.pack("<HHHLL", 0, 0, 0, 0, len(body)) + name
+        body += b"PK\x03\x04" + common + name + packed
+    end = struct.pack("<HHHHLLH", 0, 0, len(members), len(members), len(directory), len(body), 0)
+    path.write_bytes(body + directory + b"PK\x05\x06" + end)
     return path

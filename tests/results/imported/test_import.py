@@ -21,6 +21,7 @@ from tests.results.imported.logs import (
     header,
     inspect_json,
     inspect_zip,
+    inspect_zstandard,
     lm_eval,
     results,
     sample,
@@ -115,7 +116,7 @@ def test_a_log_of_lcbench_tells_its_method() -> None:
     assert cli("compare", "run", "run", "--pair", "vanilla=dca:chunk_size=48").code == 0
 
 
-@pytest.mark.parametrize("make", [inspect_json, inspect_zip])
+@pytest.mark.parametrize("make", [inspect_json, inspect_zip, inspect_zstandard])
 def test_what_inspect_logged(make: Any) -> None:
     long = sample(3, "P", input="attachment://x", attachments={"x": "a long question"})
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Q2?"}]}]
@@ -178,6 +179,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         lambda: zipped({"header.json": json.dumps(header()).encode(), "samples/1_epoch_1.json": b"[]"}),
         "samples/1_epoch_1.json: is not a JSON object",
     ),
+    "a member that is damaged": (lambda: damaged(inspect_zstandard(Path("x.eval"), [sample(1, "C")])), "is damaged"),
     "a score of a text": (lambda: inspect_json(Path("a.json"), [sample(1, "great")]), "no sample with a score"),
     "a sample twice": (lambda: inspect_json(Path("a.json"), [sample(1, "C"), sample(1, "I")]), "stands there twice"),
     "tokens below zero": (
@@ -190,6 +192,13 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "an id of a list": (lambda: inspect_json(Path("a.json"), [sample(1, "C") | {"id": [1]}]), "samples[0]: id must be"),
 }
+
+
+def damaged(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    content[80] ^= 255
+    path.write_bytes(content)
+    return path
 
 
 def zipped(members: dict[str, bytes]) -> Path:
