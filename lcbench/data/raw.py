@@ -103,10 +103,12 @@ def _csv(file: RawFile) -> Iterator[RawRow]:
 
 
 def _text(file: RawFile) -> Iterator[RawRow]:
-    """The whole text as one row, with the name of the file."""
+    """The whole text as one row, with the name of the file. Every line break becomes a line feed, as the sources' own
+    scripts read them."""
     with file.open() as content:
         try:
-            yield {"name": file.name, "text": _whole(content, file.name).decode("utf-8")}
+            text = _whole(content, file.name).decode("utf-8")
+            yield {"name": file.name, "text": text.replace("\r\n", "\n").replace("\r", "\n")}
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{file.name} is not UTF-8 text (at byte {error.start}); save it as UTF-8, or give another file."

@@ -153,13 +153,13 @@ def test_aa_lcr_joins_the_documents_of_a_question(tmp_path: Path) -> None:
     folder.mkdir()
     with zipfile.ZipFile(folder / "AA-LCR_extracted-text.zip", "w") as archive:
         archive.writestr("lcr/Legal/set_1/café.txt".encode().decode("cp437"), "First.")
-        archive.writestr("lcr/Legal/set_1/b.txt", "Second.")
+        archive.writestr("lcr/Legal/set_1/b.txt", "Second\r\nand\rlast.")
     header = ",".join(AA_LCR)
     (folder / "AA-LCR_Dataset.csv").write_text(f"{header}\n{','.join(map(str, AA_LCR.values()))}\n")
     prepare("aa_lcr", folder)
     (row,) = load_rows("aa_lcr/questions", "test")
     text = load_document("aa_lcr/questions", str(row.document_id)).text
-    assert text == "BEGIN DOCUMENT 1:\nFirst.\nEND DOCUMENT 1\n\nBEGIN DOCUMENT 2:\nSecond.\nEND DOCUMENT 2"
+    assert text == "BEGIN DOCUMENT 1:\nFirst.\nEND DOCUMENT 1\n\nBEGIN DOCUMENT 2:\nSecond\nand\nlast.\nEND DOCUMENT 2"
     assert (row.id, row.question, row.references) == ("7", "How many?", ("3",))
     missing = write_jsonl(tmp_path / "questions.jsonl", [AA_LCR | {"data_source_filenames": "c.txt"}])
     assert "have no Legal/set_1/c.txt" in refused_update("aa_lcr/questions", missing)

@@ -33,7 +33,7 @@ class Babilong(Task):
     Differences from the published rows (`babilong/qa1` to `babilong/qa5`, whose stories are those of bAbI): stories are
     drawn by templates here, and the book is generated, so that no model has read it; its people have other names than
     those of the stories. `haystack=FOLDER` takes a book of one's own, in which nothing is changed. In an answer about
-    things that were given, the last time counts.
+    things that were given, the last time counts. A space stands before the first sentence.
 
     `template` contains `{context}` and `{question}`. Scores, from 0 to 100: see lcbench.metrics.babilong.
     """
