@@ -70,8 +70,14 @@ def _spy(
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that return (cos, sin), found by the naming convention of `transformers`: `*rotary_emb`."""
-    return [module for name, module in model.named_modules() if name.split(".")[-1].endswith("rotary_emb")]
+    """The modules that return (cos, sin), found by the naming convention of `transformers`: `*rotary_emb`, or the class
+    `*RotaryEmbedding` under LFM2-MoE's name."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if (own := name.split(".")[-1]).endswith("rotary_emb")
+        or (own == "pos_emb" and type(module).__name__.endswith("RotaryEmbedding"))
+    ]
 
 
 def own_frequencies(model: nn.Module) -> list[Tensor] | None:

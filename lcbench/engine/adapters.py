@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PROMPT = "num_virtual_tokens"  # in the config of every adapter that is a prompt
 MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\(\[([\d, ]+)\]\).*?Size\(\[([\d, ]+)\]\)")  # PyTorch's words
 TEMPLATE = "chat_template.jinja"  # which peft's trainers save beside the weights
 
@@ -35,7 +36,12 @@ class Adapter:
         """Raises: UserError if peft is not installed or the adapter's files are missing."""
         if find_spec("peft") is None:
             raise UserError("--adapter needs peft, which is not installed; pip install 'lcbench[adapter]'.")
-        _ = self.config
+        if PROMPT in self.config:
+            kind = self.config.get("peft_type", "unknown type")
+            raise UserError(
+                f"adapter {self.name} ({kind}) is a prompt before every text, and no change of weights that could be "
+                "merged; take an adapter of weights, such as a LoRA."
+            )
 
     def note(self, base: str) -> str:
         """A note that it is merged, and whether it was trained on another model than `base`."""
@@ -52,16 +58,21 @@ class Adapter:
             if self.name.count("/") != 1 or self.name.startswith((".", "/", "~")):
                 raise UserError(f"there is no adapter folder {self.name}; give a folder, or a Hugging Face id.")
             folder = self._downloaded()
-        for file in (CONFIG, WEIGHTS):
-            if not (folder / file).is_file():
-                raise UserError(f"{self.name} is not an adapter: it has no {file}.")
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{self.name} is not an adapter: it has no {CONFIG}.")
+        if not (folder / WEIGHTS).is_file():
+            raise UserError(
+                f"{self.name} has no {WEIGHTS}, and weights are read from this format only; load an older "
+                "adapter_model.bin with peft and save it again (save_pretrained)."
+            )
         return folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of adapter_config.json. Raises: UserError."""
+        file = self.folder / CONFIG
         try:
-            content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{CONFIG} of {self.name} cannot be read: {explain(error)}") from error
         if not isinstance(content, dict):
@@ -77,7 +88,7 @@ class Adapter:
 
     def merged(self, model: PreTrainedModel, base: str) -> PreTrainedModel:
         """The model with the adapter merged into its weights. Raises: UserError for an adapter that does not fit, or
-        that cannot be merged, such as a soft prompt."""
+        that cannot be merged."""
         from peft import PeftModel, get_peft_model_state_dict
         from safetensors import safe_open
 

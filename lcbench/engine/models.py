@@ -17,7 +17,7 @@ from lcbench.engine.embedded import DEFAULT_MODEL, REFERENCE_MODELS, embedded_mo
 from lcbench.engine.footprint import footprint
 from lcbench.engine.generation_config import greedy_note
 from lcbench.engine.placement import Placement
-from lcbench.engine.quantization import SCHEMES, check_scheme, loading_options, stored_scheme
+from lcbench.engine.quantization import SCHEMES, check_environment, check_scheme, loading_options, stored_scheme
 from lcbench.engine.weights import load_weights
 from lcbench.methods import Method, parse_method
 from lcbench.methods.trained_length import length_note, trained_length
@@ -146,6 +146,8 @@ class ModelSource(Source):
             raise UserError("--tensor-parallel cannot be combined with --adapter or --quantization.")
         if self._adapter:
             self._adapter.check()
+        if stored:
+            check_environment(self.name, config, stored)
 
     def check_processes(self, processes: Processes) -> None:
         """Raises: UserError for placement options that contradict each other or the number of processes."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lcbench.core.errors import UserError, brief, unknown
+from lcbench.core.hub import explain
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,7 +43,7 @@ def stored_scheme(name: str, config: PretrainedConfig) -> str | None:
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         return None
-    method = str(stored.get("quant_method", "")) if isinstance(stored, dict) else str(stored.quant_method.value)
+    method = str(stored.get("quant_method") or "") if isinstance(stored, dict) else str(stored.quant_method.value)
     if isinstance(stored, dict) and (stored.get("load_in_4bit") or stored.get("load_in_8bit")):
         method = "bitsandbytes"
     if not method:
@@ -52,6 +54,17 @@ def stored_scheme(name: str, config: PretrainedConfig) -> str | None:
         raise UserError(f"{name} is quantized by {brief(method)}, which transformers does not read.")
     _require(f"{name}, quantized by {method},", STORED.get(method, ()))
     return method
+
+
+def check_environment(name: str, config: PretrainedConfig, method: str) -> None:
+    """Raises: UserError where transformers says that this machine cannot load weights that are quantized so."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    try:
+        stored = copy.deepcopy(config.quantization_config)  # which the check may change
+        AutoHfQuantizer.from_config(stored, pre_quantized=True).validate_environment(device_map=None)
+    except Exception as error:  # each method fails in its own ways
+        raise UserError(f"{name}, quantized by {method}, cannot be loaded here: {explain(error)}") from error
 
 
 def loading_options(scheme: str, dtype: Any) -> dict[str, Any]:

@@ -35,11 +35,11 @@ MUST_BE_EXACT = """
 afmoe apertus arcee aria_text bamba beam bitnet cohere cohere2 cohere2_moe cwm ernie4_5 ernie4_5_moe exaone4
 exaone_moe falcon_h1 flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text
 gemma4_unified gemma4_unified_assistant gemma4_unified_text glm glm4 glm4_moe got_ocr2 gpt_neox gpt_oss granite
-granite_swa granitemoe granitemoe_swa granitemoeshared helium hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe
-kolibri1 laguna lfm2 lfm3 llama mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text ministral ministral3
-mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo olmo2 olmo3 olmo_hybrid olmoe persimmon
-phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next seed_oss
-smollm3 solar_open stablelm starcoder2 vaultgemma zaya
+granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hy_v3 hyperclovax internlm3 iquestcoder
+jais2 jetmoe kolibri1 laguna lfm2 lfm2_moe lfm3 llama mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text
+ministral ministral3 mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo olmo2 olmo3
+olmo_hybrid olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
+qwen3_moe qwen3_next seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma zaya
 """
 EXACT = set(MUST_BE_EXACT.split())
 
@@ -67,6 +67,15 @@ MORE: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "gemma3n": {"num_kv_shared_layers": 0},
     "gemma4": {"num_kv_shared_layers": 0, "global_head_dim": 32},
+    "granitemoehybrid": {  # Granite 4.0 of 350 million and 1 billion weights
+        "layer_types": ["attention", "attention"],
+        "position_embedding_type": "rope",
+        "num_local_experts": 0,
+        "shared_intermediate_size": 64,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+    },
     "gpt_neo": {"attention_types": [[["global"], 2]]},
     "helium": {"head_dim": 16},
     "hunyuan_v1_dense": {"head_dim": 16},

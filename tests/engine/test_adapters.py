@@ -124,6 +124,12 @@ def a_prompt(folder: Path) -> None:
     )
 
 
+def of_old(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.bin").write_bytes(b"")
+
+
 def damaged(file: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         write_adapter(folder)
@@ -148,7 +154,8 @@ def damaged(file: str) -> Callable[[Path], None]:
         ),
         (for_other_modules, "adapter ./mine (LORA) cannot be merged into lcbench-tiny: Target modules"),
         (without_some, "adapter ./mine does not fit lcbench-tiny: 4 tensors are on one side only, such as base_model."),
-        (a_prompt, "adapter ./mine (PROMPT_TUNING) cannot be merged into lcbench-tiny: "),
+        (a_prompt, "adapter ./mine (PROMPT_TUNING) is a prompt before every text, and no change of weights that could"),
+        (of_old, "./mine has no adapter_model.safetensors, and weights are read from this format only; load an older"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(make: Callable[[Path], None], fragment: str) -> None:
@@ -194,6 +201,10 @@ def test_a_missing_package_is_named(options: list[str], sentence: str, monkeypat
         ({"quant_method": "compressed-tensors"}, "needs compressed-tensors, which is not installed; pip install compr"),
         ({"load_in_4bit": True}, "./mine, quantized by bitsandbytes, needs bitsandbytes, which is not installed; pip"),
         ({"quant_method": "from-the-future"}, "./mine is quantized by 'from-the-future', which transformers does not"),
+        (
+            {"quant_method": "aqlm"},
+            "./mine, quantized by aqlm, cannot be loaded here: Using `aqlm` quantization requires",
+        ),
         ({"bits": 4}, "./mine: the quantization_config in its config.json has no quant_method."),
     ],
 )
