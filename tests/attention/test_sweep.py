@@ -32,14 +32,14 @@ PLAN = "self_extend:group_size=3,neighbor_window=10+logn:base=9"
 
 # The model types that must be exact, where the installed transformers has them.
 MUST_BE_EXACT = """
-afmoe apertus arcee aria_text bamba beam bitnet cohere cohere2 cohere2_moe cwm ernie4_5 ernie4_5_moe exaone4
-exaone_moe falcon_h1 flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text
-gemma4_unified gemma4_unified_assistant gemma4_unified_text glm glm4 glm4_moe got_ocr2 gpt_neox gpt_oss granite
-granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hy_v3 hyperclovax internlm3 iquestcoder
-jais2 jetmoe kolibri1 laguna lfm2 lfm2_moe lfm3 llama mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text
-ministral ministral3 mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo olmo2 olmo3
-olmo_hybrid olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
-qwen3_moe qwen3_next seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma zaya
+afmoe apertus arcee aria_text bamba beam bitnet cohere cohere2 cohere2_moe cohere_compass_text cwm dots1 ernie4_5
+ernie4_5_moe exaone4 exaone_moe falcon_h1 flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text
+gemma4 gemma4_text gemma4_unified gemma4_unified_assistant gemma4_unified_text glm glm4 glm4_moe got_ocr2 gpt_neox
+gpt_oss granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hy_v3 hyperclovax
+internlm3 iquestcoder jais2 jetmoe kolibri1 laguna lfm2 lfm2_moe lfm3 llama mellum mimo_v2_flash minimax minimax_m2
+minimax_m3_vl_text ministral ministral3 mistral mixtral modernbert-decoder moshi moss_transcribe_diarize nemotron olmo
+olmo2 olmo3 olmo_hybrid olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text
+qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma zaya
 """
 EXACT = set(MUST_BE_EXACT.split())
 
@@ -63,7 +63,12 @@ TINY: dict[str, Any] = {
 # What a config class wants beyond that to be tiny and consistent; an option that is None is left out.
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), zoo.rope_parameters("default")),
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
     "gemma3n": {"num_kv_shared_layers": 0},
     "gemma4": {"num_kv_shared_layers": 0, "global_head_dim": 32},
