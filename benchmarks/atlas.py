@@ -18,12 +18,13 @@ import torch
 import typer
 
 from benchmarks.atlas_claims import CLAIMS
+from benchmarks.atlas_costs import cost_curves
 from benchmarks.claims import LEGEND, table, verdicts
 from lcbench.core.errors import UserError
 from lcbench.methods import Lengths, Method, parse_method
 from lcbench.methods.base import CONTENT, Composition, compose
 from lcbench.results.outputs import write_output
-from lcbench.results.report.curves import curves, draw
+from lcbench.results.report.curves import Curves, curves, draw
 from lcbench.results.report.figure import save
 from lcbench.results.report.runs import Run, differences, read_runs, side_by_side, trained_length
 from lcbench.results.report.summary import by_task, summarise_runs
@@ -39,6 +40,7 @@ FAMILIES = {
 }
 ABOUT_CLAIMS = """On small models, which retrieve by matching, without tuning. Most papers speak of larger ones, some of
 tuned ones, and are not refuted by what does not show here. Scores are shares of right answers."""
+COSTLY = "passkey"  # the task whose costs are drawn
 LONGER = 4  # times the trained length, at which a method shows which keys it hides
 
 
@@ -50,14 +52,14 @@ def main(
     text, figures = page(read_runs(runs), out.stem)
     folder = out.parent / out.stem
     folder.mkdir(exist_ok=True)
-    for name, (run, task) in figures.items():
-        save(draw(curves(run, task), trained_length([run]), str(run.identity.model)), folder / name)
+    for name, (run, shown) in figures.items():
+        save(draw(shown, trained_length([run]), str(run.identity.model)), folder / name)
     write_output(out, text, "--out")
     typer.echo(f"{out}, {len(figures)} figures")
 
 
-def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, str]]]:
-    """The page in Markdown, and what its figures show, by the name of their file: a run, and a task of it.
+def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, list[Curves]]]]:
+    """The page in Markdown, and what its figures show, by the name of their file: a run, and curves of it.
 
     Raises: UserError for runs of a model whose trained length is not known or not the same in all.
     """
@@ -77,7 +79,7 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, st
     heads = heads if len({*heads}) == len(runs) else [run.name for run in runs]
     columns = {head: verdicts(run, CLAIMS) for head, run in zip(heads, runs, strict=True)}
     lines += ["## What papers claim, and what shows here\n", f"{ABOUT_CLAIMS}\n{LEGEND}", *table(CLAIMS, columns), ""]
-    figures: dict[str, tuple[Run, str]] = {}
+    figures: dict[str, tuple[Run, list[Curves]]] = {}
     methods = list(dict.fromkeys(record.identity.method for run in runs for record in run.records))
     for family, about in FAMILIES.items():
         members = [name for name in methods if name != BASELINE and _family(parse_method(name), trained) == family]
@@ -91,10 +93,14 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, st
         for task, rows in by_task(summarise_runs(shown)):
             if task not in asked:
                 continue
-            name = f"{family.split()[0].rstrip(',').lower()}-{_file(task)}.svg"
-            figures[name] = side_by_side(shown), task
+            whole, name = side_by_side(shown), f"{family.split()[0].rstrip(',').lower()}-{_file(task)}.svg"
+            figures[name] = whole, curves(whole, task)
             lines.append(f"### {family}: {task}\n\n![{task}, {family.lower()}]({folder}/{name})\n")
             lines.append(markdown(rows, trained))
+            if task == COSTLY and (costs := cost_curves(whole, task)):
+                name = f"costs-{name}"
+                figures[name] = whole, costs
+                lines.append(f"![what {task} costs, {family.lower()}]({folder}/{name})\n")
     return "\n".join(lines), figures
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.atlas import FAMILIES, main, page
+from benchmarks.atlas_costs import cost_curves
 from lcbench.core.errors import UserError
 from lcbench.methods import Method, all_methods, parse_method
 from lcbench.methods.base import CONTENT
@@ -44,15 +45,31 @@ def test_every_method_stands_in_its_family_beside_vanilla(run: Path) -> None:
         rows = re.findall(r"^\| `(\S+)` \|", sections[family], re.MULTILINE)
         assert sorted(rows) == sorted(["vanilla", *PLANS.get(family, []), *members]) and rows[0] == "vanilla"
         assert re.search(r"!\[passkey, .*\]\(methods/\w+-passkey\.svg\)", sections[family])
-    assert len(figures) == len(SECTIONS)
+    assert len(figures) == 2 * len(SECTIONS)  # scores, and what they cost
 
 
-def test_page_and_figures_are_written(run: Path, tmp_path: Path) -> None:
+def test_page_and_figures_are_written(tmp_path: Path) -> None:
+    run = save(tmp_path / "run", [*cell([1.0]), *cell([0.0], method="yarn")], pretraining_length=256)
     main([run], tmp_path / "methods.md")
     text = (tmp_path / "methods.md").read_text(encoding="utf-8")
     named = re.findall(r"\]\((methods/\S+\.svg)\)", text)
-    assert len(named) == len(SECTIONS)
+    assert len(named) == 2
     assert all((tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml") for name in named)
+
+
+def test_costs_are_cpu_time_a_token_and_memory(tmp_path: Path) -> None:
+    """Half a second of the prompt's 250 tokens, a quarter of the answer's 5 behind the first, on .8 of a processor."""
+    cost = {"prefill_seconds": 0.5, "decode_seconds": 0.25, "cpu_seconds": 0.6, "peak_memory_bytes": 300 * 2**20}
+    records = [*cell([1.0, 0.0], cost=cost), *cell([1.0], method="yarn"), *cell([1.0], task="other", cost=cost)]
+    (run,) = read_runs([save(tmp_path / "run", records, pretraining_length=256)])
+    found = {
+        one.task: {name: rows[0].mean for name, rows in one.methods.items()} for one in cost_curves(run, "passkey")
+    }
+    assert found == {
+        "passkey: prefill": {"vanilla": pytest.approx(1600)},
+        "passkey: decode": {"vanilla": pytest.approx(40_000)},
+        "passkey: peak memory": {"vanilla": 300, "yarn": pytest.approx(300)},
+    }
 
 
 def test_models_of_other_lengths_share_no_page(run: Path, tmp_path: Path) -> None:
