@@ -72,7 +72,7 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, li
         f"Made by `make atlas` from the records of {models}, trained at {trained:,} tokens; not to be edited. A method "
         "is described, with its source and where it differs from that, in the README and in its file in "
         "`lcbench/methods/`. Families and methods are in no order of merit. A score is bold if no score of its family "
-        "at that length is better for sure, and at least one is worse.\n",
+        "at that length is significantly better, and at least one is worse.\n",
     ]
     lines += [f"- {line}\n" for line in differences(runs)]
     heads = [str(run.identity.model) for run in runs]

@@ -64,8 +64,8 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, point: Point, samples: Iterable[int]
 ) -> list[list[float]]:
     """A list of numbers for every sample: the share of answer tokens that are right when copying, else 1 for a right
-    answer and 0 for a wrong one; for perplexity the nats a token over a whole book, and over the last half of a trained
-    length of it.
+    answer and 0 for a wrong one; for perplexity the nats per token over a whole book, and over the last half of a
+    trained length of it.
 
     Samples are drawn by their number, alike for every model with this tokenizer and every method.
     Raises: UserError for a method that does not fit the model.

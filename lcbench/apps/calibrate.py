@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]  # passes done, passes in all, roughly
 @dataclass(frozen=True)
 class Calibration:
     """The KV heads of a model, that needed most first, of which the first `full` are full; `loss` is what the model's
-    answers lose in likelihood by the others, in nats a token."""
+    answers lose in likelihood by the others, in nats per token."""
 
     heads: tuple[Head, ...]
     full: int
@@ -61,7 +61,7 @@ class Calibrator:
 
     def run(self, tolerance: float, progress: Progress = lambda done, of: None) -> Calibration:
         """The fewest full heads, taken in the order in which they are needed by themselves, with which the answers lose
-        at most `tolerance` nats a token."""
+        at most `tolerance` nats per token."""
         config = self.model.config.get_text_config()
         count = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         every = [(layer, head) for layer in range(config.num_hidden_layers) for head in range(count)]

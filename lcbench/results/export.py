@@ -1,9 +1,9 @@
-"""A run as a table for pandas, `datasets` and everything that reads Parquet: one row a sample.
+"""A run as a table for pandas, `datasets` and everything that reads Parquet: one row per sample.
 
-The columns, their types and what they mean: docs/records.md, where a column has the name of its field, with the outer
-one and a dot before it if it is of `scores`, `cost`, `nll` or `details`. Those that every run has come first, in the
-order of ORDER; all other fields follow in the order of the records: scalars as they are, lists of
-scalars as lists, and anything deeper, or of several kinds, as JSON.
+docs/records.md lists the columns with their types and meanings; a column has the name of its field, prefixed with
+`scores.`, `cost.`, `nll.` or `details.` if it is nested. The columns of every run come first, in the order of ORDER;
+all others follow in the order of the records: scalars as they are, lists of scalars as lists, and deeper or mixed
+values as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ORDER = (
 
 
 def load_run(path: str | Path) -> pd.DataFrame:
-    """The records of a run folder as a DataFrame, one row a sample, with the columns that docs/records.md lists.
+    """The records of a run folder as a DataFrame, one row per sample, with the columns listed in docs/records.md.
 
     Integers are pandas' nullable Int64, strings its `string`. Raises: UserError for a folder without records.
     """
@@ -59,8 +59,8 @@ def load_run(path: str | Path) -> pd.DataFrame:
 
 
 def export(folder: Path, out: Path) -> int:
-    """Write a run as Parquet; the number of rows. Raises: UserError for a folder without records, or a file that cannot
-    be written."""
+    """Write a run as Parquet; returns the number of rows. Raises: UserError for a folder without records, or a file
+    that cannot be written."""
     frame = load_run(folder)
     require_writable(out, "--out")
     try:
@@ -83,7 +83,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_uniform(rows: list[dict[str, Any]]) -> None:
-    """Make columns without a declared type, such as a task's details, uniform: values of several kinds become JSON."""
+    """Make columns without a declared type, such as a task's details, uniform: mixed values become JSON."""
     typed = {*STRINGS, *INTEGERS, *FLOATS}
     for name in dict.fromkeys(name for row in rows for name in row if name not in typed):
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
-    """The documented columns in their order, then the others in theirs."""
+    """The documented columns in ORDER, then the others in their own order."""
     places = {name: place for place, name in enumerate(ORDER)}
 
     def place(name: str) -> int:

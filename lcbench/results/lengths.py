@@ -1,8 +1,8 @@
-"""How the length of a cell is written."""
+"""Formatting of lengths."""
 
 from __future__ import annotations
 
-UNKNOWN = "unknown"  # of a run that was imported, whose log does not tell it
+UNKNOWN = "unknown"  # of an imported run whose log lacks it
 
 
 def in_tokens(seq_len: int) -> str:

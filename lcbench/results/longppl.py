@@ -6,12 +6,12 @@ constants are theirs. LongPPL is exp of the mean loss of the evaluated model, in
 all texts together.
 
 The long context is a run of `pg19` (protocol prefix), the short one a run of the same books with protocol=sliding: its
-windows overlap, so that every token behind the first window has at least so much context, and at most a stride more.
-Theirs is 4,096 tokens and a stride of 1,024; windows here begin with a BOS where the tokenizer has one. Tokens with no
-more context than that are never key. The judge is the evaluated model itself, or
-another run, also with another tokenizer: then tokens that the judge finds to be key are characters of the text,
-neighbouring ones together, and a token of the evaluated model is key if it lies within them, as in the reference. What
-the judge did not read, as its tokens are shorter, is not key.
+windows overlap, so that every token after the first window has at least the short context, and at most a stride more.
+The paper's is 4,096 tokens with a stride of 1,024; windows here begin with a BOS if the tokenizer has one. Tokens with
+no more than the short context are never key. The judge is the evaluated model itself, or another run, possibly with
+another tokenizer: then the judge's key tokens are mapped to spans of characters, adjacent ones joined, and a token of
+the evaluated model is key if it lies within one, as in the reference. Text that the judge did not read, since its
+tokens are shorter, is not key.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from lcbench.results.records import read_manifest, read_records
 from lcbench.results.schema import Record
 
 ALPHA, BETA = 2.0, -2.0  # nats: thresholds of the gain and of the loss
-Judge = tuple[Path, Path, str]  # a long and a short run, and the method in both that decides
+Judge = tuple[Path, Path, str]  # a long and a short run, and the method in both that chooses key tokens
 
 
 @dataclass(frozen=True)
 class LongPpl:
     """LongPPL of a method at a length, with its 95 % interval over the texts and the perplexity of all tokens.
 
-    `key_tokens` of `tokens` matter, in `texts` of which some may have none. None where no token is key. `context` is
-    the short context in tokens.
+    `key_tokens` of the `tokens` in `texts` are key; a text may have none. LongPPL is None if no token is key. `context`
+    is the short context in tokens.
     """
 
     method: str
@@ -57,19 +57,19 @@ class LongPpl:
 
 @dataclass(frozen=True)
 class _Text:
-    """The likelihoods of one text by token: NaN where a token is not scored."""
+    """The per-token likelihoods of one text; NaN for tokens that are not scored."""
 
     nll: NDArray[np.float64]
     bytes: int
-    context: int  # tokens before a token, at least, from the end of the first window on
+    context: int  # fewest tokens before a scored token, from the end of the first window on
     prompt: str = ""  # hash of the token ids
     spans: NDArray[np.int64] | None = None  # [n, 2]: start and end of each token in the text, in characters
     opening: int | None = None  # of the text
 
 
 def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl]:
-    """A row for each method and length of the run `long`, from the same methods in `short`, or from the key tokens of
-    a `judge`: a long and a short run and the method in both that decides.
+    """A row for each method and length of the run `long`, judged by the same methods in `short`, or by a `judge`: a
+    long and a short run, and the method in both that chooses key tokens.
 
     Raises: UserError for runs without likelihoods, or without the texts and methods of the other.
     """
@@ -90,8 +90,8 @@ def longppl(long: Path, short: Path, judge: Judge | None = None) -> list[LongPpl
 
 
 def self_judged(read: Sequence[tuple[tuple[Path, Record], tuple[Path, Record]]]) -> LongPpl | None:
-    """The row of some texts, each read in one window and in overlapping ones by one model and method: (folder of the
-    run, record) of both. None where one of them was read otherwise."""
+    """The row of some texts, each read in one window and in overlapping ones by one model and method, given as (run
+    folder, record) of both. None if one of them was read in another way."""
     members = []
     for long, short in read:
         text, brief = _text(*long, overlapping=False), _text(*short, overlapping=True)
@@ -106,13 +106,13 @@ def _require_one_model(long: Path, short: Path) -> None:
     one, other = (read_manifest(run).identity for run in (long, short))
     if one.weights_of != other.weights_of:
         raise UserError(
-            f"{long} and {short} are of different models ({one.model} and {other.model}): which tokens matter is told "
-            "by one model in both contexts."
+            f"{long} and {short} are of different models ({one.model} and {other.model}), but key tokens are chosen by "
+            "one model in both contexts."
         )
 
 
 def key_tokens(long: _Text, short: _Text) -> NDArray[np.bool_]:
-    """Which tokens of a text are key."""
+    """Mask of a text's key tokens."""
     count = min(len(long.nll), len(short.nll))
     gain = short.nll[:count] - long.nll[:count]
     key = np.zeros(len(long.nll), dtype=bool)
@@ -123,17 +123,17 @@ def key_tokens(long: _Text, short: _Text) -> NDArray[np.bool_]:
 
 
 def _by_place(key: NDArray[np.bool_], judge: _Text, text: _Text, document: str) -> NDArray[np.bool_]:
-    """Which tokens of a text lie within the characters of key tokens of a judge that has other tokens.
+    """Mask of a text's tokens that lie within the characters of the key tokens of a judge with another tokenizer.
 
-    Raises: UserError for runs that do not tell where their tokens are, or that read other texts of one title.
+    Raises: UserError for runs without token positions, or with different texts of one title.
     """
     if judge.spans is None or text.spans is None:
         raise UserError(
-            f"{document} has other tokens in the judge's run, and an older lcbench did not write where in the text "
-            "they are; run both again into new folders."
+            f"{document} has other tokens in the judge's run, and their positions in the text were not recorded by an "
+            "older lcbench; run both again into new folders."
         )
     if judge.opening != text.opening:
-        raise UserError(f"{document} is another text in the judge's run; read the same source in both.")
+        raise UserError(f"{document} is a different text in the judge's run; use the same source in both.")
     spans = judge.spans[key]
     joined: list[list[int]] = []
     for start, end in spans.tolist():
@@ -150,7 +150,7 @@ def _by_place(key: NDArray[np.bool_], judge: _Text, text: _Text, document: str) 
 
 
 def _spans(chars: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Start and end of each token, in characters; one that adds none is a further byte of the character before it."""
+    """Start and end of each token [n, 2], in characters; a token that adds none is a further byte of the last one."""
     ends = np.cumsum(chars, dtype=np.int64)
     own = np.where(chars > 0, ends - chars, 0)
     return np.stack([np.maximum.accumulate(own), ends], axis=1)

@@ -8,7 +8,7 @@
     stop     int64 [w]     one past its last token
     head     int64 []      tokens before the text in each window, such as BOS
     chars    int32 [t]     characters of the text that each of its tokens adds, to the last that is read
-    opening  int64 []      CRC-32 of the first 64 characters, by which two runs know that they read the same text
+    opening  int64 []      CRC-32 of the first 64 characters, to check that two runs read the same text
 
 The last two are missing in older files.
 """
@@ -47,11 +47,12 @@ class TokenNll:
     opening: int | None = None
 
     def scores(self, size: int, words: int) -> dict[str, float]:
-        """Scores by name: `nll` in nats a token, `perplexity`, `bits_per_byte`, `bits_per_word`. `size` is the scored
-        text in UTF-8 bytes, `words` its words. A score that is undefined (perplexity overflows, no word) is left out.
+        """Scores by name: `nll` in nats per token, `perplexity`, `bits_per_byte`, `bits_per_word`. `size` is the size
+        of the scored text in UTF-8 bytes, `words` its number of words. Undefined scores (overflow, no word) are left
+        out.
 
-        The mean is over all tokens. A protocol that averages over windows has the same mean within a text, as its
-        windows have one length; it differs in giving every text the same weight.
+        The mean is over all tokens. A protocol that averages over windows has the same mean within a text, whose
+        windows have equal length; it differs in giving every text the same weight.
         """
         nll = float(self.nll.mean(dtype=np.float64))
         bits = nll / math.log(2) * len(self.nll)
@@ -71,9 +72,9 @@ class TokenNll:
         return [(2**k, 2 ** (k + 1) - 1, float(sums[k]), int(n)) for k, n in enumerate(counts.tolist()) if n]
 
     def write(self, folder: Path, id: str) -> str:
-        """Write the file of the record with this id, atomically, and return its path relative to the run's folder. The
-        same numbers give the same bytes. Raises: UserError if it cannot be written; LostRecordsError without the
-        folder."""
+        """Write the file of the record with this id, atomically, and return its path relative to the run's folder.
+        Equal numbers give equal bytes. Raises: UserError if it cannot be written; LostRecordsError if the folder is
+        gone."""
         path = folder / FOLDER / _name(id)
         arrays = {name: value for name, value in vars(self).items() if value is not None}
         try:
@@ -103,7 +104,7 @@ class TokenNll:
             opening = arrays.pop("opening", None)
             read = cls(**arrays | {"head": int(arrays["head"]), "opening": None if opening is None else int(opening)})
             if read.chars is not None and read.chars.shape != (int(read.stop.max()),):
-                raise ValueError("`chars` is not of its tokens")
+                raise ValueError("`chars` does not match its tokens")
             if read.nll.shape != (len(read.nll),) or not len(read.nll) or not np.isfinite(read.nll).all():
                 raise ValueError("`nll` is not a list of finite numbers")
             return read
@@ -114,7 +115,7 @@ class TokenNll:
 
 
 def added(ends: Sequence[int]) -> NDArray[np.int32]:
-    """The characters that each token adds to a text, from where the tokens end."""
+    """The characters that each token adds to a text, from the tokens' ends."""
     borders = np.concatenate([[0], np.asarray(ends, dtype=np.int64)])
     lengths: NDArray[np.int32] = (borders[1:] - borders[:-1]).astype(np.int32)
     return lengths
@@ -135,13 +136,13 @@ def mean_buckets(all_buckets: Sequence[Sequence[tuple[int, int, float, int]]]) -
 
 
 def _name(id: str) -> str:
-    """A file name that is readable and unique to the record."""
+    """A readable file name, unique to the record."""
     readable = re.sub(r"[^\w.-]+", "_", id)[:80]
     return f"{readable}-{hashlib.sha256(id.encode()).hexdigest()[:12]}.npz"
 
 
 def _archive(arrays: dict[str, Any]) -> bytes:
-    """As numpy's savez_compressed, without timestamps: the same arrays give the same bytes."""
+    """As numpy's savez_compressed, but without timestamps: equal arrays give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, values in arrays.items():

@@ -1,6 +1,6 @@
-"""A run's folder as a data set on the Hugging Face hub, private unless it is told otherwise.
+"""A run's folder as a data set on the Hugging Face hub, private by default.
 
-The key comes from the environment alone (HF_TOKEN, or HUGGING_FACE_HUB_TOKEN), never from a file or an option.
+The token comes only from the environment (HF_TOKEN or HUGGING_FACE_HUB_TOKEN), never from a file or an option.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ tags:
 ---
 # {name}
 
-A run of lcbench: {tasks} with {model}, {methods}; {samples} samples. `records.jsonl` has one of them a line,
-`run.json` says how it was made. Download the folder, and `lcbench table`, `report` and `compare` read it.
+A run of lcbench: {tasks} with {model}, {methods}; {samples} samples. `records.jsonl` has one sample per line,
+`run.json` says how the run was made. Download the folder to read it with `lcbench table`, `report` and `compare`.
 """
 
 
 def push(folder: Path, repository: str, *, public: bool = False, incomplete: bool = False, api: Any = None) -> str:
-    """Upload a run's folder to the data set `repository` (owner/name), which is made if need be; its address.
+    """Upload a run's folder to the data set `repository` (owner/name), created if needed; returns its address.
 
-    `incomplete` also uploads runs with samples that failed or are missing. `api` stands for `huggingface_hub.HfApi`.
-    Raises: UserError for a folder whose records are damaged or incomplete, a missing key, and what the hub refuses.
+    With `incomplete`, runs with failed or missing samples are uploaded, too. `api` replaces `huggingface_hub.HfApi`.
+
+    Raises: UserError for a folder whose records are damaged or incomplete, a missing token, or a refusal of the hub.
     """
     if not REPOSITORY.fullmatch(repository):
         raise UserError(f"--to {repository!r} must be OWNER/NAME on the hub.")
     card = _checked(folder, incomplete=incomplete)
     token = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), None)
     if token is None:
-        raise UserError(f"the hub wants a key that may write: set {KEYS[0]}.")
+        raise UserError(f"pushing needs a token with write access: set {KEYS[0]}.")
     if api is None:
         from huggingface_hub import HfApi
 
@@ -78,7 +79,7 @@ def _checked(folder: Path, *, incomplete: bool) -> str:
     told = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
     if told and not incomplete:
         raise UserError(f"{folder} has samples {told}; run it to its end, or pass --incomplete.")
-    load_run(folder)  # as those who download it will
+    load_run(folder)  # checks that it can be read
 
     def listed(names: list[str]) -> str:
         return ", ".join(f"`{name}`" for name in dict.fromkeys(names))

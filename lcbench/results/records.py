@@ -1,10 +1,9 @@
-"""The folder of a run: `run.json` (how it was made) and `records.jsonl` (one line a sample).
+"""The folder of a run: `run.json` (how it was made) and `records.jsonl` (one line per sample).
 
 A record is appended, flushed and synced as soon as its sample is done, so that a process killed at any moment loses at
-most the sample in flight, or the batch in flight. A folder has one writer, by a lock, and any number of readers.
-Processes that were launched together share a folder: each claims a part of the work, and they append in turns. All
-locks are the operating system's, which releases those of a process that dies; a network file system must support them
-(NFS does).
+most the sample or batch in flight. A folder has one writer, enforced by a lock, and any number of readers. Processes
+that were launched together share a folder: each claims a part of the work, and they append in turns. All locks are the
+operating system's, which releases those of a process that dies; a network file system must support them (NFS does).
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from lcbench.results.schema import Record
 
 FORMAT = 1
 MANY = 3  # names in a sentence
-LONGEST_LINE = 64 * 2**20  # bytes of a record: a thousand times what the largest take
+LONGEST_LINE = 64 * 2**20  # bytes of a record: a thousand times the largest that runs write
 MANIFEST, RECORDS, LOCK, CLAIMS = "run.json", "records.jsonl", ".lock", ".claims"
 JOB_LOGS = "slurm"  # a folder that may exist before the run starts
-# run.json while it is being written; stays if the process is killed meanwhile
+# run.json while it is being written; left behind if the process is killed meanwhile
 _TEMPORARY = re.compile(rf"{re.escape(MANIFEST)}(\.\d+)?\.tmp")
 
 
@@ -44,10 +43,11 @@ class RecordTail:
         self._offset = self._lines = 0
 
     def news(self) -> list[Record]:
-        """The records that were appended since the last call; all of them at the first call, none if there is no file.
+        """The records appended since the last call; at the first call all of them; none if there is no file.
 
-        Raises: UserError for a file that cannot be read or a line that is not a record, with the field that is wrong; a
-        last line that is still being written is left for the next call.
+        A last line that is still being written is left for the next call.
+
+        Raises: UserError for a file that cannot be read or a line that is not a record, with the field that is wrong.
         """
         lines = []
         try:
@@ -82,14 +82,14 @@ class RecordTail:
 
 
 class RunWriter:
-    """The only writer of a run's folder, or one of several if `shared`; resumes the folder if it is of the same run.
+    """The only writer of a run's folder, or one of several if `shared`; resumes a folder of the same run.
 
-    `identity` is everything that decides what the records will be; `session` how this process makes them (command,
-    versions, hardware), added to the list in run.json. `done` are the ids of recorded samples, those of other processes
-    as of the last `news`. `options` are those of the methods, by the part of an id that the samples of a cell share.
+    `identity` is everything that determines the records; `session` describes this process (command, versions,
+    hardware) and is added to the list in run.json. `done` are the ids of recorded samples, those of other processes as
+    of the last `news`. `options` are those of the methods, by the part of the id that the samples of a cell share.
 
     Raises on entry: UserError for a folder of another run, one that is being written, or one that cannot be written;
-    and for records whose method had other options, as where a default has changed since.
+    and for records whose method had other options, for instance because a default has changed since.
     """
 
     def __init__(
@@ -140,8 +140,8 @@ class RunWriter:
     def append(self, record: Record) -> None:
         """Append one record and sync it to the disk.
 
-        Raises: UserError if it cannot be written; what was there stays as it was. LostRecordsError if the folder or its
-        files were removed, replaced or cut meanwhile.
+        Raises: UserError if it cannot be written, which leaves the file as it was; LostRecordsError if the folder or
+        its files were removed, replaced or truncated meanwhile.
         """
         record = replace(record, session=self.session_number)
         line = (json.dumps(record.as_json(), ensure_ascii=False) + "\n").encode()
@@ -149,11 +149,11 @@ class RunWriter:
             self._require_files()
             try:
                 if self._shared:
-                    _cut_torn_line(self._file)  # of another process, killed meanwhile
+                    _cut_torn_line(self._file)  # left by another process, killed meanwhile
                 self._write(line)
             except OSError as error:
                 raise UserError(
-                    f"cannot write to {self.folder / RECORDS}: {error.strerror}; what was written is intact, run the "
+                    f"cannot write to {self.folder / RECORDS}: {error.strerror}; earlier records are intact, run the "
                     "same command again once there is space."
                 ) from error
             self._size = os.fstat(self._file).st_size
@@ -162,8 +162,8 @@ class RunWriter:
             self.done.add(record.identity.id)
 
     def _require_files(self) -> None:
-        """Raises: LostRecordsError if a path no longer leads to the file that is open: records would go to a file
-        without a name, and without the lock's file a second writer may have started."""
+        """Raises: LostRecordsError if a path no longer leads to the open file: records would go to an unlinked file,
+        and without the lock file a second writer may have started."""
         for name, file in ((RECORDS, self._file), (LOCK, self._lock)):
             path = self.folder / name
             try:
@@ -173,7 +173,7 @@ class RunWriter:
             if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
                 raise self._lost(path, "was replaced")
             if name == RECORDS and opened.st_size < self._size:
-                raise self._lost(path, "was cut shorter")
+                raise self._lost(path, "was truncated")
 
     def _lost(self, path: Path, what: str) -> LostRecordsError:
         try:
@@ -186,7 +186,7 @@ class RunWriter:
         )
 
     def news(self) -> list[Record]:
-        """The records that other processes appended since the last call; they are added to `done`."""
+        """The records that other processes appended since the last call; their ids are added to `done`."""
         return self._read() if self._shared else []
 
     def _read(self) -> list[Record]:
@@ -201,11 +201,11 @@ class RunWriter:
                 if name in now and now[name] != value:
                     raise UserError(
                         f"{self.folder} has records of {one.method} at {one.seq_len:,} tokens with {name}={value}, and "
-                        f"this lcbench would go on with {now[name]}; pass another --output, or type the option."
+                        f"this lcbench would continue with {now[name]}; pass another --output, or set the option."
                     )
 
     def claim(self, part: str) -> bool:
-        """Whether this process may do a part of the work, and no other one does until `release`, or its death."""
+        """Whether this process may do a part of the work; no other may, until `release` or its death."""
         return self._claims is None or self._claims.take(part)
 
     def release(self, part: str) -> None:
@@ -253,7 +253,7 @@ class RunWriter:
 
 
 def _flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Options by name, those of a composed method by the name of the part and theirs."""
+    """Options by name; for a composed method as `PART.OPTION`."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {before + name: value}
@@ -261,29 +261,27 @@ def _flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def require_ours(folder: Path, *, begun: bool = True) -> None:
-    """Raises: UserError for a folder with files that are not of a run. A run that has not `begun` has lock files at
-    most."""
+    """Raises: UserError for a folder with files that do not belong to a run. One that has not `begun` has at most lock
+    files."""
     ours = {LOCK, CLAIMS, JOB_LOGS}
     names = {path.name for path in folder.iterdir() if not _TEMPORARY.fullmatch(path.name)}
     if not (begun and {LOCK, MANIFEST} & names) and names - ours:
-        raise UserError(f"{folder} holds something else than results; pass another --output.")
+        raise UserError(f"{folder} contains something other than results; pass another --output.")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """run.json of a run's folder. Raises: UserError if there is none, it is of another version, or one of its fields is
-    wrong."""
+    """The run.json of a run's folder. Raises: UserError if it is missing, of another version, or has a wrong field."""
     manifest = _read_manifest(folder)
     if manifest is None:
-        raise UserError(f"{folder} holds no run: it has no {MANIFEST}.")
+        raise UserError(f"{folder} is not a run: it has no {MANIFEST}.")
     return manifest
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of a run's folder, one a sample: the last one of a sample that failed and was repeated. In the order
-    of the plan, independent of the order in which processes wrote them.
+    """The records of a run's folder, one per sample (the last, if a failed sample was repeated), in the order of the
+    plan and not the order in which processes wrote them. A last line that is still being written is left out.
 
-    Raises: UserError for a folder without records or a line that is not a record; a last line that is still being
-    written is left out.
+    Raises: UserError for a folder without records or a line that is not a record.
     """
     manifest = _read_manifest(folder)
     records = {record.identity.id: record for record in RecordTail(folder).news()}
@@ -301,7 +299,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def find_runs(results: Path) -> list[Path]:
-    """Folders of runs with records in a results folder, oldest first by their last record."""
+    """The run folders with records in a results folder, oldest first by their last record."""
     found = []
     for path in results.glob(f"*/{RECORDS}"):
         with contextlib.suppress(OSError):  # a dangling link, or a folder that was removed meanwhile
@@ -314,7 +312,7 @@ def newest_run(results: Path) -> Path:
     """Raises: UserError if there is no run at all."""
     runs = find_runs(results)
     if not runs:
-        raise UserError(f"there is no run in {results}; make one with `lcbench run`, or name a folder.")
+        raise UserError(f"there is no run in {results}; create one with `lcbench run`, or name a folder.")
     return runs[-1]
 
 
@@ -328,7 +326,7 @@ def _read_manifest(folder: Path) -> Manifest | None:
         version = content.get("format")
         if type(version) is int and version != FORMAT:
             raise UserError(
-                f"{folder} was written by another version of lcbench; read it with that one, or run it anew."
+                f"{folder} was written by another version of lcbench; read it with that version, or run it again."
             )
         return Manifest.from_json(content)
     except FileNotFoundError:
@@ -343,8 +341,8 @@ def _read_manifest(folder: Path) -> Manifest | None:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
-    """The parts in which two identities differ, by key, each with its name in an error message; jobs are named by what
-    the user typed."""
+    """The parts in which two identities differ, by key, each with its words for an error message; jobs are described in
+    the user's terms."""
     found = {key: key for key in {**there, **here} if _chosen(there, key) != _chosen(here, key)}
     if "jobs" not in found:
         return found
@@ -356,19 +354,19 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
             words.append(f"the {kind}{'s' * (len(only) > 1)} {', '.join(only[:MANY])}{more}")
     texts = [{task["name"]: task for task in identity.get("tasks", [])} for identity in (there, here)]
     if all(texts[0][name] == texts[1][name] for name in texts[0].keys() & texts[1].keys()):
-        found.pop("tasks", None)  # common tasks are equal; which tasks there are is said of the jobs
-    found["jobs"] = ", ".join(words) or "the order of its cells, or what goes with what"
+        found.pop("tasks", None)  # common tasks are equal; the jobs' words say which tasks differ
+    found["jobs"] = ", ".join(words) or "the order or combination of its cells"
     return found
 
 
 def _chosen(identity: dict[str, Any], key: str) -> Any:
-    """A part of an identity. Options that are left at their default are absent from it, in older runs all of them."""
+    """A part of an identity. Options at their default may be absent: in older runs all of them are."""
     value = identity.get(key)
     return None if value is False or (key == "kv_dtype" and value == "auto") else value
 
 
 def _typed(identity: dict[str, Any]) -> list[list[str]]:
-    """The tasks, methods, lengths and depths of a run's jobs, each once; cells are named `length/depth`."""
+    """The distinct tasks, methods, lengths and depths of a run's jobs, whose cells are named `length/depth`."""
     jobs = [(task, method, *cell.split("/", 1)) for task, method, cell, *_ in identity.get("jobs", [])]
     return [list(dict.fromkeys(job[place] for job in jobs)) for place in range(4)]
 

@@ -1,11 +1,11 @@
-"""Published figures, to stand beside one's own: a YAML file of `tasks/references`, or of the user, that a suite names.
+"""Published figures to show beside one's own: a YAML file of `tasks/references`, or the user's, that a suite names.
 
 source: who published them, where (required)
 tables:
   - task: pg19:source=pg19      a task with the options that make it comparable; or, with `mean_of`, a benchmark
-    metric: perplexity          that of our scores, in whose units the figures are; or, with `mean_of`:
-    mean_of: 13                 the figures are means over so many tasks of the benchmark `task`, as RULER's
-    full_score: 100             what such a mean is a share of
+    metric: perplexity          our metric, whose units the figures have; or, with `mean_of`:
+    mean_of: 13                 the figures are means over this many tasks of the benchmark `task`, such as RULER
+    full_score: 100             the highest possible mean
     note: what differs from how lcbench asks
     rows:
       - {name: Llama2 7B, scores: {4k: 7.87}}
@@ -27,17 +27,17 @@ _LARGEST = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    name: str = described("Model, and method, as the source calls them.")
-    scores: dict[str, float] = described("Figures by length in tokens, as `4k`.")
+    name: str = described("Model and method, as named by the source.")
+    scores: dict[str, float] = described("Figures by length in tokens, e.g. `4k`.")
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
     task: str = described("The task with its options, or a benchmark.")
-    metric: str | None = described("Of one task's scores.", default=None)
-    mean_of: int | None = described("Tasks that each figure is the mean of.", least=2, default=None)
-    full_score: float | None = described("What such a mean is a share of.", most=_LARGEST, least=0, default=None)
+    metric: str | None = described("Metric of one task's scores.", default=None)
+    mean_of: int | None = described("Number of tasks that each figure averages.", least=2, default=None)
+    full_score: float | None = described("The highest possible mean.", most=_LARGEST, least=0, default=None)
     note: str | None = described("What differs.", default=None)
     rows: list[_Row] = described("A row each.")
     extra: dict[str, Any] = field(default_factory=dict)
@@ -55,8 +55,8 @@ _READ = Reader(_File)
 
 @dataclass(frozen=True)
 class Figures:
-    """A published table: figures by name and length. Those of a task are in units of its `metric`; means over `mean_of`
-    tasks of the benchmark `task` are shares of the full score, and `metric` is empty."""
+    """A published table: figures by name and length. A task's are in units of its `metric`; means over `mean_of` tasks
+    of the benchmark `task` are shares of the full score, and `metric` is empty."""
 
     source: str
     task: str
@@ -65,7 +65,7 @@ class Figures:
     rows: dict[str, dict[int, float]]
 
     def matches(self, task: str) -> bool:
-        """Whether they are figures of this task: the same name, with at least the same options."""
+        """Whether these figures apply to a task: the same name, with at least the same options."""
         if self.mean_of:
             return False
         (name, wanted), (stem, options) = split_spec(self.task), split_spec(task)
@@ -80,7 +80,7 @@ def reference_files() -> dict[str, Path]:
 
 
 def located(name: str, beside: Path) -> str:
-    """The name of a file that ships, or the whole path of one that is named from a suite in the folder `beside`.
+    """The name of a file that ships with lcbench, or the full path of a file named in a suite in the folder `beside`.
 
     Raises: UserError for an unknown name.
     """
@@ -92,8 +92,8 @@ def located(name: str, beside: Path) -> str:
 
 
 def read_references(name: str) -> list[Figures]:
-    """The tables of a file, by what `located` gave. Raises: UserError for one that is missing, or with a field that is
-    wrong or unknown."""
+    """The tables of a file, named as by `located`. Raises: UserError for a missing file, or a wrong or unknown
+    field."""
     from lcbench.core.yaml_files import read_yaml_file
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else reference_files().get(name)
@@ -117,7 +117,7 @@ def _figures(source: str, table: _Table, place: str) -> Figures:
     if (table.metric is None) == (table.mean_of is None):
         raise FieldError("must have either `metric` or `mean_of`", place)
     if (table.full_score is None) != (table.mean_of is None):
-        raise FieldError("goes with `mean_of`, and `mean_of` with it", f"{place}.full_score")
+        raise FieldError("requires `mean_of`, and `mean_of` requires it", f"{place}.full_score")
     if table.full_score == 0:
         raise FieldError("must be above 0", f"{place}.full_score")
     rows: dict[str, dict[int, float]] = {}
@@ -144,5 +144,5 @@ def _by_length(row: _Row, place: str, full_score: float | None) -> dict[int, flo
         try:
             found[parse_seq_len(str(length))] = score / (full_score or 1.0)
         except UserError:
-            raise FieldError("is not a length in tokens, as 4k", f"{place}.scores.{length}") from None
+            raise FieldError("is not a length in tokens, such as 4k", f"{place}.scores.{length}") from None
     return found

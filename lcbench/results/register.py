@@ -1,5 +1,5 @@
-"""Runs outside of the results folder (`--output`): a list of their folders beside the others, one path a line; a path
-with a line break in it as JSON."""
+"""Runs outside the results folder (`--output`): a file in the results folder lists their folders, one path per line;
+paths with a line break are JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REGISTER, BREAK = ".runs", "\n"
 
 
 def register(results: Path, folder: Path) -> None:
-    """Note a run whose folder is not in `results`; where that cannot be written, it is not noted."""
+    """Record a run whose folder is not in `results`; does nothing if `results` cannot be written."""
     folder = folder.resolve()
     if folder.parent == results.resolve() or folder in _registered(results):
         return
@@ -24,13 +24,13 @@ def register(results: Path, folder: Path) -> None:
         file = os.open(results / REGISTER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             line = json.dumps(str(folder)) if BREAK in str(folder) else str(folder)
-            os.write(file, os.fsencode(line + BREAK))  # one write: of several processes none tears another's line
+            os.write(file, os.fsencode(line + BREAK))  # one write, so that lines of several processes do not mix
         finally:
             os.close(file)
 
 
 def known_runs(results: Path) -> list[Path]:
-    """Folders of runs with records, in the results folder or registered there, oldest first by their last record."""
+    """The run folders with records, in the results folder or registered there, oldest first by their last record."""
     found = {path.resolve(): path for path in find_runs(results)}
     for folder in _registered(results):
         found.setdefault(folder, _shown(folder))
@@ -44,7 +44,7 @@ def newest_known_run(results: Path) -> Path:
 
 
 def _registered(results: Path) -> list[Path]:
-    """Those that are still there, and have records."""
+    """The registered folders that still exist and have records."""
     try:
         lines = os.fsdecode(read_whole(results / REGISTER)).split(BREAK)
     except OSError:
@@ -54,7 +54,7 @@ def _registered(results: Path) -> list[Path]:
 
 def _folder(line: str) -> Path:
     with contextlib.suppress(ValueError):
-        return Path(json.loads(line) if line.startswith('"') else line)  # paths as they are begin with a slash
+        return Path(json.loads(line) if line.startswith('"') else line)  # plain paths begin with a slash
     return Path(line)
 
 
@@ -73,7 +73,7 @@ def _last_record(folder: Path) -> int:
 
 
 def _shown(folder: Path) -> Path:
-    """Relative to the working folder where it lies within, as it was typed there."""
+    """The folder relative to the working directory, if it lies within."""
     with contextlib.suppress(ValueError, OSError):
         return folder.relative_to(Path.cwd().resolve())
     return folder

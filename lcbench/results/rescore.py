@@ -1,6 +1,6 @@
-"""New metric, old predictions: the scores of a run computed again from its records, without a model.
+"""New metric, old predictions: a run's scores computed again from its records, without a model.
 
-Scores come from the recorded answer, or for perplexity from the recorded likelihood of every token."""
+Scores are computed from the recorded answers, perplexity from the recorded per-token likelihoods."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Rescored:
 
 
 def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
-    """Score everything recorded with today's metrics, and write what changed: all of it or nothing.
+    """Score all records with the current metrics, and write the changes: all of them or none.
 
-    A record whose scores change keeps the old ones in a list under `scores_before_rescoring`, oldest first; one whose
-    scores stay is left as it is, to the byte. `task_files` are the YAML files of tasks that do not ship with lcbench.
+    A record whose scores change keeps the old ones in a list under `scores_before_rescoring`, oldest first; all others
+    stay the same, byte by byte. `task_files` are the YAML files of tasks that do not ship with lcbench.
 
-    Raises: UserError for a folder without records, one that is being written, or a task that is not known any more.
+    Raises: UserError for a folder without records, one that is being written, or a task that no longer exists.
     """
     read_manifest(folder)
     try:
@@ -45,7 +45,7 @@ def rescore(folder: Path, task_files: Iterable[str] = ()) -> Rescored:
         raise UserError(f"another lcbench is writing to {folder}; wait for it.") from error
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder}, where the scores stand: {error.strerror}; rescore a copy of the folder."
+            f"cannot write the new scores to {folder}: {error.strerror}; rescore a copy of the folder."
         ) from error
     try:
         return _rescore(folder, {Path(name).stem: name for name in task_files})
@@ -59,7 +59,9 @@ def _rescore(folder: Path, task_files: dict[str, str]) -> Rescored:
     scores: dict[str, tuple[float | None, float | None]] = {}
     answered = [record for record in read_records(folder) if record.result]
     if made := [record.imported.harness for record in answered if record.imported]:
-        raise UserError(f"{folder} was imported from {made[0]}, whose scores they are; score and import it anew.")
+        raise UserError(
+            f"{folder} was imported from {made[0]}, which computed its scores; score it there and import it again."
+        )
     for record in answered:
         name, id, before = record.identity.task, record.identity.id, record.measured.scores
         task = tasks.get(name) or tasks.setdefault(name, _load(name, task_files))
@@ -78,7 +80,7 @@ def _load(name: str, task_files: dict[str, str]) -> Task:
     try:
         return load_task(f"{task_files.get(stem, stem)}{colon}{options}")
     except UserError as error:
-        raise UserError(f"cannot score task {name}: {error} A task of your own is given with --task FILE.") from error
+        raise UserError(f"cannot score task {name}: {error} Pass your own task's file with --task FILE.") from error
 
 
 def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
@@ -92,7 +94,7 @@ def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
         return task.score(_example(record), done.answer.prediction)
     except UserError:
         raise
-    except Exception as error:  # a task's scorer may fail in any way on details that it did not write
+    except Exception as error:  # a scorer may fail in any way on details that another program wrote
         gist = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"cannot score record {record.identity.id} ({gist}); was it written by another program?"
@@ -100,7 +102,7 @@ def _scores(folder: Path, task: Task, record: Record) -> dict[str, float]:
 
 
 def _example(record: Record) -> Example:
-    """The example of a record without its prompt, of which a record has only the hash: no score depends on it."""
+    """The example of a record, without the prompt, which is recorded only as a hash: no score depends on it."""
     return Example(
         head=[],
         context=[],
@@ -114,7 +116,7 @@ def _example(record: Record) -> Example:
 
 
 def _replace(folder: Path, changed: dict[str, dict[str, Any]]) -> None:
-    """Change fields in the last lines with these ids; a process killed here leaves the old file."""
+    """Change fields in the last lines with these ids; a process killed meanwhile leaves the old file."""
     path = folder / RECORDS
     lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is not a record
     last = {parse(line)["id"]: number for number, line in enumerate(lines)}

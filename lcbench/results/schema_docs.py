@@ -15,40 +15,44 @@ from lcbench.results import manifest, schema
 
 TOP = """# Records
 
-A run is a folder with `run.json`, which says how it was made, and `records.jsonl`, which has one line a sample: a JSON
+A run is a folder with `run.json`, which says how it was made, and `records.jsonl`, which has one line per sample: an
 object with the fields below. Written by `python -m lcbench.results.schema_docs > docs/records.md` from the types in
 `lcbench/results/schema.py` and `manifest.py`; a test holds this file to them.
 
-A field marked *optional* may be missing: it does not apply to the sample, or the lcbench that wrote it did not have it
-yet. Fields that are not listed here are kept as they are, and exported. When a file is read every field is checked, and
-the first that is wrong is named with its file and line; numbers are finite and whole numbers fit into 64 bits.
+A field marked *optional* may be missing: it does not apply to the sample, or the version of lcbench that wrote it did
+not have it yet. Fields that are not listed here are kept as they are, and exported. When a file is read, every field is
+checked, and the first error is reported with its file and line; numbers are finite, and integers fit into 64 bits.
 
-`lcbench export RUN` and `lcbench.load_run(RUN)` give a table with one row a record: `run` (the folder's name), then the
-fields by the names below, those of `scores`, `cost`, `nll` and `details` with the outer name and a dot before them, as
-`cost.prefill_seconds`. Columns of numbers are Int64 or float64 and texts `string`; lists of scalars stay lists;
-`method_options`, what is nested deeper and columns whose values are of several kinds are JSON. A record that has no
-value, as one that failed has no prediction, has none in the table.
+`lcbench export RUN` and `lcbench.load_run(RUN)` give a table with one row per record: `run` (the folder's name), then
+the fields under the names below; those of `scores`, `cost`, `nll` and `details` are prefixed, as in
+`cost.prefill_seconds`. Columns of numbers are Int64 or float64, texts are `string`, lists of scalars stay lists;
+`method_options`, deeper values and columns of mixed types are JSON. A field that a record lacks, such as the prediction
+of a failed sample, is empty.
 """
 RECORD = (
     ("Identity", schema.Identity, "of every record"),
-    ("Prompt", schema.Prompt, "of every record; `document`, `protocol` and `excerpt` of samples that did not fail"),
-    ("Answer", schema.Answer, "of samples that did not fail"),
-    ("Scores", schema.Scores, "of samples that did not fail"),
-    ("Likelihood: `nll`", schema.Likelihood, "an object, of a perplexity's samples"),
+    (
+        "Prompt",
+        schema.Prompt,
+        "in every record; `document`, `protocol` and `excerpt` only in samples that did not fail",
+    ),
+    ("Answer", schema.Answer, "in samples that did not fail"),
+    ("Scores", schema.Scores, "in samples that did not fail"),
+    ("Likelihood: `nll`", schema.Likelihood, "an object, in samples of perplexity tasks"),
     ("Error and session", schema.Record, "of every record"),
-    ("Cost: `cost`", schema.Cost, "an object, of samples that did not fail"),
-    ("Import: `imported`", schema.Imported, "an object, of records that `lcbench import` made"),
+    ("Cost: `cost`", schema.Cost, "an object, in samples that did not fail"),
+    ("Import: `imported`", schema.Imported, "an object, in records made by `lcbench import`"),
 )
 RUN = (
     ("`run.json`", manifest.Manifest, "an object"),
-    ("`identity`", manifest.RunIdentity, "an object; folders are resumed if all of it is the same"),
-    ("An entry of `identity.tasks`", manifest.TaskFacts, "with all options of the task beside these fields"),
+    ("`identity`", manifest.RunIdentity, "an object; a folder is resumed only if all of it is equal"),
+    ("An entry of `identity.tasks`", manifest.TaskFacts, "with all options of the task besides these fields"),
     ("An entry of `sessions`", manifest.Session, "an object"),
     ("`hardware` of a session", manifest.Hardware, "an object"),
     ("`git` of a session", manifest.Git, "an object"),
 )
 DATA = (
-    ("`manifest.json` of prepared data", DataManifest, "an object, in each folder that `lcbench data prepare` writes"),
+    ("`manifest.json` of prepared data", DataManifest, "an object, in each folder written by `lcbench data prepare`"),
     ("An entry of `files` and `prepared`", FileFacts, "an object"),
 )
 

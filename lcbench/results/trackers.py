@@ -1,7 +1,7 @@
-"""A run in an experiment tracker: one run there for each method, its scores over the lengths as steps.
+"""A run in an experiment tracker: one tracker run per method, with lengths as steps.
 
-Step n has the numbers of cells of n tokens: `TASK/METRIC` with the ends of its interval, samples, and cost. The files
-of the run go along, where the tracker takes some. Each tracker says itself where its runs go: `WANDB_MODE`,
+Step n has the numbers of the cells of n tokens: `TASK/METRIC` with its interval, samples, and cost. The run's files are
+uploaded, too, if the tracker takes files. The trackers' own settings decide where runs go: `WANDB_MODE`,
 `MLFLOW_TRACKING_URI`, `TRACKIO_DIR`.
 """
 
@@ -21,16 +21,15 @@ from lcbench.results.report.runs import Run, read_runs
 from lcbench.results.report.summary import TableRow, summarise_runs
 
 COSTS = ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes", "first_token_seconds")
-SHOWN = 700  # characters of a tracker's refusal, at whose end the way out stands
-LONGEST_VALUE = 500  # characters of a parameter: MLflow's limit is 6,000, and of its servers before 2.8 500
-UNNAMEABLE = re.compile(r"[^\w\-. :/]")  # in names of MLflow's metrics; the others take them, too
+SHOWN = 700  # characters of a tracker's error message, whose end often has the way out
+LONGEST_VALUE = 500  # characters of a parameter: the limit of MLflow servers before 2.8 (later ones: 6,000)
+UNNAMEABLE = re.compile(r"[^\w\-. :/]")  # not allowed in MLflow's metric names; applied to all trackers
 Steps = dict[int, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a tracker gets of a method: a name and an id that are the same for the same records, settings, and numbers
-    by step."""
+    """What a tracker gets for a method: a name and an id, equal for equal records; settings; and numbers by step."""
 
     name: str
     id: str
@@ -40,10 +39,10 @@ class Tracked:
 
 
 def track(folder: Path, tracker: str, project: str) -> list[str]:
-    """Send a run to a tracker; the names of its runs there.
+    """Send a run to a tracker; returns the names of its runs there.
 
-    Raises: UserError for an unknown tracker, a package that is not installed, a folder without records, or whatever the
-    tracker refuses.
+    Raises: UserError for an unknown tracker, a package that is not installed, a folder without records, or a refusal of
+    the tracker.
     """
     if tracker not in TRACKERS:
         raise unknown("--to", tracker, TRACKERS)
@@ -55,7 +54,7 @@ def track(folder: Path, tracker: str, project: str) -> list[str]:
     for one in runs:
         try:
             TRACKERS[tracker](module, one, project)
-        except Exception as error:  # each tracker has errors of its own, of disks, servers and keys
+        except Exception as error:  # each tracker has its own errors for disks, servers and keys
             said = shortened(" ".join(str(error).split()) or type(error).__name__, SHOWN).rstrip(".")
             raise UserError(f"{tracker} refused {one.name}: {said}.") from error
     return [one.name for one in runs]
@@ -74,7 +73,7 @@ def tracked(folder: Path) -> Iterator[Tracked]:
 
 
 def _config(run: Run, method: str) -> dict[str, Any]:
-    """How the numbers were made."""
+    """The settings of the run and the method."""
     identity = run.identity
     settings = {name: getattr(identity, name) for name in ("model", "dtype", "device", "seed", "engine")}
     known = {name: value for name, value in settings.items() if value is not None}
@@ -89,7 +88,7 @@ def _config(run: Run, method: str) -> dict[str, Any]:
 
 
 def _steps(rows: list[TableRow]) -> Steps:
-    """Numbers by length, in order; a cell without a score has only the number of its samples."""
+    """Numbers by length, ascending; a cell without a score has only its number of samples."""
     steps: Steps = {}
     for row in sorted(rows, key=lambda row: row.seq_len):
         scores = {row.metric: row.mean, f"{row.metric}_low": row.low, f"{row.metric}_high": row.high}
@@ -102,7 +101,7 @@ def _steps(rows: list[TableRow]) -> Steps:
 
 
 def _wandb(wandb: Any, one: Tracked, project: str) -> None:
-    """wandb 0.31: `init` with an id continues that run, `Artifact` takes files."""
+    """wandb 0.31: `init` with an id continues that run, `Artifact` uploads files."""
     run = wandb.init(
         project=project, name=one.name, id=one.id, config=one.config, resume="allow", reinit="finish_previous"
     )
@@ -118,7 +117,7 @@ def _wandb(wandb: Any, one: Tracked, project: str) -> None:
 
 
 def _mlflow(mlflow: Any, one: Tracked, project: str) -> None:
-    """MLflow 3: parameters are texts of bounded length, metrics have steps, artifacts are files."""
+    """MLflow 3: parameters are strings of bounded length, metrics have steps, artifacts are files."""
     mlflow.set_experiment(project)
     with mlflow.start_run(run_name=one.name, tags={"lcbench.id": one.id}):
         mlflow.log_params({UNNAMEABLE.sub("_", name): str(value)[:LONGEST_VALUE] for name, value in one.config.items()})
@@ -129,8 +128,8 @@ def _mlflow(mlflow: Any, one: Tracked, project: str) -> None:
 
 
 def _trackio(trackio: Any, one: Tracked, project: str) -> None:
-    """trackio 0.43: numbers by step; it takes no files of a run."""
-    own = {"auto_log_gpu": False, "auto_log_cpu": False, "embed": False}  # this machine's load is none of the run
+    """trackio 0.43: numbers by step; no files."""
+    own = {"auto_log_gpu": False, "auto_log_cpu": False, "embed": False}  # this machine's load is not part of the run
     trackio.init(project=project, name=f"{one.name}-{one.id}", config=one.config, **own)
     try:
         for step, numbers in one.steps.items():

@@ -32,7 +32,7 @@ REFERENCES = "references"  # folder of published figures, which are not tasks
 
 @cache
 def shipped_yaml() -> tuple[Path, ...]:
-    """All YAML files that ship with lcbench; they lie in the wheel, or next to the package in a checkout."""
+    """All YAML files that ship with lcbench: inside the wheel, or next to the package in a checkout."""
     return tuple(sorted(_folder().rglob("*.yaml")))
 
 
@@ -70,7 +70,7 @@ def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any
         path, title = files[name], name
         content = read_shipped_yaml(path)
     if not isinstance(content, dict) or not content.keys() & {"family", "like", "runs"}:
-        raise UserError(f"{path} must hold a mapping with a `family` (a task), or `runs` (a suite).")
+        raise UserError(f"{path} must be a mapping with a `family` (a task) or `runs` (a suite).")
     for key in ("data", "demonstrations"):
         beside = path.parent / str(content.get(key, ""))
         if beside.is_file():
@@ -79,7 +79,7 @@ def read_yaml(name: str, seen: tuple[str, ...] = ()) -> tuple[str, dict[str, Any
         return title, content
     like = str(content.pop("like"))
     if like in seen:
-        raise UserError(f"{path} is like {like}, which is like it in turn; one of them must stand by itself.")
+        raise UserError(f"{path} is `like: {like}`, which is like it in turn; remove one of the two.")
     return title, {**read_yaml(like, (*seen, like))[1], **content}
 
 

@@ -20,9 +20,9 @@ from lcbench.tasks.format import ChatRule, PromptFormat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHECK_SECONDS = 2.0  # for checks of rows before a run that take longer than to look at them
+CHECK_SECONDS = 2.0  # time limit of the slower checks of rows before a run
 TOKENS, WINDOWS = "tokens", "windows"  # the unit of equal weight in a mean over texts
-# Fields of a task that say how its prompts are asked and answered.
+# Fields of a task that set the prompt format and how answers are generated.
 FORMAT = ("chat", "bos", "system", "chat_options", "think_budget", "think_end", "sampling", "repeats")
 FAMILIES: dict[str, type[Task]] = {}
 
@@ -30,7 +30,7 @@ FAMILIES: dict[str, type[Task]] = {}
 @dataclass(frozen=True)
 class Cell:
     """One point of a task's grid: `seq_len`, prompt and answer together in tokens, and `depth` of the needle from 0
-    (start) to 1 (end); None where each example draws its own."""
+    (start) to 1 (end); None if each example draws its own."""
 
     seq_len: int
     depth: float | None = None
@@ -57,8 +57,8 @@ class Window:
 @dataclass(frozen=True)
 class Reading:
     """How the likelihood of a document is measured: its title, the protocol as printed next to the numbers, and whether
-    a mean over documents weights "tokens" or "windows" equally. `ends`: where each token of the context ends in the
-    text, in characters; `opening`: how the text begins."""
+    a mean over documents weights "tokens" or "windows" equally. `ends`: the end of each context token in the text, in
+    characters; `opening`: the beginning of the text."""
 
     document: str
     protocol: str
@@ -73,14 +73,14 @@ class Example:
     """One sample: token ids of the prompt in segments (head, context, tail), of which only the context may be
     shortened.
 
-    references: the right answers.
+    references: the correct answers.
     max_new_tokens: generation budget, included in the cell's length.
     seed: the seed that the example was drawn with.
     depth: true depth of the needle in the context, 0 to 1; `needle_at` is the index of its first token in the prompt,
         `needle_tokens` how many tokens it has.
     stop: generated text ends before the first of these strings.
-    begun: how many of the tail's last tokens begin the answer, and stand behind a thought if there is one.
-    follow_up: token ids of a second, independent prompt, run after the first one; `follow_up_of` makes them of the
+    begun: the number of tokens of the answer prefix at the end of the tail; a thought, if any, is inserted before them.
+    follow_up: token ids of a second, independent prompt, run after the first one; `follow_up_of` computes them from the
         first answer instead. Its answer has up to `follow_up_tokens` tokens, or `max_new_tokens` if that is None.
     choices: candidate answers, each with its token ids after the prompt, for tasks that compare likelihoods.
     reading: windows of the context, for tasks that measure the likelihood of a text and generate nothing.
@@ -116,9 +116,9 @@ class Task(ABC):
 
     Setting `family` in a subclass registers it. `metric` is the key in `score` that tables show; `measure` selects how
     an example becomes a record (lcbench.run.measures). `chat`, `bos`, `system` and `chat_options` are the format of
-    prompts (lcbench.tasks.format). Answers may be preceded by a thought of up to `think_budget` tokens, part of the
-    length, ended by `think_end` if that is not the model's own marker; they are greedy, or drawn as `sampling` says,
-    `repeats` times a sample.
+    prompts (lcbench.tasks.format). Answers may be preceded by a thought of up to `think_budget` tokens, which are part
+    of the length, ended by `think_end` instead of the model's own marker; answers are greedy, or sampled as `sampling`
+    says, `repeats` times per sample.
     """
 
     family: ClassVar[str] = ""
@@ -145,8 +145,8 @@ class Task(ABC):
             FAMILIES[cls.family] = cls
 
     def options(self) -> dict[str, Any]:
-        """What decides the examples and is part of a run's identity: all options, but those in `newer` only where they
-        are not at their default, so that runs of before they existed are found again."""
+        """The options that determine the examples, as part of a run's identity: all of them, except those in `newer` at
+        their default, so that runs from before these existed are found again."""
         default = {
             one.name: one.default if one.default_factory is MISSING else one.default_factory()
             for one in fields(self)
@@ -162,22 +162,22 @@ class Task(ABC):
 
     @property
     def format(self) -> PromptFormat:
-        """How prompts are asked."""
+        """The format of the prompts."""
         return PromptFormat(
             self.name, self.chat, self.bos, self.system, self.chat_options, thinks=self.thought_tokens > 0
         )
 
     @property
     def thought_tokens(self) -> int:
-        """The most tokens of a thought before an answer; 0 where nothing is generated."""
+        """The budget of a thought before an answer, in tokens; 0 if nothing is generated."""
         return self.think_budget if self.measure == "answer" else 0
 
     def asked(self, **given: Any) -> Self:
-        """A copy of this task whose prompts are asked as `given`: any of the fields in FORMAT."""
+        """A copy of this task with the fields `given` of FORMAT."""
         return replace(self, **given)
 
     def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """What decides the examples: the task's options, and the format of its prompts with this tokenizer."""
+        """What determines the examples: the task's options, and the prompt format with this tokenizer."""
         options = {name: value for name, value in self.options().items() if name not in FORMAT} | {"samples": None}
         format_ = self.format.identity(tokenizer)
         if self.measure == "answer":
@@ -190,7 +190,7 @@ class Task(ABC):
         return self
 
     def available(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """The number of distinct samples per cell; None where samples are generated without limit."""
+        """The number of distinct samples per cell; None if samples are generated without limit."""
         return None
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
@@ -202,12 +202,12 @@ class Task(ABC):
         """Check the row of a sample, without a tokenizer. Raises: RowError if the sample cannot be built from it."""
 
     def check_prompt(self, sample: int, seed: int) -> None:  # noqa: B027  (as above)
-        """The same for what takes longer: tried for as many rows as `CHECK_SECONDS` allow, the rest is seen when they
-        are built. Raises: RowError."""
+        """As `check_row`, for slower checks, run for as many rows as `CHECK_SECONDS` allow; the others fail when their
+        prompts are built. Raises: RowError."""
 
     def problems(self, samples: int, seed: int) -> dict[int, str]:
-        """Which of the first `samples` samples of a cell, drawn with `seed`, cannot be built from their rows, and why;
-        found without a tokenizer, before anything runs."""
+        """Those of the first `samples` samples of a cell, drawn with `seed`, that cannot be built from their rows, with
+        the reason; found without a tokenizer, before anything runs."""
         if type(self).check_row is Task.check_row:  # generated
             return {}
         found: dict[int, str] = {}
@@ -226,13 +226,13 @@ class Task(ABC):
         return []
 
     def cells(self, seq_lens: list[int], depths: list[float] | None) -> list[Cell]:
-        """The grid of the task for these lengths and depths (None: the task's default). As it stands, one cell per
-        length, the most that prompt and answer may have together, in tokens, for tasks without a needle to place.
+        """The grid of the task for these lengths (prompt and answer together, in tokens) and depths (None: the task's
+        default). By default one cell per length, for tasks without a needle.
 
-        Raises: UserError for depths where the task takes none.
+        Raises: UserError for depths if the task has none.
         """
         if depths is not None:
-            raise UserError(f"{self.name} has no needle whose depth could be chosen; leave the depths out.")
+            raise UserError(f"{self.name} has no needle; leave the depths out.")
         return [Cell(seq_len) for seq_len in seq_lens]
 
     @abstractmethod
@@ -243,21 +243,21 @@ class Task(ABC):
         """
 
     def fitted(self, cell: Cell, sample: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> Example:
-        """The example that leaves room for a thought in the length of the cell. Raises: as `example`."""
+        """The example, with the thought budget reserved in the cell's length. Raises: as `example`."""
         budget = self.thought_tokens
         if not budget:
             return self.example(cell, sample, tokenizer, seed)
         besides = f"besides the {budget} tokens of --think-budget, which are part of the length"
         if cell.seq_len <= budget:
-            raise UserError(f"{self.name}: {cell.seq_len} tokens have no room {besides}; use a longer --seq-len.")
+            raise UserError(f"{self.name}: {cell.seq_len} tokens leave no space {besides}; use a longer --seq-len.")
         try:
             return self.example(replace(cell, seq_len=cell.seq_len - budget), sample, tokenizer, seed)
         except UserError as error:
-            self.example(cell, sample, tokenizer, seed)  # raises by itself where the thought is not to blame
+            self.example(cell, sample, tokenizer, seed)  # raises its own error if the thought budget is not the reason
             raise type(error)(f"{str(error).rstrip('.')}, {besides}.") from error
 
     def joined(self, texts: list[str]) -> str:
-        """The prediction made of the generated texts: one, or those of a prompt and its follow-up."""
+        """The prediction from the generated texts: one, or those of a prompt and its follow-up."""
         return "\n".join(texts)
 
     def extract(self, prediction: str) -> str:
@@ -266,13 +266,13 @@ class Task(ABC):
 
     @property
     def corpus_scorer(self) -> str | None:
-        """The metric (lcbench.metrics) that aggregates the samples; None where the task's number is their mean."""
+        """The corpus metric (lcbench.metrics) over the samples; None if the task's score is their mean."""
         return None
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         """Scores of one answer by name, on the task's scale (0 to 1, or 0 to 100); the one named `metric` is the task's
-        number."""
+        score."""
 
     def sample_seed(self, cell: Cell, sample: int, seed: int) -> int:
         """A seed that depends on the identity of a sample alone, not on order, other cells or methods."""

@@ -1,8 +1,8 @@
 """Chat templates: rendering a prompt completely and reproducibly.
 
 A template comes with the model and is a program (Jinja, in the sandbox of `transformers`). Some drop the system
-message, some expect content as a list of parts, some write today's date. Each of these cases is rendered correctly
-here, or refused with an error that names it.
+message, some expect content as a list of parts, some write today's date. Each of these cases is rendered correctly, or
+refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from lcbench.core.tokens import BosRule, prompt_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The date in every prompt: Llama 3.1's own default. With the true date, prompts would differ from day to day.
+# The date in every prompt, Llama 3.1's default: with the current date, prompts would change every day.
 TODAY = datetime.date(2024, 7, 26)
 DATE_CALL = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
-SECONDS = 5.0  # of rendering a chat
+SECONDS = 5.0  # time limit for rendering a chat
 PART = "{'type': 'text'"  # in the output of a template that prints the list of parts itself
 # What templates are known to escape, rewrite, wrap or cut: a document stands where it was not rendered.
 TEXT = "x" + '<b>Bob\'s &amp; "A"\\\n\n\tTwo  spaces, {{ \u00c9\u4e2d }} %d | end.</b>\n' * 100 + "x"
@@ -73,8 +73,8 @@ def render_messages(
     variables: Mapping[str, Any] | None = None,
     instead: str = "--chat off",
 ) -> str:
-    """As `render_chat`, of all messages. If `begun`, the last one is the beginning of the answer; `instead` is what to
-    use without a chat template."""
+    """As `render_chat`, with all messages given. If `begun`, the last one is the answer prefix; `instead` names the
+    alternative to a chat template, for errors."""
     template = chat_template(owner, tokenizer)
     ways = [messages]
     if messages[0].role == "system" and len(messages) > 1:
@@ -113,7 +113,7 @@ def _refused(owner: str, refusal: str, instead: str) -> UserError:
 
 
 def chat_prefix(tokenizer: PreTrainedTokenizerBase, rendered: str, bos: BosRule = "auto") -> list[int]:
-    """Token ids that stand before a prompt by the BOS rule, if the rendered chat does not begin with them; else []."""
+    """Token ids to put before a prompt by the BOS rule, if the rendered chat does not begin with them; else []."""
     prefix = prompt_prefix(tokenizer, bos)
     written = str(tokenizer.decode(prefix)) if prefix else ""
     return [] if rendered.lstrip().startswith(written.strip()) else prefix
@@ -140,7 +140,7 @@ def read_options(owner: str, tokenizer: PreTrainedTokenizerBase, options: Sequen
 
 
 def around_answer(tokenizer: PreTrainedTokenizerBase, options: tuple[str, ...] = ()) -> tuple[str, str]:
-    """What the chat template, with these options, writes before and behind an answer; both empty where it fails."""
+    """The text that the chat template, with these options, writes before and after an answer; empty if it fails."""
     return _around_answer(tokenizer, str(tokenizer.chat_template), options)
 
 
@@ -176,14 +176,14 @@ def chat_template(owner: str, tokenizer: PreTrainedTokenizerBase) -> str:
             )
         template = template["default"]
     if template is None:
-        raise UserError(f"{owner}: the tokenizer has no chat template; ask without one.")
+        raise UserError(f"{owner}: the tokenizer has no chat template; use --chat off.")
     if not isinstance(template, str):
         raise UserError(f"{owner}: the tokenizer's chat template is not text.")
     fixed = DATE_CALL.sub(lambda found: f'"{_written(TODAY.strftime(found[2]))}"', template)
     if "strftime_now" in fixed.replace("strftime_now is defined", ""):
         raise UserError(
-            f"{owner}: the tokenizer's chat template asks for the date in a way that cannot be fixed, so that the same "
-            "run would differ from day to day; write a date into the template."
+            f"{owner}: the tokenizer's chat template writes the current date in a way that cannot be fixed, so the "
+            "same run would change every day; write a fixed date into the template."
         )
     return fixed
 
@@ -214,7 +214,8 @@ def _render(
     begun: bool = False,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """Raises: UserError for a template that leaves its sandbox, or has no end; others for what the template raises."""
+    """Raises: UserError for a template that violates its sandbox or does not end; any error that the template
+    raises."""
     from jinja2.exceptions import SecurityError
 
     from lcbench.tasks.jinja import bounded_chat
@@ -240,7 +241,7 @@ def _render(
 
 
 def _written(date: str) -> str:
-    """Escaped for a string literal of Jinja."""
+    """A date escaped for a string literal in Jinja."""
     return date.replace("\\", "\\\\").replace('"', '\\"')
 
 

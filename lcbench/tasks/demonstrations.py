@@ -1,4 +1,4 @@
-"""Demonstrations for learning in context: rows rendered as text, and as parts of a prompt."""
+"""Demonstrations for in-context learning: rows rendered as text, and as parts of a prompt."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Shot:
 
 
 class Shots:
-    """The rendered rows of a split by their number, and what is wrong with the others. Hashed by identity, so that
-    tokens of the same object are cached."""
+    """The rendered rows of a split by number, and the problems of the others. Hashed by identity, so that the tokens of
+    an object are cached."""
 
     def __init__(self, shots: dict[int, Shot], problems: dict[int, str]) -> None:
         """All rows have the same `lead` and `after`."""
@@ -70,10 +70,10 @@ class Shots:
 class Layout:
     """How demonstrations of a `pool`, a question and its label become parts of a prompt.
 
-    Without `turns`, all stand one behind the other, each tokenised together with the separator before it, where
-    tokenizers begin a new word: so every label, and the final answer, has the same tokens on both sides; in a chat they
-    are one message. With `turns` (`PromptFormat.turns`) every question is a message of the user, and every label an
-    answer. The last line before a label, where it is the same for all rows (`Type:`), begins the answer.
+    Without `turns`, they are concatenated, each tokenised together with the separator before it, where tokenizers begin
+    a new word: so every label, and the final answer, has the same tokens before and after; in a chat all are one
+    message. With `turns` (`PromptFormat.turns`) every question is a user message, and every label an answer. The last
+    line before a label, if it is the same for all rows (`Type:`), is the answer prefix.
     """
 
     format: PromptFormat
@@ -95,7 +95,7 @@ class Layout:
         return encode_inside(tokenizer, after + turn)
 
     def question(self, tokenizer: PreTrainedTokenizerBase, shot: Shot) -> list[int]:
-        """Token ids of a question behind a demonstration, to the end of the prompt."""
+        """Token ids of a question after a demonstration, to the end of the prompt."""
         asked, answer = as_text(tokenizer, self._split(shot))
         if self.turns is None:
             return self.format.end(tokenizer, self.pool.after + asked, answer)
@@ -104,7 +104,7 @@ class Layout:
         return self.format.joined(tokenizer, after + asked.strip() + last, answer)
 
     def label(self, tokenizer: PreTrainedTokenizerBase, label: str, *, ended: bool) -> list[int]:
-        """Token ids of a label behind a question; with what follows it if it is to be `ended`."""
+        """Token ids of a label after a question; if `ended`, with the separator after it."""
         text, end = self.pool.lead + label, self.pool.after if ended else ""
         if self.format.in_chat(tokenizer):
             text = text if self.pool.answer else self.format.begun(tokenizer, text)

@@ -49,9 +49,9 @@ class DocumentTask(Task):
 
     `prompt` is a Jinja template of `document`, `question`, `choices`, `references`, `system`, `shots` (each with
     `question`, `answer` and `choices`) and the other columns of the row; in a chat it is the user message, after the
-    system message `system`. Only the document is truncated, by tokens, on its
-    `truncate` side, so that prompt and `max_new_tokens` fit the length; the published harnesses cut words in steps of
-    100 and stay some 200 tokens below. For every row, `shots` demonstrations are drawn from the split `shots_split`.
+    system message `system`. Only the document is truncated, by tokens, at its `truncate` side, so that prompt and
+    `max_new_tokens` fit the length; the published harnesses cut words in steps of 100 and stay some 200 tokens below.
+    For every row, `shots` demonstrations are drawn from the split `shots_split`.
 
     A document that does not fit is cut; with too_long=skip its row is left out of the run, counted and named, with
     too_long=fail its sample fails. truncate=never is for documents that say nothing when cut: too_long is skip there.
@@ -132,7 +132,7 @@ class DocumentTask(Task):
         )
 
     def asked(self, **given: Any) -> Self:
-        """Whatever its protocols say."""
+        """A copy with the fields `given`, which override those of its protocols."""
         kept = {
             name: {key: value for key, value in each.items() if key not in given} if isinstance(each, dict) else each
             for name, each in self.protocols.items()
@@ -142,7 +142,7 @@ class DocumentTask(Task):
     def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         found = super().identity(tokenizer) | {"chat": self.chat == "on", "system": self.system}
         format_ = found.pop("prompt_format", {})
-        if self.resolved.chat == "on":  # as `chat` here or in the protocol has always told
+        if self.resolved.chat == "on":  # `chat` here or in the protocol already implies these
             format_ = {key: value for key, value in format_.items() if key not in ("chat", "system")}
         return found | ({"prompt_format": format_} if format_ else {})
 
@@ -167,12 +167,12 @@ class DocumentTask(Task):
             self._rows.classes_of(row, sample)
 
     def check_prompt(self, sample: int, seed: int) -> None:
-        """Rows that the prompt cannot be rendered for."""
+        """Rows for which the prompt cannot be rendered."""
         if not self.resolved.shots:
             self._rendered(sample, self.resolved.prompt, self._fields(self._rows.row(sample), []))
 
     def notes(self, samples: int) -> list[str]:
-        """Where ROUGE gives every answer 0: references of one word, and as published, in some scripts."""
+        """Rows for which ROUGE scores every answer 0: one-word references and, as published, some scripts."""
         found = []
         if reads_latin_only(self.scorer):
             silent = sum(not any(map(has_words, references)) for references in self._rows.references(samples))
@@ -209,7 +209,7 @@ class DocumentTask(Task):
         if len(document) > space and (self.too_long != "cut" or task.truncate == "never"):
             raise self._unfit(
                 f"{self._rows.where(sample)} has {len(document):,} tokens, and {max(space, 0):,} fit into "
-                f"{cell.seq_len:,} with the rest of the prompt; {self.name} asks whole documents only."
+                f"{cell.seq_len:,} with the rest of the prompt; {self.name} does not cut documents."
             )
         return Example(
             head=parts.head,
@@ -234,7 +234,7 @@ class DocumentTask(Task):
         )
 
     def _unfit(self, reason: str) -> RowError:
-        """The error for a row that does not fit whole."""
+        """The error for a row that does not fit completely."""
         if self.too_long == "skip" or (self.resolved.truncate == "never" and self.too_long != "fail"):
             return LeftOutError(reason)
         return TooLongError(reason)
@@ -298,7 +298,7 @@ class DocumentTask(Task):
         )
 
     def _demonstrations(self, row: Row, cell: Cell, sample: int, seed: int) -> list[Row]:
-        """The same ones at every length."""
+        """The demonstrations of a row, the same at every length."""
         rng = self.rng(replace(cell, seq_len=0), sample, seed)
         return self._rows.demonstrations(row, self.resolved.shots, self.shots_split, rng)
 
@@ -324,7 +324,7 @@ class DocumentTask(Task):
         return segments(format_, tokenizer, self._rendered(sample, template, as_text(tokenizer, fields)))
 
     def _without_chat(self) -> tuple[str, ...]:
-        """Names of this task in its protocols that need no chat template, as typed on the command line."""
+        """The task with each protocol that needs no chat template, as typed on the command line."""
         off = (False, "off", "false")
         plain = (
             name

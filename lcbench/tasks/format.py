@@ -1,10 +1,10 @@
-"""How a prompt is asked: in the tokenizer's chat template or as plain text, and which tokens stand before it.
+"""The format of a prompt: in the tokenizer's chat template or as plain text, and the tokens before it.
 
-    plain    [prefix] text before the context | context | text after it, beginning of the answer
-    chat     [prefix] template, text before the context | context | text after it, template, beginning of the answer
+    plain    [prefix] text before the context | context | text after it, answer prefix
+    chat     [prefix] template, text before the context | context | text after it, template, answer prefix
 
-The template is rendered around a marker in the place of what is not rendered with it, so that spaces at either end are
-trimmed where the template trims them, and lengths count what the model reads.
+The template is rendered with a placeholder for the text that is not rendered with it, so that spaces at either end are
+trimmed as the template trims them, and lengths count what the model reads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ChatRule = Literal["auto", "on", "off"]
-REST = "therestofthetextstandshere"  # placeholder of what a prompt has before or after the text that is rendered
+REST = "therestofthetextstandshere"  # placeholder of the text before or after the one that is rendered
 ASKED, ANSWERED = "thequestionstandshere", "thelabelstandshere"  # placeholders in the turns of demonstrations
 
 
 def begun_answer(question: str) -> tuple[str, str]:
-    """A question that goes on with the beginning of its answer, split behind the last question mark: `What is the pass
-    key?`, ` The pass key is`."""
+    """A question with an answer prefix, split after the last question mark: `What is the pass key?`, ` The pass key
+    is`."""
     asked, mark, answer = question.rpartition("?")
     return (asked + mark, answer) if mark else (question, "")
 
@@ -37,9 +37,9 @@ class PromptFormat:
     """The format of a task's prompts; `owner` is the task's name, for errors, and `instead` what to use without a chat
     template.
 
-    chat: in the chat template; `auto` where the tokenizer has one. `system` is the system message, `chat_options` are
-    variables of the template as `name=value`. bos: see `lcbench.core.tokens.prompt_prefix`; in chat, what the template
-    writes itself stays, and there is never a second one.
+    chat: in the chat template; `auto` if the tokenizer has one. `system` is the system message, `chat_options` are
+    variables of the template as `name=value`. bos: see `lcbench.core.tokens.prompt_prefix`; in a chat, a BOS that the
+    template writes is kept, and never doubled.
     """
 
     owner: str
@@ -54,7 +54,7 @@ class PromptFormat:
         """Whether prompts are in the chat template. Raises: UserError for `on` with a tokenizer that has none."""
         if self.chat == "on" and not tokenizer.chat_template:
             raise UserError(
-                f"{self.owner} asks in the chat template of the tokenizer, and this tokenizer has none: use a chat "
+                f"{self.owner} uses the tokenizer's chat template, but this tokenizer has none: use a chat "
                 f"model, or {' or '.join(self.instead or ('--chat off',))}."
             )
         return self.chat != "off" and bool(tokenizer.chat_template)
@@ -66,27 +66,27 @@ class PromptFormat:
         return self.encode_chat(tokenizer, self._split(self.render(tokenizer, text + REST), REST)[0])
 
     def end(self, tokenizer: PreTrainedTokenizerBase, text: str, answer: str = "", *, line: bool = False) -> list[int]:
-        """Token ids of the end of a prompt, from `text` on (`line`: at the start of a line), and the beginning of the
-        `answer`, which stands behind the generation prompt."""
+        """Token ids of the end of a prompt, from `text` on (`line`: at the start of a line), with the answer prefix
+        `answer`, which follows the generation prompt."""
         if self.in_chat(tokenizer):
             text = self._split(self.render(tokenizer, REST + text), REST)[1]
             answer = self.begun(tokenizer, answer)
         return self.joined(tokenizer, text, answer, line=line)
 
     def count_begun(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
-        """How many tokens at the end of a prompt begin the `answer` and may stand behind a thought instead."""
+        """The number of tokens of the answer prefix at the end of a prompt, which may follow a thought instead."""
         apart = self.thinks and self.in_chat(tokenizer) and answer
         return len(encode_inside(tokenizer, self.begun(tokenizer, answer))) if apart else 0
 
     def joined(self, tokenizer: PreTrainedTokenizerBase, text: str, answer: str, *, line: bool = False) -> list[int]:
-        """Token ids of the end of a prompt as it stands there, template and all."""
+        """Token ids of the end of a prompt, template included."""
         if self.count_begun(tokenizer, answer):  # tokens of their own
             return encode_inside(tokenizer, text, line=line) + encode_inside(tokenizer, answer)
         return encode_inside(tokenizer, text + answer, line=line)
 
     def begun(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
-        """The beginning of an answer as it stands behind the generation prompt: with a space before it where the
-        template writes one before answers, and in the channel of answers where it has one (gpt-oss)."""
+        """The answer prefix as it follows the generation prompt: after a space if the template writes one before
+        answers, and in the answer channel if there is one (gpt-oss)."""
         before = around_answer(tokenizer, self.chat_options)[0]
         lead = " " if before.endswith(" ") else ""
         if before.endswith(HARMONY.end) and not self.thinks:  # else the thought ends with it
@@ -94,30 +94,30 @@ class PromptFormat:
         return answer and lead + answer.lstrip()
 
     def after_answer(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """What the chat template writes behind an answer, without white space at its ends; empty if that is nothing."""
+        """The text that the chat template writes after an answer, stripped of white space; may be empty."""
         return around_answer(tokenizer, self.chat_options)[1].strip()
 
     def turns(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, str]:
-        """What the chat template writes around demonstrations that are turns of their own: before the first question,
-        between a question and its answer, between an answer and the next question, and after the last question.
+        """The text that the chat template writes around demonstrations in turns: before the first question, between a
+        question and its answer, between an answer and the next question, and after the last question.
 
-        Raises: UserError where it is not the same around every turn.
+        Raises: UserError if it is not the same around every turn.
         """
         if not self.in_chat(tokenizer):
-            raise UserError(f"{self.owner} asks in several turns, which needs a chat template; leave multiturn out.")
+            raise UserError(f"{self.owner}: multiturn needs a chat template; leave it out.")
         said = [Message("user", ASKED), Message("assistant", ANSWERED)] * 2
         rendered = self.render(tokenizer, ASKED, said)
         before, *parts = rendered.split(ASKED)
         pairs = [part.split(ANSWERED) for part in parts[:-1]]
         if len(parts) != 3 or any(len(pair) != 2 for pair in pairs) or pairs[0] != pairs[1]:
             raise UserError(
-                f"{self.owner}: the tokenizer's chat template does not write every turn alike, so that demonstrations "
-                "cannot be turns of their own; leave multiturn out."
+                f"{self.owner}: the tokenizer's chat template does not render all turns alike, so demonstrations "
+                "cannot be separate turns; leave multiturn out."
             )
         return before, pairs[0][0], pairs[0][1], parts[-1]
 
     def begins_thought(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether the generation prompt ends with the begin of a thought, as DeepSeek R1's does."""
+        """Whether the generation prompt ends with the start marker of a thought, as DeepSeek R1's does."""
         markers = markers_of(tokenizer)
         if markers is None or not markers.begin or not self.in_chat(tokenizer):
             return False
@@ -138,8 +138,8 @@ class PromptFormat:
         return read_options(self.owner, tokenizer, self.chat_options)
 
     def identity(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """What of the format decides a run's prompts and is not what it was before formats could be chosen: no chat,
-        and a BOS before every prompt."""
+        """The format's part of a run's identity: all that differs from the former fixed format, which was plain text
+        after a BOS."""
         if self.in_chat(tokenizer):
             options = {"system": self.system, "chat_options": list(self.chat_options)}
             return (

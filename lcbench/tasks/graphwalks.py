@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 METRIC = "graphwalks/opus46_fixed"
 DIGITS = 10  # of a node's name
-ASKED_AGAIN = 200  # operations that are drawn before an answer counts as too long
-SPARE_TOKENS = 8  # of the answer, for a line break and an end token
-SHRINK = 0.97  # of the number of nodes, where their edges are too many
+ASKED_AGAIN = 200  # operations drawn before answers count as too long
+SPARE_TOKENS = 8  # in the answer, for a line break and an end token
+SHRINK = 0.97  # factor on the number of nodes, as long as their edges do not fit
 
 Edges = list[list[int]]  # by source: the targets, with repetitions
 
@@ -31,7 +31,7 @@ Edges = list[list[int]]  # by source: the targets, with repetitions
 @dataclass(frozen=True, kw_only=True)
 class GraphWalks(Task):
     """The graphs of openai/graphwalks, drawn here, since no generator is published: node i is named after the md5 of
-    its number, every node has `degree` edges to nodes drawn with repetition, edges stand by their source. Samples
+    its number, every node has `degree` edges to nodes drawn with repetition, and edges are listed by source. Samples
     alternate between the two operations, a breadth-first search with a depth from 1 to `hops` from a random node (the
     nodes first reached at exactly that depth), and the parents of a random node (without itself).
 
@@ -103,7 +103,7 @@ class GraphWalks(Task):
     def _filled_up(
         self, tokenizer: PreTrainedTokenizerBase, graph: Edges, lines: list[list[int]], left: int, rng: random.Random
     ) -> tuple[Edges, list[list[int]]]:
-        """The graph with one more edge after another, each of a random node, until the next one does not fit."""
+        """The graph with further edges of random nodes added until the next one does not fit."""
         by_source = [lines[start : start + self.degree] for start in range(0, len(lines), self.degree)]
         while True:
             source, target = rng.randrange(len(graph)), rng.randrange(len(graph))
@@ -124,7 +124,7 @@ class GraphWalks(Task):
             answer = f"\nFinal Answer: [{', '.join(map(name_of, found))}]"
             if len(encode_inside(tokenizer, answer)) <= self.max_new_tokens - SPARE_TOKENS:
                 return f"Find the parents of node {name_of(node)}." if parents else self._search(node, depth), found
-        raise UserError(f"{self.name}: answers have more than {self.max_new_tokens} tokens; use more max_new_tokens.")
+        raise UserError(f"{self.name}: answers have more than {self.max_new_tokens} tokens; increase max_new_tokens.")
 
     def _search(self, node: int, depth: int) -> str:
         return f"Perform a BFS from node {name_of(node)} with depth {depth}."

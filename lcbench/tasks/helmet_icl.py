@@ -1,4 +1,4 @@
-"""HELMET's learning in context: texts with numbers for labels, which mean something else in every prompt."""
+"""HELMET's in-context learning: texts with numbers as labels, whose meaning differs in every prompt."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ REFERENCE = "references"  # the label is the reference, and no column
 @dataclass(frozen=True, kw_only=True)
 class HelmetIcl(Task):
     """Yen et al. 2024, https://arxiv.org/abs/2410.02694; princeton-nlp/HELMET@4526dfbd data.py, load_icl. Every
-    question has demonstrations of its own, in rounds with one text of each label, and its own random numbers for the
-    labels: what a number means can only be read from the prompt. The label is the column `label` of a row, or its
+    question has its own demonstrations, in rounds with one text per label, and its own random numbers for the labels,
+    so that their meaning can only be inferred from the prompt. The label is the column `label` of a row, or its
     reference.
 
     As many demonstrations as fit stand in the prompt, where HELMET has a fixed number for each of its lengths; a length
@@ -58,8 +58,8 @@ class HelmetIcl(Task):
             raise UserError(f"{self.name}: held_out must be a share from 0 to below 1, not {self.held_out:g}.")
         if self.held_out and self.split != self.demonstrations_split:
             raise UserError(
-                f"{self.name}: held_out parts one split, and split and demonstrations_split are {self.split} and "
-                f"{self.demonstrations_split}."
+                f"{self.name}: held_out divides a single split, but split and demonstrations_split are {self.split} "
+                f"and {self.demonstrations_split}."
             )
 
     def require_data(self) -> None:
@@ -183,7 +183,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
 
 
 def _rounds(by_label: dict[str, list[Row]], rng: random.Random) -> Iterator[Row]:
-    """One row of each label a round, in random order; labels without further rows are left out of later rounds."""
+    """Rounds of one row per label, in random order; labels without further rows are left out of later rounds."""
     shuffled = [rng.sample(rows, len(rows)) for rows in by_label.values()]
     for turn in range(max(map(len, shuffled))):
         members = [rows[turn] for rows in shuffled if turn < len(rows)]

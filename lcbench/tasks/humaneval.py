@@ -28,14 +28,13 @@ NEEDED = ("test", "entry_point")
 class HumanEval(Task):
     """Chen et al., https://arxiv.org/abs/2107.03374; one greedy completion per problem, so that the mean is pass@1.
 
-    The prompt is the beginning of a file, as published, and in no chat unless `--chat on` asks for one; the answer is
-    its continuation up to the first of the `stop` strings. The shipped task has LongLLaMA's three (the HumanEval paper
-    also stops at "\\n#", "\\nif" and "\\nprint"). LongLLaMA's authors do not say how they sampled.
+    The prompt is the beginning of a file, as published, without a chat template unless `--chat on` is given; the answer
+    is its continuation up to the first of the `stop` strings. The shipped task has LongLLaMA's three (the HumanEval
+    paper also stops at "\\n#", "\\nif" and "\\nprint"). LongLLaMA's authors do not say how they sampled.
 
     Tests run in lcbench.tasks.code_execution, within `timeout` seconds and `memory` bytes, and only with
-    `execute=true`.
-    `data` is `humaneval`, prepared by `lcbench data`, or a file or `datasets` id with `columns` that name the `id`, the
-    `question` (the prompt) and the `references` (a solution), and columns `test` and `entry_point`.
+    `execute=true`. `data` is `humaneval`, prepared by `lcbench data`, or a file or `datasets` id with `columns` that
+    name the `id`, the `question` (the prompt) and the `references` (a solution), and columns `test` and `entry_point`.
     """
 
     family: ClassVar[str] = "humaneval"
@@ -132,8 +131,8 @@ class HumanEval(Task):
     def _require_execution(self) -> None:
         if not self.execute:
             raise UserError(
-                f"{self.name} runs code that the model writes on this machine, in namespaces where Linux allows them, "
-                f"else within limits but in no sandbox; to allow that, add execute=true to the task's name, as in "
+                f"{self.name} executes model-written code on this machine: in namespaces where Linux allows them, else "
+                f"with resource limits only; to allow that, add execute=true to the task's name, as in "
                 f"humaneval:execute=true."
             )
 
@@ -145,8 +144,8 @@ def _longest_prompt(tokenizer: PreTrainedTokenizerBase, format_: PromptFormat, q
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, format_: PromptFormat, question: str) -> list[int]:
-    """The beginning of the file; in a chat it is what the user gives, and again what the answer begins with, so that
-    the model goes on with the file there too."""
+    """The beginning of the file; in a chat it is both the user's message and the answer prefix, so that the model
+    continues the file there, too."""
     begun = as_text(tokenizer, question)
     if not format_.in_chat(tokenizer):
         return format_.start(tokenizer, begun)

@@ -1,4 +1,4 @@
-"""Learning in context: as many demonstrations as fit the length, then a question of the same kind."""
+"""In-context learning: as many demonstrations as fit the length, then a question of the same kind."""
 
 from __future__ import annotations
 
@@ -41,15 +41,14 @@ class InContextTask(Task):
     of a shuffled list, after the demonstrations of draw k % draws: every draw has the same questions, however few
     samples there are.
 
-    scoring likelihood   The answer is the label with the highest log-likelihood (summed over its tokens); it is right
-    if
-                         it is one of the references. Candidates are all of `labels`, or the labels of both splits.
-                         Where one label is a prefix of another, the separator after the label is scored too, since
-                         the shorter label would win every time.
+    scoring likelihood   The answer is the label with the highest log-likelihood (summed over its tokens); it is correct
+                         if it is one of the references. Candidates are all of `labels`, or the labels of both splits.
+                         If one label is a prefix of another, the separator after the label is scored, too, since the
+                         shorter label would always win otherwise.
     scoring generate     Up to `max_new_tokens` tokens, ended by a `stop` string, scored by `scorer` (lcbench.metrics).
 
-    In a chat all demonstrations and the question are one message; with `multiturn` each is a question and an answer of
-    its own. Scores are from 0 to 100.
+    In a chat all demonstrations and the question are one message; with `multiturn` each is a user turn and an answer.
+    Scores are from 0 to 100.
     """
 
     family: ClassVar[str] = "in_context"
@@ -160,8 +159,8 @@ class InContextTask(Task):
         )
         if same or (source == self.data and self.split == self.demonstrations_split):
             raise UserError(
-                f"{self.name} would demonstrate with the rows of {source} that it asks; name another split as "
-                "`demonstrations_split`, or another file as `demonstrations`."
+                f"{self.name} would use the rows of {source} both as demonstrations and as questions; name another split "
+                "as `demonstrations_split`, or another file as `demonstrations`."
             )
         pool = self._read(source, self.demonstrations_split)
         if pool.problems:
@@ -200,13 +199,13 @@ class InContextTask(Task):
         read = Shots(shots, problems)
         if not read.after:
             raise UserError(
-                f"{self.name}: the prompt must go on after its label with what parts one demonstration from the next, "
-                "such as a line break."
+                f"{self.name}: in the prompt, a separator between demonstrations must follow the label, such as a line "
+                "break."
             )
         for number, shot in shots.items():
             if (shot.lead, shot.after) != (read.lead, read.after):
                 raise UserError(
-                    f"{self.name}: what the prompt has after the label must be the same for all rows; row {number + 1} "
+                    f"{self.name}: the text after the label must be the same for all rows; row {number + 1} "
                     f"of {source} has {shot.after!r}, the first {read.after!r}."
                 )
         return read
@@ -214,7 +213,7 @@ class InContextTask(Task):
     def _shot(self, row: Row, what: str) -> Shot:
         """Raises: RowError for a row that cannot be used; UserError for a prompt that no row can be used with."""
         if not row.references:
-            raise RowError(f"{what} has no label; `columns: {{references: NAME}}` names the column that holds it.")
+            raise RowError(f"{what} has no label; `columns: {{references: NAME}}` names its column.")
         try:
             text = render(self.name, self.prompt, {**row.meta, "question": row.question, "label": LABEL})
         except UserError as error:

@@ -35,15 +35,15 @@ def render_bounded(owner: str, template: str, fields: Mapping[str, Any]) -> str:
         raise UserError(f"{owner}: {str(error.message).rstrip('.')}; known are {', '.join(fields)}.") from error
     except Exception as error:  # a template is a program and can raise anything
         gist = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{owner}: its template fails ({gist[:SHOWN]}); mend it.") from error
+        raise UserError(f"{owner}: its template fails ({gist[:SHOWN]}); correct it.") from error
 
 
 @contextmanager
 def bounded_chat(seconds: float) -> Iterator[None]:
-    """Within the block, chat templates that transformers renders in this process have these bounds.
+    """Inside, chat templates that transformers renders in this process are bounded.
 
-    transformers compiles a chat template in an environment of its own, with filters and globals that templates rely on.
-    It is asked to, with the bounded sandbox in the place of Jinja's: so everything else of a chat stays as it is there.
+    transformers compiles a chat template in its own environment, with filters and globals that templates rely on. Only
+    its sandbox class is replaced by the bounded one, so that everything else stays as in transformers.
 
     Raises: SecurityError for a template that exceeds them.
     """

@@ -1,9 +1,9 @@
-"""Bounds for Jinja: templates come in YAML files and with models from anywhere, and must neither run forever nor
-exhaust memory.
+"""Bounds for Jinja: templates in YAML files and models come from anywhere, and must neither run forever nor exhaust
+memory.
 
-Jinja's sandbox keeps a template from Python's internals. Here a render has a time limit and a budget: the characters
-that all of its operations make together, eight for each entry of a list. An operation whose result can be far larger
-than its operands (`'x' * 10**9`, `'%1000000000d' % 1`, `replace`, `join`) is refused before it runs.
+Jinja's sandbox protects Python's internals. In addition, a render has a time limit and a budget: the total number of
+characters that its operations produce, where an entry of a list counts as eight. Operations whose result can be far
+larger than their operands (`'x' * 10**9`, `'%1000000000d' % 1`, `replace`, `join`) are checked before they run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lcbench.data.values import shortened
 
 CHARACTERS = 2**26  # of a rendered text: a row may contain a book
-BUDGET = 2**28  # characters that a render may make in all
+BUDGET = 2**28  # characters that a render may produce in total
 MADE = 2**20  # characters, items or bits that one operation may produce from short operands
-ENTRY = 8  # characters for which an entry of a list counts: a pointer
+ENTRY = 8  # characters that an entry of a list counts as: a pointer
 WIDTH = re.compile(r"\d{6,}")  # in a format string, as in `%1000000d`
 PADDING = {"center", "ljust", "rjust", "zfill", "to_bytes"}
 SIZED = {"center", "indent", "format", "batch", "slice", "wordwrap", "truncate"}  # filters that take a width or count

@@ -1,4 +1,4 @@
-"""NoLiMa: a needle in a book that answers a question only by what it implies."""
+"""NoLiMa: a needle in a book whose connection to the question must be inferred."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CHARACTER = "{CHAR}"
 
 @dataclass(frozen=True, kw_only=True)
 class NoLiMa(Task):
-    """Modarressi et al. 2025, https://arxiv.org/abs/2502.05167, with the rows of `lcbench data prepare nolima`: under a
-    licence for research only, of which nothing ships with lcbench. Samples go through the needles with their questions
-    of this `kind`, book after book; the name in a needle is drawn for each sample. The needle is a line of its own, at
-    the line end nearest to its depth.
+    """Modarressi et al. 2025, https://arxiv.org/abs/2502.05167, with the rows of `lcbench data prepare nolima`, whose
+    licence allows research only; none of them ship with lcbench. Samples iterate over the needles and their questions
+    of this `kind`, book by book; the name in a needle is drawn for each sample. The needle is a separate line, at the
+    line end nearest to its depth.
 
-    Prompt and answer together are exactly `seq_len` tokens, where NoLiMa counts the book alone. `template` contains
-    `{haystack}` and `{question}`; a needle that comes with a template of its own is asked with that. The wording here
-    is lcbench's: for published numbers, take theirs from evaluation/run_tests.py of a copy of their repository.
+    Prompt and answer together are exactly `seq_len` tokens, where NoLiMa counts only the book. `template` contains
+    `{haystack}` and `{question}`; a needle with its own template uses that. The wording here is lcbench's: for
+    published numbers, use theirs from evaluation/run_tests.py of their repository.
     """
 
     family: ClassVar[str] = "nolima"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Protocol:
     """The wording of a passkey test, with `{key}` for the number, drawn from `lowest` to `highest` (inclusive).
 
-    The prompt is instruction, filler, needle, filler, question, each on its own line; `glue` stands before the
-    question. Where prompts are in a chat, what follows the last question mark begins the answer.
+    The prompt is instruction, filler, needle, filler, question, each on its own line, with `glue` before the question.
+    In a chat, the text after the last question mark is the answer prefix.
     """
 
     source: str
@@ -38,7 +38,7 @@ class Protocol:
     def __post_init__(self) -> None:
         for line, what in ((self.needle, "needle"), (self.instruction + self.question, "")):
             if ("{key}" in line) != bool(what):
-                raise UserError("a passkey protocol says {key} in its needle, and nowhere else.")
+                raise UserError("a passkey protocol must contain {key} in its needle, and nowhere else.")
         if not all(map(str.strip, self.filler or ("",))) or not 0 <= self.lowest <= self.highest:
             raise UserError("a passkey protocol needs filler sentences, and keys from lowest to highest.")
 
@@ -47,10 +47,10 @@ class Protocol:
 class Passkey(Task):
     """Mohtashami and Jaggi, https://arxiv.org/abs/2305.16300, with the wordings of the published harnesses.
 
-    They count filler in characters, so that the length is approximate; here prompt and answer together are exactly
-    `seq_len` tokens, and the needle stands at a sentence end. Lines are tokenised one by one, so a tokenizer that would
-    merge a full stop with the line break after it does not do so here; the text is the same. The generation budget is
-    the number of tokens of the key, as in ChunkLlama; answers are compared as text.
+    Those count filler in characters, so that the length is approximate; here prompt and answer together are exactly
+    `seq_len` tokens, and the needle follows the end of a sentence. Lines are tokenised one by one, so that a full stop
+    is never merged with the line break after it; the text is the same. The generation budget is the number of tokens of
+    the key, as in ChunkLlama; answers are compared as text.
     """
 
     family: ClassVar[str] = "passkey"
@@ -110,7 +110,7 @@ class Passkey(Task):
         )
 
     def shares(self, cell: Cell, sample: int) -> Hashable:
-        """At one length the filler begins with the same text, wherever the key stands."""
+        """At one length the filler begins with the same text, whatever the depth of the key."""
         return cell.seq_len
 
     def _shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -194,7 +194,7 @@ def test_more_samples_extend_a_run_and_fewer_show_a_part_of_it() -> None:
     assert longer.code == 0 and "4 samples, 2 of them already recorded" in longer.err
     assert len(fields_of(Path("run"))) == 4
     again = cli(*SMALL, "-o", "run")
-    assert "exact match, 2 samples a score" in again.out
+    assert "exact match, 2 samples per score" in again.out
     assert len(fields_of(Path("run"))) == 4
 
 
@@ -259,7 +259,7 @@ def test_table_of_the_newest_run_and_of_a_named_one() -> None:
     assert [(line["task"], line["method"], line["seq_len"], line["samples"]) for line in read] == [
         ("passkey", "vanilla", "160", "2")
     ]
-    assert cli("table", "--format", "markdown").out.startswith("**passkey: exact match, 2 samples a score")
+    assert cli("table", "--format", "markdown").out.startswith("**passkey: exact match, 2 samples per score")
 
 
 def test_what_run_prints_is_the_table() -> None:

@@ -89,8 +89,8 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         ),
         ("show passkey -m someone/no-such-model", "someone/no-such-model is not in the cache"),
         # runs
-        ("table", "there is no run in results; make one with `lcbench run`, or name a folder"),
-        ("table nowhere", "nowhere holds no run: it has no run.json"),
+        ("table", "there is no run in results; create one with `lcbench run`, or name a folder"),
+        ("table nowhere", "nowhere is not a run: it has no run.json"),
         ("table --run .", ". holds no run"),
     ],
 )
@@ -144,9 +144,9 @@ def test_methods(method: str, fragment: str) -> None:
     [
         ("family: [passkey\n", "mine.yaml is not valid YAML: "),
         ("\xff\xfe: [", "mine.yaml is not valid YAML"),
-        ("- a\n- b\n", "must hold a mapping with a `family` (a task), or `runs` (a suite)"),
-        ("", "must hold a mapping with a `family` (a task), or `runs` (a suite)"),
-        ("samples: 3\n", "must hold a mapping with a `family` (a task), or `runs` (a suite)"),
+        ("- a\n- b\n", "must be a mapping with a `family` (a task) or `runs` (a suite)"),
+        ("", "must be a mapping with a `family` (a task) or `runs` (a suite)"),
+        ("samples: 3\n", "must be a mapping with a `family` (a task) or `runs` (a suite)"),
         (PASSKEY.replace("family: passkey", "family: passkeys"), "did you mean 'passkey'?"),
         ("family: zzz\n", "known: babilong, dialogue, document, graphwalks"),
         (PASSKEY + "sampels: 3\n", "unknown option of task mine 'sampels'; did you mean 'samples'?"),
@@ -154,8 +154,8 @@ def test_methods(method: str, fragment: str) -> None:
         (PASSKEY.replace("samples: 20", "samples: many"), "task mine: samples must be a whole number, not 'many'"),
         (PASSKEY.replace("samples: 20", "samples: 0"), "task mine: samples must be at least 1, not 0"),
         (PASSKEY.replace("protocol: chunkllama", "protocol: chunk"), "did you mean 'chunkllama'?"),
-        (PASSKEY.replace("{key}", "7"), "says {key} in its needle, and nowhere else"),
-        (PASSKEY.replace("What is the", "What is {key} or the"), "says {key} in its needle, and nowhere else"),
+        (PASSKEY.replace("{key}", "7"), "must contain {key} in its needle, and nowhere else"),
+        (PASSKEY.replace("What is the", "What is {key} or the"), "must contain {key} in its needle, and nowhere else"),
         (PASSKEY.replace("lowest: 1\n", "lowest: 70000\n"), "keys from lowest to highest"),
         (PASSKEY.replace("lowest: 1\n", "lowest: one\n"), "lowest must be a whole number, not 'one'"),
         (PASSKEY.replace("instruction: &task There", "instrution: &task There"), "did you mean 'instruction'?"),
@@ -286,7 +286,7 @@ def test_an_output_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_a_file_in_a_folder_that_is_not_there(arguments: str) -> None:
     """Told before anything is read, and nothing is made."""
-    said = f"cannot write {arguments.split()[-1]}: there is no folder no; make it first."
+    said = f"cannot write {arguments.split()[-1]}: there is no folder no; create it first."
     assert_refused(cli(*arguments.split()), said)
     assert not list(Path().iterdir())
 

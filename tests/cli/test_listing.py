@@ -62,6 +62,8 @@ def test_cut_documents_and_short_prompts_are_told(tmp_path: Path) -> None:
     whole = [record(sample=3, details={"cut_tokens": 0}, prompt_tokens=250)]
     short = [record(seq_len=1024, sample=k, prompt_tokens=90) for k in range(4)]
     shown = cli("table", run_folder(tmp_path / "run", [*cut, *whole, *short])).out.replace("\n", " ")
-    assert "passkey at 256: documents cut in 3 of 4 samples, by 2,301 tokens on average." in " ".join(shown.split())
+    assert "passkey at 256: documents were cut in 3 of 4 samples, by 2,301 tokens on average." in " ".join(
+        shown.split()
+    )
     assert "passkey at 1,024: prompt and answer have 96 tokens on average." in " ".join(shown.split())
     assert "passkey at 256: prompt" not in shown

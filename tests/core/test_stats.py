@@ -188,7 +188,7 @@ def test_ratio_interval_of_little() -> None:
 
 
 def test_ratio_interval_covers_what_books_of_all_lengths_share() -> None:
-    """12 books of 500 to 20,000 tokens, longer ones harder: 95 of 100 intervals hold the true nats a token (3 sigma),
+    """12 books of 500 to 20,000 tokens, longer ones harder: 95 of 100 intervals hold the true nats per token (3 sigma),
     where one that takes tokens for independent would hold it far too rarely."""
     import numpy as np
 

@@ -97,7 +97,7 @@ def test_runs_that_are_none(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "records.parquet").mkdir()
     shown = cli("export", run)
-    assert shown.error == f"error: {run}/records.parquet is a folder and no file; pass another --out."
+    assert shown.error == f"error: {run}/records.parquet is a folder, not a file; pass another --out."
 
     def full(*_: Any, **__: Any) -> None:
         (run / "x.tmp").write_bytes(b"PAR1 torn")

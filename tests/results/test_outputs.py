@@ -39,7 +39,7 @@ def test_a_name_that_promises_another_format_is_refused(run: Path) -> None:
         (("compare", run, run, "--markdown"), "x.html", ".md"),
     ):
         refused = cli(*words, run.parent / name)
-        assert refused.code == 2 and refused.error.endswith(f"would not be what its name says; end it with {suffix}.")
+        assert refused.code == 2 and refused.error.endswith(f"has the suffix of another format; use {suffix}.")
     assert cli("export", run, "--out", run.parent / "rows").code == 0
 
 

@@ -129,7 +129,8 @@ def test_another_format_is_told(tmp_path: Path) -> None:
         refused = cli(verb, tmp_path)
         assert (refused.code, refused.out) == (2, "")
         assert refused.err == (
-            f"error: {tmp_path} was written by another version of lcbench; read it with that one, or run it anew.\n"
+            f"error: {tmp_path} was written by another version of lcbench; "
+            "read it with that version, or run it again.\n"
         )
     with pytest.raises(UserError, match="another version of lcbench"):
         write(tmp_path)
@@ -190,7 +191,7 @@ def test_a_run_goes_on_with_the_options_that_it_has(tmp_path: Path, *, nested: b
             assert run.done == {id}
     with pytest.raises(
         UserError,
-        match=r"self_extend at 256 tokens with (self_extend\.)?group_size=3, and this lcbench would go on with 5; pass",
+        match=r"self_extend at 256 tokens with (self_extend\.)?group_size=3, and this lcbench would continue with 5",
     ):
         again(group_size=5, neighbor_window=64).__enter__()
 
@@ -213,7 +214,7 @@ def test_runs_are_found_oldest_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["nowhere", ""])
 def test_a_folder_without_a_run_is_told(tmp_path: Path, place: str) -> None:
-    with pytest.raises(UserError, match=r"holds no run: it has no run\.json"):
+    with pytest.raises(UserError, match=r"is not a run: it has no run\.json"):
         read_manifest(tmp_path / place)
     with pytest.raises(UserError, match="has no records yet"):
         read_records(tmp_path / place)
@@ -248,7 +249,7 @@ def test_what_differs_is_named_as_it_is_typed(tmp_path: Path) -> None:
     assert differing([job(task="a"), job(method="pi")], passkey=1, a=1) == ("the task a", together)
     assert differing([job()], passkey=2) == ("the method pi, tasks", together)
     assert differing([job(), job(method="pi")], passkey=2) == ("tasks", "")
-    assert differing([job(method="pi"), job()], passkey=1)[0] == "the order of its cells, or what goes with what"
+    assert differing([job(method="pi"), job()], passkey=1)[0] == "the order or combination of its cells"
     many = [job(), job(method="pi"), *(job(cell=f"{n}/uniform") for n in range(1000, 1005))]
     assert differing(many, passkey=1)[0] == "the lengths 1000, 1001, 1002 and 2 more"
 

@@ -189,7 +189,7 @@ def cut_records(folder: Path) -> None:
         (lambda folder: folder.rename(folder.with_name("moved")), "run was removed", 0),
         (lambda folder: (folder / RECORDS).unlink(), "records.jsonl was removed", 0),
         (replace_records, "records.jsonl was replaced", 2),
-        (cut_records, "records.jsonl was cut shorter", 1),
+        (cut_records, "records.jsonl was truncated", 1),
         (lambda folder: (folder / LOCK).unlink(), ".lock was removed", 2),
     ],
 )

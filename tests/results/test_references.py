@@ -133,7 +133,7 @@ def test_figures_beside_a_task_and_a_mean(run: Path) -> None:
     assert "| `LongX (published)` | 0.50 |  |  |  |" in shown  # no interval, no cost, no length that was not run
     assert "| `Theirs (published)` | 0.850 | 256 | 0.850 | 0.900 | 0.800 |" in shown
     assert "Other metric" not in shown and "4,096" not in shown
-    assert shown.count("published: not measured here, on other samples, never compared; A. Nonymous.") == 1
+    assert shown.count("published: not measured here, on other samples, not compared; A. Nonymous.") == 1
     assert "**0.50**" not in shown and "unknown" not in shown
     text = cli("table", run).out
     assert "LongX" in text and "Theirs" in text and "A. Nonymous" in text

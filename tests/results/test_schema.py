@@ -65,7 +65,7 @@ def test_records_are_frozen() -> None:
         ({"depth": float("nan")}, "field `depth` must be a number from 0 to 1 or null, not nan"),
         ({"references": "x"}, "field `references` must be a list of texts, not 'x'"),
         ({"method_options": []}, "field `method_options` must be an object, not a list"),
-        ({"error": ""}, "field `error` must be null, or a text that says why the sample failed"),
+        ({"error": ""}, "field `error` must be null, or a text with the reason of the failure"),
         ({"cost": {**COST, "prefill_seconds": 10**400}}, "must be a number of seconds, not 1000"),
         ({"cost": {**COST, "prefill_seconds": -1}}, "must be a number of seconds, not -1"),
         ({"scores": {"exact_match": None}}, "field `scores` must be an object of numbers"),

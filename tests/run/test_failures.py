@@ -80,7 +80,7 @@ def test_reasons(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
-    """A model whose memory runs out at more than so many tokens a call; the sizes of its calls are noted."""
+    """A model whose memory runs out at more than so many tokens per call; the sizes of its calls are noted."""
     calls, forward = [], LlamaForCausalLM.forward
 
     def limited(self: Any, input_ids: torch.Tensor, *rest: Any, **options: Any) -> Any:

@@ -44,15 +44,15 @@ def test_cut_is_the_default() -> None:
 def test_rows_that_are_left_out_are_counted_and_named_and_are_no_failure() -> None:
     code, said = run("skip")
     assert code == 0 and "failed" not in said
-    assert "mine:too_long=skip at 128: 2 of 4 rows do not fit whole and were left out: samples 0, 2." in " ".join(
+    assert "mine:too_long=skip at 128: 2 of 4 rows do not fit completely and were left out: samples 0, 2." in " ".join(
         said.split()
     )
     skipped = [record for record in fields_of(Path("skip")) if record.get("skipped")]
-    assert [record["sample"] for record in skipped] == [0, 2] and "asks whole documents only" in skipped[0]["error"]
+    assert [record["sample"] for record in skipped] == [0, 2] and "does not cut documents" in skipped[0]["error"]
     again, said = run("skip")
     assert again == 0 and len(Path("skip/records.jsonl").read_text().splitlines()) == 4  # nothing is tried again
     page = cli("report", "skip", "--out", "page.html")
-    assert page.code == 0 and "rows do not fit whole" in Path("page.html").read_text()
+    assert page.code == 0 and "rows do not fit completely" in Path("page.html").read_text()
 
 
 def test_a_length_at_which_no_row_fits() -> None:

@@ -58,7 +58,7 @@ def test_all_that_was_said_is_in_the_prompt(template: str) -> None:
         ("{{ messages[0].content + 1 }}", "refuses the prompt"),
         ("{{ nothing.at.all }}", "refuses the prompt"),
         ("{{ ''.__class__.__mro__ }}", "refuses the prompt"),
-        ("{{ strftime_now(messages[0].content) }}", "asks for the date in a way that cannot be fixed"),
+        ("{{ strftime_now(messages[0].content) }}", "writes the current date in a way that cannot be fixed"),
         ({"rag": PLAIN, "tool_use": PLAIN}, r"several chat templates \(rag, tool_use\)"),
     ],
 )

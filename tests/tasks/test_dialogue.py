@@ -111,7 +111,7 @@ def test_published_rows_in_a_chat_and_in_plain_text() -> None:
     plain = load_task("mrcr/2needle").example(Cell(9000), 0, ModelSource().tokenizer(), 0)
     text = str(ModelSource().tokenizer().decode(plain.prompt, skip_special_tokens=True))
     assert text.endswith(f"Assistant: A grey drum, softly.\n\nUser: {ASK}\n\nAssistant:")
-    with pytest.raises(TooLongError, match=r"row 2 of mrcr has .* asks whole conversations only"):
+    with pytest.raises(TooLongError, match=r"row 2 of mrcr has .* does not cut conversations"):
         task.example(Cell(1100), 0, tokenizer, 0)
 
 

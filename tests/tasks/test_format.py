@@ -234,9 +234,9 @@ def test_without_a_template() -> None:
     bare = copy.deepcopy(talking("llama-3"))
     bare.chat_template = None
     assert not PromptFormat("mine").in_chat(bare)
-    with pytest.raises(UserError, match=r"mine asks in the chat template .*use a chat model, or --chat off"):
+    with pytest.raises(UserError, match=r"mine uses the tokenizer's chat template.*use a chat model, or --chat off"):
         PromptFormat("mine", "on").in_chat(bare)
-    with pytest.raises(UserError, match="in several turns, which needs a chat template"):
+    with pytest.raises(UserError, match="multiturn needs a chat template"):
         PromptFormat("mine").turns(bare)
 
 

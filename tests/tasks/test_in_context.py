@@ -211,7 +211,7 @@ def test_ids_of_documents_are_no_ids_of_questions(tokenizer: PreTrainedTokenizer
         ("prompt: '{{ text }}'\n", "must name `label` once"),
         ("prompt: '{{ text }} {{ label | upper }}'\n", "must name `label` once"),
         ("prompt: '{{ document }} {{ label }}\n\n  '\n", "must name `label` once, as it is, and no document"),
-        ("prompt: '{{ text }} {{ label }}'\n", "must go on after its label"),
+        ("prompt: '{{ text }} {{ label }}'\n", "must follow the label"),
         ("prompt: '{{ text }} {{ label }} {{ key }}'\n", "must be the same for all rows; row 2 of"),
         ("prompt: '{{ texts }} {{ label }} '\n", "'texts' is undefined"),
         ("scorer: trek\n", "unknown scorer of mine: 'trek'; did you mean 'trec'?"),

@@ -51,7 +51,7 @@ def test_graphwalks_is_the_whole_prompt_or_is_not_asked(talking: PreTrainedToken
     example = task.example(Cell(400), 0, talking, 0)
     assert example.details["groups"] == {"problem_type": "parents", "part": "up to 128k"}
     assert task.score(example, "Final Answer: [ab]")["score"] == 100.0
-    with pytest.raises(TooLongError, match="asks whole documents only"):
+    with pytest.raises(TooLongError, match="does not cut documents"):
         task.example(Cell(40), 0, talking, 0)
 
 

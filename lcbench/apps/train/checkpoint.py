@@ -117,7 +117,7 @@ class Log:
         axes.plot(steps, losses, linewidth=0.5, alpha=0.35, color="tab:blue", label="loss of a step")
         middle = steps[window // 2 : window // 2 + len(means)]
         axes.plot(middle, means, color="tab:blue", label=f"mean of {window} steps")
-        axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
+        axes.set(title=title, xlabel="step", ylabel="loss (nats per token)")
         axes.legend()
         axes.grid(alpha=0.3)
         figure.savefig(self._path.with_name(CURVE), dpi=120)

@@ -32,7 +32,7 @@ class Silent:
 
 
 class TerminalTraining:
-    """A live bar: steps done, loss, tokens a second, time left."""
+    """A live bar: steps done, loss, tokens per second, time left."""
 
     def __init__(self, console: Console) -> None:
         self._bar = live_bar(console, TimeRemainingColumn())

@@ -72,7 +72,9 @@ class Search:
             going = going[:kept]
             asked = dict.fromkeys([typed, *going])
             reached |= dict.fromkeys(asked, samples)
-            tell(f"round {number} of {len(self.schedule.kept)}: {len(asked)} candidates, {samples} samples a cell each")
+            tell(
+                f"round {number} of {len(self.schedule.kept)}: {len(asked)} candidates, {samples} samples per cell each"
+            )
             self._answer(reached, progress(), open_host)
             done = Round(samples, self._scores(list(asked), samples))
             rounds.append(done)
@@ -81,7 +83,7 @@ class Search:
         if rounds[-1].scores[best] is None:
             raise UserError(f"no candidate could be measured; see {self.folder}: `lcbench table {self.folder}`.")
         confirmed = dict.fromkeys((best, typed), self.schedule.all_samples)
-        tell(f"held out: {self.schedule.held_out} further samples a cell for {' and '.join(confirmed)}")
+        tell(f"held out: {self.schedule.held_out} further samples per cell for {' and '.join(confirmed)}")
         reached |= confirmed
         self._answer(reached, progress(), open_host)
         return self._found(typed, best, rounds)

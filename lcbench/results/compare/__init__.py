@@ -1,13 +1,13 @@
 """Did anything truly get worse? Two runs, compared on the same samples, cell by cell.
 
 A cell is a (task, method, length), over all its depths. The runs may differ in the model, the code or the machine; the
-prompts must be the same, token by token, or else the cell is not comparable. Scores of 0 and 1 go through McNemar's
-exact test, all others through a paired bootstrap, and Holm's correction over all cells keeps the chance of any wrong
-call at or under alpha. A cell or depth that only BASE has, and a sample that newly fails, is a regression.
+prompts must be the same, token by token, or else the cell is not comparable. Scores of 0 and 1 are compared by
+McNemar's exact test, all others by a paired bootstrap, and Holm's correction over all cells keeps the family-wise error
+rate at or below alpha. A cell or depth that only BASE has, and a sample that newly fails, is a regression.
 
-With a tolerance a drop that is surely smaller is none: a cell is non-inferior if the one-sided test of "worse by the
-tolerance or more" rejects (Tango's score test, or the bootstrap one-sided), and equivalent if that of "better by as
-much" does too (TOST); Holm's correction goes over the cells of each test by itself.
+With a tolerance, drops that are certainly smaller do not count: a cell is non-inferior if the one-sided test of "worse
+by the tolerance or more" rejects (Tango's score test, or a one-sided bootstrap), and equivalent if that of "better by
+the tolerance or more" rejects, too (TOST); Holm's correction is applied to each of the two tests separately.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compare(
     tolerance: float | None = None,
 ) -> Comparison:
     """Compare the runs in two folders; with `pairs` (`A=B`) method A of BASE with method B of NEW, and nothing else.
-    `tolerance`: a share of the full score, of likelihoods nats a token.
+    `tolerance`: a share of the full score; for likelihoods, nats per token.
 
     Raises: UserError for a folder without records, a field that is wrong, or a pair of unknown methods.
     """
@@ -90,8 +90,8 @@ def _corrected(cells: list[CellResult]) -> list[CellResult]:
 
 
 def _judge(cell: CellResult, alpha: float, limits: Limits) -> CellResult:
-    """The cell with its verdict: regressed by lost samples, by scores or by limits of cost, each with its reason. Worse
-    scores are excused if the drop is surely within the tolerance, and not where it merely may be."""
+    """The cell with its verdict: regressed by lost samples, by scores or by cost limits, each with its reason. Worse
+    scores are excused only if the drop is certainly within the tolerance."""
     effect = cell.effect
     if effect is None or effect.p_adjusted is None:
         return cell

@@ -15,9 +15,13 @@ from lcbench.results.compare.result import CellResult, Effect, Ratios, Tolerated
 from lcbench.results.schema import Record
 
 LOWER_IS_BETTER = frozenset({"nll", "perplexity", "bits_per_byte", "bits_per_word", "longppl"})
-TOP = {"exact_match": 1.0, "recall": 1.0, "score": 100.0}  # scores from 0 to this, which an interval cannot leave
-NAMED = 10  # missing samples that are named; the others are counted
-WHAT_DIFFERS = {  # what makes two records incomparable, by the field that tells
+TOP = {
+    "exact_match": 1.0,
+    "recall": 1.0,
+    "score": 100.0,
+}  # largest values of scores from 0; intervals are clipped there
+NAMED = 10  # missing samples that are named; the others are only counted
+WHAT_DIFFERS = {  # reasons why two records are not comparable, by the differing field
     "result.scores.metric": "the metric differs ({0} and {1})",
     "identity.seed": "the seeds of {n} differ",
     "prompt.max_new_tokens": "the generation budgets of {n} differ ({0} and {1} tokens)",
@@ -32,7 +36,7 @@ Pairs = Sequence[tuple[Record, Record]]
 
 @dataclass(frozen=True)
 class Level:
-    """What the cells of a comparison are judged by: alpha over so many of them together, and the tolerance."""
+    """The test level of a comparison: alpha, over how many cells together, and the tolerance."""
 
     alpha: float
     cells: int
@@ -45,7 +49,7 @@ class Level:
 
 
 def computed_tokens(record: Record) -> int:
-    """Prompt tokens that were computed rather than taken from the KV cache, of a sample that did not fail."""
+    """Prompt tokens that were computed, not reused from the KV cache, for a sample that did not fail."""
     return record.prompt.prompt_tokens - record.measured.cost.reused_tokens
 
 
@@ -79,7 +83,7 @@ def _equals(pairs: Pairs) -> str:
 
 
 def paired_effect(key: Key, base: Records, new: Records, smallest_p: float) -> Effect | None:
-    """The effect alone, as `compare_cell` finds it; None without pairs, or if they are not of the same prompts."""
+    """Only the effect, as in `compare_cell`; None without pairs, or if their prompts differ."""
     pairs = _pairs(_scored(base), _scored(new))
     if not pairs or _other_prompts(pairs):
         return None
@@ -112,7 +116,7 @@ def _lost(scored_base: Records, new: Records) -> str:
 
 
 def _without_pairs(cell: CellResult, base: Records, new: Records) -> CellResult:
-    """The result of a cell without a sample that is scored in both runs, though NEW lost nothing."""
+    """The result of a cell without a sample scored in both runs, in which NEW lost nothing."""
     reasons = {
         side: "missing" if not records else next((record.failure for record in records.values() if record.failure), "")
         for side, records in (("BASE", base), ("NEW", new))
@@ -124,7 +128,7 @@ def _without_pairs(cell: CellResult, base: Records, new: Records) -> CellResult:
 
 
 def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
-    """The samples that only one side has a score of, by name."""
+    """In words, the samples that only one side has a score for."""
     prefix = f"{key[0]}/{key[1]}/"
 
     def line(what: str, names: Iterable[str]) -> list[str]:
@@ -146,7 +150,7 @@ def _gaps(key: Key, base: Records, new: Records) -> tuple[str, ...]:
 
 
 def _other_prompts(pairs: Pairs) -> str:
-    """Why the pairs are not the same samples measured in the same way; empty if they are."""
+    """Why the pairs are not the same samples, measured the same way; empty if they are."""
     made_of = attrgetter(*WHAT_DIFFERS)
     values = [(made_of(base), made_of(new)) for base, new in pairs]
     unlike = [pair for pair in values if pair[0] != pair[1]]
@@ -158,8 +162,7 @@ def _other_prompts(pairs: Pairs) -> str:
 
 
 def _by_question(pairs: Pairs) -> tuple[list[float], list[float]]:
-    """The scores of both sides, question by question: of several answers to one their mean, since they are not samples
-    of their own."""
+    """The scores of both sides per question; several answers to one are averaged, since they are not independent."""
     found: dict[object, list[tuple[float, float]]] = {}
     for base, new in pairs:
         found.setdefault(base.question, []).append((base.score or 0.0, new.score or 0.0))
@@ -189,7 +192,7 @@ def _seed(key: Key, metric: str) -> int:
 
 
 def _tolerated(key: Key, metric: str, pairs: Pairs, level: Level) -> Tolerated | None:
-    """How the scores stand to the tolerance; None without one."""
+    """The tests against the tolerance; None without one."""
     if level.tolerance is None:
         return None
     base, new = _by_question(pairs)
@@ -208,12 +211,12 @@ def _tolerated(key: Key, metric: str, pairs: Pairs, level: Level) -> Tolerated |
 
 
 def _ratios(pairs: Pairs) -> Ratios:
-    """Medians over the pairs, so that one slow start or a busy moment decides nothing."""
+    """Medians over the pairs, which a slow start or a busy moment does not change."""
 
     def ratio(cost: Callable[[Record], Any]) -> float | None:
         try:
             return float(median(cost(new) / cost(base) for base, new in pairs))
-        except (ZeroDivisionError, TypeError):  # the task does not measure it, or the engine does not know it
+        except (ZeroDivisionError, TypeError):  # not measured by the task, or unknown to the engine
             return None
 
     return Ratios(

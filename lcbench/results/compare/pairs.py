@@ -1,4 +1,4 @@
-"""Method A of one run against method B of another, or of the same: both get one name, so that their samples pair up."""
+"""Method A of one run against method B of another or of the same: both get one name, so that their samples pair up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lcbench.results.schema import Record
 
 
 def paired(base: Sequence[Record], new: Sequence[Record], pairs: Iterable[str]) -> tuple[list[Record], list[Record]]:
-    """The records of both sides that belong to pairs `A=B`, named `A -> B`; all of them say which method they equal,
-    and be it their own.
+    """The records of both sides that belong to pairs `A=B`, renamed to `A -> B`; all of them state which method they
+    equal, if only their own.
 
     Raises: UserError for a pair whose methods the runs do not have.
     """
@@ -25,14 +25,14 @@ def paired(base: Sequence[Record], new: Sequence[Record], pairs: Iterable[str]) 
 
 
 def _split(pair: str, base: Sequence[Record], new: Sequence[Record]) -> tuple[str, str]:
-    """The two methods; options have equals signs of their own, so the runs decide which one separates."""
+    """The two methods. Options contain equals signs, too, so the runs' methods decide which one separates."""
     known = [list(dict.fromkeys(record.identity.method for record in side)) for side in (base, new)]
     for place in (place for place, char in enumerate(pair) if char == "="):
         one, other = pair[:place].strip(), pair[place + 1 :].strip()
         if one in known[0] and other in known[1]:
             return one, other
     raise UserError(
-        f"--pair {pair} must be METHOD_OF_BASE=METHOD_OF_NEW, as the runs name them: BASE has {', '.join(known[0])}; "
+        f"--pair {pair} must be METHOD_OF_BASE=METHOD_OF_NEW, named as in the runs: BASE has {', '.join(known[0])}; "
         f"NEW has {', '.join(known[1])}."
     )
 

@@ -1,4 +1,4 @@
-"""How likely a comparison finds a drop, from the pairs at hand: a gate that cannot fail is none."""
+"""The statistical power of a comparison with the given pairs: a gate that cannot fail is useless."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lcbench.results.compare.cells import LOWER_IS_BETTER, TOP
 from lcbench.results.compare.result import CellResult
 
 DROP = 0.1  # of the full score
-EXACT = 200  # pairs up to which the power of McNemar's test is summed exactly
-WEAK = 0.2  # a gate that finds a drop less often than this has no power
+EXACT = 200  # pairs up to which the power of McNemar's test is computed exactly
+WEAK = 0.2  # a gate with less power is warned about
 
 
 @dataclass(frozen=True)
 class Power:
-    """Over `cells` cells with `pairs` (fewest, most) pairs: how often a drop of DROP is found, from 0 to 1.
+    """The probability of finding a drop of DROP, over `cells` cells with `pairs` (fewest, most) pairs.
 
-    `low` is the weakest cell if it alone drops (the strictest step of Holm's correction), `high` the strongest if all
-    others drop, too.
+    `low` is that of the weakest cell if it alone drops (the strictest step of Holm's correction), `high` that of the
+    strongest if all others drop, too.
     """
 
     cells: int
@@ -45,7 +45,7 @@ class Power:
 
 
 def power(cells: Sequence[CellResult], alpha: float) -> Power | None:
-    """The power over the cells whose scores have a full score; None without any."""
+    """The power over the cells whose metric has a full score; None without any."""
     tested = [cell for cell in cells if cell.effect and cell.metric not in LOWER_IS_BETTER]
     if not tested:
         return None
@@ -59,7 +59,7 @@ def _found(cell: CellResult, alpha: float) -> float:
     assert cell.effect is not None
     if cell.effect.test == "McNemar":
         return mcnemar_power(cell.pairs, DROP, cell.effect.noise, alpha)
-    # A drop that a tenth of the samples bring with their whole score has a spread of its own.
+    # If a tenth of the samples lose their whole score, the drop itself adds variance.
     drop = DROP * TOP.get(cell.metric, 1.0)
     spread = math.hypot(cell.effect.noise, 3 * drop)
     quantile = NormalDist().inv_cdf(1 - alpha / 2)
@@ -69,8 +69,8 @@ def _found(cell: CellResult, alpha: float) -> float:
 
 
 def mcnemar_power(pairs: int, drop: float, churn: float, alpha: float) -> float:
-    """Chance that McNemar's exact test at `alpha` finds a drop where a share `drop` + `churn` of the pairs turns wrong
-    and a share `churn` right; by a normal approximation for more than EXACT pairs."""
+    """The power of McNemar's exact test at `alpha` if a share `drop` + `churn` of the pairs turns wrong and a share
+    `churn` right; by a normal approximation for more than EXACT pairs."""
     churn = min(churn, (1 - drop) / 2)
     turning = drop + 2 * churn
     worse = (drop + churn) / turning
@@ -80,7 +80,7 @@ def mcnemar_power(pairs: int, drop: float, churn: float, alpha: float) -> float:
         return NormalDist().cdf((drop * math.sqrt(pairs) - quantile * math.sqrt(turning)) / spread)
     found = 0.0
     for turned in range(1, pairs + 1):
-        tail, fewest = 0, turned + 1  # pairs turned wrong from which on the test rejects
+        tail, fewest = 0, turned + 1  # fewest: from this many pairs turned wrong on, the test rejects
         while fewest > 0 and 2 * (tail + math.comb(turned, fewest - 1)) <= alpha * 2**turned:
             fewest -= 1
             tail += math.comb(turned, fewest)

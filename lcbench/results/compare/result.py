@@ -16,10 +16,10 @@ VERDICTS: tuple[Verdict, ...] = ("regressed", "improved", "non-inferior", "no ev
 class Effect:
     """The difference between the paired samples of a cell.
 
-    Means of both runs, the difference with its 95 % interval (None where too few samples differ to know it), and the
-    p-value of "no difference", before and after the correction over all cells. `noise`: of right and wrong scores the
-    share of pairs that turned against the majority of those that turned, else the standard deviation of the
-    differences. `identical`: all pairs have equal scores.
+    Means of both runs, the difference with its 95 % interval (None if too few samples differ to estimate it), and the
+    p-value of "no difference", before and after the correction over all cells. `noise`: for scores of 0 and 1 the share
+    of pairs that changed against the majority of changes, else the standard deviation of the differences. `identical`:
+    all pairs have equal scores.
     """
 
     test: Literal["McNemar", "bootstrap"]
@@ -39,11 +39,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Tolerated:
-    """How a cell stands to the tolerance, which is `size` in units of its metric.
+    """The tests of a cell against the tolerance, which is `size` in units of its metric.
 
     p-values of "it is worse by `size` or more" (`worse`; non-inferiority) and of "it differs by `size` or more, either
-    way" (`apart`; equivalence), before and after the correction over all cells. `bound` is the worst difference that
-    the samples allow, one-sided at 1 - alpha; None where too few differ to know it.
+    way" (`apart`; equivalence), before and after the correction over all cells. `bound` is the one-sided 1 - alpha
+    confidence bound of the difference; None if too few samples differ to estimate it.
     """
 
     size: float
@@ -66,7 +66,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Limits:
-    """Ratios beyond which a cell counts as regressed; None: no limit."""
+    """Cost ratios beyond which a cell counts as regressed; None: no limit."""
 
     slowdown: float | None = None
     memory: float | None = None
@@ -74,8 +74,8 @@ class Limits:
     def exceeded(self, ratios: Ratios) -> list[str]:
         """Sentences on the ratios that exceed their limit."""
         checks = (
-            ("prefill takes {:.2f} times the time", ratios.prefill, self.slowdown),
-            ("decoding takes {:.2f} times the time", ratios.decode, self.slowdown),
+            ("prefill takes {:.2f} times as long", ratios.prefill, self.slowdown),
+            ("decoding takes {:.2f} times as long", ratios.decode, self.slowdown),
             ("memory is {:.2f} times as much", ratios.memory, self.memory),
         )
         return [words.format(ratio) for words, ratio, limit in checks if ratio and limit and ratio > limit]
@@ -83,11 +83,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class CellResult:
-    """One (task, method, length) over all its depths: the verdict, why, and the effect where there are pairs.
+    """One (task, method, length) over all its depths: the verdict, the reason, and the effect if there are pairs.
 
     `pairs` counts the samples scored on both sides, each once, however often it was answered; `gaps` names those that
-    are missing or failed on one side. `equals` is the method that both sides are or equal at this length, where records
-    say so, else empty. `tolerated` is None without a tolerance, as without an effect.
+    are missing or failed on one side. `equals` is the method that both sides are, or equal, at this length, if records
+    say so, else empty. `tolerated` is None without a tolerance or an effect.
     """
 
     task: str
@@ -110,8 +110,8 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs: its folder, its settings as texts (model, versions, hardware), and how many of the samples
-    that it was to make it lacks."""
+    """One of the two runs: its folder, its settings as text (model, versions, hardware), and the number of planned
+    samples that it lacks."""
 
     folder: str
     facts: dict[str, str]
@@ -120,8 +120,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, compared cell by cell; `alpha` is the chance of any false verdict on scores over all cells, `tolerance`
-    the drop under which a cell did not regress, as a share of the full score or in nats a token; None: any may."""
+    """Two runs, compared cell by cell; `alpha` is the family-wise error rate of the verdicts on scores, `tolerance` the
+    drop below which a cell did not regress, as a share of the full score or in nats per token; None: no tolerance."""
 
     base: Side
     new: Side
@@ -132,11 +132,11 @@ class Comparison:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Those that there can be."""
+        """All possible verdicts."""
         return tuple(verdict for verdict in VERDICTS if verdict != "non-inferior" or self.tolerance is not None)
 
     def equivalent(self, cell: CellResult) -> bool:
-        """Whether a cell surely differs by less than the tolerance, either way."""
+        """Whether a cell differs with confidence by less than the tolerance, either way."""
         return cell.tolerated is not None and cell.tolerated.apart_adjusted <= self.alpha
 
     def having(self, verdict: Verdict) -> list[CellResult]:
@@ -144,7 +144,7 @@ class Comparison:
 
     @property
     def testable(self) -> list[CellResult]:
-        """The cells that a change could show in: within one run, equal methods share their results."""
+        """The cells that can differ: within one run, equal methods share their results and cannot."""
         one_run = self.base.folder == self.new.folder
         return [cell for cell in self.cells if not (one_run and cell.equals)]
 

@@ -1,8 +1,8 @@
 """Logs of inspect_ai (format 2): `.json`, or `.eval`, a zip of `header.json` and `samples/ID_epoch_N.json`, which
 versions of 2026 compress with Zstandard.
 
-Long texts stand in a sample's `attachments`, and `attachment://HASH` in their place. The value of a scorer becomes a
-number as in inspect_ai (`scorer/_metric.py`, `value_to_float`): C, I, P, N are 1, 0, 0.5, 0.
+Long texts are stored in a sample's `attachments`, with `attachment://HASH` in their place. The value of a scorer
+becomes a number as in inspect_ai (`scorer/_metric.py`, `value_to_float`): C, I, P, N are 1, 0, 0.5, 0.
 """
 
 from __future__ import annotations
@@ -85,13 +85,15 @@ def _unpacked(path: Path) -> tuple[Entry, list[Entry]]:
     """The header and the samples of a zip, of bounded size. Raises: UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info for info in archive.infolist()}  # of several of a name the last one counts
+            members = {
+                info.filename: info for info in archive.infolist()
+            }  # of members with one name, the last one counts
             wanted = [name for name in members if name == HEADER or MEMBER.fullmatch(name)]
             if HEADER not in members:
                 raise UserError(f"{path} has no {HEADER}; is the evaluation finished?")
             size = sum(members[name].file_size for name in wanted)
             if size > LARGEST_LOG or len(wanted) > MOST_SAMPLES:
-                raise UserError(f"{path} stands for {size >> 20:,} MB in {len(wanted):,} files, too much for a log.")
+                raise UserError(f"{path} unpacks to {size >> 20:,} MB in {len(wanted):,} files, too much for a log.")
             entries = {name: Entry(_member(path, archive, members[name]), f"{path}: {name}") for name in wanted}
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"cannot read {path} as a zip: {error}.") from error
@@ -110,7 +112,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict
                 content = file.read(LARGEST_SAMPLE + 1)
     except NotImplementedError as error:
         raise UserError(
-            f"{path}: {info.filename} is compressed in a way that this Python does not read; convert the log with "
+            f"{path}: {info.filename} uses a compression that this Python cannot read; convert the log with "
             "`inspect log convert --to json`."
         ) from error
     except Exception as error:  # zlib and lzma have errors of their own
@@ -120,7 +122,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict
     try:
         return parse(content)
     except FieldError as error:
-        raise UserError(f"{path}: {info.filename}: {error}; is the log whole?") from error
+        raise UserError(f"{path}: {info.filename}: {error}; is the log complete?") from error
 
 
 def _zstandard(path: Path, info: zipfile.ZipInfo) -> bytes:
@@ -172,7 +174,7 @@ def _sample(entry: Entry) -> LoggedSample:
 
 
 def _scores(scorers: Entry) -> Iterator[tuple[str, float]]:
-    """The numbers of the scorers; a value of several has a score for each."""
+    """The scorers' numbers; a scorer with several values gives a score for each."""
     for name in scorers.content:
         value = Entry(scorers.content[name], f"{scorers.where}: {name}").content.get("value")
         parts = value.items() if isinstance(value, Mapping) else [("", value)]

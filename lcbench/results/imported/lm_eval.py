@@ -3,7 +3,7 @@
 results are `NAME_DATE.json`.
 
 A line is one document under one filter of the task; the filters of a document become one record, whose scores are
-named `metric,filter` where there are several. A log of `lcbench lm-eval` tells its method.
+named `metric,filter` if there are several. A log of `lcbench lm-eval` also has the method.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def read_tasks(path: Path, metric: str | None) -> Iterator[LoggedTask]:
     scores = [_scores(lines) for lines in rows]
     names = {name: 0 for one in scores for name in one}
     if not names:
-        raise UserError(f"{path}: no metric of {task} is one number a sample, as a comparison of samples needs.")
+        raise UserError(f"{path}: no metric of {task} is one number per sample, which comparing samples requires.")
     counts = _higher_is_better(results, task)
     usable = {name: 0 for name in names if counts.get(name.partition(",")[0], True)}
     if not usable or (metric in names and metric not in usable):
         low = metric or next(iter(names))
-        raise UserError(f"{path}: {low} is better when lower, which tables of runs do not know; pass another --metric.")
+        raise UserError(f"{path}: {low} is better when lower, which is not supported; pass another --metric.")
     version, shots = results.inside("versions").content.get(task), results.inside("n-shot").content.get(task)
     yield LoggedTask(
         path=path,
@@ -97,11 +97,11 @@ def _documents(path: Path) -> Iterator[list[Entry]]:
                 entry = Entry(parse(line), f"{path}, line {place}")
                 key = entry.need("doc_id", int), entry.get("filter", str, "none")
                 if key in seen:
-                    raise UserError(f"{entry.where}: document {key[0]} stands there twice; is it two runs in one file?")
+                    raise UserError(f"{entry.where}: document {key[0]} occurs twice; does the file hold two runs?")
                 seen.add(key)
                 found.setdefault((key[0], ""), []).append(entry)
     except FieldError as error:
-        raise UserError(f"{path}, line {place}: {error}; is the log whole?") from error
+        raise UserError(f"{path}, line {place}: {error}; is the log complete?") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
     for _, lines in sorted(found.items()):

@@ -1,4 +1,4 @@
-"""What a log of another harness tells of a task and its samples, and how its fields are read."""
+"""A task and its samples as read from another harness's log, and checked access to the fields of a log."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedSample:
-    """One answer. `key` names the sample in its task, the same in every log of it; `document` is what it was made of.
-    What a log does not tell is None."""
+    """One answer. `key` identifies the sample in its task, the same in every log; `document` is the data it was made
+    from. Fields that the log lacks are None."""
 
     key: str
     epoch: int | None = None
@@ -39,8 +39,8 @@ class LoggedSample:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedTask:
-    """The samples of a task under one model; `metric` is the score that counts. `method` is None where the log does not
-    tell it, and so is `seq_len`. `expected` is how many samples there were to be."""
+    """The samples of a task with one model; `metric` is the score to use. `method` and `seq_len` are None if the log
+    lacks them. `expected` is the planned number of samples."""
 
     path: Path
     harness: str
@@ -59,15 +59,15 @@ class LoggedTask:
 
 
 class Entry:
-    """An object of a log and where it stands, for errors."""
+    """A JSON object of a log and its location, for errors."""
 
     def __init__(self, content: Any, where: str) -> None:
         if not isinstance(content, Mapping):
-            raise UserError(f"{where} must be an object, not {shown(content)}; is it the log of a harness?")
+            raise UserError(f"{where} must be an object, not {shown(content)}; is it a harness's log?")
         self.content, self.where = content, where
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
-        """The value of a field of this kind; the default where it is missing or null. Raises: UserError."""
+        """The value of a field of type `kind`; the default if it is missing or null. Raises: UserError."""
         value = self.content.get(name)
         if value is None:
             return default
@@ -78,35 +78,35 @@ class Entry:
         return value
 
     def need(self, name: str, kind: type) -> Any:
-        """The same of a field that every log has. Raises: UserError."""
+        """As `get`, for a field that every log has. Raises: UserError."""
         value = self.get(name, kind)
         if value is None:
             raise UserError(f"{self.where}: {name} is missing; is it a log of another version?")
         return value
 
     def inside(self, name: str) -> Entry:
-        """The object in a field; an empty one where it is missing."""
+        """The object in a field; an empty one if it is missing."""
         return Entry(self.get(name, dict, {}), f"{self.where}: {name}")
 
 
 def read_object(path: Path) -> Entry:
-    """A file of JSON. Raises: UserError."""
+    """The object in a JSON file. Raises: UserError."""
     try:
         return Entry(parse(read_whole(path)), str(path))
     except FieldError as error:
-        raise UserError(f"{path}: {error}; is it a whole log?") from error
+        raise UserError(f"{path}: {error}; is the log complete?") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
 
 
 def number(value: Any) -> float | None:
     """A finite number, True and False included; None for everything else."""
-    known = isinstance(value, int | float) and abs(value) < 1e150  # NaN is in no order
+    known = isinstance(value, int | float) and abs(value) < 1e150  # False for NaN
     return float(value) if known and math.isfinite(value) else None
 
 
 def chosen_metric(wanted: str | None, known: Mapping[str, Any], where: str) -> str:
-    """The metric that was asked for, or the first. Raises: UserError."""
+    """The requested metric, or the first. Raises: UserError."""
     if wanted is None:
         return next(iter(known))
     if wanted not in known:

@@ -1,7 +1,7 @@
 """From logs of other harnesses to the folder of a run, so that tables, comparisons, pages and gates serve them.
 
-What a log does not tell is named in each record (`imported.unknown`) and stands there as 0. The seed of a sample is
-made of its document: samples of two logs pair up by their number, and only if they are of the same document.
+Fields that a log lacks are 0 in each record, and listed there (`imported.unknown`). A sample's seed is derived from its
+document: samples of two logs pair up by their number, and only if they have the same document.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TIMES = ["cost.prefill_seconds", "cost.decode_seconds"]
 
 
 def read_logs(path: Path, metric: str | None = None) -> list[LoggedTask]:
-    """The tasks of a log, or of all logs in a folder. Raises: UserError for a file that is none or is malformed, and
-    for logs of several models, or of one task twice."""
+    """The tasks of a log, or of all logs in a folder. Raises: UserError for a file that is not a log or is malformed,
+    for logs of several models, and for two logs of one task."""
     tasks: list[LoggedTask] = []
     for file in _logs(path):
         reader = lm_eval if file.suffix == ".jsonl" else inspect_ai
@@ -44,7 +44,7 @@ def read_logs(path: Path, metric: str | None = None) -> list[LoggedTask]:
     seen: dict[tuple[str, str | None], Path] = {}
     for task in tasks:
         if other := seen.get((task.name, task.method)):
-            raise UserError(f"{task.name} stands in both {other} and {task.path}; import one of them at a time.")
+            raise UserError(f"{task.name} is in both {other} and {task.path}; import one of them at a time.")
         seen[task.name, task.method] = task.path
     return tasks
 
@@ -57,7 +57,7 @@ def _logs(path: Path) -> list[Path]:
         found = [one for one in files if _is_log(one)]
         if len(files) > MOST_FILES or not found:
             why = f"more than {MOST_FILES:,} files" if found else "no sample log (`--log_samples` makes some)"
-            raise UserError(f"{path} has {why} of lm-evaluation-harness or inspect_ai; name another.")
+            raise UserError(f"{path} has {why} of lm-evaluation-harness or inspect_ai.")
         return found
     if not path.exists():
         raise UserError(f"there is no file or folder {path}.")
@@ -78,8 +78,8 @@ def _is_log(path: Path) -> bool:
 
 
 def write_run(tasks: Sequence[LoggedTask], method: str, seq_len: int | None, folder: Path, command: list[str]) -> int:
-    """Write a new folder, whole or not at all; the number of records. `method` is that of tasks whose log tells none,
-    `seq_len` of all.
+    """Write a new folder, completely or not at all; returns the number of records. `method` is used for tasks whose log
+    has none, `seq_len` for all.
 
     Raises: UserError for a folder that exists with other content, or cannot be written.
     """
@@ -88,7 +88,7 @@ def write_run(tasks: Sequence[LoggedTask], method: str, seq_len: int | None, fol
     if folder.exists():
         if (folder / RECORDS).is_file() and (folder / RECORDS).read_bytes() == lines:
             return len(records)
-        raise UserError(f"{folder} is there already, with something else; pass another --output.")
+        raise UserError(f"{folder} already exists with other content; pass another --output.")
     content = _manifest(tasks, method, seq_len, command)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
@@ -104,7 +104,7 @@ def write_run(tasks: Sequence[LoggedTask], method: str, seq_len: int | None, fol
 
 
 def default_folder(tasks: Sequence[LoggedTask], method: str, results: Path) -> Path:
-    """A name by what is imported: the same logs have the same."""
+    """A folder named after the imported logs, the same for the same logs."""
     parts = [[task.name, task.method or method, task.metric, [vars(one) for one in task.samples]] for task in tasks]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{tasks[0].name}-{Path(tasks[0].model).name}-{digest}"
@@ -112,7 +112,7 @@ def default_folder(tasks: Sequence[LoggedTask], method: str, results: Path) -> P
 
 
 def _manifest(tasks: Sequence[LoggedTask], method: str, seq_len: int | None, command: list[str]) -> dict[str, Any]:
-    """run.json. Raises: UserError for something in it that a log tells wrongly."""
+    """The content of run.json. Raises: UserError for an invalid value in a log."""
     facts: dict[str, Any] = {}
     for task in tasks:
         facts |= {name: value for name, value in task.facts.items() if name in lm_eval.OWN and name != "method_options"}
@@ -154,19 +154,19 @@ def _records(task: LoggedTask, method: str, seq_len: int | None) -> Iterator[Rec
         id = f"{task.name}/{task.method or method}/{_cell(task, seq_len)}/{one.key}"
         id += f".{one.epoch}" if one.epoch else ""
         if id in seen:
-            raise UserError(f"{task.path}: the sample {one.key} stands there twice.")
+            raise UserError(f"{task.path}: the sample {one.key} occurs twice.")
         seen.add(id)
         number = int(one.key) if one.key.isdecimal() and len(one.key) < 16 else numbers[one.key]
         record = _record(task, one, id, number, task.method or method, seq_len or task.seq_len or 0)
         try:
             _require_in_range(task.metric, record)
-            yield Record.from_json(record.as_json())  # as whoever reads the run will
+            yield Record.from_json(record.as_json())  # checked as when the run is read
         except FieldError as error:
             raise UserError(f"{task.path}, sample {one.key}: {error}.") from error
 
 
 def _require_in_range(metric: str, record: Record) -> None:
-    """Raises: FieldError for a score outside of what its name stands for in tables and tests."""
+    """Raises: FieldError for a score outside the range that its metric has in lcbench."""
     top, score = TOP.get(metric), record.score
     if top is not None and score is not None and not 0 <= score <= top:
         raise FieldError(f"must be from 0 to {top:g}, not {score:g}; pass another --metric", metric)

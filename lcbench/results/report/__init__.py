@@ -1,1 +1,1 @@
-"""What people read: tables of one or several runs."""
+"""Reports: tables, figures and pages of one or more runs."""

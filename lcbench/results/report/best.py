@@ -1,11 +1,10 @@
 """Which scores of a column of a table are bold.
 
-A bold score says "better than others", so it must not come from noise. All pairs of a column are compared on the same
-samples, as `lcbench compare` does it, with Holm's correction over the pairs: the chance that any of them is called
-different wrongly stays at or under 5 %. A score is bold if none is better for sure and one that it can be compared with
-is worse for sure; so the best and all that cannot be told from it share the bold, and where nothing can be told apart
-nothing is bold. Methods that ran on other prompts (other seeds, another tokenizer) cannot be compared: neither affects
-whether the other is bold.
+A bold score says "better than others", so it must not be noise. All pairs of scores in a column are compared on the
+same samples, as in `lcbench compare`, with Holm's correction over the pairs: the probability of any wrong difference is
+at most 5 %. A score is bold if none is significantly better and at least one comparable score is significantly worse;
+so the best score and all that cannot be distinguished from it are bold, and if nothing can be distinguished, none is.
+Methods that ran on different prompts (other seeds, another tokenizer) are not comparable: neither affects the other.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from lcbench.results.schema import Record
 
 ALPHA = 0.05
 RULE = (  # after the name of the mark
-    "no score of that length is better for sure, and at least one is worse (same samples, paired tests, 5 % a column "
-    "by Holm's correction over all pairs)."
+    "no score of that length is significantly better, and at least one is worse (paired tests on the same samples, "
+    "5 % per column by Holm's correction over all pairs)."
 )
 
 
 def best(column: Mapping[int, list[Record]], metric: str) -> set[int]:
-    """Keys of the bold members of a column, which maps each key to the records that its score is the mean of."""
+    """Keys of the bold members of a column, which maps each key to the records that its score averages."""
     pairs = list(combinations(column, 2))
     samples = {key: by_sample(records) for key, records in column.items()}
     tried = {pair: _effect(samples[pair[0]], samples[pair[1]], ALPHA / len(pairs)) for pair in pairs}
@@ -46,12 +45,12 @@ def by_sample(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def place_of(record: Record) -> str:
-    """Depth, number and repeat, which are the same for all methods."""
+    """Depth, number and repeat of a sample, which are the same for all methods."""
     return f"{record.identity.cell_depth}/{record.identity.sample}/{record.identity.repeat}"
 
 
 def _effect(base: dict[str, Record], new: dict[str, Record], smallest_p: float) -> Effect | None:
-    """The effect on the samples that both have; None without any."""
+    """The effect on the samples in common; None without any."""
     one, other = (next(iter(side.values())).identity for side in (base, new))
     key = (one.task, f"{one.method} {other.method}", one.seq_len)
     return paired_effect(key, base, new, smallest_p)

@@ -1,4 +1,4 @@
-"""A comparison of two runs, for a terminal and as Markdown (a CI's job summary, a pull request)."""
+"""A comparison of two runs, for a terminal and as Markdown (for a CI job summary or a pull request)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ STYLES: dict[Verdict, str] = {
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """One table per task, or a list where the terminal is too narrow for it; below them the reasons, the missing
-    samples, and the number of cells of each verdict."""
+    """One table per task, or a list if the terminal is too narrow; then the reasons, the missing samples, and the
+    number of cells per verdict."""
     for task, cells in by_task(comparison.cells):
         console.print(Text(title(task, cells), style="italic"))
         if fits(console, _table(comparison, cells)):
@@ -154,31 +154,32 @@ def _verdict(comparison: Comparison, cell: CellResult) -> str:
 
 
 def equivalent(comparison: Comparison, cell: CellResult) -> str:
-    """`equivalent` where a cell surely differs by less than the tolerance, either way; else empty."""
+    """`equivalent` if a cell certainly differs by less than the tolerance, either way; else empty."""
     return "equivalent" if comparison.equivalent(cell) else ""
 
 
 def identical(cell: CellResult) -> str:
-    """`identical` where all pairs have equal scores, and `identical, = vanilla` where both sides are that method."""
+    """`identical` if all pairs have equal scores, `identical, = vanilla` if both sides equal that method; else
+    empty."""
     if not (cell.effect and cell.effect.identical):
         return ""
     return f"identical, = {printable(cell.equals)}" if cell.equals else "identical"
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the tables do not show: missing samples by name, other machines, and how verdicts were reached."""
+    """Remarks below the tables: missing samples by name, differing machines, and how verdicts were reached."""
     lines = [printable(f"{cell.name}: {gap}") for cell in comparison.cells for gap in cell.gaps]
     lines += [
-        f"{name} is unfinished: {side.missing:,} of its samples are missing; the command that made it goes on."
+        f"{name} is unfinished: {side.missing:,} of its samples are missing; its command, run again, resumes it."
         for name, side in (("BASE", comparison.base), ("NEW", comparison.new))
         if side.missing
     ]
     changes = [(name, base or "unknown", new or "unknown") for name, base, new in comparison.changes]
     lines += [printable(f"{name} changed: {base} in BASE, {new} in NEW") for name, base, new in changes]
     if any(name == "hardware" for name, *_ in changes):
-        lines.append("the runs were made on other hardware: times do not compare.")
+        lines.append("the runs were made on different hardware: their times are not comparable.")
     if any(interval(cell) == UNKNOWN for cell in comparison.cells):
-        lines.append(f"{UNKNOWN}: too few samples differ to know an interval.")
+        lines.append(f"{UNKNOWN}: too few samples differ to estimate an interval.")
     tested = sum(cell.effect is not None for cell in comparison.cells)
     lines.append(
         f"scores judged at alpha {comparison.alpha:g} over {tested} cell{'' if tested == 1 else 's'} together "
@@ -187,26 +188,26 @@ def remarks(comparison: Comparison) -> list[str]:
     lines += _on_tolerance(comparison)
     equal = len(comparison.cells) - len(comparison.testable)
     if equal:
-        lines.append(f"in {equal} cell{'' if equal == 1 else 's'} both sides are one result: nothing can differ there.")
+        lines.append(f"in {equal} cell{'' if equal == 1 else 's'} both sides are the same result and cannot differ.")
     strength = power(comparison.testable, comparison.alpha)
     if strength:
         lines.append(f"power: {strength}")
     if strength and strength.weak:
-        lines.append("warning: such a gate hardly ever fails; use more --samples.")
+        lines.append("warning: a gate with so little power hardly ever fails; use more --samples.")
     if comparison.identical:
         lines.append("identical: every pair of every cell has the same score in both runs.")
     return [*lines, comparison.summary]
 
 
 def _on_tolerance(comparison: Comparison) -> list[str]:
-    """What the tolerance is, and what cells are to it."""
+    """The tolerance, and the verdicts against it."""
     if comparison.tolerance is None:
         return []
     same, open_ = sum(map(comparison.equivalent, comparison.cells)), len(comparison.having("no evidence"))
     lines = [
-        f"tolerance {comparison.tolerance:g} of the full score, of likelihoods nats a token: non-inferior are cells "
-        f"whose scores surely drop by less (one-sided); {same} of {len(comparison.cells)} are equivalent, surely "
-        "within it both ways (two one-sided tests). A drop that is not surely within it is judged as without."
+        f"tolerance {comparison.tolerance:g} of the full score (for likelihoods, nats per token): cells whose scores "
+        f"certainly drop by less are non-inferior (one-sided test); {same} of {len(comparison.cells)} are equivalent, "
+        "within it both ways (two one-sided tests). All other drops are judged as without a tolerance."
     ]
     if open_:
         lines.append(
@@ -232,7 +233,7 @@ def title(task: str, cells: list[CellResult]) -> str:
 
 
 def interval(cell: CellResult) -> str:
-    """`[-0.142, -0.031]`, or `[unknown]` where too few samples differ."""
+    """`[-0.142, -0.031]`, or `[unknown]` if too few samples differ."""
     effect = cell.effect
     if effect is None or effect.low is None or effect.high is None:
         return UNKNOWN if effect else ""

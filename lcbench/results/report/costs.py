@@ -1,4 +1,4 @@
-"""What the samples of a table row cost: rates, CPU time, and what the client of a served model saw."""
+"""The cost of a table row's samples: rates, CPU time, and latencies of a served model as seen by the client."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from lcbench.results.schema import Cost, Record
 
-# Of an answer that is whole.
+# Finish reasons of a complete answer.
 ENDINGS = ("stop", "stop_string", "stop_or_string", "length", "eos", "eos_token", "stop_sequence")
 
 
 def rate(samples: Sequence[tuple[int, float]]) -> tuple[float | None, float | None]:
-    """Tokens a second over samples of so many tokens and seconds, and the standard deviation of the samples' rates from
-    it; each None where it is not known."""
+    """Tokens per second over samples, given as (tokens, seconds), and the standard deviation of the samples' own rates
+    from it; each None if unknown."""
     timed = [(tokens, seconds) for tokens, seconds in samples if seconds]
     total = sum(seconds for _, seconds in timed)
     if not timed:
@@ -27,14 +27,14 @@ def rate(samples: Sequence[tuple[int, float]]) -> tuple[float | None, float | No
 
 
 def cores(costs: Sequence[Cost]) -> float | None:
-    """CPU seconds a second over the samples that tell."""
+    """CPU seconds per second, over the samples that have them."""
     pairs = [(cost.cpu_seconds, cost.prefill_seconds + cost.decode_seconds) for cost in costs]
     known = [(cpu, seconds) for cpu, seconds in pairs if cpu is not None and seconds]
     return sum(cpu for cpu, _ in known) / sum(seconds for _, seconds in known) if known else None
 
 
 def served(records: list[Record]) -> dict[str, Any]:
-    """What the client of a served model saw; nothing for one in this process."""
+    """Fields of a row for a served model, as seen by the client; empty for a model in this process."""
     costs = [record.measured.cost for record in records]
     if all(cost.retries is None and cost.first_token_seconds is None for cost in costs):
         return {}

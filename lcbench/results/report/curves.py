@@ -1,4 +1,4 @@
-"""Curves of a score by length, one per method with its 95 % band: as a figure, and as bars of text for a terminal.
+"""Curves of a score by length, one per method with its 95 % band: as a figure, and as text bars for a terminal.
 
 lcbench plot pg19 --out pg19.svg
 
@@ -37,15 +37,24 @@ if TYPE_CHECKING:
 
     from lcbench.results.longppl import LongPpl
 
-# Okabe and Ito's, https://jfly.uni-koeln.de/color/, without yellow, which is too faint for a line.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a4b2a")  # the last: ours
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/, without yellow, which is too faint for a line.
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#000000",
+    "#7a4b2a",
+)  # the last one is added
 MARKERS, DASHES = "osD^vPX*", ("-", (0, (4, 1.5)), (0, (1, 1)))
 LOG_FROM = 4  # values that spread over more than this ratio are drawn on a logarithmic scale
 LEGEND_WIDTH = 34  # characters of a method in the legend
 LEGEND_INCHES = 2.7
 RIGHT_OF_ALL, RIGHT_OF_PANEL = {"loc": "outside right upper"}, {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
-FILLED = 4  # methods up to which bands are filled: more of them lie on one another
-FIRST_POSITION = 4  # that is drawn: the first tokens of a text cost so much more that nothing else would show
+FILLED = 4  # most methods with filled bands: more would hide each other
+FIRST_POSITION = 4  # first position drawn: the NLL of the first tokens would dwarf all others
 TITLE_WIDTH = 56  # characters of a panel's title in a line
 BAR = 36  # characters of the longest bar
 
@@ -63,7 +72,7 @@ class Curves:
         return [row for rows in self.methods.values() for row in rows]
 
     def of_key_tokens(self) -> Curves | None:
-        """The curves of LongPPL; None where it is not known."""
+        """The curves of LongPPL; None if it is unknown."""
         shown = {method: known for method, rows in self.methods.items() if (known := view(rows, "longppl"))}
         return replace(self, methods=shown, positions={}) if shown else None
 
@@ -86,8 +95,8 @@ class Curves:
 
 
 def curves(run: Run, task: str, longppl: Mapping[tuple[object, ...], LongPpl] | None = None) -> list[Curves]:
-    """The curves of a task and of every variant of it, in the order in which they first occur. `longppl`: by the place
-    of a row.
+    """The curves of a task and of every variant of it, in the order in which they first occur. `longppl` is keyed by
+    the `place` of a row.
 
     Raises: UserError for a run without this task.
     """
@@ -114,7 +123,8 @@ def _positions(records: Iterable[Record], of: Curves) -> dict[str, list[tuple[in
 
 
 def print_curves(console: Console, all_curves: Sequence[Curves], trained: int | None) -> None:
-    """A bar and the number for every method and length; bars are logarithmic where the scores spread over LOG_FROM."""
+    """A bar and a number for every method and length; bars are logarithmic if the scores spread by more than
+    LOG_FROM."""
     for one in [each for whole in all_curves for each in (whole, whole.of_key_tokens()) if each]:
         values = _finite(row.mean for row in one.rows)
         bars = _Bars(values, one.metric, max(4, min(BAR, console.width - 42)))
@@ -158,8 +168,8 @@ class _Bars:
 
 
 def draw(all_curves: Sequence[Curves], trained: int | None, model: str) -> Figure:
-    """One row of panels per task: the score by length, and for likelihoods the NLL by position. Of more methods than
-    one panel can show each task has several rows, with the same axes and a legend each."""
+    """One row of panels per task: the score by length, and for likelihoods the NLL by position. With more methods than
+    one panel can show, a task has several rows, with equal axes and a legend each."""
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(method for one in all_curves for method in one.methods))
@@ -199,7 +209,7 @@ def legend_names(methods: Iterable[str]) -> dict[str, str]:
 
 
 def _share_values(all_curves: Sequence[Curves], rows: Sequence[tuple[Curves, object]], grid: Any) -> None:
-    """The panels of a task below one another have the same scale of values."""
+    """Give the panels of a task, one below the other, the same scale of values."""
     for one in all_curves:
         for column in zip(*(panels for panels, (of, _) in zip(grid, rows, strict=True) if of is one), strict=True):
             ends = [end for axes in column for end in axes.get_ylim()]
@@ -210,7 +220,7 @@ def _share_values(all_curves: Sequence[Curves], rows: Sequence[tuple[Curves, obj
 def add_legend(
     where: Figure | Axes, panels: Iterable[Axes], methods: Sequence[str], place: Mapping[str, Any] = RIGHT_OF_ALL
 ) -> None:
-    """One for several panels, in the order of the methods."""
+    """Add one legend for several panels, in the order of the methods."""
     handles: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -227,10 +237,10 @@ def add_legend(
 
 
 def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = False) -> str:
-    """The number of samples per point, the protocol, and what the marks mean; `star`: those of text, not of figures."""
+    """The number of samples per point, the protocol, and what the marks mean; `star`: marks of text, not of figures."""
     rows = [row for one in all_curves for row in one.rows]
     noun = "book" if any(one.metric == "perplexity" for one in all_curves) else "sample"
-    parts = [counted([(row.samples, row.questions) for row in rows], noun, "a point")]
+    parts = [counted([(row.samples, row.questions) for row in rows], noun, "per point")]
     if any(row.low is not None for row in rows):
         parts.append("95 % intervals" if star else "95 % bands")
     protocols = dict.fromkeys(row.protocol for row in rows if row.protocol)
@@ -245,8 +255,8 @@ def caption(all_curves: Sequence[Curves], trained: int | None, *, star: bool = F
 
 
 def _mark(rows: Sequence[TableRow], trained: int, *, star: bool) -> str:
-    """How the trained length is marked, empty where it is not: in text by a star at that very length, in a figure by a
-    dashed line anywhere between the shortest and longest length."""
+    """How the trained length is marked, empty if it is not: in text by a star at exactly that length, in a figure by a
+    dashed line anywhere between the shortest and the longest length."""
     lengths = [row.seq_len for row in rows]
     if star:
         return " (*)" if trained in lengths else ""
@@ -295,13 +305,15 @@ def _draw_positions(axes: Axes, one: Curves, methods: Sequence[str], trained: in
         axes.plot(middle, [nats for *_, nats in buckets], label=method, linewidth=1.6, **style)
     finish(axes, sorted(ticks), [], "nll", trained)
     axes.set(
-        title=f"where in the text, at {one.longest:,} tokens", xlabel="tokens before the token", ylabel="nats a token"
+        title=f"by position in the text, at {one.longest:,} tokens",
+        xlabel="tokens before the token",
+        ylabel="nats per token",
     )
     axes.title.set_fontsize(9.5)
 
 
 def finish(axes: Axes, ticks: list[int], values: list[float], metric: str, trained: int | None) -> None:
-    """What all panels share: a logarithmic axis of lengths, labels, a grid, and the trained length."""
+    """Finish a panel: a logarithmic axis of lengths, labels, a grid, and the trained length."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axes.set_xscale("log", base=2)
@@ -329,14 +341,14 @@ def finish(axes: Axes, ticks: list[int], values: list[float], metric: str, train
 
 
 def own_band(rows: Sequence[TableRow], methods: Container[str]) -> list[TableRow]:
-    """Of a curve's rows, ascending, those between which its band is its own: where it equals another one of the drawn
-    `methods`, that one has the band, and many of them on one another would hide what is below."""
+    """The rows of a curve, ascending, between which its band is drawn: where it equals another of the drawn `methods`,
+    only that one has the band, since many on top of each other would hide what is below."""
     own = [place for place, row in enumerate(rows) if row.equals not in methods]
     return list(rows[max(0, own[0] - 1) : own[-1] + 2]) if own else []
 
 
 def style_of(index: int, count: int) -> dict[str, Any]:
-    """Of method `index` of so many: where points of several methods coincide, the earlier ones show as rings."""
+    """The style of method `index` of `count`: where points coincide, earlier methods show as rings."""
     return {
         "markersize": 4 + 5 * (count - 1 - index) / max(count - 1, 3),
         "color": COLORS[index % len(COLORS)],

@@ -1,5 +1,4 @@
-"""The difference of methods to a base, paired by sample: curves of scores over the same books overlap, their difference
-need not.
+"""The difference of methods to a base, paired by sample: it can be clear where the curves of the scores overlap.
 
 lcbench plot pg19 --difference vanilla
 
@@ -22,14 +21,14 @@ from lcbench.results.report.figure import length_label
 from lcbench.results.report.runs import Run
 from lcbench.results.schema import Record
 
-SMALLEST_P = 2 / RESAMPLES  # no p is shown, and fewer resamples do for an interval
+SMALLEST_P = 2 / RESAMPLES  # no p-value is shown, and an interval needs fewer resamples
 
 
 @dataclass(frozen=True)
 class Point:
-    """The mean of method - base over `pairs` samples, each once, however often it was answered; the ends of its 95 %
-    interval are None where too few differ to know them, and the difference itself where both are one computation
-    (`same`)."""
+    """The mean of method - base over `pairs` samples, each counted once, however often it was answered. The ends of its
+    95 % interval are None if too few samples differ to estimate them; they equal the mean if both methods share one
+    computation (`same`)."""
 
     seq_len: int
     value: float
@@ -41,8 +40,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Differences:
-    """Of one task: the points of each method but the base, by ascending length. `unpaired` names the lengths of each
-    method that have no samples in common with the base."""
+    """The differences in one task: the points of each method but the base, by ascending length. `unpaired` names, by
+    method, the lengths without samples in common with the base."""
 
     task: str
     base: str
@@ -56,13 +55,13 @@ class Differences:
 
     @property
     def words(self) -> str:
-        """What the difference is of, and which way is better."""
-        what = "nats a token" if self.metric == "nll" else self.metric.replace("_", " ")
+        """The unit of the difference, and which direction is better."""
+        what = "nats per token" if self.metric == "nll" else self.metric.replace("_", " ")
         return f"{what}, {'below 0 is better' if self.metric in LOWER_IS_BETTER else 'above 0 is better'}"
 
 
 def differences(run: Run, task: str, base: str) -> list[Differences]:
-    """Of a task and of every variant of it that the base ran, in the order in which they first occur.
+    """The differences in a task and in every variant of it that the base ran, in the order in which they first occur.
 
     Raises: UserError for a run without this task, without this base, or with nothing to pair with it.
     """
@@ -79,12 +78,14 @@ def differences(run: Run, task: str, base: str) -> list[Differences]:
         raise unknown("method to differ from", base, {method for methods in tasks.values() for method in methods})
     found = [each for name, methods in known.items() if (each := between(name, methods, base)).points]
     if not found:
-        raise UserError(f"nothing has samples in common with {base} in {task}; run another method with the same seed.")
+        raise UserError(
+            f"no other method has samples in common with {base} in {task}; run another method with the same seed."
+        )
     return found
 
 
 def between(task: str, methods: Mapping[str, Mapping[int, Sequence[Record]]], base: str) -> Differences:
-    """Of the records of a task by method and length, one of which is the base."""
+    """The differences in one task; `methods` are its records by method and length, the base among them."""
     found: dict[str, list[Point]] = {}
     unpaired: dict[str, list[int]] = {}
     for method, lengths in methods.items():
@@ -137,11 +138,11 @@ def interval(point: Point) -> str:
 
 
 def caption(found: Sequence[Differences], trained: int | None, *, star: bool = False) -> str:
-    """How many pairs a point has, what its interval is, and what could not be paired."""
+    """The number of pairs per point, the meaning of the interval, and what could not be paired."""
     points = [point for one in found for point in one.points]
     counts = sorted({point.pairs for point in points}) or [0]
     said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    parts = [f"{said} pairs a point on the same samples", "95 % intervals, one at a time"]
+    parts = [f"{said} pairs per point on the same samples", "95 % intervals, one at a time"]
     lengths = [point.seq_len for point in points]
     if trained and lengths and min(lengths) <= trained <= max(lengths):
         parts.append(f"trained at {trained:,} tokens{' (*)' if star else ' (dashed)'}")

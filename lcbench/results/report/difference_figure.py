@@ -1,4 +1,4 @@
-"""The figure of paired differences: a panel a task, intervals side by side rather than as bands upon one another."""
+"""The figure of paired differences: one panel per task, with intervals side by side instead of overlapping bands."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-APART = 0.07  # of a doubling of the length, between methods
-ALL = 0.6  # of the way from a length to the next, for all methods together
+APART = 0.07  # offset between methods, as a share of a doubling of the length
+ALL = 0.6  # largest offset of all methods together, as a share of the distance to the next length
 
 
 def draw(found: Sequence[Differences], trained: int | None, model: str) -> Figure:

@@ -1,5 +1,5 @@
-"""Several answers to a sample, after other draws of demonstrations or sampled anew: how many there are, and how much
-the score varies between them."""
+"""Several answers to a sample (other draws of demonstrations, or repeated sampling): their number, and how much the
+score varies between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcbench.results.schema import Record
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation (n - 1) of the scores of several draws of demonstrations, or of several repeats,
-    where the score of a draw is the mean of its samples. `sd` is None for a single draw."""
+    the score of a draw being the mean over its samples. `sd` is None for a single draw."""
 
     draws: int
     mean: float
@@ -21,7 +21,7 @@ class Spread:
 
 
 def counted(counts: Iterable[tuple[int, int]], noun: str, per: str) -> str:
-    """What scores are over, by the (answers, questions) of each: `20 samples a score`, `8 to 10 samples a score, 5
+    """The size of scores, from (answers, questions) of each: `20 samples per score`, `8 to 10 samples per score, 5
     answers each`."""
     known = [(answers, questions) for answers, questions in counts if answers]
     asked = sorted({questions for _, questions in known})
@@ -40,9 +40,9 @@ def spread(records: Iterable[Record]) -> Spread | None:
 
 
 def spread_of_repeats(records: Iterable[Record]) -> Spread | None:
-    """The same over several answers to each sample."""
+    """The spread over several answers to each sample."""
     known = list(records)
-    several = any(record.identity.repeat for record in known)  # the first one may be of a run without
+    several = any(record.identity.repeat for record in known)  # the first answer may be of a run without repeats
     return _spread((record, record.identity.repeat or 0) for record in known) if several else None
 
 

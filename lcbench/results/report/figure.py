@@ -1,4 +1,4 @@
-"""What all figures share: writing files, labels of lengths, and the colour that marks the trained length."""
+"""Shared code of all figures: writing files, labels of lengths, and the colour that marks the trained length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINED_COLOR = "#1b4fd6"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write PNG, SVG or PDF by the suffix, whole or not at all; the same bytes for the same figure.
+    """Write PNG, SVG or PDF by suffix, completely or not at all; equal figures give equal bytes.
 
     Raises: UserError."""
     from matplotlib import rc_context
@@ -37,8 +37,8 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _show_as_they_are(figure: Figure) -> None:
-    """Names of models, tasks and methods are text: no formula between dollars, no control characters. (Labels of ticks
-    are numbers, whose powers are formulas of matplotlib's own.)"""
+    """Show names of models, tasks and methods as plain text: no formulas between dollar signs, no control characters.
+    (Tick labels are matplotlib's own, whose powers are formulas.)"""
     from matplotlib.text import Text
 
     both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
@@ -50,12 +50,12 @@ def _show_as_they_are(figure: Figure) -> None:
 
 
 def broken(name: str, width: int) -> str:
-    """The name of a method or task in lines of at most so many characters: broken between options and parts, and within
-    one only where it is longer."""
+    """The name of a method or task in lines of at most `width` characters, broken between options and parts, and within
+    one only if it is longer."""
     lines = textwrap.wrap(re.sub("([,+])", r"\1 ", name), width, break_on_hyphens=False)
     return re.sub("([,+]) ", r"\1", "\n".join(lines))
 
 
 def length_label(length: int) -> str:
-    """`4k` for 4096; digits where the length is not a multiple of 1,024."""
+    """`4k` for 4096; all digits if the length is not a multiple of 1,024."""
     return f"{length // 1024}k" if length and length % 1024 == 0 else in_tokens(length)

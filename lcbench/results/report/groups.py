@@ -1,4 +1,4 @@
-"""The scores of a task once more by groups of its samples, as a task names them: difficulty, class of length, kind."""
+"""The scores of a task by groups of its samples that the task names: difficulty, length class, type of question."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from lcbench.results.schema import Record
 
-BEGIN = " ["  # of a group's name after that of its task, in which no option has a blank
+BEGIN = " ["  # between the task's name, which has no spaces, and that of the group
 
 
 def is_group(task: str) -> bool:
-    """Whether it is the name of a group of a task's samples."""
+    """Whether this is the name of a group of a task's samples."""
     return BEGIN in task and task.endswith("]")
 
 
 def by_group(records: Iterable[Record]) -> list[Record]:
-    """The records of samples that belong to groups, once for each of their groups, under the name of the task and the
-    group, as `longbench_v2 [difficulty=hard]`; groups in the order of their names."""
+    """The records of samples in groups, once for each of their groups, with the task renamed to task and group, such as
+    `longbench_v2 [difficulty=hard]`; groups are in alphabetical order."""
     found: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups = (record.prompt.details or {}).get("groups")

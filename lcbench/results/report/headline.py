@@ -1,18 +1,18 @@
-"""The numbers that people quote of a method and model, over a whole run and over each benchmark in it.
+"""Headline numbers of a method and model, over a whole run and over each benchmark in it.
 
-Every score is a share of the full score. Of a benchmark's cells (a task at a length)
+Every score is a share of the full score. Over the cells of a benchmark (a task at a length):
 
-    mean              the plain mean over all cells
-    mean by length    the plain mean over the tasks at a length
-    effective length  the longest length whose mean is at least a threshold, as those of all shorter lengths are:
+    mean              the unweighted mean over all cells
+    mean by length    the unweighted mean over the tasks at a length
+    effective length  the longest length up to which all means by length reach a threshold:
                       RULER's rule (Hsieh et al. 2024, https://arxiv.org/abs/2404.06654; 85.6 % is Llama 2 7B's at 4k)
-    every depth       the same of grids, where every depth of every task has to reach the threshold
-    area              under the mean by log2(length), by trapezoids, from the shortest to the longest length as 0 to 1:
-                      sum over neighbours of (m_k + m_k+1) / 2 * log2(n_k+1 / n_k) / log2(longest / shortest)
+    every depth       the same for needle grids, where every depth of every task has to reach the threshold
+    area              the area under the mean over log2(length), by the trapezoidal rule, lengths scaled to 0 to 1:
+                      sum over k of (m_k + m_k+1) / 2 * log2(n_k+1 / n_k) / log2(longest / shortest)
 
-Intervals are 95 % percentiles of a bootstrap over the samples within cells (`lcbench.core.resample`); several answers
-to a sample are one. A method that lacks a cell which another has, has no mean and no area, and its lengths end before.
-Perplexities have no full score and are left out.
+Intervals are 95 % percentile intervals of a bootstrap over the samples within cells (`lcbench.core.resample`), several
+answers to a sample being averaged. A method that lacks a cell which another has, has no mean and no area, and its
+lengths end before that cell. Perplexities have no full score and are left out.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ RULER = 0.856  # threshold of the effective length
 ROUNDING = 1e-9
 SEED = 0
 Place = tuple[str, int]  # task and length
-Resampled = tuple[float, Sequence[float]]  # a number, and by how much it differs in each resample
+Resampled = tuple[float, Sequence[float]]  # a number, and its difference in each resample
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval; a published one has none."""
+    """A number and its 95 % interval; a published number has none."""
 
     value: float
     low: float | None = None
@@ -48,17 +48,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Reach(Estimate):
-    """A length in tokens: 0 where not even the shortest reaches the threshold. `known` is the longest length up to
-    which all means are known: where it is reached, a longer one might be, too."""
+    """A length in tokens: 0 if not even the shortest reaches the threshold. `known` is the longest length up to which
+    all means are known: if that is reached, a longer one might be, too."""
 
     known: int = 0
 
 
 @dataclass(frozen=True)
 class Headline:
-    """Those of a method, model and run, where these tell lines apart (else empty); scores are shares of the full score.
-    `lacks`: the cells that it has no score of and others have. `published`: the source of numbers that were not
-    measured here."""
+    """The headline numbers of a method, and of a model and run if these distinguish lines (else empty), as shares of
+    the full score. `lacks`: cells without a score that others have. `published`: the source of numbers not measured
+    here."""
 
     method: str
     model: str = ""
@@ -74,8 +74,8 @@ class Headline:
 
 @dataclass(frozen=True)
 class Headlines:
-    """Those of all methods over some tasks; `of` is the benchmark's name, or empty for the whole run. `without` are the
-    tasks that have no full score."""
+    """The headlines of all methods over some tasks; `of` is the benchmark's name, or empty for the whole run. `without`
+    are the tasks without a full score."""
 
     of: str
     tasks: tuple[str, ...]
@@ -88,20 +88,20 @@ class Headlines:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A task at a length with its resamples, and of a grid the share and the resamples of each depth."""
+    """A task at a length with its resamples, and, for a needle grid, those of each depth."""
 
     share: float
     deviations: Sequence[float]
     depths: Mapping[float, Resampled]
 
 
-Cells = dict[Place, _Cell | None]  # None of a cell that failed
+Cells = dict[Place, _Cell | None]  # None for a cell that failed
 Key = tuple[str, str, str]
 
 
 def headlines(members: Sequence[tuple[TableRow, Sequence[Record]]], threshold: float = RULER) -> list[Headlines]:
-    """Those of each benchmark (tasks of one folder or name) and, where there are several, of all; none of a single
-    cell, whose score says it all. `members` are the rows of a table, whose scores they are, with their records."""
+    """The headlines of each benchmark (tasks of one folder or name) and, if there are several, of all tasks; none for a
+    single cell. `members` are the rows of a table with their records."""
     names = list(dict.fromkeys(row.task for row, _ in members))
     without = tuple(dict.fromkeys(row.task for row, _ in members if row.mean is not None and not _has_full_score(row)))
     tasks = [name for name in names if name not in without]
@@ -122,7 +122,7 @@ def headlines(members: Sequence[tuple[TableRow, Sequence[Record]]], threshold: f
 
 
 def benchmark(task: str) -> str:
-    """What a task belongs to: `ruler` of `ruler/vt:hops=2`, `passkey` of itself."""
+    """The benchmark of a task: `ruler` for `ruler/vt:hops=2`, `passkey` for `passkey`."""
     return task.partition(":")[0].partition("/")[0]
 
 
@@ -132,7 +132,7 @@ def _has_full_score(row: TableRow) -> bool:
 
 
 def _keys(rows: Sequence[TableRow]) -> list[Key]:
-    """The line of each row; model and run where these tell lines apart, as in tables."""
+    """The line of each row, with model and run if these distinguish lines, as in tables."""
     models = len({row.model for row in rows}) > 1
     runs = len({(row.task, row.method, row.seq_len, row.model) for row in rows}) < len(rows)
     return [(row.method, str(row.model) * models, row.run * runs) for row in rows]
@@ -218,7 +218,7 @@ def _over_lengths(means: Mapping[int, Resampled], weights: Mapping[int, float]) 
 
 
 def _worst(cells: Sequence[_Cell]) -> Resampled:
-    """The depth that is answered worst."""
+    """The depth with the lowest score."""
     depths = [depth for cell in cells for depth in cell.depths.values()]
     worst = min(share for share, _ in depths)
     drawn = zip(*([share + one for one in deviations] for share, deviations in depths))
@@ -231,8 +231,8 @@ def _estimate(share: float, deviations: Sequence[float]) -> Estimate:
 
 
 def _longest(lengths: Sequence[int], means: Mapping[int, Resampled], threshold: float) -> Reach | None:
-    """The longest of ascending lengths up to which all means reach the threshold. One whose mean is unknown ends the
-    search, and None is the answer where the shortest's is."""
+    """The longest of ascending lengths up to which all means reach the threshold. An unknown mean ends the search; None
+    if the shortest length's is unknown."""
     known = list(takewhile(means.__contains__, lengths))
     if not known:
         return None
@@ -244,7 +244,7 @@ def _longest(lengths: Sequence[int], means: Mapping[int, Resampled], threshold: 
 
 
 def longest(lengths: Sequence[int], means: Iterable[float], threshold: float) -> int:
-    """The longest of ascending lengths whose mean, as those of all before it, is at least the threshold; 0 if none."""
+    """The longest of ascending lengths up to which all means reach the threshold; 0 if none."""
     reached = 0
     for length, mean in zip(lengths, means):
         if mean < threshold - ROUNDING:
@@ -254,7 +254,7 @@ def longest(lengths: Sequence[int], means: Iterable[float], threshold: float) ->
 
 
 def area(means: Mapping[int, float]) -> float:
-    """The area under the means of ascending lengths, by log2(length) from 0 to 1."""
+    """The area under the means of ascending lengths, over log2(length) scaled to 0 to 1."""
     return sum(weight * means[length] for length, weight in _area_weights(sorted(means)).items())
 
 

@@ -1,4 +1,4 @@
-"""Headlines as tables: columns and cells in words, their notes, and the rows of them that other programs read."""
+"""Headlines as tables: columns and cells as text, their notes, and rows for other programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = "all tasks"
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell: the value, and the ends of its interval (none for a published one, which has none)."""
+    """A cell: the value, and the ends of its interval (empty for a published value)."""
 
     value: str = ""
     low: str = ""
@@ -61,13 +61,13 @@ def cells(one: Headlines, line: Headline) -> list[Shown]:
 
 
 def labels(one: Headlines) -> list[str]:
-    """The headings of what names a line."""
+    """The headings of a line's names."""
     named = [("model", any(line.model for line in one.lines)), ("run", any(line.run for line in one.lines))]
     return ["method", *(name for name, there in named if there)]
 
 
 def names(one: Headlines, line: Headline) -> list[str]:
-    """What names a line, in the order of `labels`."""
+    """The names of a line, in the order of `labels`."""
     method = f"{line.method}{PUBLISHED}" if line.published else line.method
     values = {"method": method, "model": line.model, "run": line.run}
     return [values[label] for label in labels(one)]
@@ -94,24 +94,24 @@ def _length(reach: Reach | None, shortest: int) -> Shown:
 
 
 def notes(headlines: Sequence[Headlines]) -> list[str]:
-    """What the columns mean, which lines lack a cell, what was left out, and where published lines come from."""
+    """The meaning of the columns, lines that lack a cell, tasks left out, and the sources of published lines."""
     if not headlines:
         return []
     threshold = f"{headlines[0].threshold:g}"
     lines = [
-        f"effective length: the longest whose mean over tasks is at least {threshold}, as those of all shorter lengths "
-        "are; ≥: no longer one was asked."
+        f"effective length: the longest up to which all means over tasks are at least {threshold}; ≥: no longer length "
+        "was run."
     ]
     if any("every depth" in columns(one) for one in headlines):
         lines.append(
             f"every depth: the longest length with a mean of at least {threshold} at every depth of every task."
         )
     if any("area" in columns(one) for one in headlines):
-        lines.append("area: under the mean by log2 of the length, the shortest to the longest being 0 to 1.")
+        lines.append("area: under the mean over log2 of the length, scaled to 0 to 1 from the shortest to the longest.")
     lacking = {f"{line.method}{_where(line)}": line for one in headlines for line in one.lines if line.lacks}
     lines += [f"no mean of {name}: it lacks {_named(line)}, which others have." for name, line in lacking.items()]
     ragged = [one.of or ALL for one in headlines if one.ragged]
-    lines += [f"headline of {', '.join(ragged)}: not every task has every length."] if ragged else []
+    lines += [f"headline of {', '.join(ragged)}: not all tasks have all lengths."] if ragged else []
     without = dict.fromkeys(task for one in headlines for task in one.without)
     lines += [f"no headline of {', '.join(without)}: it has no full score."] if without else []
     return [printable(line) for line in lines] + published_notes(

@@ -1,4 +1,4 @@
-"""Heatmaps of a needle's depth and the length, one a method: as a figure, and as text for a terminal or a pipe.
+"""Heatmaps by needle depth and length, one per method: as a figure, and as text for a terminal or a pipe.
 
 lcbench plot needle --out needle.svg
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-# From a dark red over orange and yellow to a light green: lightness rises all the way (CIE L* 15 to 87), so that the
-# scale reads the same in grey and for people who cannot tell red from green.
+# From dark red over orange and yellow to light green: lightness rises monotonically (CIE L* 15 to 87), so that the
+# scale also works in grey and for colour-blind readers.
 SCALE = ("#4a0d1f", "#97242f", "#d2603a", "#e6a648", "#b9e6a0")
 COLUMNS = 4  # panels beside one another
 TITLE_WIDTH = 30  # characters of a panel's title in a line
@@ -33,8 +33,8 @@ TITLE_WIDTH = 30  # characters of a panel's title in a line
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: the mean score from 0 to 1 of its samples, None if none was answered, the reason if it failed, and the
-    number of questions, fewer than of samples where they were answered several times."""
+    """One cell: the mean score of its samples (0 to 1), None if none was answered; the reason if it failed; and the
+    number of questions, which is smaller than that of samples if they were answered several times."""
 
     score: float | None
     samples: int
@@ -83,9 +83,9 @@ def heatmaps(records: Iterable[Record], task: str) -> list[Heatmap]:
 
 
 def print_heatmaps(console: Console, maps: Sequence[Heatmap], trained: int | None) -> None:
-    """Scores in cells of the scale's colours where the terminal has them, as numbers everywhere.
+    """Print scores as numbers, in cells of the scale's colours if the terminal has them.
 
-    Lengths that do not fit beside one another go on below.
+    Lengths that do not fit the width continue below.
     """
     scale = color_scale()
     for heatmap in maps:
@@ -105,7 +105,7 @@ def print_heatmaps(console: Console, maps: Sequence[Heatmap], trained: int | Non
 
 
 def draw(maps: Sequence[Heatmap], trained: int | None, model: str) -> Figure:
-    """All heatmaps side by side on one scale; hatched where a cell failed, blank where nothing was run."""
+    """All heatmaps side by side on one scale; failed cells are hatched, cells that were not run are blank."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -142,7 +142,7 @@ def caption(maps: Sequence[Heatmap], trained: int | None) -> str:
     """The number of samples per cell, the trained length and the failures."""
     points = [point for heatmap in maps for point in heatmap.points.values()]
     counts = [(point.samples, point.questions) for point in points if point.score is not None]
-    parts = [counted(counts, "sample", "a cell")]
+    parts = [counted(counts, "sample", "per cell")]
     if trained:
         parts.append(f"trained at {trained:,} tokens")
     failed = sum(point.failed is not None for point in points)
@@ -222,7 +222,7 @@ def _text_cell(point: Point | None, scale: LinearSegmentedColormap) -> Text:
 
 
 def _title(heatmap: Heatmap, several: bool) -> str:
-    """The method, and the task where there are several, in lines of the width of a panel."""
+    """The method, and the task if there are several, in lines that fit a panel."""
     parts = [heatmap.task, heatmap.method] if several else [heatmap.method]
     return "\n".join(broken(part, TITLE_WIDTH) for part in parts)
 

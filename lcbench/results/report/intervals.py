@@ -1,4 +1,4 @@
-"""The score of a table row over its samples, with its 95 % interval: a mean, an official score that is none, or a
+"""The score of a table row over its samples, with its 95 % interval: a mean, an official corpus score, or a
 likelihood."""
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from lcbench.results.report.draws import spread, spread_of_repeats
 from lcbench.results.schema import Record
 
 ROUNDING = 1e-3  # scores of samples have four decimals
-GROUPS = 100  # of samples, each left out once, for the interval of a score that is not a mean
+GROUPS = 100  # of samples, each left out once, for the jackknife interval of a score that is not a mean
 Interval = tuple[float | None, float | None]
 
 
 def mean_score(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
     """Fields of a `TableRow`: the score, its interval, and its spread over draws and repeats.
 
-    Raises: UserError for an official score that the records do not have the parts of.
+    Raises: UserError for an official score whose parts are missing in the records.
     """
     scores = [score for record in records if (score := record.score) is not None]
     mean = sum(scores) / len(scores)
@@ -41,8 +41,8 @@ def mean_score(records: list[Record], metric: str, seed: int) -> dict[str, Any]:
 
 
 def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
-    """The interval of a mean where every question was answered several times, after different draws of demonstrations
-    or sampled anew: the answers to one question are correlated, so questions are the clusters."""
+    """The interval of a mean if every question was answered several times, with other demonstrations or sampled again:
+    the answers to one question are correlated, so questions are the clusters of the bootstrap."""
     answers: dict[object, list[float]] = {}
     for record in records:
         if record.score is not None:
@@ -55,7 +55,7 @@ def _over_questions(records: list[Record], metric: str, seed: int) -> Interval:
 
 
 def _corpus(scorer: str, records: Sequence[Record]) -> float:
-    """The official score, which for some metrics is not the mean of the rows' scores."""
+    """The official score of a corpus, which for some metrics is not the mean over rows."""
     from lcbench.metrics import corpus_score
 
     ordered = sorted(records, key=lambda record: record.identity.sample)
@@ -72,7 +72,7 @@ def _corpus(scorer: str, records: Sequence[Record]) -> float:
 
 
 def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> Interval:
-    """The interval of a score that is not a mean, from what it is without one group of samples after another; questions
+    """The jackknife interval of a score that is not a mean, which leaves out one group of samples at a time; questions
     on one document are in the same group. Tukey 1958, https://doi.org/10.1214/aoms/1177706647."""
     documents = [_document(record) for record in records]
     numbers = {document: number for number, document in enumerate(dict.fromkeys(documents))}
@@ -81,21 +81,23 @@ def _jackknife(scorer: str, records: list[Record], corpus: float, seed: int) -> 
     if count == 1:
         return None, None
     without = [_corpus(scorer, [r for r, group in zip(records, groups) if group != left]) for left in range(count)]
-    shift = (count - 1) * (sum(without) / count - corpus)  # the jackknife's own idea of the score is not the one shown
+    shift = (count - 1) * (
+        sum(without) / count - corpus
+    )  # the jackknife's bias estimate: the score shown is not corrected
     low, high = mean_interval([count * corpus - (count - 1) * one + shift for one in without], seed)
     return None if low is None else max(low, 0.0), None if high is None else min(high, TOP["score"])
 
 
 def _document(record: Record) -> str:
-    """The document of a sample; a sample without one is a document of its own."""
+    """The document of a sample; a sample without one counts as its own document."""
     document = (record.prompt.details or {}).get("document")
     return document if document and isinstance(document, str) else f"sample {record.identity.sample}"
 
 
 def _interval(scores: list[float], metric: str, seed: int) -> Interval:
-    """Wilson's where all answers are right or wrong. Graded scores spread less, which a bootstrap sees, if they are not
-    too few; where the range is known it is Wilson's or the bootstrap's, whichever is shorter: in simulations with 6 to
-    110 scores the truth is within it 93 to 100 times in 100."""
+    """Wilson's interval if all answers are right or wrong. Graded scores vary less, which a bootstrap of enough samples
+    reflects; if their range is known, the shorter of Wilson's and the bootstrap's is used, which in simulations with 6
+    to 110 scores covers the truth 93 to 100 times in 100."""
     top = TOP.get(metric, 1.0)
     right_or_wrong = set(scores) <= {0.0, top}
     low, high = (None, None) if right_or_wrong else mean_interval(scores, seed)
@@ -108,8 +110,8 @@ def _interval(scores: list[float], metric: str, seed: int) -> Interval:
 
 
 def likelihood(records: list[Record], seed: int) -> dict[str, Any]:
-    """Perplexity, bits a byte and bits a word, each a ratio of sums over the books; where windows count the same, as
-    ChunkLlama has it, the mean over the books of what each record says."""
+    """Perplexity, bits per byte and bits per word, each a ratio of sums over the books; if windows have equal weight,
+    as in ChunkLlama, the mean over the books of each record's score."""
     nll, interval = _pooled(records, "nll", "tokens", seed)
     low, high = (None if end is None else _exp(end) for end in interval)
     fields: dict[str, Any] = {
@@ -124,7 +126,7 @@ def likelihood(records: list[Record], seed: int) -> dict[str, Any]:
 
 
 def _pooled(records: list[Record], score: str, unit: str, seed: int) -> tuple[float | None, Interval]:
-    """A score over all books and its interval; None without a byte or a word."""
+    """A score over all books and its interval; None if there are no bytes or words."""
     from lcbench.tasks.base import WINDOWS  # with numpy
 
     texts = [(each.scores, each.nll) for record in records if (each := record.measured).nll]

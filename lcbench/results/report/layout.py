@@ -1,4 +1,4 @@
-"""What all tables share: one grid of methods by lengths per task, and the formatting of scores, methods and lengths."""
+"""Shared by all tables: one grid of methods by lengths per task, and the formatting of scores, methods and lengths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = " (published)"  # after the name of a line
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: a method, model and run where these tell rows apart (else empty), and one cell per length."""
+    """A row of a table: a method, model and run if these distinguish rows (else empty), and one cell per length."""
 
     method: str
     model: str
@@ -26,7 +26,7 @@ class Line:
 
     @property
     def published(self) -> bool:
-        """Whether its figures were not measured here."""
+        """Whether its figures are published ones, not measured here."""
         return any(row.published for row in self.cells.values())
 
     @property
@@ -51,7 +51,7 @@ class Grid:
 
     @property
     def labels(self) -> list[str]:
-        """What names a line beside its method: its model, its run, both or neither."""
+        """What identifies a line besides its method: the model, the run, both or neither."""
         return [name for name in ("model", "run") if any(getattr(line, name) for line in self.lines)]
 
     @property
@@ -61,7 +61,7 @@ class Grid:
 
     @property
     def cost_columns(self) -> list[str]:
-        """What `costs` gives of a line."""
+        """The headings of `costs`."""
         served = ["first token", "decode tok/s", "repeated"] if self.served else []
         return ["prefill tok/s", "peak memory", *served] if self.first else []
 
@@ -71,7 +71,7 @@ class Grid:
 
 
 def grids(rows: Sequence[TableRow]) -> list[Grid]:
-    """One table per task; of likelihoods one each for perplexity, bits per byte and bits per word."""
+    """One table per task; for likelihoods one each for perplexity, bits per byte and bits per word."""
     measured = [row for row in rows if not row.published]
     models = len({row.model for row in measured}) > 1
     seen = [(row.task, row.method, row.seq_len, row.model) for row in measured]
@@ -92,17 +92,17 @@ def grids(rows: Sequence[TableRow]) -> list[Grid]:
 
 
 def noun(row: TableRow) -> str:
-    """What a score is over."""
+    """What a score averages over: books, questions or samples."""
     return "samples" if row.bits_per_byte is None else "books"
 
 
 def heading(length: int, trained: int | None, separator: str) -> str:
-    """The length in tokens, and how many times the trained length it is, as `(1.5x)`."""
+    """The length in tokens, with its ratio to the trained length, such as `(1.5x)`."""
     return f"{length:,}{separator}({multiple(length, trained)})" if trained and length else in_tokens(length)
 
 
 def titled(grid: Grid, trained: int | None) -> str:
-    """The title of a table, with the trained length where it is known."""
+    """The title of a table, with the trained length if known."""
     return f"{grid.title}, trained at {trained:,} tokens" if trained else grid.title
 
 
@@ -120,7 +120,7 @@ def number(value: float, metric: str) -> str:
 
 
 def interval(row: TableRow) -> str:
-    """`[0.84, 1.00]`, or `[unknown]` where the samples are too few; empty for a published score."""
+    """`[0.84, 1.00]`, or `[unknown]` if there are too few samples; empty for a published score."""
     if row.published:
         return ""
     if row.low is None or row.high is None:
@@ -129,10 +129,9 @@ def interval(row: TableRow) -> str:
 
 
 def costs(grid: Grid, line: Line, lengths: Sequence[int]) -> list[str]:
-    """Prefill tokens a second, as `4,025 ± 310` with their standard deviation over the samples, and peak memory with a
-    mark where other programs had the processor, at the longest of some lengths; if a server ran a model of this table,
-    the seconds to the first token, the tokens a second after it, and the requests that were repeated, too. Empty where
-    that is not known."""
+    """At the longest of the lengths: prefill tokens per second with their standard deviation over samples, such as
+    `4,025 ± 310`, and peak memory, marked if other programs used the processor; if a server ran a model of this table,
+    also the time to first token in seconds, decode tokens per second, and retries. Unknown values are empty."""
     row = line.cells.get(lengths[-1])
     if row is None or not grid.first:
         return [""] * len(grid.cost_columns)
@@ -161,7 +160,7 @@ def memory(row: TableRow) -> str:
 
 
 def equal(row: TableRow) -> str:
-    """`= vanilla` where the method changes nothing at this length, else empty."""
+    """`= vanilla` if the method changes nothing at this length, else empty."""
     return f"= {row.equals}" if row.equals else ""
 
 
@@ -177,8 +176,8 @@ def human_bytes(count: int) -> str:
 
 
 def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
-    """The rows themselves, and again with LongPPL, bits per byte and bits per word as their score where they have
-    them."""
+    """The rows themselves, and again with LongPPL, bits per byte and bits per word as their score, if they have
+    these."""
     yield list(rows)
     for metric in ("longppl", "bits_per_byte", "bits_per_word"):
         shown = view(rows, metric)
@@ -187,7 +186,7 @@ def _views(rows: Sequence[TableRow]) -> Iterable[list[TableRow]]:
 
 
 def view(rows: Iterable[TableRow], metric: str) -> list[TableRow]:
-    """The rows with another of their numbers as their score; without those that cannot have it."""
+    """The rows with another of their numbers as the score; without rows that cannot have it."""
     return [
         replace(
             row,
@@ -195,7 +194,7 @@ def view(rows: Iterable[TableRow], metric: str) -> list[TableRow]:
             mean=getattr(row, metric),
             low=getattr(row, f"{metric}_low"),
             high=getattr(row, f"{metric}_high"),
-            best=row.best and metric != "longppl",  # other tokens than those that were compared
+            best=row.best and metric != "longppl",  # its tokens are not those that were compared
         )
         for row in rows
         if not row.published and (metric != "longppl" or row.longppl is not None)
@@ -203,7 +202,7 @@ def view(rows: Iterable[TableRow], metric: str) -> list[TableRow]:
 
 
 def _asked(rows: Sequence[TableRow]) -> list[str]:
-    """In words, whether prompts are in the chat template; of rows that differ in it, which ones are."""
+    """In words, whether prompts are in the chat template; if rows differ, which ones are."""
     if not any(row.chat for row in rows):
         return []
     if all(row.chat for row in rows if row.samples):
@@ -222,7 +221,7 @@ def _title(task: str, rows: Sequence[TableRow]) -> str:
     direction = " (lower is better)" if metrics.keys() & LOWER_IS_BETTER else ""
     words = [
         f"{task}: {what}{direction}",
-        counted(counts, "book" if likelihood else "sample", "a score"),
+        counted(counts, "book" if likelihood else "sample", "per score"),
         f"95 % intervals{' over books' if likelihood else ''}",
     ]
     words += _asked(rows)

@@ -1,5 +1,5 @@
-"""LongPPL beside perplexity, where the runs have what it takes: the books of `pg19` in one window and in overlapping
-ones, with the same model and method, which then judges by itself which tokens matter. See lcbench.results.longppl."""
+"""LongPPL beside perplexity, if the runs have the books of `pg19` both in one window and in overlapping ones, with the
+same model and method, which then chooses the key tokens itself. See lcbench.results.longppl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = dict[str, tuple[Path, Record]]  # a text's record and the folder of its r
 
 
 def longppl_of(runs: Sequence[Run]) -> tuple[dict[Place, LongPpl], list[str]]:
-    """By the place of a row, and sentences on likelihoods that cannot be read."""
+    """LongPPL by the `place` of a row, and remarks on likelihoods that cannot be read."""
     long: dict[Place, tuple[Place, Read]] = {}
     short: dict[Place, dict[Place, Read]] = {}
     for run in runs:
@@ -50,8 +50,7 @@ def longppl_of(runs: Sequence[Run]) -> tuple[dict[Place, LongPpl], list[str]]:
 
 
 def _nearest(long: Read, shorts: Iterable[Read]) -> LongPpl | None:
-    """Of the short contexts that have all texts, the one nearest to CONTEXT; None if none has them and finds a key
-    token."""
+    """LongPPL from the short context nearest to CONTEXT that has all texts and yields a key token; None without one."""
     from lcbench.results.longppl import self_judged  # with numpy
 
     whole = [short for short in shorts if long.keys() <= short.keys()]
@@ -61,12 +60,12 @@ def _nearest(long: Read, shorts: Iterable[Read]) -> LongPpl | None:
 
 
 def with_longppl(rows: Iterable[TableRow], found: Mapping[Place, LongPpl]) -> list[TableRow]:
-    """The rows, with LongPPL where it is known."""
+    """The rows, with LongPPL if known."""
     return [_with(row, found[row.place]) if row.place in found else row for row in rows]
 
 
 def side_by_side(found: Mapping[Place, LongPpl], runs: Sequence[Run], name: str) -> dict[Place, LongPpl]:
-    """The same for the rows of the runs `side_by_side`, which together have that name."""
+    """LongPPL keyed by the rows of the runs merged by `side_by_side` under `name`."""
     if len(runs) == 1:
         return dict(found)
     suffix = {run.name: each for run, each in zip(runs, suffixes(runs), strict=True)}

@@ -1,4 +1,4 @@
-"""What the lines under a table say: what was cut or left out, what methods equal, what costs are of, who served."""
+"""The notes under a table: cut or left-out samples, equal methods, the meaning of costs, and what a server did."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lcbench.results.report.layout import UNKNOWN, Grid, equal, grids, interval,
 from lcbench.results.report.summary import TableRow, by_task
 from lcbench.results.report.text import printable
 
-NAMED = 8  # rows that were left out, by their numbers
-Names = Mapping[tuple[object, ...], str]  # of lines in tables, by the place of a row
-SHORT = 0.9  # share of the length under which the true length of prompts is told
+NAMED = 8  # left-out rows that are listed by number
+Names = Mapping[tuple[object, ...], str]  # names of lines in tables, by the `place` of a row
+SHORT = 0.9  # share of the cell's length below which the true length of prompts is noted
 
 
 def notes(rows: Sequence[TableRow], mark: str = "bold") -> list[str]:
-    """The notes below the tables, where they apply: what the mark of some scores means, why an interval is unknown, how
-    much scores vary with the draw of demonstrations, how much prefill was saved by reusing prefixes, which keys
-    methods chose, and how many answers the peak memory is for."""
+    """The notes below the tables, as far as they apply: the meaning of marks, unknown intervals, the spread over draws
+    of demonstrations, prefill saved by prefix reuse, keys that methods kept or skipped, and the batch that the peak
+    memory is for."""
     whole = grids(rows)
     called = {row.place: line.name for grid in whole for line in grid.lines for row in line.cells.values()}
     lines = [f"{mark}: {RULE}"] if any(row.best for row in rows) else []
@@ -49,16 +49,16 @@ def _own(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def published_notes(sources: Iterable[str]) -> list[str]:
-    """Where the figures come from that were not measured here."""
+    """The sources of published figures."""
     return [
-        f"published: not measured here, on other samples, never compared; {printable(source)}."
+        f"published: not measured here, on other samples, not compared; {printable(source)}."
         for source in dict.fromkeys(sources)
         if source
     ]
 
 
 def _chosen(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
-    """What methods that choose keys left out, each at its longest length."""
+    """How much methods that select keys left out, each at its longest length."""
     longest = {called[row.place]: row for row in sorted(rows, key=lambda row: row.seq_len)}
     lines = []
     for name, what in (("kept_keys", "keys kept for the answer"), ("density", "attention computed in the prompt")):
@@ -70,7 +70,7 @@ def _chosen(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
 
 
 def _key_tokens(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
-    """What LongPPL is over."""
+    """The key tokens of LongPPL."""
     known = [
         f"{row.key_tokens:,} with {called[row.place]} at {row.seq_len:,}" for row in rows if row.longppl is not None
     ]
@@ -78,22 +78,22 @@ def _key_tokens(task: str, rows: Sequence[TableRow], called: Names) -> list[str]
     if not known:
         return []
     return [
-        f"{task}, longppl: over the tokens that the whole context makes likely and one of "
-        f"{' or '.join(f'{context:,}' for context in contexts)} tokens does not, by each method's own judgement: "
+        f"{task}, longppl: over the tokens that are likely given the whole context and unlikely given "
+        f"{' or '.join(f'{context:,}' for context in contexts)} tokens, judged by each method itself: "
         f"{', '.join(known)}."
     ]
 
 
 def _served(task: str, row: TableRow, name: str) -> list[str]:
-    """What a server did to prompts and answers of a row, beside answering."""
+    """What a server did to the prompts and answers of a row: other token counts, truncation, retries, early ends."""
     place = f"{task} at {in_tokens(row.seq_len)}, {name}"
     lines = []
     if row.counted_otherwise:
         least, most = row.counted_least, row.counted_most
         by = f"{least:+,}" if least == most else f"{least:+,} to {most:+,}"
         lines.append(
-            f"{place}: the server counted the prompts of {row.counted_otherwise} of {_answers(row)} otherwise "
-            f"than they were sent, by {by} tokens{'; below 0 it cut them' if least < 0 else ''}."
+            f"{place}: the server counted other prompt tokens than were sent for {row.counted_otherwise} of "
+            f"{_answers(row)}, by {by} tokens{'; negative: it truncated them' if least < 0 else ''}."
         )
     if row.uncounted:
         lines.append(
@@ -103,7 +103,7 @@ def _served(task: str, row: TableRow, name: str) -> list[str]:
     if row.ended_by_server:
         lines.append(f"{place}: answers {printable(row.ended_by_server)}.")
     if row.retries:
-        lines.append(f"{place}: {row.retries} requests were repeated.")
+        lines.append(f"{place}: {row.retries} requests were retried.")
     return lines
 
 
@@ -112,7 +112,7 @@ def _answers(row: TableRow) -> str:
 
 
 def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
-    """How much scores vary over draws of demonstrations, and over repeats."""
+    """The standard deviation of scores over draws of demonstrations, and over repeats."""
     lines = []
     for count, sd, what in (("draws", "draws_sd", "draws of demonstrations"), ("repeats", "repeats_sd", "repeats")):
         known = [(row, value) for row in rows if (value := getattr(row, sd)) is not None]
@@ -128,7 +128,7 @@ def _spreads(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
 
 
 def _thoughts(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
-    """How many thoughts did not end within their budget, or, where they had none, within the answer's."""
+    """How many thoughts did not end within their budget, or within the answer's if they had none."""
     known = [row for row in rows if row.thoughts]
     if not known:
         return []
@@ -142,20 +142,20 @@ def _thoughts(task: str, rows: Sequence[TableRow], called: Names) -> list[str]:
 
 
 def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
-    """How many documents were cut, and how long prompts are that are much shorter than the length of their column; what
-    holds for all methods, which mostly read the same prompts, is said once."""
+    """How many documents were cut or left out, and the length of prompts that are much shorter than their column; if it
+    is the same for all methods, which mostly have the same prompts, it is said once."""
     lines = []
     ascending = sorted(rows, key=lambda row: row.seq_len)
     for row in (row for row in ascending if row.skipped):
         more = f" and {len(row.skipped) - NAMED:,} more" if len(row.skipped) > NAMED else ""
         lines.append(
             f"{task} at {in_tokens(row.seq_len)}: {len(row.skipped)} of {len(row.skipped) + row.samples} rows do not "
-            f"fit whole and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
+            f"fit completely and were left out: samples {', '.join(row.skipped[:NAMED])}{more}."
         )
     for row in (row for row in ascending if row.samples):
         if row.cut:
             lines.append(
-                f"{task} at {in_tokens(row.seq_len)}: documents cut in {row.cut} of {_answers(row)}, by "
+                f"{task} at {in_tokens(row.seq_len)}: documents were cut in {row.cut} of {_answers(row)}, by "
                 f"{row.cut_tokens:,.0f} tokens on average."
             )
         if 0 < row.tokens < SHORT * row.seq_len and row.bits_per_byte is None:
@@ -168,7 +168,7 @@ def _lengths(task: str, rows: Sequence[TableRow]) -> list[str]:
 def _unknown(whole: Sequence[Grid]) -> list[str]:
     rows = [row for grid in whole for row in grid.rows if row.mean is not None and interval(row) == UNKNOWN]
     nouns = dict.fromkeys(map(noun, rows))
-    return [f"unknown: too few {' or '.join(nouns)} to know an interval; use more --samples."] if nouns else []
+    return [f"unknown: too few {' or '.join(nouns)} to estimate an interval; use more --samples."] if nouns else []
 
 
 def _equal(rows: Sequence[TableRow]) -> list[str]:
@@ -178,19 +178,19 @@ def _equal(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _spread(whole: Sequence[Grid]) -> list[str]:
-    """What stands beside tokens a second, and how much of a processor a model on a busy machine had."""
+    """The meaning of the cost columns, and how much of a processor a model on a busy machine had."""
     rows = [row for grid in whole if grid.first for row in grid.rows]
-    lines = ["cost: prefill tokens a second ± their standard deviation over samples, and peak memory."] * any(
+    lines = ["cost: prefill tokens per second ± their standard deviation over samples, and peak memory."] * any(
         row.prefill_tokens_per_second_sd is not None for row in rows
     )
     busy = [row.cpu_cores for row in rows if row.busy and row.cpu_cores is not None]
     if busy:
-        lines.append(f"busy: other programs ran, and lcbench had {min(busy):.2f} cores; its times say little.")
+        lines.append(f"busy: other programs ran, and lcbench had {min(busy):.2f} cores; its times are unreliable.")
     return lines
 
 
 def _memory(task: str, grid: Grid) -> list[str]:
-    """How many answers were decoded together at the longest length, and which methods differ from most in that."""
+    """How many answers were decoded together at the longest length, and which methods differ in that."""
     rows = {line.name: row for line in grid.lines if (row := line.cells.get(grid.lengths[-1])) and row.samples}
     counts = {name: row.at_once for name, row in rows.items()}
     if max(counts.values(), default=1) == 1:

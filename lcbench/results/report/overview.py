@@ -1,4 +1,4 @@
-"""Everything that a table of some runs shows: rows, headlines, and published figures beside both."""
+"""All content of a table of some runs: rows, headlines, and published figures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lcbench.results.schema import Record
 
 @dataclass(frozen=True)
 class Overview:
-    """`rows` are measured ones, `published` the same with published figures after those of each task; `trained` is the
-    trained length of all models, None where it is not known or not the same; `remarks` are on what tables do not show.
+    """`rows` are the measured rows, `published` the same with published figures after each task's; `trained` is the
+    trained length of all models, None if unknown or different; `remarks` are sentences to show beside the tables.
     `records` are those of each row, by its `place`.
     """
 
@@ -31,15 +31,16 @@ class Overview:
 
 
 def require_threshold(threshold: float) -> None:
-    """Raises: UserError for a threshold of the effective length that is not a share."""
+    """Raises: UserError for a threshold of the effective length that is not between 0 and 1."""
     if not 0 < threshold <= 1:
-        raise UserError(f"--effective must be a share of the full score, as 0.856, not {threshold:g}.")
+        raise UserError(f"--effective must be a share of the full score, such as 0.856, not {threshold:g}.")
 
 
 def overview(runs: Sequence[Run], threshold: float = RULER, *, grouped: bool = False) -> Overview:
-    """`threshold` is that of the effective length, a share of the full score; `grouped`: see `summarise_runs`.
+    """The overview of some runs. `threshold` is that of the effective length, a share of the full score; `grouped`: see
+    `summarise_runs`.
 
-    Raises: UserError for a threshold that is none, or an official score that the records do not have the parts of.
+    Raises: UserError for an invalid threshold, or an official score whose parts are missing in the records.
     """
     require_threshold(threshold)
     members = summarise_records(runs, grouped=grouped)

@@ -1,4 +1,4 @@
-"""Which methods a panel of curves shows: more than a dozen in one cannot be told apart."""
+"""How methods are divided into panels of curves: more than a dozen in one cannot be distinguished."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-ALL = 12  # methods up to which one panel shows them all
-MOST = 8  # in one of several panels, as many as there are colours
-BASE = "vanilla"  # what the others are seen against
-MOST_BASES = 2  # in every panel, as where two runs stand side by side
+ALL = 12  # most methods in a single panel
+MOST = 8  # most methods in one of several panels: the number of colours
+BASE = "vanilla"  # shown in every panel for comparison
+MOST_BASES = 2  # most of these per panel, for two runs side by side
 
 
 def in_panels(methods: Sequence[T], name: Callable[[T], str]) -> list[list[T]]:
-    """The methods of each panel, in order: all in one, or as evenly as they go into panels of at most MOST, vanilla in
-    each. `name` may be followed by a run or model behind a space."""
+    """The methods of each panel, in order: all in one, or divided evenly into panels of at most MOST, with vanilla in
+    each. In `name`, a run or model may follow after a space."""
     if len(methods) <= ALL:
         return [list(methods)]
     bases = [method for method in methods if is_base(name(method))]
@@ -28,7 +28,7 @@ def in_panels(methods: Sequence[T], name: Callable[[T], str]) -> list[list[T]]:
 
 
 def panels_of(methods: Container[str], panels: Sequence[list[str]]) -> Sequence[list[str]]:
-    """The panels that show one of some methods beside vanilla; the first one at least."""
+    """The panels that show any of these methods besides vanilla; at least the first one."""
     return [one for one in panels if any(method in methods and not is_base(method) for method in one)] or panels[:1]
 
 

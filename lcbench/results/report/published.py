@@ -1,4 +1,4 @@
-"""Published figures beside one's own: further rows of a table, never compared with a measured one, never bold."""
+"""Published figures beside one's own: further rows of a table, never compared with measured ones and never bold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcbench.results.report.text import printable
 
 
 def figures_of(runs: Iterable[Run]) -> tuple[list[Figures], list[str]]:
-    """The figures that the runs name, and sentences on files that cannot be read."""
+    """The figures that the runs name, and remarks on files that cannot be read."""
     found: list[Figures] = []
     notes = []
     for name in dict.fromkeys(name for run in runs for name in run.references):
@@ -60,7 +60,7 @@ def _same(figures: Figures, headlines: Headlines) -> bool:
 
 
 def _lines(figures: Figures, headlines: Headlines) -> list[Headline]:
-    """A line for each model with a figure at one of our lengths; mean and area of those that have all of them."""
+    """A line for each model with a figure at one of our lengths; mean and area if it has all of them."""
     lines = []
     for name, scores in figures.rows.items():
         common = {length: scores[length] for length in headlines.lengths if length in scores}

@@ -1,4 +1,4 @@
-"""Runs as tables and figures need them, one or several side by side."""
+"""Runs as read for tables and figures, one or several side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SETTINGS = ("dtype", "device", "seed")  # of a run's identity
 
 @dataclass(frozen=True)
 class Run:
-    """What a table needs from a run's folder; `protocols` maps the name of a task to its protocol,
-    `missing` is the number of samples that are still to come. The model has the name under which it is shown.
-    `references` are the files of published figures that it names. `folder` is None for runs side by side."""
+    """A run's folder as read for tables; `protocols` maps task names to protocols, and `missing` is the number of
+    samples still to come. Records have the model's display name. `references` are the files of published figures that
+    the run names. `folder` is None for runs side by side."""
 
     name: str
     identity: RunIdentity
@@ -37,7 +37,7 @@ class Run:
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs in some folders, each once, by the folder's name, or by the whole path where two have the same name.
+    """The runs in some folders, each once, named by the folder, or by the whole path if two have the same name.
 
     Raises: UserError for a folder without records.
     """
@@ -61,8 +61,7 @@ def trained_length(runs: Iterable[Run]) -> int | None:
 
 
 def side_by_side(runs: Sequence[Run]) -> Run:
-    """One run with the records of all, for a figure: methods are named after their model and run too, where these tell
-    them apart."""
+    """One run with the records of all, for a figure: method names include model and run if these distinguish them."""
     if len(runs) == 1:
         return runs[0]
     records = []
@@ -76,8 +75,8 @@ def side_by_side(runs: Sequence[Run]) -> Run:
 
 
 def suffixes(runs: Sequence[Run]) -> list[str]:
-    """What follows the methods of each run where several are side by side: ` on MODEL in RUN`, as far as these tell
-    methods apart."""
+    """Suffixes of the method names of each run when several are side by side: ` on MODEL in RUN`, as far as these
+    distinguish methods."""
     models = {str(run.identity.model) for run in runs}
     seen = Counter(
         (str(run.identity.model), method) for run in runs for method in {one.identity.method for one in run.records}
@@ -91,7 +90,7 @@ def suffixes(runs: Sequence[Run]) -> list[str]:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Sentences on what a table does not show: unfinished runs, and settings and weights that differ between runs."""
+    """Remarks on unfinished runs, and on settings and weights that differ between runs."""
     lines = [
         f"{run.name} is unfinished: {len(run.records):,} of {len(run.records) + run.missing:,} samples."
         for run in runs
@@ -105,4 +104,4 @@ def differences(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         weights.setdefault(str(run.identity.model), set()).add(str(run.identity.model_fingerprint))
     changed = [model for model, fingerprints in weights.items() if len(fingerprints) > 1]
-    return lines + [f"the weights of {model} are not the same in all runs." for model in changed]
+    return lines + [f"the weights of {model} differ between the runs." for model in changed]

@@ -14,42 +14,42 @@ from lcbench.results.report.intervals import likelihood, mean_score
 from lcbench.results.report.runs import Run
 from lcbench.results.schema import Prompt, Record
 
-BUSY = 0.8  # of a core: a model that computes alone on a machine has at least one
+BUSY = 0.8  # cores; a model that has a machine to itself uses at least one
 
 
 @dataclass(frozen=True)
 class TableRow:
     """One (task, method, length) of one model in one run, over all its depths and samples.
 
-    `low` and `high` are the 95 % interval of the mean; None where the samples are too few to know it. For likelihoods
-    the mean is the perplexity of all scored tokens together, its interval treats the books as the random sample
-    (`ratio_interval`), and bits per byte and bits per word, which compare across tokenizers, are set; they are None
-    for other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of demonstrations have a
-    standard deviation of `draws_sd`, and the interval then covers other questions after the same draws. `samples` are
-    answers, to as many `questions`, or to fewer where each was answered after several draws, or in several repeats.
-    `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was in the KV cache already.
-    `prefill_tokens_per_second` are all computed tokens by all seconds, and `prefill_tokens_per_second_sd` is the
-    standard deviation (n - 1) of the samples' own rates from it, each weighted by its seconds. `cpu_cores` are the CPU
-    seconds a second that the samples had, None where no record tells; `busy` where a model on the CPU had less than
-    BUSY of them, as other programs ran.
-    `peak_memory_bytes` is for up to `at_once` answers decoded together. `failed` is the reason if a cell failed; the
-    numbers then cover the samples that succeeded, and are None without any. `skipped` are the rows that were left out,
-    by their numbers. `cut` samples had their document cut, by `cut_tokens` on average; prompt and answer budget
-    together have `tokens` tokens on average. `equals` is `vanilla` where the method changes nothing at this length,
-    else empty; `taken` samples were taken over from it. `chat`: whether prompts are in the chat template, None where
-    the records do not tell. Of `thoughts` before answers, `thoughts_cut` did not end within their budget. Of several
-    `repeats` the standard deviation is `repeats_sd`, and the interval is over samples. `kept_keys` is the share of a
-    prompt's keys that a KV head keeps for the answer, `density` that of the pairs in a prompt that attention computed;
-    None: all.
+    `low` and `high` are the 95 % interval of the mean; None if there are too few samples to estimate it. For
+    likelihoods the mean is the perplexity of all scored tokens together, its interval treats the books as the random
+    sample (`ratio_interval`), and bits per byte and bits per word, which are comparable across tokenizers, are set;
+    they are None for other tasks. `best`: see lcbench.results.report.best. The scores of several `draws` of
+    demonstrations have a standard deviation of `draws_sd`; the interval then covers other questions after the same
+    draws. `samples` are answers, to as many `questions`, or to fewer if each was answered after several draws or in
+    several repeats. `prompt_tokens` is the sum over all prompts, `reused_tokens` the part of it that was already in the
+    KV cache. `prefill_tokens_per_second` is all computed tokens divided by all seconds, `prefill_tokens_per_second_sd`
+    the standard deviation (n - 1) of the samples' own rates from it, weighted by their seconds. `cpu_cores` are the CPU
+    seconds per second of the samples, None if no record has them; `busy` if a model on the CPU had fewer than BUSY,
+    since other programs ran. `peak_memory_bytes` is for up to `at_once` answers decoded together.
 
-    Of a served model: the median time to the first token and the tokens a second after it, as the client saw them; the
-    requests that were repeated; how many prompts the server counted otherwise than they were sent, with the least and
-    the most by which it did; and how many answers it ended for reasons of its own, in words.
+    `failed` is the reason if a cell failed; the numbers then cover the samples that succeeded, and are None without
+    any. `skipped` are the numbers of the rows that were left out. `cut` samples had their document cut, by `cut_tokens`
+    on average; prompt and answer budget together have `tokens` tokens on average. `equals` is `vanilla` if the method
+    changes nothing at this length, else empty; `taken` samples were taken over from it. `chat`: whether prompts are in
+    the chat template, None if the records do not say. Of the `thoughts` before answers, `thoughts_cut` did not end
+    within their budget. With several `repeats` the standard deviation is `repeats_sd`, and the interval is over
+    samples. `kept_keys` is the share of a prompt's keys that a KV head keeps for the answer, `density` that of the
+    query-key pairs in a prompt that attention computed; None: all.
 
-    `published`: the source of a figure that was not measured here; nothing but its score is known then.
+    For a served model: the median time to first token and the decode tokens per second, as seen by the client; the
+    number of retries; how many prompts the server counted differently from those sent, with the smallest and largest
+    difference; and how many answers it ended early, in words.
 
-    `longppl` is the perplexity over `key_tokens`, those whose likelihood rises much from a context of `short_context`
-    tokens to the whole, where the runs tell; see lcbench.results.report.longppl.
+    `published`: the source of a figure that was not measured here, of which only the score is known.
+
+    `longppl` is the perplexity over `key_tokens`, whose likelihood rises strongly from a context of `short_context`
+    tokens to the whole one, if the runs have both; see lcbench.results.report.longppl.
     """
 
     task: str
@@ -112,15 +112,15 @@ class TableRow:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What no two rows share."""
+        """A key that is unique to the row."""
         return self.task, self.method, self.seq_len, self.model, self.run
 
 
 def summarise_runs(runs: Sequence[Run], *, grouped: bool = False) -> list[TableRow]:
-    """Rows in the order in which tasks, methods and lengths first occur; if `grouped` also those of each group of a
-    task's samples, at the end.
+    """Rows in the order in which tasks, methods and lengths first occur; if `grouped`, followed by those of each group
+    of a task's samples.
 
-    Raises: UserError for an official score that the records do not have the parts of.
+    Raises: UserError for an official score whose parts are missing in the records.
     """
     return [row for row, _ in summarise_records(runs, grouped=grouped)]
 
@@ -219,7 +219,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _mean_length(prompts: list[Prompt]) -> float:
-    """Tokens of prompt and answer on average, of those prompts whose length is known; 0 for none."""
+    """The mean number of tokens of prompt and answer, over prompts of known length; 0 without any."""
     return _mean(_length(prompt) for prompt in prompts if prompt.prompt_tokens) or 0.0
 
 

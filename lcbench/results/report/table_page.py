@@ -52,7 +52,7 @@ def markdown(rows: Sequence[TableRow], trained: int | None, headlines: Sequence[
 
 
 def _heads(one: Headlines) -> tuple[list[str], int]:
-    """The headings of headlines, and how many of them are of what names a line."""
+    """The headings of headlines, and how many of them are names of a line."""
     names = headline_table.labels(one)
     return [*names, *headline_table.columns(one)], len(names)
 
@@ -69,7 +69,7 @@ def _quoted(text: str) -> str:
 
 
 def latex(rows: Sequence[TableRow], trained: int | None, headlines: Sequence[Headlines] = ()) -> str:
-    """A `table` environment a task and one for each of the headlines, for a document that uses the package booktabs."""
+    """One `table` environment per task and per headline, for a document that uses the package booktabs."""
 
     def score(cell: TableRow) -> str:
         value = number(cell.mean or 0.0, cell.metric)

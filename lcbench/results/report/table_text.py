@@ -18,7 +18,7 @@ from lcbench.results.report.summary import TableRow
 from lcbench.results.report.terminal import fits, method_label
 from lcbench.results.report.text import printable
 
-STAR = "*"  # before a score that would be bold, where the output has no styles
+STAR = "*"  # before a score that would be bold, if the output has no styles
 
 
 def print_tables(
@@ -27,7 +27,7 @@ def print_tables(
     """One table per task: a row per method, a column per length in tokens, the 95 % interval under each score; then one
     for each of the headlines.
 
-    Columns that do not fit the width go into a further table. Where the output has no styles, as in a pipe, a star
+    Columns that do not fit the width go into a further table. If the output has no styles, as in a pipe, a star
     replaces bold.
     """
     star = "" if console.color_system else STAR

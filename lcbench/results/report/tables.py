@@ -24,9 +24,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_csv(rows: Sequence[TableRow], trained: int | None = None, headlines: Sequence[Headlines] = ()) -> str:
-    """One line per row, numbers unrounded; unknown values are empty, lists are words. Headlines are rows whose task is
-    `headline: ...`. Texts that a spreadsheet would take for a formula get an apostrophe before them; control characters
-    are escapes."""
+    """One line per row, numbers unrounded; unknown values are empty, lists are joined with spaces. Headlines are rows
+    whose task is `headline: ...`. Texts that a spreadsheet would take for a formula are prefixed with an apostrophe;
+    control characters are escaped."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(TableRow)], lineterminator="\n")
     writer.writeheader()
@@ -39,7 +39,7 @@ def _all(rows: Sequence[TableRow], headlines: Sequence[Headlines]) -> list[Table
 
 
 def _ascending(rows: Sequence[TableRow]) -> list[TableRow]:
-    """The rows of each task by ascending length, methods in the order in which they come."""
+    """The rows of each task by ascending length, methods in their given order."""
     return [row for _, members in by_task(rows) for row in sorted(members, key=lambda row: row.seq_len)]
 
 
@@ -59,7 +59,7 @@ def as_json(rows: Sequence[TableRow], trained: int | None = None, headlines: Seq
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         for row in map(asdict, _all(rows, headlines))
     ]
-    return json.dumps(known, indent=2) + "\n"  # in ASCII, which no text can leave
+    return json.dumps(known, indent=2) + "\n"  # ASCII: all other characters are escaped
 
 
 WRITERS: dict[str, Callable[[Sequence[TableRow], int | None, Sequence[Headlines]], str]] = {

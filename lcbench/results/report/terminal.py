@@ -1,4 +1,4 @@
-"""What all tables in a terminal share: whether one fits, and the label of a method."""
+"""Shared by all tables in a terminal: whether one fits, and the label of a method."""
 
 from __future__ import annotations
 

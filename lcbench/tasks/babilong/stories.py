@@ -1,5 +1,5 @@
-"""Stories in the manner of the bAbI tasks 1 to 5 (Weston et al. 2015, https://arxiv.org/abs/1502.05698), made here: one
-simulated world each, so that every question has exactly one answer."""
+"""Generated stories in the style of the bAbI tasks 1 to 5 (Weston et al. 2015, https://arxiv.org/abs/1502.05698): each
+is a simulated world, so that every question has exactly one answer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 @dataclass(frozen=True)
 class Story:
-    """Facts in their order, a question about them, and its answer, one word. `needed` are the numbers of the facts that
-    the answer follows from."""
+    """Facts in order, a question about them, and its one-word answer. `needed` are the indices of the supporting
+    facts."""
 
     facts: tuple[str, ...]
     question: str
@@ -32,7 +32,7 @@ class Story:
 
 @dataclass(frozen=True)
 class _Visit:
-    """A thing came to a place, by a move after or before someone took it: the numbers of these two facts."""
+    """A thing's arrival at a place, by a move after or before someone took it, with the indices of these two facts."""
 
     place: str
     moved: int
@@ -63,7 +63,7 @@ class _World:
                 self.trail[thing].append(_Visit(to, self.moved[person], self.trail[thing][-1].taken))
 
     def handle(self, person: str) -> bool:
-        """Let a person take or drop a thing; whether there was one to take or drop."""
+        """Let a person take or drop a thing; returns whether there was one."""
         mine = [thing for thing, carrier in self.carrier.items() if carrier == person]
         free = [
             thing
@@ -152,7 +152,7 @@ def qa4(rng: random.Random) -> Story:
 
 
 def qa5(rng: random.Random) -> Story:
-    """Three arguments: who gave what to whom? Asked is the last time that the question's words fit."""
+    """Three arguments: who gave what to whom? The answer is the last event that the question's words fit."""
     world = _World(rng)
     gifts: list[tuple[int, str, str, str]] = []
     for _ in range(rng.randint(4, 16)):

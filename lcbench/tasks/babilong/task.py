@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Babilong(Task):
     """Kuratov et al. 2024, https://arxiv.org/abs/2406.10149, at any length: prompt and answer together are exactly
-    `seq_len` tokens of the model's own tokenizer. Facts stand between whole sentences, in their order, several at one
-    place where the draw says so, as published.
+    `seq_len` tokens of the model's own tokenizer. Facts are inserted between whole sentences, in order and at random
+    places, several of which may coincide, as in the paper.
 
     Differences from the published rows (`babilong/qa1` to `babilong/qa5`, whose stories are those of bAbI): stories are
     drawn by templates here, and the book is generated, so that no model has read it; its people have other names than

@@ -1,16 +1,16 @@
-"""Programs that a model wrote, run apart from the harness.
+"""Execution of programs that a model wrote, isolated from the harness.
 
-On Linux a program runs in namespaces of its own (no privilege is needed where the system lets users make them): it sees
-and can signal no process but its own, has no network, and can write only to its folder, an empty file system in memory.
-Elsewhere, and in most containers, limits are all there is; a warning says so once. In both, time, memory, disk and
-number of processes are limited, and no process outlives the verdict.
+On Linux a program runs in its own namespaces (without privileges, if the system lets users create them): it sees and
+can signal only its own processes, has no network, and can write only to its folder, an empty in-memory file system.
+Elsewhere, and in most containers, there are only resource limits, about which a warning is printed once. In both cases,
+time, memory, disk and number of processes are limited, and no process outlives the verdict.
 
-What is not stopped: a program may read what the user may read (but has no network to send it over), and use sockets in
-the file system outside of /run. Without namespaces it may also write where the user may write, use the network, and
-signal the user's processes, these included. One that reads the memory of its process (ctypes) can claim to have passed,
-and one whose answers equal everything passes any test. A machine that matters wants a container around all of it.
+Not prevented: a program may read whatever the user may read (but has no network to send it over), and use sockets in
+the file system outside /run. Without namespaces it may also write wherever the user may, use the network, and signal
+the user's processes, including lcbench. A program that reads its own process memory (ctypes) can claim to have passed,
+and objects that compare equal to everything pass any test. On a machine that matters, run all of it in a container.
 
-`sandbox` has the processes started for each program; this module talks to them. Needs POSIX resource limits.
+`sandbox` contains the processes started for each program; this module controls them. Needs POSIX resource limits.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any
 
 TIMEOUT = 3.0  # seconds, as in OpenAI's human-eval
 MEMORY = 2**30  # bytes of address space
-PATIENCE = 4  # wall-clock seconds for one of the processor: a busy machine is not a wrong answer, waiting for ever is
-GRACE = 10.0  # seconds for the supervisor to start, and to end what the program has started
+PATIENCE = 4  # wall-clock seconds per CPU second: a busy machine must not make an answer wrong
+GRACE = 10.0  # seconds for the supervisor to start, and to end the program's processes
 START = (
     f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); "
     "from sandbox.supervisor import main; del sys.path[0]; main()"
@@ -44,10 +44,11 @@ _isolated = sys.platform == "linux"  # until this system refuses namespaces
 
 
 def failure(program: str, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> str | None:
-    """Run a Python program to its end: None if it gets there, else why not, in a few words.
+    """Run a Python program: returns None if it reaches its end, else the reason in a few words.
 
-    `timeout` is in seconds of processor time (rounded up), four times as much by the clock; `memory` in bytes. A
-    program that exits by itself has not got to its end, whatever its exit code. Its output goes nowhere.
+    `timeout` is in seconds of CPU time (rounded up), and PATIENCE times as much wall-clock time; `memory` is in bytes.
+    A program that exits itself has not reached its end, whatever its exit code. Its output is discarded.
+
     Raises: RuntimeError where this system cannot set the limits, or start a process.
     """
     global _isolated
@@ -73,9 +74,9 @@ def failure(program: str, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> 
 
 
 def _supervise(request: dict[str, Any], token: str) -> dict[str, Any]:
-    """The supervisor's report on one program; an empty one where the program has ended its supervisor.
+    """The supervisor's report on one program; empty if the program killed its supervisor.
 
-    Raises: RuntimeError where the supervisor has not come to start the program.
+    Raises: RuntimeError if the supervisor ended before it started the program.
     """
     folder = tempfile.mkdtemp(prefix="lcbench-")
     try:
@@ -135,5 +136,5 @@ def _remove(folder: str) -> None:
 
 @lru_cache(maxsize=2)
 def _note(level: int, sentence: str) -> None:
-    """Say it once."""
+    """Log a sentence once per process."""
     logger.log(level, sentence)

@@ -1,4 +1,4 @@
-"""Made-up conversations: requests for texts of a form about a topic, with replies that are all different."""
+"""Generated conversations: requests for a text of some form about a topic, all with different replies."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ Exchange = tuple[str, str]  # what the user asks for, and the reply
 
 
 def request(subject: Subject) -> str:
-    """What the user says."""
+    """The user's message."""
     form, topic = subject
     return f"write {'an' if form[0] in 'aeiou' else 'a'} {form} about {topic}"
 
 
 def reply(rng: random.Random, topic: str) -> str:
-    """A text about a topic, a sentence a line."""
+    """A text about a topic, one sentence per line."""
     lines = rng.sample(LINES, rng.randint(*LINES_OF_A_REPLY))
     return "\n".join(
         line.format(
@@ -128,7 +128,7 @@ def distractors(rng: random.Random, needle: Subject) -> Iterator[Exchange]:
 
 
 def examples(rng: random.Random) -> str:
-    """Two short conversations with a question that is answered, as published conversations begin."""
+    """Two short conversations with an answered question, with which published conversations begin."""
     shown = "Here are some examples of conversations succeeded by a follow-up question answered correctly:\n\n"
     for _ in range(2):
         subject = rng.choice(FORMS), rng.choice(TOPICS)

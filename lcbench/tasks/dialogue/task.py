@@ -1,4 +1,4 @@
-"""MRCR: one of several like messages of a long conversation is to be repeated, after a random string."""
+"""MRCR: repeat one of several similar messages of a long conversation, after a random string."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ ALL = 10**9  # samples: every row of the data
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue(Task):
-    """Vodrahalli et al. 2024, https://arxiv.org/abs/2409.12640, in the form of openai/mrcr: the user asks again and
-    again for a text of a form about a topic, `needles` times for the same, and at last for one of these, by its
+    """Vodrahalli et al. 2024, https://arxiv.org/abs/2409.12640, in the form of openai/mrcr: the user repeatedly asks
+    for a text of some form about a topic, `needles` times for the same, and finally for one of these, by its ordinal
     number.
 
-    Without `data` conversations are made up: two solved examples, then as many exchanges as fit, needles among them at
-    random places, and one reply of running text that makes prompt and answer exactly `seq_len` tokens. The budget is
-    the right answer and some tokens more, at least `max_new_tokens`.
+    Without `data` conversations are generated: two solved examples, then as many exchanges as fit, needles among them
+    at random places, and one reply of running text that makes prompt and answer exactly `seq_len` tokens. The answer's
+    budget is the correct answer plus a few tokens, at least `max_new_tokens`.
 
-    With `data: mrcr` (`lcbench data prepare mrcr`) samples are the published rows with so many needles. A row that
-    does not fit with `max_new_tokens` is left out, or fails with too_long=fail: nothing may be cut. Tables give the
-    score again by the published bins of length, in tokens of the model's own tokenizer.
+    With `data: mrcr` (`lcbench data prepare mrcr`) samples are the published rows with this many needles. A row that
+    does not fit with `max_new_tokens` is left out, or fails with too_long=fail, since nothing may be cut. Tables also
+    show the score by the published length bins, in tokens of the model's own tokenizer.
 
-    In a chat every message is a turn; templates that refuse two turns of the user in a row, as the published rows
-    begin, get them as one. Without a chat template turns are `User:` and `Assistant:`, as in Google's MRCR.
+    In a chat every message is a turn; for templates that refuse two user turns in a row, with which the published rows
+    begin, these are merged. Without a chat template, turns begin with `User:` and `Assistant:`, as in Google's MRCR.
 
     Scores, from 0 to 100: see lcbench.metrics.mrcr.
     """
@@ -155,8 +155,8 @@ class Dialogue(Task):
         )
 
     def _around(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, str]:
-        """What stands before the first request, between a request and its reply, between a reply and the next request,
-        and after the last one."""
+        """The text before the first request, between a request and its reply, between a reply and the next request, and
+        after the last one."""
         return self.format.turns(tokenizer) if self.format.in_chat(tokenizer) else PLAIN
 
     def _opening(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -171,8 +171,8 @@ class Dialogue(Task):
         if len(prompt) + self.max_new_tokens > cell.seq_len:
             raise (LeftOutError if self.too_long == "skip" else TooLongError)(
                 f"{self._where(sample)} has {len(prompt):,} tokens, and with "
-                f"{self.max_new_tokens:,} for the answer does not fit into {cell.seq_len:,}; {self.name} asks whole "
-                "conversations only."
+                f"{self.max_new_tokens:,} for the answer does not fit into {cell.seq_len:,}; {self.name} does not cut "
+                "conversations."
             )
         return Example(
             head=[],
@@ -214,7 +214,7 @@ class Dialogue(Task):
         return messages
 
     def _answer(self, row: Row, sample: int) -> str:
-        """The right answer, which begins with the random string if the row names one. Raises: RowError."""
+        """The correct answer, which begins with the random string if the row has one. Raises: RowError."""
         if not row.references or not row.references[0].strip():
             raise RowError(f"{self._where(sample)} has no answer to compare with.")
         answer, *prefix = row.references
@@ -251,7 +251,7 @@ def text_of(text: Any, size: int) -> list[int]:
 
 
 def _merged(messages: list[Message]) -> list[Message]:
-    """The messages with those in a row of the same role as one."""
+    """The messages, with consecutive ones of the same role merged."""
     found: list[Message] = []
     for message in messages:
         if found and found[-1].role == message.role:
@@ -262,7 +262,7 @@ def _merged(messages: list[Message]) -> list[Message]:
 
 
 def _bin(tokens: int) -> str:
-    """The published bin of a length, as `8k to 16k`; a smaller or larger one has a bin of its own."""
+    """The published bin of a length, such as `8k to 16k`; shorter and longer lengths have their own bins."""
     upper = next((end for end in BINS if tokens <= end), None)
     if upper is None:
         return f"over {BINS[-1] >> 10}k"

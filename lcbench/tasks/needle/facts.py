@@ -21,7 +21,7 @@ DASH = ("-",)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of key or value: one word per slot, joined by `joint`."""
+    """A kind of key or value: one word from each list, joined by `joint`."""
 
     slots: tuple[tuple[str, ...], ...]
     joint: str = " "

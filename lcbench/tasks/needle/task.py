@@ -21,7 +21,7 @@ from lcbench.tasks.text.running_text import GENERATED, hide, require_text, too_s
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPARE_TOKENS = 4  # of the answer beyond the value, for one that begins with another word or two
+SPARE_TOKENS = 4  # in the answer beyond the value, for an introductory word or two
 FILLER_WORDS = {"a", "an", "the", "in", "on", "at", "of", "to", "and", "or", "near", "with", "by", "for", "is"}
 
 
@@ -32,8 +32,8 @@ class Needle(Task):
 
     The haystack is running text that does not repeat, or lines (`Wording.line`). The needle is inserted at the sentence
     or line end nearest to the depth in tokens. Prompt and answer together are exactly `seq_len` tokens; to reach that,
-    the last sentence or line loses tokens at its front. Of several needles, the first queried one stands at the depth
-    of the cell, the others at random depths. A protocol that lists `filler` is a passkey test on the same grid
+    the last sentence or line loses tokens at its front. Of several needles, the first queried one is at the depth of
+    the cell, the others are at random depths. A protocol that lists `filler` is a passkey test on the same grid
     (`lcbench.tasks.passkey`), whose text repeats.
 
     Scores: `recall` is the fraction of the key words, or values, that the answer contains, in lower case; `exact` is 1
@@ -51,7 +51,7 @@ class Needle(Task):
         if self.protocol not in self.protocols:
             raise unknown(f"protocol of {self.name}", self.protocol, self.protocols)
         if self.haystack != GENERATED and (self._is_passkey or "line" in self._given):
-            raise UserError(f"protocol {self.protocol} of {self.name} has its own filler; leave the haystack out.")
+            raise UserError(f"protocol {self.protocol} of {self.name} has its own filler; leave --haystack out.")
 
     def require_data(self) -> None:
         require_text(self.haystack)

@@ -26,8 +26,8 @@ class Wording:
     `score: key_words` an answer is scored by the words of the value that it contains, with `values` by whole values.
 
     Instruction, haystack and question are one line, separated by spaces; with a line break as `glue` the instruction
-    and the question are lines of their own. With a `line` the haystack is that line repeated, and needles are lines of
-    it; if it contains `{key}` and `{value}`, both are drawn for every line, and never a key of a needle.
+    and the question are separate lines. With a `line` the haystack is that line repeated, and each needle is a line; if
+    it contains `{key}` and `{value}`, both are drawn for every line, and never the key of a needle.
     """
 
     source: str
@@ -46,16 +46,18 @@ class Wording:
 
     def __post_init__(self) -> None:
         if self.line is not None and not (self.line.strip() and self.glue == "\n"):
-            raise UserError("a needle protocol with a `line` writes one, and has a line break as its `glue`.")
+            raise UserError("a needle protocol with a `line` needs a line break as its `glue`.")
         if self.needle.count("{key}") != 1 or self.needle.count("{value}") != 1:
-            raise UserError("a needle protocol says {key} and {value} once each in its needle.")
+            raise UserError("the needle of a needle protocol must contain {key} and {value} once each.")
         if "{keys}" not in self.question:
-            raise UserError("a needle protocol says {keys} in its question.")
+            raise UserError("the question of a needle protocol must contain {keys}.")
         for kind in (self.key, self.value):
             if kind not in KINDS:
                 raise unknown("kind of key or value in a needle protocol:", kind, KINDS)
         if min(self.keys, self.values, self.queries, self.max_new_tokens or 1) < 1 or self.queries > self.keys:
-            raise UserError("a needle protocol needs keys, values and queries from 1, and no more queries than keys.")
+            raise UserError(
+                "a needle protocol needs at least 1 of keys, values and queries, and no more queries than keys."
+            )
         if self.keys + (self.line is not None) > how_many(self.key) or self.keys * self.values > how_many(self.value):
             raise UserError(
                 f"there are not {self.keys} different keys, with {self.values} values each, of these kinds."
@@ -87,7 +89,7 @@ class Wording:
         return encode_all(tokenizer, [needle + "\n"], LINE)[0]
 
     def text(self, tokenizer: PreTrainedTokenizerBase, source: str, identity: str, keys: list[str]) -> RunningText:
-        """The haystack of a sample, decided by `identity`: lines without the needles' `keys`, or running text of a
+        """The haystack of a sample, determined by `identity`: lines without the needles' `keys`, or running text from a
         source."""
         if self.line is None:
             return running_text(tokenizer, source, identity)

@@ -21,7 +21,7 @@ from lcbench.tasks.text.running_text import GENERATED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_A_SENTENCE = 8  # of a generated book, a lower estimate: a book that is still too short is doubled
+TOKENS_A_SENTENCE = 8  # in a generated book, a low estimate: a book that is too short is doubled
 SPLIT = "test"  # of a data set on the hub
 TITLES = ("short_book_title", "title")  # columns: PG19's, and that of other data sets
 SPARE = 64  # tokens at the end of a cut text that may differ from those of the whole text
@@ -91,8 +91,8 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, title: str, text: str, need: int
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> Any:
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} does not tell where its tokens are in a text, so that bits per byte cannot be "
-            "had; use a model with a tokenizer.json."
+            f"{type(tokenizer).__name__} does not report the positions of tokens in the text, which bits per byte need: "
+            "use a model with a tokenizer.json."
         )
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
 

@@ -1,4 +1,4 @@
-"""Perplexity on long books: the negative log-likelihood of every token, by protocols whose numbers do not compare."""
+"""Perplexity on long books: the negative log-likelihood of every token, by protocols with incomparable numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcbench.tasks.text.running_text import GENERATED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPENING = 64  # characters by which texts are told apart
+OPENING = 64  # characters that identify a text
 SHORTEST = 8  # tokens of a window
 CHUNKLLAMA_STRIDE = 256
 CHUNKLLAMA_LONG = 96 * 1024  # from here on their stride is half the window
@@ -27,8 +27,8 @@ class Perplexity(Task):
     """Sample k is the k-th book of the source that is long enough for every length of the run, so that all lengths read
     the same books.
 
-    Protocols. A window is `seq_len` tokens, including what stands before the text: the tokenizer's own prefix, else
-    BOS, else EOS. With `bos: never` nothing does, and the first token of a window is not scored. Never in a chat.
+    Protocols. A window is `seq_len` tokens, including the prefix before the text: the tokenizer's own, else BOS, else
+    EOS. With `bos: never` there is none, and the first token of a window is not scored. Never in a chat.
 
     prefix    the first window of each book
     sliding   windows over the first `book_tokens` tokens (default: twice the longest length), `stride` apart (default:
@@ -119,7 +119,7 @@ class Perplexity(Task):
         )
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        raise TypeError(f"{self.name} is measured by likelihood; it has no answers to score")
+        raise TypeError(f"{self.name} is measured by likelihood and has no answers to score")
 
     def _need(self, longest: int, head: list[int]) -> int:
         """The number of tokens that a book must have."""

@@ -268,7 +268,7 @@ def test_a_kernel_that_the_machine_lacks_is_skipped(monkeypatch: pytest.MonkeyPa
         (["--dtype", "float31"], "unknown dtype 'float31'; did you mean 'float32'?"),
         (["--seq-len", "4q"], "'4q' is not a length in tokens; write 4096, 4k or 128k (k = 1024)."),
         (["--plot", "b.gif"], "cannot draw b.gif: its name must end with one of .png, .svg, .pdf."),
-        (["--json", "no/b.json"], "cannot write no/b.json: there is no folder no; make it first."),
+        (["--json", "no/b.json"], "cannot write no/b.json: there is no folder no; create it first."),
         (
             ["--model", "lcbench-tiny"],
             "--model has its own shape and layers; leave --shape and --layers out, or --model.",

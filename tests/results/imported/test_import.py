@@ -100,7 +100,7 @@ def test_what_others_read() -> None:
         done = cli(*verb)
         assert done.code == 0, (verb, done.err)
         assert verb[0] not in ("table", "compare") or "unknown" in done.out
-    assert "imported from lm_eval, whose scores they are" in cli("rescore", "run").error
+    assert "imported from lm_eval, which computed its scores" in cli("rescore", "run").error
     assert {one.identity.seq_len for one in imported("logs", "--seq-len", "4k", out="known")} == {4096}
 
 
@@ -161,7 +161,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no samples": (lambda: lm_eval(Path("logs"), []), "has no samples"),
     "no numbers": (
         lambda: lm_eval(Path("logs"), [generated(0, True, exact_match=["a"])]),
-        "is one number a sample",
+        "is one number per sample",
     ),
     "lower is better": (
         lambda: lm_eval(Path("logs"), [generated(0, True, metrics=["ter"], ter=0.3)]),
@@ -220,7 +220,7 @@ def test_logs_that_do_not_go_together() -> None:
     assert "logs of several models (one, two)" in refused("logs")
     lm_eval(Path("same", "a"), [generated(0, True)])
     lm_eval(Path("same", "b"), [generated(0, True)])
-    assert "lm_eval/gsm8k stands in both" in refused("same")
+    assert "lm_eval/gsm8k is in both" in refused("same")
     path = lm_eval(Path("alone"), [generated(0, True)])
     assert "did you mean 'exact_match'" in refused(path, "--metric", "exact_mach")
     told = next(Path("alone").glob("results_*"))

@@ -55,7 +55,7 @@ def likelihood(
     words: int = 200,
     averaging: str = "tokens",
 ) -> Fields:
-    """A book's: `nll` nats a token."""
+    """A book's: `nll` nats per token."""
     bits = nll * tokens / math.log(2)
     return record(
         method,

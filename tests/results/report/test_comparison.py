@@ -111,7 +111,7 @@ def test_a_narrow_terminal_has_a_list(tmp_path: Path, width: int) -> None:
 
 def test_an_unknown_interval_is_explained(tmp_path: Path) -> None:
     right, graded = save(tmp_path / "right", RIGHT), save(tmp_path / "graded", cell([0.3] * 6))
-    why = "[unknown]: too few samples differ to know an interval."
+    why = "[unknown]: too few samples differ to estimate an interval."
     assert why in cli("compare", graded, graded).out and "unknown" not in cli("compare", right, right).out
 
 

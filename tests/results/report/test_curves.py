@@ -220,8 +220,9 @@ def test_text() -> None:
     assert f" {math.exp(1.6 + 0.175):.2f}  " in lines[3] and " to " in lines[3]
     assert lines[6].split(maxsplit=1) == ["2k", "failed: out of memory"]
     assert "\x1b" not in "".join(lines) and max(map(len, lines)) <= 80
-    assert "8 books a point, 95 % intervals, protocol prefix, trained at 256 tokens (*), 1 failed (out of memory)" in (
-        " ".join(" ".join(lines).split())
+    assert (
+        "8 books per point, 95 % intervals, protocol prefix, trained at 256 tokens (*), 1 failed (out of memory)"
+        in (" ".join(" ".join(lines).split()))
     )
     narrow = text_of(records(), width=46).splitlines()
     assert max(len(line) for line in narrow if line != LONG) <= 46
@@ -236,8 +237,8 @@ def test_a_perplexity_beyond_all_numbers() -> None:
 
 def test_caption() -> None:
     one = curves(run_of([record("a", 512, 1.0)]), "pg19")
-    assert caption(one, 256) == "1 book a point, protocol prefix, trained at 256 tokens"
-    assert caption(one, None) == "1 book a point, protocol prefix"
+    assert caption(one, 256) == "1 book per point, protocol prefix, trained at 256 tokens"
+    assert caption(one, None) == "1 book per point, protocol prefix"
     assert "95 % bands" in caption(curves(run_of(records()), "pg19"), 256)
     assert "(dashed)" in caption(curves(run_of(records()), "pg19"), 256)
 

@@ -63,7 +63,7 @@ def test_points_are_those_of_compare(run: Path) -> None:
     far = found.methods["dca"][-1]
     assert far.low is not None and far.high is not None
     assert -1.75 < far.low < far.value < far.high < -1.65  # the books spread over 2.5 nats
-    assert found.words == "nats a token, below 0 is better"
+    assert found.words == "nats per token, below 0 is better"
 
 
 def test_one_computation_has_no_difference_at_all() -> None:
@@ -83,12 +83,12 @@ def test_what_cannot_be_paired_is_told() -> None:
     (found,) = of(records)
     assert [point.seq_len for point in found.methods["dca"]] == [256, 1024] and found.unpaired == {"dca": [512]}
     assert caption([found], 256) == (
-        "6 pairs a point on the same samples; 95 % intervals, one at a time; trained at 256 tokens (dashed); "
+        "6 pairs per point on the same samples; 95 % intervals, one at a time; trained at 256 tokens (dashed); "
         "not paired: dca at 512 in pg19"
     )
-    with pytest.raises(UserError, match="nothing has samples in common with vanilla in pg19"):
+    with pytest.raises(UserError, match="no other method has samples in common with vanilla in pg19"):
         of([each | {"prompt_sha256": each["method"]} for each in books()])
-    with pytest.raises(UserError, match="nothing has samples in common"):
+    with pytest.raises(UserError, match="no other method has samples in common"):
         of([each for each in books() if each["method"] == "vanilla"])
     with pytest.raises(UserError, match="unknown method to differ from 'vanila'; did you mean 'vanilla'"):
         of(books(), base="vanila")
@@ -116,11 +116,11 @@ def test_the_figure_has_a_point_and_an_interval_a_method_and_nothing_overlaps() 
 def test_the_verb(run: Path, tmp_path: Path) -> None:
     done = cli("plot", "pg19", "--run", run, "--difference", "vanilla", "--out", tmp_path / "x.svg")
     assert done.code == 0, done.err
-    assert "pg19: difference to vanilla, nats a token, below 0 is better" in done.out
-    assert " 1k  -1.7" in done.out and "6 pairs a point" in done.out
+    assert "pg19: difference to vanilla, nats per token, below 0 is better" in done.out
+    assert " 1k  -1.7" in done.out and "6 pairs per point" in done.out
     ElementTree.parse(tmp_path / "x.svg")
     depths = cli("plot", "needle", "--run", run, "--difference", "vanilla")
-    assert "+0.700" in depths.out and "40 pairs a point" in depths.out  # over all depths
+    assert "+0.700" in depths.out and "40 pairs per point" in depths.out  # over all depths
     assert cli("plot", "pg19", "--run", run, "--difference", "nothing").code == 2
     assert (run / "needle-difference.png").exists()
 
@@ -134,7 +134,7 @@ def test_the_page(run: Path) -> None:
         assert f'<details name="base of pg19"><summary>to {method}</summary>' in shown
     figure = shown[shown.index(first) :]
     ElementTree.fromstring(figure[figure.index("<svg") : figure.index("</svg>") + 6])
-    assert "dca at 1,024: -1.7" in figure and "below 0 is better; 6 pairs a point" in figure
+    assert "dca at 1,024: -1.7" in figure and "below 0 is better; 6 pairs per point" in figure
     assert "vanilla at 1,024: +1.7" in figure[figure.index("<summary>to dca") :]
     assert "<h3>Differences" not in page([run])
     done = cli("report", run, "--difference", "vanila")

@@ -93,7 +93,7 @@ def test_benchmarks_have_their_own_and_all_together() -> None:
     assert [each.of for each in (one, two, both)] == ["ruler", "mrcr", ""]  # one cell is a score and no headline
     assert both.lines[0].mean is not None and both.lines[0].mean.value == pytest.approx(0.8)
     assert both.ragged and not one.ragged
-    assert "headline of all tasks: not every task has every length." in notes([one, two, both])
+    assert "headline of all tasks: not all tasks have all lengths." in notes([one, two, both])
     assert title(both) == "headline of all tasks: share of the full score over 3 tasks at 4k to 8k, 95 % intervals"
 
 
@@ -239,7 +239,7 @@ def test_a_threshold_that_is_none(run: Path, threshold: str) -> None:
     """Of a run before anything runs."""
     for verb in (("table", run), ("report", run), ("run", "no such task")):
         done = cli(*verb, "--effective", threshold)
-        assert done.code == 2 and "--effective must be a share of the full score, as 0.856, not" in done.error
+        assert done.code == 2 and "--effective must be a share of the full score, such as 0.856, not" in done.error
 
 
 @pytest.mark.parametrize("write", [markdown, latex, as_csv, as_json])

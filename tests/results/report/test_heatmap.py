@@ -146,10 +146,10 @@ def test_one_scale_the_trained_length_and_every_title() -> None:
 
 def test_caption() -> None:
     maps = heatmaps(records(), "needle")
-    assert caption(maps, 256) == "1 to 2 samples a cell, trained at 256 tokens, 2 cells failed (out of memory)"
-    assert caption(maps[:0] + heatmaps([record("a", 256, 0.5)], "needle"), None) == "1 sample a cell"
+    assert caption(maps, 256) == "1 to 2 samples per cell, trained at 256 tokens, 2 cells failed (out of memory)"
+    assert caption(maps[:0] + heatmaps([record("a", 256, 0.5)], "needle"), None) == "1 sample per cell"
     below = figure_of(records())._supxlabel.get_text()  # type: ignore[attr-defined]
-    assert "1 to 2 samples a cell" in " ".join(below.split()) and "lcbench-tiny" in below
+    assert "1 to 2 samples per cell" in " ".join(below.split()) and "lcbench-tiny" in below
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
@@ -177,7 +177,7 @@ def test_text_in_a_pipe_and_in_a_terminal() -> None:
     lines = shown.splitlines()
     assert lines[1].split() == ["depth", "256*", "512"]
     assert lines[2].split() == ["0%", ".75", ".25"] and lines[3].split() == ["100%", ".75", "failed"]
-    assert "1 to 2 samples a cell" in shown
+    assert "1 to 2 samples per cell" in shown
     colored = text_of(records(), force_terminal=True, color_system="truecolor")
     red, green, blue = (round(c * 255) for c in color_scale()(0.25)[:3])
     assert f"48;2;{red};{green};{blue}" in colored

@@ -267,7 +267,7 @@ def test_many_methods_stand_in_several_figures(tmp_path: Path) -> None:
 def test_why_an_interval_is_unknown(tmp_path: Path) -> None:
     """No band is promised that nobody can see."""
     text = report(tmp_path, *(book(2.0 + number, n, number) for n in (256, 512) for number in range(3)))
-    assert text.count("unknown: too few books to know an interval; use more --samples.") == 1
+    assert text.count("unknown: too few books to estimate an interval; use more --samples.") == 1
     assert "bands" not in text and "interval unknown" in text
 
 

@@ -74,7 +74,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_table_has_it_beside_perplexity(runs: tuple[Path, Path]) -> None:
     shown = cli("table", *runs, "--format", "markdown").out
-    assert "**pg19: longppl (lower is better), 8 books a score, 95 % intervals over books" in shown
+    assert "**pg19: longppl (lower is better), 8 books per score, 95 % intervals over books" in shown
     rows = list(csv.DictReader(io.StringIO(cli("table", *runs, "--format", "csv").out)))
     known = {row["method"]: row for row in rows if row["task"] == "pg19"}
     mean = sum(0.5 + 0.05 * book for book in range(BOOKS)) / BOOKS
@@ -83,7 +83,7 @@ def test_a_table_has_it_beside_perplexity(runs: tuple[Path, Path]) -> None:
     assert float(known["dca"]["longppl_low"]) < float(known["dca"]["longppl"]) < float(known["dca"]["longppl_high"])
     assert known["vanilla"]["key_tokens"] == str(BOOKS * 12) and known["vanilla"]["short_context"] == str(CONTEXT)
     assert {row["longppl"] for row in rows if row["task"] == SLIDING} == {""}
-    assert "makes likely and one of 16 tokens does not" in shown and "96 with vanilla at 64" in shown
+    assert "unlikely given 16 tokens" in shown and "96 with vanilla at 64" in shown
     rows_of_verb = json.loads(cli("longppl", *runs, "--format", "json").out)
     assert {row["method"]: row["longppl"] for row in rows_of_verb} == {
         method: pytest.approx(float(row["longppl"])) for method, row in known.items()
@@ -118,7 +118,7 @@ def test_likelihoods_that_are_gone_leave_the_table(runs: tuple[Path, Path], tmp_
 def test_where_the_tokens_of_an_older_run_are_is_unknown(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Though they are as many, of as many bytes."""
     other = saved(tmp_path / "other", ["vanilla"], short=False, sha="others")
-    with pytest.raises(UserError, match=r"^book 0 has other tokens in the judge's run, and an older lcbench did not"):
+    with pytest.raises(UserError, match=r"^book 0 has other tokens in the judge's run, and their positions"):
         longppl(*runs, (other, runs[1], "vanilla"))
 
 
@@ -133,7 +133,7 @@ def test_a_judge_with_other_tokens(runs: tuple[Path, Path], tmp_path: Path) -> N
     losses = [0.5 + 0.05 * book if token % 4 == 0 else 3.0 for book in range(BOOKS) for token in within]
     assert row.longppl == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-6)
     other = saved(tmp_path / "other", ["vanilla"], short=False, sha="others", chars=2, opening=7)
-    with pytest.raises(UserError, match="book 0 is another text in the judge's run"):
+    with pytest.raises(UserError, match="book 0 is a different text in the judge's run"):
         longppl(judged, runs[1], (other, runs[1], "vanilla"))
 
 

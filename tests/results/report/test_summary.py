@@ -114,7 +114,7 @@ def test_wilson_on_every_scale(metric: str, scores: list[float], low: float, hig
 
 
 def test_perplexity_is_of_all_tokens_together() -> None:
-    """By hand: 2 nats over 100 tokens and 3 over 300 are 11 / 4 nats a token, and 1100 nats over 2000 bytes."""
+    """By hand: 2 nats over 100 tokens and 3 over 300 are 11 / 4 nats per token, and 1100 nats over 2000 bytes."""
     books = [likelihood(book=0, nll=2.0, tokens=100, bytes=500), likelihood(book=1, nll=3.0, tokens=300, bytes=1500)]
     (row,) = summarise(books)
     assert (row.metric, row.samples, row.low, row.high) == ("perplexity", 2, None, None)
@@ -253,7 +253,7 @@ def test_what_differs_between_runs(tmp_path: Path) -> None:
     runs = read_runs([first, second])
     assert differences(runs) == [
         "the runs differ in dtype: float32, bfloat16.",
-        "the weights of m are not the same in all runs.",
+        "the weights of m differ between the runs.",
     ]
     assert differences(runs[:1]) == []
     assert (trained_length(runs), trained_length(runs[:1])) == (None, 256)
@@ -317,8 +317,8 @@ def test_draws_of_demonstrations_are_spread_and_questions_are_what_is_drawn() ->
     asked = [answer(q, d, 100.0 * (q % 2 == 0)) for q in range(10) for d in range(3)]
     (row,) = summarise(asked)
     assert (row.draws, row.draws_sd, row.mean) == (3, 0.0, 50.0)
-    assert grids([row])[0].title == "passkey: score, 10 samples a score, 3 answers each, 95 % intervals"
-    assert "10 samples a score, 2 to 3 answers each" in grids(summarise(asked[:-1]))[0].title
+    assert grids([row])[0].title == "passkey: score, 10 samples per score, 3 answers each, 95 % intervals"
+    assert "10 samples per score, 2 to 3 answers each" in grids(summarise(asked[:-1]))[0].title
     (alone,) = summarise([one for one in asked if one["details"]["draw"] == 0])
     assert alone.draws == 0 and alone.draws_sd is None
     assert row.low is not None and row.high is not None and alone.low is not None and alone.high is not None

@@ -46,7 +46,7 @@ def test_text_fits_80_columns_and_cuts_nothing() -> None:
         assert piece in shown
     options = LONG.partition(":")[2].replace(",", "")
     assert options in "".join(line[1:].split("  ")[0] for line in shown.splitlines())  # folded where it must be
-    assert "passkey: exact match, 20 samples a score, 95 % intervals, trained at 256 tokens\n" in shown
+    assert "passkey: exact match, 20 samples per score, 95 % intervals, trained at 256 tokens\n" in shown
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -114,10 +114,10 @@ def test_bold_is_what_nothing_beats_for_sure() -> None:
     assert lines["`good`"][1].startswith("**1.00** [") and lines["`fair`"][1].startswith("**0.95** [")
     assert lines["`bad`"][1].startswith("0.00 [")
     assert not any("**" in line[2] for line in lines.values())
-    assert "bold: no score of that length is better for sure" in markdown(against(), 256)
+    assert "bold: no score of that length is significantly better" in markdown(against(), 256)
     equal = summarise([record(method, sample=k) for method in ("one", "two") for k in range(20)])
     for rows in (equal, summarise([record()])):  # nothing is marked, so that there is nothing to explain
-        assert not any("better for sure" in shown for shown in (markdown(rows, 256), latex(rows, 256), text(rows)))
+        assert not any("significantly better" in shown for shown in (markdown(rows, 256), latex(rows, 256), text(rows)))
 
 
 def test_bold_in_a_terminal() -> None:
@@ -131,7 +131,7 @@ def test_bold_in_a_terminal() -> None:
 def test_stars_where_nothing_can_be_bold() -> None:
     """A pipe, a file, the log of a CI."""
     shown = text(against())
-    assert "bold" not in shown and "*: no score of that length is better for sure" in shown
+    assert "bold" not in shown and "*: no score of that length is significantly better" in shown
     lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
     assert " *1.00 " in lines["good"] and " *0.95 " in lines["fair"] and "*" not in lines["bad"]
     assert lines["good"].index("1.00") == lines["bad"].index("0.00")  # digits stand below one another
@@ -174,7 +174,7 @@ def test_likelihoods_have_three_tables() -> None:
     records = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(4)]
     rows = summarise_runs([Run("", RunIdentity(tasks=[TaskFacts(name="pg19", protocol="prefix")]), typed(records))])
     titles = [line for line in markdown(rows, 256).splitlines() if line.startswith("**pg19")]
-    after = "(lower is better), 4 books a score, 95 % intervals over books, protocol prefix, trained at 256 tokens**"
+    after = "(lower is better), 4 books per score, 95 % intervals over books, protocol prefix, trained at 256 tokens**"
     assert titles == [f"**pg19: {what} {after}" for what in ("perplexity", "bits per byte", "bits per word")]
     shown = text(rows)
     assert f"{rows[0].mean:.2f}" in shown and f"{rows[0].bits_per_byte:.3f}" in shown
@@ -191,12 +191,12 @@ def test_why_an_interval_is_unknown() -> None:
     """Once, below the tables in a terminal and on a page; of LaTeX in the captions of the tables that it is about."""
     few = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(3)]
     rows = summarise([record(), *few])
-    why = "unknown: too few books to know an interval; use more --samples."
+    why = "unknown: too few books to estimate an interval; use more --samples."
     assert text(rows).count(why) == markdown(rows, 256).count(why) == 1
     passkey, *likelihoods = re.findall(r"\\caption{(.*)}", latex(rows, 256))
     assert "nknown" not in passkey and len(likelihoods) == 3
     assert all(
-        caption.count("Unknown: too few books to know an interval; use more -{}-samples.") == 1
+        caption.count("Unknown: too few books to estimate an interval; use more -{}-samples.") == 1
         for caption in likelihoods
     )
     many = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(20)]

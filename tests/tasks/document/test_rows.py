@@ -132,7 +132,7 @@ def test_groups_and_classes_are_texts(value: Any, group: Any, classes: Any, toke
 def test_a_document_that_is_never_cut_fits_or_is_not_asked(tokenizer: PreTrainedTokenizerBase) -> None:
     whole = task("truncate: never\n")
     assert whole.example(Cell(8000), 0, tokenizer, 0).details["cut_tokens"] == 0
-    with pytest.raises(TooLongError, match=r"row 2 of rows.jsonl .* asks whole documents only"):
+    with pytest.raises(TooLongError, match=r"row 2 of rows.jsonl .* does not cut documents"):
         whole.example(Cell(300), 1, tokenizer, 0)
     assert len(whole.example(Cell(300), 2, tokenizer, 0).context) > 0
 

@@ -85,7 +85,7 @@ def test_a_haystack_that_is_too_short_or_missing(sources: dict[str, Path], tmp_p
     }.items():
         with pytest.raises(UserError, match=message):
             load_task(f"needle:haystack={tmp_path / name}").example(Cell(512, 0.5), 0, tokenizer, 0)
-    with pytest.raises(UserError, match="has its own filler; leave the haystack out"):
+    with pytest.raises(UserError, match="has its own filler; leave --haystack out"):
         load_task(f"needle:protocol=passkey_grid,haystack={sources['txt']}")
 
 

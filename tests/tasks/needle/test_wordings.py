@@ -45,8 +45,8 @@ VALID: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"needle": "{key}."}, "says {key} and {value} once each"),
-        ({"question": "What?"}, "says {keys} in its question"),
+        ({"needle": "{key}."}, "must contain {key} and {value} once each"),
+        ({"question": "What?"}, "must contain {keys}"),
         ({"key": "nme"}, "did you mean 'name'"),
         ({"queries": 2}, "no more queries than keys"),
         ({"keys": 0}, "from 1"),

@@ -127,7 +127,7 @@ def test_uuids_are_random_and_valid() -> None:
 
 
 def test_what_lines_need() -> None:
-    with pytest.raises(UserError, match="has a line break as its `glue`"):
+    with pytest.raises(UserError, match="needs a line break as its `glue`"):
         Wording(**convert_options("mine", Wording, GIVEN | {"line": "x"}))
-    with pytest.raises(UserError, match="has its own filler; leave the haystack out"):
+    with pytest.raises(UserError, match="has its own filler; leave --haystack out"):
         load_task("ruler/niah_single_1:haystack=essays.txt")

@@ -1,4 +1,4 @@
-"""Score by length, a curve a method with its 95 % band, as an SVG that follows the page's colours."""
+"""Score by length, one curve per method with its 95 % band, as an SVG in the page's colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcbench.results.report.scale import full_score
 from lcbench.results.report.summary import TableRow
 
 WIDTH, HEIGHT = 560, 300
-LETTER = 11  # width of one where a phone shows it
+LETTER = 11  # width of a letter at the size of a phone
 LEFT, RIGHT, TOP, BOTTOM = 66, 16, 16, 40
 LOG_FROM = 20  # values that spread over more than this ratio are drawn on a logarithmic scale
 
@@ -32,9 +32,8 @@ class Axis:
 
 
 def curves(grid: Grid, trained: Iterable[int], colors: Colors) -> str:
-    """HTML: the figure of a task with the trained lengths marked, or several where it has too many methods for one.
-    Empty where there is a single length, or no score:
-    the table says as much."""
+    """HTML: the figure of a task with the trained lengths marked, or several if it has too many methods for one. Empty
+    for a single length or no score, which the table shows as well."""
     values = [value for line in grid.lines for row in line.cells.values() for value in _known(row)]
     if len(grid.lengths) < 2 or not values:
         return ""
@@ -71,7 +70,7 @@ def _known(row: TableRow) -> list[float]:
 
 
 def _parts(line: Line) -> list[list[TableRow]]:
-    """The rows of a curve, ascending, broken where a length has no score."""
+    """The rows of a curve, ascending, split where a length has no score."""
     rows = [row for _, row in sorted(line.cells.items())]
     return [list(part) for known, part in groupby(rows, key=_drawable) if known]
 
@@ -81,7 +80,7 @@ def _drawable(row: TableRow) -> bool:
 
 
 def length_axis(lengths: list[int]) -> Axis:
-    """Logarithmic; where not all labels fit, the longest length has one, and those below it that do not overlap."""
+    """A logarithmic axis; if not all labels fit, the longest length has one, and those below it that do not overlap."""
     low, high = math.log2(lengths[0]), math.log2(lengths[-1])
     span = WIDTH - LEFT - RIGHT - 40
 
@@ -96,7 +95,7 @@ def length_axis(lengths: list[int]) -> Axis:
 
 
 def _value_axis(values: list[float], metric: str) -> Axis:
-    """From 0 to the full score where there is one; from 0 for other scores; else as the values are."""
+    """From 0 to the full score if there is one; from 0 for other scores; else the range of the values."""
     low, high = min(values), max(values)
     top = full_score(metric, values)
     if metric not in LOWER_IS_BETTER:
@@ -107,7 +106,7 @@ def _value_axis(values: list[float], metric: str) -> Axis:
 
 
 def linear_axis(low: float, high: float, step: float | None = None) -> Axis:
-    """Ticks a step apart, by default a round one, from the one below the lowest value to the one above the highest."""
+    """Ticks at multiples of `step` (default: a round number) that enclose all values."""
     step = step or _step(high - low or abs(high) or 1.0)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last = max(last, first + 1)
@@ -131,7 +130,7 @@ def _log_axis(low: float, high: float) -> Axis:
 
 
 def _step(span: float) -> float:
-    """A round distance that divides a span into four to eight."""
+    """A round step that divides a span into four to eight parts."""
     power = 10.0 ** math.floor(math.log10(span / 4))
     return max(factor * power for factor in (1, 2, 2.5, 5) if factor * power <= span / 4)
 
@@ -145,7 +144,7 @@ def horizontal(y: Axis, tick: float) -> str:
 
 
 def _tick(value: float) -> str:
-    """A round number without zeros that say nothing."""
+    """A number without trailing zeros."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 10_000 else f"{value:.3g}".replace("e+0", "e")
 
 
@@ -166,7 +165,7 @@ def trained_mark(x: Axis, length: int) -> str:
 
 
 def _radii(lines: Sequence[Line]) -> list[float]:
-    """Of the points of each line: where points of several lines coincide, the earlier ones show as rings."""
+    """The point radius of each line: where points coincide, earlier lines show as rings."""
     return [3.5 + 3 * (len(lines) - 1 - place) / max(len(lines) - 1, 3) for place in range(len(lines))]
 
 
@@ -180,13 +179,13 @@ def _band(line: Line, lines: Sequence[Line], colors: Colors, x: Axis, y: Axis) -
         lower = [f"{at:.1f},{y.place(low):.1f}" for at, low, _ in ends]
         if len(ends) > 1:
             shapes.append(f'<polygon points="{" ".join([*upper, *reversed(lower)])}"/>')
-        elif ends:  # a length alone between failures: a bar
+        elif ends:  # a single length between failures: a bar
             shapes.append(f'<polyline points="{upper[0]} {lower[0]}"/>')
     return f'<g class="band {colors.of(line)}">{"".join(shapes)}</g>'
 
 
 def _line(line: Line, radius: float, colors: Colors, x: Axis, y: Axis) -> str:
-    """The curve, its points, and a cross on the axis for a length at which nothing was answered."""
+    """The curve, its points, and a cross on the axis for a length without answers."""
     shapes = []
     for rows in _parts(line):
         points = [(x.place(row.seq_len), y.place(row.mean), row) for row in rows if row.mean is not None]

@@ -1,5 +1,5 @@
-"""The paired difference to a base by length, as an SVG that follows the page's colours: a point and its interval a
-method, side by side."""
+"""The paired difference to a base by length, as an SVG in the page's colours: a point and its interval per method, side
+by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ APART = 9  # pixels between methods
 
 @dataclass(frozen=True)
 class Base:
-    """The method to which others are compared at first, and the records of each cell of each line:
+    """The method that others are compared with by default, and the records of each cell of each line:
     `records[row.place]`."""
 
     method: str
@@ -37,8 +37,8 @@ class Base:
 
 
 def differences(grid: Grid, base: Base, trained: Iterable[int], colors: Colors) -> str:
-    """HTML: the figures of a task, one for each base, of which the page shows one at a time, that of `base` at first;
-    empty where the base did not run the task, or nothing can be paired with it."""
+    """HTML: the figures of a task, one for each base, of which the page shows one at a time, first that of `base`;
+    empty if the base did not run the task, or nothing can be paired with it."""
     lines = {line.name: line for line in grid.lines}
     name = next((line.name for line in grid.lines if line.method == base.method), "")
     if not name:
@@ -49,7 +49,7 @@ def differences(grid: Grid, base: Base, trained: Iterable[int], colors: Colors) 
     if not first.points:
         return ""
     others = (between(task, own, other) for other in lines if other != name)
-    group = text(f"base of {task}")  # a browser opens one of a group
+    group = text(f"base of {task}")  # a browser opens one per group
     figures = (
         f'<details name="{group}"{" open" if found is first else ""}><summary>to {text(found.base)}</summary>\n'
         f"{_figure(found, grid, lines, trained, colors)}</details>\n"

@@ -1,8 +1,8 @@
-"""What every page has: head, styles, and the walls between the page and what models wrote.
+"""The frame of every page: head, styles, and protection against what models wrote.
 
-A page is one file without network. All text goes through `text`, data for scripts through `data_block`. Should
-something slip through nevertheless, the page's Content-Security-Policy lets no style and no script act but those that
-lcbench put there, known by their hashes, and lets nothing be loaded.
+A page is one file that uses no network. All text is escaped by `text`, data for scripts by `data_block`. Should
+something slip through, the page's Content-Security-Policy only allows the styles and scripts of lcbench, identified by
+their hashes, and loads nothing.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ def document(title: str, body: str, style: str = "", script: str = "", data: Any
 
 
 def text(value: object) -> str:
-    """Any text as HTML that shows it, also within a quoted attribute, with control characters and halves of surrogate
-    pairs as escapes."""
+    """Any text escaped for HTML and quoted attributes; control characters and lone surrogates become escapes."""
     return html.escape(printable(str(value)))
 
 
 def data_block(data: Any) -> str:
-    """JSON that no HTML parser takes for the end of its element, in ASCII: any string survives as it is."""
+    """JSON in ASCII that cannot end its HTML element; every string is preserved."""
     safe = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="data">{safe}</script>'
 

@@ -1,4 +1,4 @@
-"""The headlines as tables of a page: a row a method, the interval below each number."""
+"""The headlines as tables of a page: one row per method, the interval below each number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lcbench.results.report.html.frame import text
 
 
 def headline_section(headlines: Sequence[Headlines]) -> str:
-    """HTML: a table for each benchmark and for all tasks; empty where there are none."""
+    """HTML: a table for each benchmark and for all tasks; empty without headlines."""
     if not headlines:
         return ""
     notes = "".join(f"<li>{text(note)}</li>" for note in headline_table.notes(headlines))

@@ -1,6 +1,6 @@
-"""Heatmaps as tables: read aloud cell by cell, as narrow as a phone, and each cell leads to its samples.
+"""Heatmaps as tables: accessible to screen readers, narrow enough for a phone, each cell linked to its samples.
 
-Colours are those of `lcbench plot`, as 101 classes: the page's policy allows no style on an element.
+Colours are those of `lcbench plot`, as 101 CSS classes: the page's policy allows no style attributes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def heat_section(grid: Grid, runs: Mapping[str, Run], colors: Colors) -> str:
 
 
 def heat_style() -> str:
-    """CSS for the classes s0 (score 0) to s100 (score 1), with ink that can be read on each."""
+    """CSS for the classes s0 (score 0) to s100 (score 1), each with a readable text colour."""
     scale, rules = color_scale(), []
     for step in range(101):
         color = scale(step / 100)

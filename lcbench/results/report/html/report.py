@@ -1,4 +1,4 @@
-"""`lcbench report`: one page of one or several runs, from the summary down to each sample."""
+"""`lcbench report`: one page for one or more runs, from the summary down to each sample."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ KEPT = frozenset(
 
 
 def page(folders: Sequence[Path], effective: float = RULER, difference: str | None = None) -> str:
-    """The report of some results folders; a folder that is named twice counts once. `effective`: threshold of the
-    effective length; `difference`: a method to which the others' paired difference is drawn.
+    """The report of some run folders; a folder given twice counts once. `effective`: threshold of the effective length;
+    `difference`: the base of the paired differences.
 
     Raises: UserError for a folder without records, or a method that no run has.
     """
@@ -106,7 +106,7 @@ def _task(
     colors: Colors,
     base: Base | None,
 ) -> str:
-    """The section of a task; `beside` are its rows and published ones, for the tables of scores alone."""
+    """The section of a task; `beside` are its rows with published ones, used only in the tables of scores."""
     first = grids(rows)[0]
     trained = trained_length(runs)
     lengths = {run.identity.pretraining_length for run in runs if run.identity.pretraining_length}
@@ -125,7 +125,7 @@ def _task(
 
 
 def _about(task: str, runs: Sequence[Run]) -> str:
-    """What the task asks, and where it comes from."""
+    """The task's description and source."""
     known = next((known for run in runs for known in run.identity.tasks if known.name == task), TaskFacts(name=task))
     parts = [known.description or ""]
     parts += [f"Source: {known.citation}."] if known.citation else []
@@ -133,7 +133,7 @@ def _about(task: str, runs: Sequence[Run]) -> str:
 
 
 def _made(run: Run, folder: Path) -> str:
-    """Model, settings, and each session's command, versions and machine; the whole run.json can be unfolded."""
+    """Model, settings, and each session's command, versions and machine; all of run.json can be unfolded."""
     identity, manifest = run.identity, read_manifest(folder)
     failed = sum(record.failed for record in run.records)
     trained, source = identity.pretraining_length, manifest.identity.model
@@ -161,15 +161,15 @@ def _made(run: Run, folder: Path) -> str:
 
 
 def _words(value: Any) -> str:
-    """A mapping of run.json on one line: `torch 2.13.0, cores 2`; what is empty is left out."""
+    """A mapping of run.json on one line: `torch 2.13.0, cores 2`; empty values are left out."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items() if entry not in ([], (), None))
     return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
 
 
 def _data(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the script shows: the samples in order, the excerpts of their prompts, each once, and the full
-    score of each metric."""
+    """The script's data: the samples in order, the distinct excerpts of their prompts, and the full score of each
+    metric."""
     excerpts: dict[tuple[str, ...], int] = {}
     samples: list[dict[str, Any]] = []
     for run in runs:
@@ -192,7 +192,7 @@ def _sample(record: Record) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become their names."""
+    """Replace NaN and infinity, which JSON lacks, by their names."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

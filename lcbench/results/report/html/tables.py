@@ -1,4 +1,4 @@
-"""Tables of scores and of cost: a row a method, a column a length. A score leads to its samples."""
+"""Tables of scores and of cost: one row per method, one column per length. Each score links to its samples."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lcbench.results.report.summary import TableRow, by_task
 
 
 class Colors:
-    """The CSS classes of a method: its colour is the same everywhere on the page. A method that a task shows in several
-    lines has a colour for each run.
+    """The CSS classes of methods, whose colours are the same everywhere on the page. A method with several lines in a
+    task has a colour for each run.
 
-    There are eight colours; from the ninth method on they repeat with dashed lines, then with dotted ones. Where there
-    are more methods than one figure shows, vanilla, which stands in each of their figures, has the first colour alone.
+    There are eight colours; from the ninth method on they repeat with dashed lines, then with dotted ones. If there are
+    more methods than fit one figure, vanilla, which is in every figure, has the first colour to itself.
     """
 
     def __init__(self, rows: Iterable[TableRow]) -> None:
@@ -70,18 +70,22 @@ def cost_table(grid: Grid, trained: int | None, colors: Colors) -> str:
         return (f"{rate(row)} tok/s" if rate(row) else "") + "".join(f"<small>{text(each)}</small>" for each in small)
 
     return _table(
-        "prefill tokens a second ± their standard deviation over samples, and peak memory", grid, trained, colors, show
+        "prefill tokens per second ± their standard deviation over samples, and peak memory",
+        grid,
+        trained,
+        colors,
+        show,
     )
 
 
 def failures(grid: Grid) -> str:
-    """HTML: a line for every row with a failed cell, with the reason; empty without any."""
+    """HTML: a line with the reason for every failed cell; empty without any."""
     lines = [f"{line.name} at {in_tokens(row.seq_len)}: {row.failed}" for line, row in grid.failures]
     return f'<ul class="bad">{"".join(f"<li>failed: {text(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
 def line_name(line: Line, colors: Colors) -> str:
-    """HTML: colour and method, and in small lines its options, and the model and run where they tell lines apart."""
+    """HTML: colour and method, and in small print its options, and model and run if these distinguish lines."""
     if line.published:
         return f"{text(line.method.removesuffix(PUBLISHED))}<small>published</small>"
     name, colon, options = line.method.partition(":")
@@ -91,7 +95,7 @@ def line_name(line: Line, colors: Colors) -> str:
 
 
 def samples_link(shown: str, row: TableRow, depth: float | None = None) -> str:
-    """A link to the samples that a number is the mean of, for the page's script to filter by; `shown` is HTML."""
+    """A link to the samples behind a number, by which the page's script filters; `shown` is HTML."""
     at = "" if depth is None else f' data-depth="{depth:.12g}"'
     return (
         f'<a href="#samples" data-run="{text(row.run)}" data-task="{text(row.task)}" data-method="{text(row.method)}" '
@@ -115,5 +119,5 @@ def _table(caption: str, grid: Grid, trained: int | None, colors: Colors, show: 
 
 
 def _heading(length: int, trained: int | None) -> str:
-    """The length in tokens, and below it how many times the trained length it is."""
+    """The length in tokens, and below it its ratio to the trained length."""
     return f"{length:,}<small>{multiple(length, trained)}</small>" if trained else f"{length:,}"
