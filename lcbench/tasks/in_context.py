@@ -159,7 +159,7 @@ class InContextTask(Task):
         )
         if same or (source == self.data and self.split == self.demonstrations_split):
             raise UserError(
-                f"{self.name} would use the rows of {source} both as demonstrations and as questions; name another split "
+                f"{self.name} would use the rows of {source} both as demonstrations and questions; name another split "
                 "as `demonstrations_split`, or another file as `demonstrations`."
             )
         pool = self._read(source, self.demonstrations_split)

@@ -91,7 +91,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, title: str, text: str, need: int
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> Any:
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} does not report the positions of tokens in the text, which bits per byte need: "
+            f"{type(tokenizer).__name__} does not report token positions in the text, which bits per byte need: "
             "use a model with a tokenizer.json."
         )
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
