@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lcbench.core.errors import UserError
-from lcbench.core.thinking import markers_of
+from lcbench.core.thinking import HARMONY, markers_of
 from lcbench.engine.base import CallCost, Engine, Output, PromptRequest
 from lcbench.engine.models import ModelSource
 from lcbench.engine.sampling import Sampling
@@ -19,11 +19,13 @@ from lcbench.results.records import read_records
 from lcbench.run import assemble
 from lcbench.run.measures import Measured, SampleRequest
 from lcbench.run.measures.answer import Answer
+from lcbench.run.measures.thought import Thinking, split_answer
 from lcbench.run.plan import Plan, make_plan
 from lcbench.run.requests import Request
 from tests.families import DEEPSEEK_R1, HYBRID
 from tests.helpers import cli, fields_of, model_folder, records_of
 from tests.tasks.test_format import SHOTS, YAML
+from tests.tokenizers import build
 
 BUDGET, LENGTH = 40, 400
 PLAIN = (
@@ -179,6 +181,19 @@ def test_without_a_budget_thoughts_are_cut_out_all_the_same() -> None:
     assert (found[0].reasoning, found[0].prediction, found[0].reasoning_cut) == ("a. b.", "even", False)
     _, _, found = answered(plan_of_documents(), lambda request: "<think>even, or")
     assert (found[0].reasoning, found[0].prediction, found[0].reasoning_cut) == ("even, or", "", True)
+
+
+def test_a_thought_that_the_tokenizer_does_not_tell_of() -> None:
+    tokenizer = build("llama-3")
+    assert split_answer(tokenizer, "", [], "<think>7?</think>\n\n12") == ("7?", "12", False)
+    assert split_answer(tokenizer, "", [], "<think>7") == ("7", "", True)
+    assert split_answer(tokenizer, "", [], " 7") == (None, " 7", None)
+
+
+def test_an_answer_that_begins_in_its_channel_at_once() -> None:
+    tokenizer = build("llama-3")
+    thought = Thinking(tokenizer, HARMONY, 99).thought([], Output(f"{HARMONY.end}12", 9, "stop", CallCost(1.0, 2.0)))
+    assert thought is not None and tokenizer.decode(thought.behind) == HARMONY.end
 
 
 def plan_of_documents() -> Plan:
