@@ -56,20 +56,18 @@ class ContentCall:
     def attend(self, q_BHTD: Tensor, of: Row) -> Tensor:
         """Attention of un-rotated queries of some rows [B, H, T, D], the last T tokens -> [B, H, T, Dv].
 
-        Raises: UserError for gradients, and for a cache that cannot drop keys.
+        Raises: UserError for gradients, for a prompt of unknown length or a pass beyond its end, and for a cache that
+        cannot drop keys.
         """
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, self.keys.k_BKSD, self.keys.v_BKSD)):
-            raise UserError(f"{self.method.label} selects keys, which has no gradient; use torch.no_grad().")
-        if of.prompt is None:
-            raise UserError(f"{self.method.label}: this KV cache's prompt length is unknown; use an empty cache.")
+        prompt = self._require_prompt(q_BHTD, of)
         evicting = self._evicting
         if evicting is not None and evicting.positions_BKN is not None:
             return attend_kept(q_BHTD, self.keys, evicting, of.view.pieces, of.rows, of.pad, self.scoring)
         end = self.keys.k_BKSD.shape[2] - of.pad
-        asks = end - q_BHTD.shape[2] < of.prompt
-        if asks and end > of.prompt:
+        asks = end - q_BHTD.shape[2] < prompt
+        if asks and end > prompt:
             raise UserError(
-                f"{self.method.label}: a forward pass has tokens before and after the end of the prompt, {of.prompt}; "
+                f"{self.method.label}: a forward pass has tokens before and after the end of the prompt, {prompt}; "
                 "end a pass there."
             )
         if "recall" in self.method.hooks:
@@ -79,6 +77,18 @@ class ContentCall:
             return attend_pages(q_BHTD, self.method, self.layer, self.keys, of.view, of.rows, of.pad, self.scoring)
         if not asks or not self.method.hooks & {"select", "evict"}:
             return self._attend_all(q_BHTD, of)
+        return self._attend_prompt(q_BHTD, of, evicting)
+
+    def _require_prompt(self, q_BHTD: Tensor, of: Row) -> int:
+        """The length of the prompt. Raises: UserError if it is unknown, and for gradients."""
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTD, self.keys.k_BKSD, self.keys.v_BKSD)):
+            raise UserError(f"{self.method.label} selects keys, which has no gradient; use torch.no_grad().")
+        if of.prompt is None:
+            raise UserError(f"{self.method.label}: this KV cache's prompt length is unknown; use an empty cache.")
+        return of.prompt
+
+    def _attend_prompt(self, q_BHTD: Tensor, of: Row, evicting: EvictingLayer | None) -> Tensor:
+        """Attention of a prompt's queries over the selected keys; what eviction needs of them is observed."""
         rows = range(len(self.keys.k_BKSD))[of.rows]
         contents = [self._content(q, row, of) for q, row in zip(q_BHTD, rows, strict=True)]
         if "select" in self.method.hooks:

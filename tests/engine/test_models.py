@@ -270,7 +270,7 @@ def test_a_tied_head_in_the_file_is_no_surplus() -> None:
 
 
 ROPE: dict[str, tuple[object, str]] = {
-    "old spelling": ({"type": "su", "long_factor": [1.0] * 16, "short_factor": [1.0] * 16}, "write 'longrope' there"),
+    "old spelling": ({"type": "su", "long_factor": [1.0] * 16, "short_factor": [1.0] * 16}, "write 'longrope' instead"),
     "unknown": ({"rope_type": "banana", "factor": 2.0}, "type 'banana', which transformers does not implement"),
     "a number": ({"rope_type": 5}, "has the type 5, which"),
     "a factor in words": ({"rope_type": "linear", "factor": "2"}, "factor in the rope_scaling .* not '2'"),
@@ -321,7 +321,7 @@ def test_an_end_of_texts_that_the_vocabulary_lacks_is_refused(kind: str, rows: i
     folder = model_folder(tmp_path / "model", vocab_size=rows)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {f"{kind}_token": "<foo>"}))
-    with pytest.raises(UserError, match=f"'<foo>' as its {kind.upper()} which its vocabulary lacks"):
+    with pytest.raises(UserError, match=f"has the {kind.upper()} token '<foo>', which its vocabulary lacks"):
         ModelSource(str(folder)).tokenizer()
     listed = {"1341": {"content": "<foo>", "special": True}}  # by the model's makers: then it is a token of theirs
     path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": listed}))

@@ -169,7 +169,7 @@ def test_cost_counts_only_where_it_is_asked_for() -> None:
     assert (found.ratios.prefill, found.ratios.decode, found.ratios.memory) == pytest.approx((1.5, 1.0, 4 / 3))
     limited = only(RIGHT, slow, limits=Limits(slowdown=1.2, memory=1.2))
     assert limited.verdict == "regressed"
-    assert limited.why == "prefill takes 1.50 times the time; memory is 1.33 times as much"
+    assert limited.why == "prefill takes 1.50 times as long; memory is 1.33 times as much"
     assert only(RIGHT, slow, limits=Limits(slowdown=1.6, memory=1.4)).verdict == "no evidence"
     assert only(slow, RIGHT, limits=Limits(slowdown=1.2, memory=1.2)).verdict == "no evidence"
 

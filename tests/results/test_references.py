@@ -68,7 +68,7 @@ TABLE = {"task": "passkey", "metric": "exact_match", "rows": [ROW]}
         ),
         (TABLE | {"rows": [{"name": "M", "scores": {"4k": "x"}}]}, "`tables[0].rows[0].scores.4k` must be a number"),
         (TABLE | {"mean_of": 13}, "field `tables[0]` must have either `metric` or `mean_of`"),
-        (TABLE | {"metric": None, "mean_of": 13}, "`tables[0].full_score` goes with `mean_of`"),
+        (TABLE | {"metric": None, "mean_of": 13}, "`tables[0].full_score` requires `mean_of`"),
         (
             TABLE | {"metric": None, "mean_of": 13, "full_score": 0.5},
             "`tables[0].rows[0].scores.4k` must be from 0 to the full score 0.5, not 1",

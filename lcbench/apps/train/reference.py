@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,35 +42,40 @@ class Phase:
 CURRICULUM = (Phase(64, 300, "recall"), Phase(128, 1000, "recall_and_facts"), Phase(256, 3200, "everything"))
 
 
+def _retrieval(rng: random.Random, length: int, library: Library) -> Document:
+    count = max(1, int(rng.random() * length / TOKENS_PER_FACT))
+    return retrieval_document(rng, length, library, [pick(rng, RETRIEVED) for _ in range(count)])
+
+
+_LONGER_RECALL = partial(recall, longest_key=2, longest_gap=3, longest_value=5)
+MIXES: dict[str, tuple[tuple[float, Callable[[random.Random, int, Library], Document]], ...]] = {
+    "recall": (
+        (0.25, partial(repeated_segment, pool=64)),
+        (1.00, partial(recall, longest_key=1, longest_gap=1, longest_value=2)),
+    ),
+    "recall_and_facts": (
+        (0.10, repeated_segment),
+        (0.60, _LONGER_RECALL),
+        (0.85, dense_statements),
+        (1.00, stated_values),
+    ),
+    "everything": (
+        (0.03, repeated_segment),
+        (0.10, copied_segment),
+        (0.30, _LONGER_RECALL),
+        (0.45, dense_statements),
+        (0.50, stated_values),
+        (0.75, _retrieval),
+        (1.00, book_excerpt),
+    ),
+}  # kinds of documents in a mix, with cumulative shares
+
+
 def draw_document(rng: random.Random, phase: Phase, library: Library) -> Document:
-    """A document of a phase: of the mix, which kind and how much of it, in the order of the lines."""
-    share, length = rng.random(), phase.length
-    if phase.mix == "recall":
-        if share < 0.25:
-            return repeated_segment(rng, length, library, pool=64)
-        return recall(rng, length, library, longest_key=1, longest_gap=1, longest_value=2)
-    if phase.mix == "recall_and_facts":
-        if share < 0.10:
-            return repeated_segment(rng, length, library)
-        if share < 0.60:
-            return recall(rng, length, library, longest_key=2, longest_gap=3, longest_value=5)
-        if share < 0.85:
-            return dense_statements(rng, length, library)
-        return stated_values(rng, length, library)
-    if share < 0.03:
-        return repeated_segment(rng, length, library)
-    if share < 0.10:
-        return copied_segment(rng, length, library)
-    if share < 0.30:
-        return recall(rng, length, library, longest_key=2, longest_gap=3, longest_value=5)
-    if share < 0.45:
-        return dense_statements(rng, length, library)
-    if share < 0.50:
-        return stated_values(rng, length, library)
-    if share < 0.75:
-        count = max(1, int(rng.random() * length / TOKENS_PER_FACT))
-        return retrieval_document(rng, length, library, [pick(rng, RETRIEVED) for _ in range(count)])
-    return book_excerpt(rng, length, library)
+    """A document of a phase, of a kind drawn from the phase's mix."""
+    share = rng.random()
+    draw = next(kind for up_to, kind in MIXES[phase.mix] if share < up_to)
+    return draw(rng, phase.length, library)
 
 
 @dataclass(frozen=True)

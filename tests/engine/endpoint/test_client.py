@@ -120,7 +120,7 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"proxies and certificates \(HTTP_PROXY"):
+    with pytest.raises(UserError, match=r"proxies and certificates that the environment sets \(HTTP_PROXY"):
         Client(Address.parse("https://localhost:1/v1"), 5, 1)
 
 

@@ -157,7 +157,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no id": (lambda: broken_line("{}\n"), "line 2: doc_id is missing"),
     "an id in words": (lambda: broken_line('{"doc_id": "x"}\n'), "line 2: doc_id must be a whole number, not 'x'"),
     "no metrics": (lambda: broken_line('{"doc_id": 1}\n'), "line 2: metrics is missing"),
-    "twice": (lambda: broken_line(json.dumps(generated(0, True)) + "\n"), "document 0 stands there twice"),
+    "twice": (lambda: broken_line(json.dumps(generated(0, True)) + "\n"), "document 0 occurs twice"),
     "no samples": (lambda: lm_eval(Path("logs"), []), "has no samples"),
     "no numbers": (
         lambda: lm_eval(Path("logs"), [generated(0, True, exact_match=["a"])]),
@@ -181,7 +181,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "a member that is damaged": (lambda: damaged(inspect_zstandard(Path("x.eval"), [sample(1, "C")])), "is damaged"),
     "a score of a text": (lambda: inspect_json(Path("a.json"), [sample(1, "great")]), "no sample with a score"),
-    "a sample twice": (lambda: inspect_json(Path("a.json"), [sample(1, "C"), sample(1, "I")]), "stands there twice"),
+    "a sample twice": (lambda: inspect_json(Path("a.json"), [sample(1, "C"), sample(1, "I")]), "occurs twice"),
     "tokens below zero": (
         lambda: inspect_json(Path("a.json"), [sample(1, "C", output={"usage": {"output_tokens": -1}})]),
         "a.json, sample 1: field `output_tokens` must be a whole number",

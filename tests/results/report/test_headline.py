@@ -224,7 +224,7 @@ def test_the_page_has_them(run: Path) -> None:
     assert '<a href="#headlines">' in shown[: shown.index("<main>")]
     assert "headline of ruler: share of the full score over 2 tasks" in section
     assert "<td>0.550<small>0.5" in section and "<td>≥32k<small>≥32k to ≥32k</small></td>" in section
-    assert "is at least 0.05, as those" in section and "dca<small>mscale=0.1</small>" in section
+    assert "are at least 0.05;" in section and "dca<small>mscale=0.1</small>" in section
 
 
 def test_a_run_ends_as_its_table_shows_it(tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_notes_of_several_runs_say_of_which_and_tell_what_differs() -> None:
     assert "demonstrations: vanilla in one 0.00 at 256; vanilla in two 0.00 at 256." in said
     assert "by 7 tokens on average" in said and "by 9 tokens on average" in said
     same = summarise_runs([Run(name, RunIdentity(), typed(asked(7))) for name in ("one", "two")])
-    assert " ".join(notes(same)).count("documents cut") == 1
+    assert " ".join(notes(same)).count("documents were cut") == 1
 
 
 def test_the_spread_over_repeats_and_thoughts_that_were_cut() -> None:

@@ -202,7 +202,7 @@ def test_why_an_interval_is_unknown() -> None:
     many = [likelihood(book=book, nll=2.0 + 0.1 * book) for book in range(20)]
     assert "unknown" not in text(summarise([record(), failure("dca", 512), *many]))
     graded = [record(sample=k, metric="points", scores={"points": 2 + k}) for k in range(2)]
-    assert "unknown: too few samples to know" in text(summarise(graded))
+    assert "unknown: too few samples to estimate" in text(summarise(graded))
 
 
 def test_prefix_reuse_is_told() -> None:
