@@ -64,7 +64,7 @@ def test_the_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     where = Path(run(str(python), "-c", "import lcbench; print(lcbench.__file__)").strip())
     assert where.is_relative_to(environment)
     shown = run(str(environment / "bin" / "lcbench"), "run", "smoke", "--samples", "1")
-    assert "passkey: exact match, 1 sample a score" in shown
+    assert "passkey: exact match, 1 sample per score" in shown
     (manifest,) = work.glob("results/*/run.json")
     session = json.loads(manifest.read_text())["sessions"][0]
     assert session["git"] is None and session["versions"]["lcbench"] == lcbench.__version__

@@ -91,7 +91,7 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
         # runs
         ("table", "there is no run in results; create one with `lcbench run`, or name a folder"),
         ("table nowhere", "nowhere is not a run: it has no run.json"),
-        ("table --run .", ". holds no run"),
+        ("table --run .", ". is not a run"),
     ],
 )
 def test_what_is_typed(arguments: str, fragment: str) -> None:

@@ -57,7 +57,7 @@ COMMANDS = {
     "train lm --text x --out y --method dcaa": "did you mean 'dca'?",
     "convert ./nowhere --out x": "there is no model folder ./nowhere",
     "import nowhere": "there is no file or folder nowhere",
-    "push nowhere --to a/b": "nowhere holds no run",
+    "push nowhere --to a/b": "nowhere is not a run",
     f"export {SMOKE} --to wanb": "did you mean 'wandb'?",
 }
 EACH = f"""

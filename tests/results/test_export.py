@@ -83,7 +83,7 @@ def test_a_run_with_an_export_goes_on(run: Path) -> None:
 
 
 def test_runs_that_are_none(tmp_path: Path) -> None:
-    assert "holds no run" in cli("export", tmp_path).error
+    assert "is not a run" in cli("export", tmp_path).error
     run = save(tmp_path / "run", fields(cell([1.0])))
     shown = cli("export", run, "--out", "/dev/null/x.parquet")
     assert shown.code == 2 and "cannot write /dev/null/x.parquet: there is no folder /dev/null" in shown.error

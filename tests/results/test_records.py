@@ -106,7 +106,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["thesis.tex", RECORDS, ".hidden"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("years of work")
-    with pytest.raises(UserError, match="holds something else than results"):
+    with pytest.raises(UserError, match="contains something other than results"):
         write(tmp_path)
     assert (tmp_path / name).read_text() == "years of work"
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -117,7 +117,7 @@ def test_tasks_with_options_and_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_runs_that_are_none(tmp_path: Path) -> None:
-    assert "holds no run" in cli("rescore", tmp_path).error
+    assert "is not a run" in cli("rescore", tmp_path).error
     run = save(tmp_path / "run", [answered(0, 1.0, "x")])
     lines = lines_of(run)
     del lines[0]["references"]

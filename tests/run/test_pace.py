@@ -45,7 +45,7 @@ def test_the_forecast_says_what_shortens_a_long_run(plan: Plan) -> None:
     assert said.startswith("estimated time: 3.0 h (rough")
     assert "--samples 1 instead of 20 (9 min)" in said and "half of 131,072 takes about 25% of the time" in said
     assert "a GPU" in said
-    assert forecast(plan, 20).endswith("more)")  # nothing to shorten
+    assert forecast(plan, 20).endswith("first samples)")  # nothing to shorten
     assert not surely_short(plan) and surely_short(plan_of(length=256, samples=2))
     assert 10 < estimate(plan) < 1e7
 

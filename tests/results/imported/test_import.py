@@ -234,13 +234,13 @@ def test_logs_that_do_not_go_together() -> None:
     assert "beside it, which names the model" in refused(path)
     Path("taken").mkdir()
     taken = cli("import", "same/a", "-o", "taken")
-    assert taken.code == 2 and "is there already" in taken.error
+    assert taken.code == 2 and "already exists" in taken.error
 
 
 def test_bombs_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect_ai, "LARGEST_LOG", 2**20)
     bomb = zipped({"header.json": b" " * 2**21, "samples/1_epoch_1.json": b"{}"})
-    assert "stands for 2 MB" in refused(bomb)
+    assert "unpacks to 2 MB" in refused(bomb)
     monkeypatch.setattr(inspect_ai, "LARGEST_LOG", 2**32)
     monkeypatch.setattr(inspect_ai, "LARGEST_SAMPLE", 2**20)
     assert "header.json has more than 1 MB" in refused(bomb)

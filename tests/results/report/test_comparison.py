@@ -166,7 +166,7 @@ def test_what_cannot_be(tmp_path: Path, arguments: list[str], error: str) -> Non
 
 def test_runs_that_are_none(tmp_path: Path) -> None:
     run, empty = save(tmp_path / "run", RIGHT), save(tmp_path / "empty", [])
-    assert "holds no run" in cli("compare", run, tmp_path).error
+    assert "is not a run" in cli("compare", run, tmp_path).error
     assert "has no records yet" in cli("compare", run, empty).error
     lines = (run / "records.jsonl").read_text().replace('"references"', '"foreign"')
     (run / "records.jsonl").write_text(lines)

@@ -146,7 +146,7 @@ def test_positions_at_the_longest_length() -> None:
     assert lines["a"][last] == pytest.approx((2.0 * 512 + 300.0) / 612)  # by tokens, not by books
     assert lines["b"][last] == pytest.approx(1.0)
     assert min(lines["a"]) > 4 and len(lines["a"]) == 8  # from position 4 on
-    (panel,) = (axes for axes in figure_of([*some, failure("b", 4096)]).axes if "where" in axes.get_title())
+    (panel,) = (axes for axes in figure_of([*some, failure("b", 4096)]).axes if "position" in axes.get_title())
     assert "1,024" in panel.get_title()  # the longest that has a score
 
 
@@ -207,7 +207,7 @@ def test_a_task_that_is_answered_has_one_panel_from_0_to_1() -> None:
         line.count("█") for line in text_of(passkeys(), "passkey").splitlines()
     ]
     mixed = figure_of([*passkeys(), *records(), *[{**r, "task": "pg19:stride=2"} for r in records()]])
-    assert [axes.get_title() for axes in mixed.axes if "where" not in axes.get_title()] == ["pg19", "pg19:stride=2"]
+    assert [axes.get_title() for axes in mixed.axes if "position" not in axes.get_title()] == ["pg19", "pg19:stride=2"]
 
 
 def test_text() -> None:

@@ -231,7 +231,7 @@ def test_a_run_ends_as_its_table_shows_it(tmp_path: Path) -> None:
     """With another threshold, too."""
     asked = ("run", "passkey", "--seq-len", "128,160", "--samples", "1", "-o", tmp_path / "x", "--effective", "0.3")
     done, table = cli(*asked), cli("table", tmp_path / "x", "--effective", "0.3")
-    assert done.code == 0 and table.out in done.out and "is at least 0.3, as" in " ".join(table.out.split())
+    assert done.code == 0 and table.out in done.out and "are at least 0.3;" in " ".join(table.out.split())
 
 
 @pytest.mark.parametrize("threshold", ["0", "1.2", "85.6", "nan"])

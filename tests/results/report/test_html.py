@@ -202,7 +202,7 @@ def test_heatmaps(tmp_path: Path) -> None:
     assert 'title="no &lt;room&gt;"' in heat
     expected = "".join(f"{round(channel * 255):02x}" for channel in color_scale()(0.5)[:3])
     assert f".s50{{background:#{expected};" in text
-    assert "1 sample a cell, trained at 256 tokens, 1 cell failed" in text
+    assert "1 sample per cell, trained at 256 tokens, 1 cell failed" in text
 
 
 def test_excerpts_stand_once(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = write_run(Path("results") / "empty", [])
     for arguments, said in (
         ([empty], "has no records yet"),
-        (["nowhere"], "holds no run"),
+        (["nowhere"], "is not a run"),
         ([run, "--out", run], "is a folder and no file"),
     ):
         failed = cli("report", *arguments)

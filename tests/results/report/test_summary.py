@@ -241,7 +241,7 @@ def test_runs_are_named_after_their_folders_and_read_once(tmp_path: Path) -> Non
     assert [run.name for run in read_runs([one, other])] == [str(one), str(other)]
     with pytest.raises(UserError, match="has no records yet"):
         read_runs([run_folder(tmp_path / "empty", [])])
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="is not a run"):
         read_runs([tmp_path])
 
 

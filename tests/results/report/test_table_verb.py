@@ -58,4 +58,4 @@ def test_several_runs_as_arguments_and_as_options(run: Path) -> None:
 
 def test_no_run(tmp_path: Path, run: Path) -> None:
     missing = cli("table", run, tmp_path / "nowhere")
-    assert missing.code == 2 and "nowhere holds no run" in missing.error
+    assert missing.code == 2 and "nowhere is not a run" in missing.error

@@ -46,7 +46,9 @@ def test_text_fits_80_columns_and_cuts_nothing() -> None:
         assert piece in shown
     options = LONG.partition(":")[2].replace(",", "")
     assert options in "".join(line[1:].split("  ")[0] for line in shown.splitlines())  # folded where it must be
-    assert "passkey: exact match, 20 samples per score, 95 % intervals, trained at 256 tokens\n" in shown
+    assert "passkey: exact match, 20 samples per score, 95 % intervals, trained at 256 tokens" in " ".join(
+        shown.split()
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -90,7 +92,9 @@ def test_times_of_the_trained_length() -> None:
 def test_markdown_is_a_table() -> None:
     rows = summarise([record("vanilla", 256), record("dca:mscale=0.1", 512, score=0.0), failure("vanilla", 512)])
     title, empty, *lines = markdown(rows, 256).splitlines()
-    assert title == "**passkey: exact match, 1 sample a score, 95 % intervals, trained at 256 tokens**" and empty == ""
+    assert (
+        title == "**passkey: exact match, 1 sample per score, 95 % intervals, trained at 256 tokens**" and empty == ""
+    )
     table = [line for line in lines if line.startswith("|")]
     assert {len(cells(line)) for line in table} == {5}
     assert all(re.fullmatch(r"-{3,}:?", cell) for cell in cells(table[1]))

@@ -49,7 +49,7 @@ VALID: dict[str, Any] = {
         ({"question": "What?"}, "must contain {keys}"),
         ({"key": "nme"}, "did you mean 'name'"),
         ({"queries": 2}, "no more queries than keys"),
-        ({"keys": 0}, "from 1"),
+        ({"keys": 0}, "at least 1"),
         ({"keys": 86}, "there are not 86 different keys"),
         ({"score": "words"}, "score must be key_words or values"),
         ({"keyz": 3}, "did you mean 'key"),
