@@ -46,7 +46,7 @@ def test_what_submitit_refuses(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     refused = cli(*RUN, "--slurm", "2,cluster=local", "--output", tmp_path / "thesis")
-    assert refused.code == 2 and "holds something else than results" in refused.error
+    assert refused.code == 2 and "contains something other than results" in refused.error
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 

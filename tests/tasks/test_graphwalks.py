@@ -76,7 +76,7 @@ def test_scores_and_the_shortest_length() -> None:
         task.example(Cell(700), 0, tokenizer, 0)
     shortest = int(re.search(r"--seq-len (\d+)", str(refusal.value))[1])  # type: ignore[index]
     assert len(task.example(Cell(shortest), 0, tokenizer, 0).prompt) == shortest - 256
-    with pytest.raises(UserError, match="use more max_new_tokens"):
+    with pytest.raises(UserError, match="increase max_new_tokens"):
         load_task("graphwalks:max_new_tokens=9").example(Cell(3000), 0, tokenizer, 0)
     denser = load_task("graphwalks:degree=5,hops=1").example(Cell(3000), 0, tokenizer, 0)
     assert denser.details["nodes"] < example.details["nodes"]

@@ -136,7 +136,7 @@ def test_other_sets_as_the_hub_has_them(data: str, tmp_path: Path) -> None:
         question = re.search(rf"\n\n([^\n]*{asked_about}\d+\?)\nlabel:$", text)
         assert question and text.count(question[1]) == 1 and text.count("train") >= 27
     if data == "nlu":
-        with pytest.raises(UserError, match="held_out parts one split"):
+        with pytest.raises(UserError, match="held_out divides a single split"):
             load_task("helmet/icl_nlu:split=test")
         with pytest.raises(UserError, match="held_out must be a share"):
             load_task("helmet/icl_nlu:held_out=1")

@@ -137,7 +137,7 @@ def test_facts_that_are_none_are_left_alone(facts: Body) -> None:
 @pytest.mark.parametrize("path", ["\x01", "v1\x7f", "x" * 70_000])
 def test_an_address_that_is_no_url_is_one_sentence(path: str) -> None:
     done = cli("run", *PASSKEY, "--endpoint", f"http://localhost:1/{path}", "--model", "x", "--tokenizer", TINY)
-    assert done.code == 2 and "is no URL" in done.error and len(done.error) < 600
+    assert done.code == 2 and "is not a URL" in done.error and len(done.error) < 600
 
 
 def test_a_server_without_completions_and_one_that_wants_a_key(server: Server) -> None:

@@ -281,7 +281,7 @@ def test_records_and_tables_tell(tmp_path: Path) -> None:
         (("--think-budget", "300", "--think-end", "So:"), "300 tokens leave no space besides the 300 tokens of"),
         (("--think-budget", "260", "--think-end", "So:"), "or more, besides the 260 tokens of --think-budget"),
         (("--repeats", "2"), "would be the same answer; pass --sampling, too"),
-        (("--sampling", "temperature=0"), "temperature must be more than 0"),
+        (("--sampling", "temperature=0"), "temperature must be above 0"),
     ],
 )
 def test_refusals(options: tuple[str, ...], sentence: str) -> None:
