@@ -202,7 +202,7 @@ def test_ids_of_documents_are_no_ids_of_questions(tokenizer: PreTrainedTokenizer
     ("more", "sentence"),
     [
         ("demonstrations: ../asked.csv\n", "there is no file ../asked.csv"),
-        ("demonstrations: asked.csv\n", "would demonstrate with the rows of asked.csv that it asks"),
+        ("demonstrations: asked.csv\n", "would use the rows of asked.csv both as demonstrations and questions"),
         ("demonstrations: gone.csv\n", "there is no file gone.csv"),
         ("labels: {A: colour, B: number}\n", "unknown label of mine in row 111 of shown.csv: 'C'; known: A, B."),
         ("labels: {A: colour, B: no, C: x}\n", "labels must be text, not False"),
