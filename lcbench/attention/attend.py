@@ -67,8 +67,10 @@ def attend(
     are computed together. `look`: the key ranges of a single query, if they were precomputed."""
     if look is not None and keys.store is None and keys.storage(q_BHTD) is None:
         ((k, v, first, _),) = stored(keys, rows, pad)
-        rotated_keys = _rotated_keys(q_BHTD, keys, rows, pad)
-        return attend_parts(q_BHTD, [Part(k, v, first, pieces, None, rotated_keys, look)], scoring)
+        part = Part(k, v, first, pieces, None, _rotated_keys(q_BHTD, keys, rows, pad), look)
+        if scoring.sinks_H is not None:
+            return attend_parts(q_BHTD, [part], scoring)
+        return _compute(q_BHTD, part, scoring, alone=True)[0].to(q_BHTD.dtype)
     if all(piece.heads is None for piece in pieces):
         return _attend_heads(q_BHTD, keys, pieces, rows, pad, scoring)
     K = keys.k_BKSD.shape[1]
@@ -214,7 +216,7 @@ def _as_stored(x_BKSD: Tensor, memory: Memory, q_BHTD: Tensor) -> Tensor:
     return moved.to(q_BHTD.dtype)  # after the transfer: this dtype may be wider
 
 
-def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
+def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring, *, alone: bool = False) -> Output:
     return scoring.selector(
         Call(
             q_BHTD,
@@ -228,5 +230,6 @@ def _compute(q_BHTD: Tensor, part: Part, scoring: Scoring) -> Output:
             scoring.softcap,
             part.rotated_keys,
             part.look,
+            alone,
         )
     )

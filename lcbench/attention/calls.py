@@ -34,6 +34,7 @@ class Calls:
 
     def __post_init__(self) -> None:
         self.method = self.reach.method
+        self._layerwise, self._headwise, self._evicts = self.method.layerwise, self.method.headwise, self.method.evicts
         self.views = Views(self.reach.name, self.method, self.reach.lengths, self.tables.ways)
 
     def attend(
@@ -46,10 +47,10 @@ class Calls:
         `scores` as in `Scoring`.
         """
         keys = self._keys(module, span, k, v)
-        layer, index = self.reach.layers[module], layer_index(module) if self.method.layerwise else 0
+        layer, index = self.reach.layers[module], layer_index(module) if self._layerwise else 0
         scoring = Scoring(layer.rope, self.tables, selector=self.selector, **scores)
         content = self._content(module, keys, scoring)
-        if self.method.headwise:
+        if self._headwise:
             self._require_all_heads(k.shape[1])
         # If all rows are one slice without padded queries, as in decode, its output is the whole output.
         out = None if span.whole else q.new_zeros(*q.shape[:3], v.shape[-1])
@@ -86,7 +87,7 @@ class Calls:
         if k.shape[2] > total:
             k, v = k[:, :, :total], v[:, :, :total]
         # Eviction leaves gaps, so positions cannot be counted back from the last key: such a layer records each.
-        first = 0 if self.method.evicts and growing is not None else total - k.shape[2]
+        first = 0 if self._evicts and growing is not None else total - k.shape[2]
         return Keys(k, v, first, store, growing)
 
     def _content(self, module: nn.Module, keys: Keys, scoring: Scoring) -> ContentCall | None:

@@ -115,11 +115,16 @@ class Turn:
     def of(cls, cos_PM: Tensor, sin_PM: Tensor, dim: int, pairing: Pairing) -> Turn:
         """For heads of `dim` channels, from the rows of a table. Raises: RuntimeError if the table has more pairs."""
         count, m = cos_PM.shape
-        cos, sin = torch.stack([cos_PM, cos_PM], -1), torch.stack([-sin_PM, sin_PM], -1)
-        if pairing == "half":
-            cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
-        rest = cos.new_ones(count, dim - 2 * m)
-        cos, sin = torch.cat([cos.flatten(1), rest], -1), torch.cat([sin.flatten(1), torch.zeros_like(rest)], -1)
+
+        def of_pairs(first_PM: Tensor, second_PM: Tensor) -> Tensor:
+            if pairing == "half":
+                return torch.cat([first_PM, second_PM], -1)
+            return torch.stack([first_PM, second_PM], -1).flatten(1)
+
+        cos, sin = of_pairs(cos_PM, cos_PM), of_pairs(-sin_PM, sin_PM)
+        if dim != 2 * m:
+            rest = cos.new_ones(count, dim - 2 * m)
+            cos, sin = torch.cat([cos, rest], -1), torch.cat([sin, torch.zeros_like(rest)], -1)
         return cls(cos, sin, m, pairing)
 
     def each(self) -> Turn:

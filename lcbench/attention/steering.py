@@ -195,9 +195,9 @@ def _from_zero(given_BT: Tensor) -> bool:
 def _in_order(given_BT: Tensor, span: Span) -> bool:
     """Whether position_ids [B, T], or [1, T] for all rows, are those of the span, with or without the padding."""
     at = torch.arange(span.q_offset, span.q_offset + span.q_length, device=given_BT.device)
-    plain = (given_BT == at).all(-1)
-    if plain.all():
+    if torch.equal(given_BT, at.expand_as(given_BT)):
         return True
+    plain = (given_BT == at).all(-1)
     pads = torch.tensor(span.pads, device=given_BT.device)[:, None]
     if len(given_BT) not in (1, len(pads)):
         pads = pads.repeat(len(given_BT) // len(pads), 1)

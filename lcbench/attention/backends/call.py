@@ -19,11 +19,12 @@ Output = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and
 @dataclass(frozen=True, eq=False)
 class Call:
     """Softmax attention of un-rotated queries q [B, H, T, D] over the keys k [B, K, S, D] and values v [B, K, S, Dv]
-    that the pieces show them.
+        that the pieces show them.
 
-    H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
-    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: the key
-    ranges of a single query, if they were precomputed for all layers.
+        H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
+        `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: the key
+    ranges of a single query, if they were precomputed for all layers. `alone`: no other keys take part in the softmax,
+    so the log-sum-exp is not needed.
     """
 
     q_BHTD: Tensor
@@ -37,6 +38,7 @@ class Call:
     softcap: float | None = None
     rotated_keys: RotatedKeyCache | None = None
     look: Look | None = None
+    alone: bool = False
 
     @property
     def needs_gradient(self) -> bool:
@@ -55,6 +57,12 @@ class Call:
         """start, stop of the keys of a piece that any of the queries `rows` sees, relative to the first key of the
         call; empty if stop <= start."""
         return int(piece.start[rows][0]) - self.first_key, int(piece.stop[rows][-1]) - self.first_key
+
+    def shown(self) -> list[tuple[int, int, Piece]]:
+        """The pieces that show some query a key, with their `key_range`, in the order of their first keys, so that
+        pieces with equal positions of keys share rotated keys."""
+        ranges = [(*self.key_range(piece), piece) for piece in self.pieces]
+        return sorted((entry for entry in ranges if entry[0] < entry[1]), key=lambda entry: entry[0])
 
     def rotated_queries(self, piece: Piece) -> Tensor:
         """All queries [B, H, T, D] rotated to their positions in a piece."""

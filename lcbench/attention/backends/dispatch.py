@@ -2,8 +2,7 @@
 
 | name      | what it is                                                  | where                                  |
 | reference | one dense matrix of scores in float64: the truth            | anywhere; n x n, for short runs        |
-| matmul    | matrix products, one softmax over all pieces; a single      | anywhere; gradients, soft caps, decode |
-|           | query on a CPU by PyTorch's kernel, a call a piece          |                                        |
+| matmul    | matrix products, one softmax over all pieces                | anywhere; gradients, soft caps, decode |
 | tiled     | PyTorch's flash attention for CPUs, in tiles                | CPU prefill                            |
 | flash     | FlashAttention 3 or 4 if installed, else 2, over parts      | CUDA, bfloat16 and float16             |
 |           | of pieces                                                   |                                        |

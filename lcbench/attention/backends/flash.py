@@ -59,10 +59,7 @@ def flash_attention(call: Call) -> Output:
     `refusal` accepts."""
     out = torch.zeros(call.q_BHTD.shape, dtype=torch.float32, device=call.q_BHTD.device)
     lse = out.new_full(call.q_BHTD.shape[:3], -math.inf)
-    for piece in call.pieces:
-        start, stop = call.key_range(piece)
-        if start >= stop:
-            continue
+    for start, stop, piece in call.shown():
         q, k = call.rotated_queries(piece), call.rotated_to(piece, start, stop)
         for band in bands(stretches(*call.borders(piece))):
             rows, keys = slice(band.row_start, band.row_stop), slice(band.key_start - start, band.key_stop - start)

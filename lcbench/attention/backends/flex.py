@@ -68,10 +68,7 @@ def _outputs(call: Call) -> Iterator[Output]:
     masks = _masks.setdefault(call.tables, _Masks())
     softcap = None if call.softcap is None else masks.number(call.softcap, call.q_BHTD)
     attend = _compiled() if call.q_BHTD.is_cuda else _attend
-    for piece in call.pieces:
-        first, end = call.key_range(piece)
-        if first >= end:
-            continue
+    for first, end, piece in call.shown():
         mask = masks.of(call, piece, first, end)
         q, k = call.rotated_queries(piece), call.rotated_to(piece, first, end)
         yield attend(q, k, call.v_BKSD[:, :, first:end], mask, call.scale, softcap)

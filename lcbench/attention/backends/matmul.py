@@ -24,16 +24,15 @@ SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}  # elements: 64 and 256 MiB of fl
 
 def matmul_attention(call: Call) -> Output:
     """The output [B, H, T, Dv] in the dtype of the queries, and the log-sum-exp [B, H, T] of the scores in at least
-    float32; 0 and -inf for a query without keys."""
+    float32; 0 and -inf for a query without keys; as `one_query` for one whose keys were worked out."""
     if call.look is not None and not call.needs_gradient:
         return one_query(call, call.look)
     B, H, T = call.q_BHTD.shape[:3]
     S = call.k_BKSD.shape[2]
-    parts = []
-    for piece in call.pieces:
-        start, stop = call.key_range(piece)
-        if start < stop:
-            parts.append(_Part(piece, start, call.rotated_queries(piece), call.rotated_to(piece, start, stop)))
+    parts = [
+        _Part(piece, start, call.rotated_queries(piece), call.rotated_to(piece, start, stop))
+        for start, stop, piece in call.shown()
+    ]
     out = call.q_BHTD.new_zeros(B, H, T, call.v_BKSD.shape[-1])
     lse = call.q_BHTD.new_full((B, H, T), -math.inf, dtype=torch.promote_types(call.q_BHTD.dtype, torch.float32))
     rows = max(1, SCORES_AT_ONCE.get(call.q_BHTD.device.type, 2**24) // (B * H * S))

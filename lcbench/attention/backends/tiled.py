@@ -28,9 +28,7 @@ def tiled_attention(call: Call) -> Output:
     # Laid out as the model takes the output, and as the kernel returns the log-sum-exp.
     out = torch.zeros(B, T, H, D, dtype=dtype).transpose(1, 2)
     lse = torch.full((B, T, H), -math.inf, dtype=dtype).transpose(1, 2)
-    shown = [(*call.key_range(piece), piece) for piece in call.pieces]
-    # In order of their first key, so that pieces with equal key positions share rotated keys.
-    shown = sorted((entry for entry in shown if entry[0] < entry[1]), key=lambda entry: entry[0])
+    shown = call.shown()
     share = len(shown) > 1 and call.rope.rotary is not None
     rotated_keys, ways = RotatedKeyCache(call.k_BKSD.shape[2]), Ways()
     rotate = partial(call.tables.rotate, rope=call.rope)

@@ -114,7 +114,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         None if these are not the keys of this layer, or if their storage is meant to save memory."""
         if self.storage is not None or not self._keys.holds(k_BKSD) or k_BKSD.shape != self._keys.rows.shape:
             return None
-        return self._rotated_keys.setdefault((rows.start, rows.stop, heads.start, heads.stop, pad), RotatedKeyCache())
+        of = (rows.start, rows.stop, heads.start, heads.stop, pad)
+        if of not in self._rotated_keys:
+            self._rotated_keys[of] = RotatedKeyCache()
+        return self._rotated_keys[of]
 
     def beside(self, made: Callable[[], Cached], rows: slice, pad: int) -> Cached:
         """A cache beside the keys of the batch rows `rows` with `pad` padding positions, made by `made` on first use;

@@ -73,6 +73,7 @@ class ByWay:
     def __init__(self, expected: int = 0) -> None:
         """`expected` is the number of rows to come."""
         self._expected = expected
+        self._end = 0  # of all keys that rows were made of
         self._kept: WeakKeyDictionary[Way, _Kept] = WeakKeyDictionary()
 
     def rows(self, way: Way, start: int, stop: int, made: Callable[[int, int], Tensor], size: int = 1) -> Tensor:
@@ -82,10 +83,14 @@ class ByWay:
             kept = self._kept[way] = _Kept(start, size, Buffer(max(0, self._expected - start)))
         if kept.end < stop:
             kept.buffer.append(made(kept.end, stop))
+            self._end = max(self._end, stop * size)
         return kept.buffer.between(start - kept.first, stop - kept.first)
 
     def truncate(self, length: int) -> None:
         """Drop the rows that have keys from `length` on, after the cache was cropped."""
+        if length >= self._end:
+            return
+        self._end = length
         for kept in self._kept.values():
             kept.buffer.length = min(kept.buffer.length, max(0, length // kept.size - kept.first))
 
@@ -120,16 +125,27 @@ class Look:
             return None
         bounds = torch.cat([bound for piece in pieces for bound in (piece.start, piece.stop)]) - first_key
         ranges = bounds.view(-1, 2).tolist()
-        seen = [
-            (start, stop, ways.find(piece.k_pos, start, stop), piece.q_pos)
-            for (start, stop), piece in zip(ranges, pieces, strict=True)
-            if start < stop
-        ]
+        seen = [(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True) if start < stop]
         if not seen:
             return None
         seen.sort(key=lambda entry: entry[0])
-        shown = tuple((start, stop, way) for start, stop, way, _ in seen)
+        shown = tuple(cls._with_ways(seen, ways))
         breaks = [(end, start) for (_, end, _), (start, _, _) in pairwise(shown) if end != start]
         borders = [shown[0][0], *chain.from_iterable(breaks), shown[-1][1]]
         runs = tuple(zip(borders[::2], borders[1::2], strict=True))
-        return cls(torch.cat([q_pos for *_, q_pos in seen]), shown, runs)
+        return cls(torch.cat([piece.q_pos for *_, piece in seen]), shown, runs)
+
+    @staticmethod
+    def _with_ways(seen: list[tuple[int, int, Piece]], ways: Ways) -> list[tuple[int, int, Way]]:
+        """The ranges of keys, in order, with their ways: one way for neighbours whose keys have the same tensor of
+        positions."""
+        runs: list[list[tuple[int, int, Piece]]] = []
+        for entry in seen:
+            before = runs[-1][-1] if runs else None
+            if before and before[1] == entry[0] and before[2].k_pos is entry[2].k_pos:
+                runs[-1].append(entry)
+            else:
+                runs.append([entry])
+        # Later keys first: a way of earlier ones would go on into these, where it ends as they begin.
+        found = [ways.find(run[0][2].k_pos, run[0][0], run[-1][1]) for run in reversed(runs)]
+        return [(start, stop, way) for run, way in zip(runs, reversed(found), strict=True) for start, stop, _ in run]

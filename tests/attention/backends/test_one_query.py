@@ -70,6 +70,19 @@ def test_gaps() -> None:
     assert [entry[:2] for entry in look.shown] == [(0, 3), (39, 51)] and look.q_pos_P.tolist() == [14, 50]
 
 
+@pytest.mark.parametrize(("spec", "count"), zip(FEW, [1, 1, 2], strict=True))
+def test_keys_have_one_way_for_all_pieces_that_rotate_them_alike(spec: str, count: int) -> None:
+    looks = [call.look for call in calls(spec, random_qkv(N, kv_heads=2), rope_of())]
+    assert len({way for look in looks if look is not None for *_, way in look.shown}) == count
+
+
+def test_no_log_sum_exp_that_nobody_reads() -> None:
+    for call in calls(FEW[1], random_qkv(N, kv_heads=2), rope_of(), alone=True):
+        out, lse = matmul_attention(call)
+        assert not lse.numel()
+        torch.testing.assert_close(out.double(), dense_attention(call)[0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("attention", [matmul_attention, tiled_attention, flash])
 @pytest.mark.parametrize("spec", ["dca:chunk_size=24,max_position=29", "self_extend:group_size=3,neighbor_window=16"])
 def test_a_named_backend_rotates_new_keys_only(spec: str, attention: Callable[[Call], Output]) -> None:
