@@ -70,7 +70,7 @@ def test_gaps() -> None:
     assert [entry[:2] for entry in look.shown] == [(0, 3), (39, 51)] and look.q_pos_P.tolist() == [14, 50]
 
 
-@pytest.mark.parametrize(("spec", "count"), zip(FEW, [1, 1, 2], strict=True))
+@pytest.mark.parametrize(("spec", "count"), [*zip(FEW, [1, 1, 2], strict=True)])
 def test_keys_have_one_way_for_all_pieces_that_rotate_them_alike(spec: str, count: int) -> None:
     looks = [call.look for call in calls(spec, random_qkv(N, kv_heads=2), rope_of())]
     assert len({way for look in looks if look is not None for *_, way in look.shown}) == count
