@@ -164,7 +164,7 @@ class ContentCall:
             gathered = Gathered(self.keys, slice(row, row + 1), of.pad, self.scoring)
             content = replace(content, turned_keys=gathered.turned_keys)
             for t in range(q_HTD.shape[1]):
-                query = content.only(t)
+                query = content.only(slice(t, t + 1))
                 selection, seen = self.method.recall(query, self.layer, seen, answer=True)
                 outs.append(self._gather(query, selection, gathered))
         if layer is not None:

@@ -13,7 +13,8 @@ from lcbench.methods.pieces import Piece
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCORES_AT_ONCE = 2**24  # elements: 64 MiB of float32
+SCORES_AT_ONCE = {"cpu": 2**20}  # elements: 4 MiB of float32, which stay near a core through several passes
+MOST_SCORES_AT_ONCE = 2**24  # elsewhere: 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +58,18 @@ class Content:
         """The same keys, looked at by the last T queries [H, T, D]; some of them may be of earlier calls."""
         return replace(self, q_HTD=q_HTD, pieces=self.plan(self.length - q_HTD.shape[1], self.length))
 
-    def only(self, t: int) -> Content:
-        """The query `t` alone, and the keys up to its own."""
-        of, end = slice(t, t + 1), self.first + t + 1
-        pieces = [piece.of_queries(of) for piece in self.pieces]
+    def only(self, rows: slice) -> Content:
+        """The queries `rows` alone, and the keys up to the last one's own."""
+        end = self.first + rows.stop
+        pieces = [piece.of_queries(rows) for piece in self.pieces]
         return replace(
-            self, q_HTD=self.q_HTD[:, of], k_KSD=self.k_KSD[:, :end], v_KSD=self.v_KSD[:, :end], pieces=pieces
+            self, q_HTD=self.q_HTD[:, rows], k_KSD=self.k_KSD[:, :end], v_KSD=self.v_KSD[:, :end], pieces=pieces
         )
 
     def row_blocks(self) -> Iterator[slice]:
         """All queries in slices, so few at a time that the scores of a slice have SCORES_AT_ONCE elements at most."""
         H, T, _ = self.q_HTD.shape
-        rows = max(1, SCORES_AT_ONCE // (H * self.length))
+        rows = max(1, SCORES_AT_ONCE.get(self.q_HTD.device.type, MOST_SCORES_AT_ONCE) // (H * self.length))
         yield from (slice(a, min(a + rows, T)) for a in range(0, T, rows))
 
     def scores(self, rows: slice = slice(None)) -> Tensor:

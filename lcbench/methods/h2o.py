@@ -38,8 +38,11 @@ class H2O(Eviction):
         return replace(super().resolve(lengths))
 
     def observe(self, content: Content, layer: int, seen: Tensor | None) -> Tensor:
-        sums_HS = sum(content.weights(rows).sum(1) for rows in content.row_blocks())
-        assert isinstance(sums_HS, torch.Tensor)
+        dtype = torch.promote_types(content.q_HTD.dtype, torch.float32)
+        sums_HS = content.q_HTD.new_zeros(len(content.q_HTD), content.length, dtype=dtype)
+        for rows in content.row_blocks():
+            weights_HRS = content.only(rows).weights()
+            sums_HS[:, : weights_HRS.shape[2]] += weights_HRS.sum(1)
         sums_KS = of_kv_heads(content, sums_HS)
         if seen is not None:
             sums_KS[:, : seen.shape[1]] += seen
