@@ -19,10 +19,10 @@ Output = tuple[Tensor, Tensor]  # [B, H, T, Dv] and log-sum-exp [B, H, T]; 0 and
 @dataclass(frozen=True, eq=False)
 class Call:
     """Softmax attention of un-rotated queries q [B, H, T, D] over the keys k [B, K, S, D] and values v [B, K, S, Dv]
-        that the pieces show them.
+    that the pieces show them.
 
-        H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
-        `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: the key
+    H is a multiple of K: grouped queries. `first_key` is the position of k[:, :, 0], `scale` the factor on the scores.
+    `softcap` c bounds them to c tanh(s / c) (Gemma 2). `rotated_keys` caches rotated keys across calls. `look`: the key
     ranges of a single query, if they were precomputed for all layers. `alone`: no other keys take part in the softmax,
     so the log-sum-exp is not needed.
     """

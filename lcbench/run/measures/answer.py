@@ -109,7 +109,9 @@ class Answer(Measure):
             markers = require_markers(task.name, tokenizer, task.think_end)
             return reply.thought.text, markers.unwrapped(text), reply.thought.cut
         if output.thought is not None:
-            return output.thought.strip(), text, not output.text and output.finish_reason == "length"
+            # Without an answer: a stop string may have ended the thought, or an answer that began with it.
+            unfinished = {"length": True, "stop": False}.get(output.finish_reason or "")
+            return output.thought.strip(), text, False if text else unfinished
         at_once = self._thinks_at_once(task)  # then stop strings were not sent, and are for the answer alone
         whole, templated = output.text if at_once else text, self.plan.source.own_template
         thought, text, was_cut = split_answer(tokenizer, task.think_end, prompt, whole, templated=templated)

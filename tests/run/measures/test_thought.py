@@ -221,6 +221,7 @@ class Splitting(Scripted):
     [
         (Splitting, "Is it\n7? ... |4821\nIt", ("Is it\n7? ...", "4821", False)),
         (Splitting, "Is it\n7? " * 50, ("Is it\n7? Is it", "", True)),  # the budget ended, and `content` is null
+        (Splitting, "Is it|\n", ("Is it", "", False)),
         (Scripted, "Is it\n7?</think>4821\nIt", ("Is it\n7?", "4821", False)),  # a template that begins the thought
         (Scripted, "<think>Is it\n7?", ("Is it\n7?", "", True)),
         (Scripted, "4821\nIt", (None, "4821", None)),
