@@ -15,10 +15,10 @@ from lcbench.attention.cache.ways import Look
 
 def one_query(call: Call, look: Look) -> Output:
     """The output [B, H, 1, Dv] and the log-sum-exp [B, H, 1] of the scores, in at least float32, without gradients; an
-    empty log-sum-exp where nobody asks for it.
+    empty log-sum-exp if `call.alone`.
 
-    Matrix products, one softmax over all pieces: on a CPU as fast as its fused kernel for one piece, and faster than a
-    call of it a piece and their merges.
+    Matrix products with one softmax over all pieces: on a CPU as fast as its fused kernel for one piece, and faster
+    than one kernel call per piece and merging them.
     """
     B, H = call.q_BHTD.shape[:2]
     K, Dv = call.v_BKSD.shape[1], call.v_BKSD.shape[3]
