@@ -27,7 +27,7 @@ from lcbench.results.outputs import write_output
 from lcbench.results.report.curves import Curves, curves, draw
 from lcbench.results.report.figure import save
 from lcbench.results.report.runs import Run, differences, read_runs, side_by_side, trained_length
-from lcbench.results.report.summary import by_task, summarise_runs
+from lcbench.results.report.summary import TableRow, by_task, summarise_runs
 from lcbench.results.report.table_page import markdown
 
 BASELINE = "vanilla"
@@ -96,7 +96,7 @@ def page(runs: Sequence[Run], folder: str) -> tuple[str, dict[str, tuple[Run, li
             whole, name = side_by_side(shown), f"{family.split()[0].rstrip(',').lower()}-{_file(task)}.svg"
             figures[name] = whole, curves(whole, task)
             lines.append(f"### {family}: {task}\n\n![{task}, {family.lower()}]({folder}/{name})\n")
-            lines.append(markdown(rows, trained))
+            lines.append(markdown([_scores_alone(row) for row in rows], trained))
             if task == COSTLY and (costs := cost_curves(whole, task)):
                 name = f"costs-{name}"
                 figures[name] = whole, costs
@@ -123,6 +123,19 @@ def _plan(method: Method) -> str:
     """What is left of a method without the parts that look at content."""
     parts = method.parts if isinstance(method, Composition) else [method]
     return str(compose([part for part in parts if not part.hooks & CONTENT] or [parse_method(BASELINE)]))
+
+
+def _scores_alone(row: TableRow) -> TableRow:
+    """The row without costs, which are drawn: in hours of a run, other programs had the processor at times, too."""
+    return replace(
+        row,
+        prefill_tokens_per_second=None,
+        prefill_tokens_per_second_sd=None,
+        peak_memory_bytes=None,
+        at_once=1,
+        cpu_cores=None,
+        busy=False,
+    )
 
 
 def _only(run: Run, methods: Iterable[str]) -> Run:

@@ -65,7 +65,7 @@ def _per_token(parts: Iterable[tuple[float | None, int]]) -> float | None:
 
 
 COSTS: dict[str, tuple[str, Costs]] = {
-    "prefill": ("CPU microseconds a token", _prompt),
-    "decode": ("CPU microseconds a token", _answer),
+    "prefill": ("CPU microseconds per token", _prompt),
+    "decode": ("CPU microseconds per token", _answer),
     "peak memory": ("MiB", _memory),
 }

@@ -61,9 +61,10 @@ class Grid:
 
     @property
     def cost_columns(self) -> list[str]:
-        """The headings of `costs`."""
+        """The headings of `costs`; none if no row has a cost."""
+        known = any(row.prefill_tokens_per_second is not None or row.peak_memory_bytes is not None for row in self.rows)
         served = ["first token", "decode tok/s", "repeated"] if self.served else []
-        return ["prefill tok/s", "peak memory", *served] if self.first else []
+        return ["prefill tok/s", "peak memory", *served] if self.first and (known or served) else []
 
     @property
     def failures(self) -> list[tuple[Line, TableRow]]:
@@ -133,7 +134,7 @@ def costs(grid: Grid, line: Line, lengths: Sequence[int]) -> list[str]:
     `4,025 ± 310`, and peak memory, marked if other programs used the processor; if a server ran a model of this table,
     also the time to first token in seconds, decode tokens per second, and retries. Unknown values are empty."""
     row = line.cells.get(lengths[-1])
-    if row is None or not grid.first:
+    if row is None or not grid.cost_columns:
         return [""] * len(grid.cost_columns)
     return [rate(row), memory(row), *(_seen_by_client(row) if grid.served else ())]
 

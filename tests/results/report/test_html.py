@@ -293,7 +293,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, said in (
         ([empty], "has no records yet"),
         (["nowhere"], "is not a run"),
-        ([run, "--out", run], "is a folder and no file"),
+        ([run, "--out", run], "is a folder, not a file"),
     ):
         failed = cli("report", *arguments)
         assert failed.code == 2 and said in failed.error

@@ -147,7 +147,7 @@ def test_latex_is_a_table_that_tex_takes() -> None:
     assert whole.startswith("% \\usepackage{booktabs}\n\\begin{table}\n") and "\x1b" not in whole
     assert whole.count("\\begin{") == whole.count("\\end{") == 4
     assert r"\texttt{good} & \textbf{1.00} {\scriptsize [0.84, 1.00]} & 0.15 {\scriptsize [0.05, 0.36]} &" in whole
-    assert r"\caption{needle\_1: " in whole and r"\texttt{x:y=[a\_b]} & failed & " in whole
+    assert r"\caption{needle\_1: " in whole and r"\texttt{x:y=[a\_b]} & failed \\" in whole
     assert r"Failed: x:y=[a\_b] at 512: 100 \% of \$memory \& more" in whole
     for columns, block in re.findall(r"\\begin{tabular}{(l+r+)}(.*?)\\end{tabular}", whole, re.DOTALL):
         body = [line for line in block.splitlines() if line.endswith(r" \\")]
