@@ -46,7 +46,9 @@ class _Paged(Gathered):
 
     def attend(self, q_BH1D: Tensor, i: int, pieces: list[Piece]) -> Tensor:
         """Attention of the query at position i; over all keys if they are no more than it may read."""
-        own, shown = i // self.size, [piece for piece in pieces if not piece.empty]
+        own = i // self.size
+        # By their first keys: pieces that share positions then add to the same digests, instead of beginning them anew.
+        shown = sorted((piece for piece in pieces if not piece.empty), key=lambda piece: int(piece.start[0]))
         B, K = self.k_BKSD.shape[:2]
         if own > self.count:
             rates = q_BH1D.new_full((B, K, own), -math.inf, dtype=torch.promote_types(q_BH1D.dtype, torch.float32))

@@ -246,7 +246,7 @@ def test_results_folders() -> None:
         ([*small, "mine", "--seed", "1"], "mine holds another run (it differs in seed); pass another --output"),
         ([*small, "mine", "--method", "dca"], "(it differs in the methods vanilla, dca); pass another --output, and"),
         ([*small, "mine", "--seq-len", "150,160"], "(it differs in the length 160)"),
-        ([*small, "thesis"], "thesis holds something else than results"),
+        ([*small, "thesis"], "thesis contains something other than results"),
         ([*small, "file"], "cannot write to file: File exists; pass another --output"),
         ([*small, "file/run"], "cannot write to file/run: Not a directory; pass another --output"),
         (["table", "file"], "file is a file; name the folder of a run"),

@@ -287,7 +287,7 @@ def test_weights_that_are_missing() -> None:
     tensors = load_file("mine/model.safetensors")
     del tensors["model.layers.2.mlp.up_proj.weight"]
     save_file(tensors, "mine/model.safetensors", metadata={"format": "pt"})
-    assert_refused(cli(*RUN), "missing or have another shape: 1, such as model.layers.2.mlp.up_proj.weight")
+    assert_refused(cli(*RUN), "missing or of another shape: 1, such as model.layers.2.mlp.up_proj.weight")
 
 
 def test_pickled_weights_are_converted_not_run() -> None:

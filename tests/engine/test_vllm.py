@@ -197,7 +197,7 @@ def test_options(standin: ModuleType) -> None:
     run = ("run", "passkey", "--seq-len", "160", "--engine", "vllm")
     for arguments, said in (
         (("--engine-option", "tensor_parallel_size"), "must be name=value"),
-        (("--engine-option", "dtype=half"), "lcbench has --dtype for it"),
+        (("--engine-option", "dtype=half"), "use --dtype of lcbench"),
         (("--method", "dca"), "leave it out with --engine vllm"),
         (("--engine-option", "max_model_len=128"), "at most 128 tokens"),
         (("--engine-option", "tensor_parallel_size=9"), "vLLM cannot load lcbench-tiny: World size (9) is larger"),

@@ -72,7 +72,7 @@ def test_no_room_harms_nothing_and_resuming_completes(tmp_path: Path) -> None:
             size = (tmp_path / RECORDS).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
             for _ in range(2):
-                with pytest.raises(UserError, match=r"cannot write to .*; what was written is intact"):
+                with pytest.raises(UserError, match=r"cannot write to .*; earlier records are intact"):
                     run.append(record(3))
                 assert (tmp_path / RECORDS).stat().st_size == size
 

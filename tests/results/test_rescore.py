@@ -132,4 +132,4 @@ def test_a_run_that_may_not_be_written(run: Path, monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("lcbench.results.rescore.locked", denied)
-    assert cli("rescore", run).error.endswith("stand: Permission denied; rescore a copy of the folder.")
+    assert cli("rescore", run).error.endswith("run: Permission denied; rescore a copy of the folder.")

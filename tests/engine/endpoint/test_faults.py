@@ -53,7 +53,7 @@ def test_faults_that_pass(server: Server) -> None:
     done = run(server, "passkey", "--seq-len", "160", "--samples", str(len(faults)), "--concurrency", "1")
     assert done.code == 0, done.err
     assert sum(record["cost"]["retries"] for record in fields_of(Path("served"))) == len(faults) + 1
-    assert "10 requests were repeated" in done.out.replace("\n", " ")
+    assert "10 requests were retried" in done.out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,8 @@ del REGISTRY["liar"]  # other tests look at all methods
 @pytest.mark.parametrize(
     ("way", "words"),
     [
-        ("run", "follows the length of the run, 128 or 512"),
-        ("rope", "follows the length of the run, 128 or 512"),
+        ("run", "depends on the length of the run, 128 or 512"),
+        ("rope", "depends on the length of the run, 128 or 512"),
         ("prompt", "by itself differs by"),
     ],
 )
