@@ -19,6 +19,12 @@ def require_writable(path: Path, option: str) -> None:
     """Raises: UserError for an output path without a folder, or of a folder, a disk, or a file of a run."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}; create it first.")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as links in a circle, which `resolve` takes for a file as of Python 3.13
+        raise UserError(f"cannot write {path}: {error.strerror}; pass another {option}.") from error
     target = path.resolve()
     if target.name in OF_A_RUN and (target.with_name(MANIFEST).exists() or target.with_name(RECORDS).exists()):
         raise UserError(f"{path} is a file of a run; pass another {option}.")

@@ -5,6 +5,7 @@ python -m lcbench.results.schema_docs > docs/records.md
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 from lcbench.core.checks import describe
@@ -65,7 +66,7 @@ def page() -> str:
 
 def _sections(classes: tuple[tuple[str, type, str], ...]) -> Iterator[str]:
     for title, cls, about in classes:
-        summary = (cls.__doc__ or "").strip()
+        summary = inspect.cleandoc(cls.__doc__ or "")
         rows = "".join(_row(spec) for spec in specs(cls))
         yield f"## {title}\n\n{summary} ({about})\n\n| field | type | meaning |\n| --- | --- | --- |\n{rows}"
 

@@ -126,16 +126,15 @@ class _Supervisor:
     def _disk(self) -> dict[str, str]:
         """The limit of disk that the program's folder passes, if any; within namespaces its file system has one."""
         size = number = 0
-        try:
-            for folder, folders, files in os.walk(".") if not self.isolated else ():
-                for name in folders + files:
-                    with contextlib.suppress(OSError):
-                        size += os.lstat(os.path.join(folder, name)).st_blocks * 512
-                number += len(folders) + len(files)
-                if size > system.DISK or number > system.FILES:
-                    return {"ended": f"more than {system.DISK} bytes or {system.FILES} files written"}
-        except RecursionError:
-            return {"ended": "folders nested too deep"}
+        for folder, folders, files in os.walk(".") if not self.isolated else ():
+            if folder.count(os.sep) > system.DEPTH:
+                return {"ended": "folders nested too deep"}
+            for name in folders + files:
+                with contextlib.suppress(OSError):
+                    size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            number += len(folders) + len(files)
+            if size > system.DISK or number > system.FILES:
+                return {"ended": f"more than {system.DISK} bytes or {system.FILES} files written"}
         return {}
 
     def _end_all(self) -> None:

@@ -10,6 +10,7 @@ import sys
 
 DISK = 50 * 2**20  # bytes of all files
 FILES = 10_000
+DEPTH = 500  # of folders in folders: a walk that stays within the recursion limit and the longest path sees all of them
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h; the number is the same on all machines but Alpha
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x20000, 0x08000000, 0x10000000
