@@ -28,6 +28,8 @@ YARN = {
     "rope.scaling.yarn_beta_fast": "beta_fast",
     "rope.scaling.yarn_beta_slow": "beta_slow",
 }
+# Architectures that rotate a part of the channels, of which the config of transformers 5.17 does not tell.
+PARTIAL = ("minimax-m2",)
 # Architectures that transformers takes, though it reads a part of their files only.
 IN_PART = ("gemma4", "gpt-oss")
 # The layers of the models of Gemma's 27 billion weights, whose scores are scaled by hidden size / heads instead of the
@@ -73,7 +75,8 @@ def _of_layers(file: GgufFile, config: PretrainedConfig, rope: dict[str, Any]) -
     if base := file.value("rope.freq_base"):
         rope = {**rope, "rope_theta": base}
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if (rotated := file.value("rope.dimension_count")) and "partial_rotary_factor" in rope:
+    partial = "partial_rotary_factor" in rope or file.architecture in PARTIAL
+    if (rotated := file.value("rope.dimension_count")) and partial:
         rope = {**rope, "partial_rotary_factor": rotated / head}
     scaling = _scaling(file)
     return {**rope, **scaling} if rope.get("rope_type", "default") == "default" else rope

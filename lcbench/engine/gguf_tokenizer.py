@@ -21,11 +21,17 @@ TOKENS, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens that are found whole in a text, as llama.cpp numbers them
 # llama.cpp's names of the vocabularies whose digits are split one by one before GPT-2's rule.
 DIGITS_SPLIT = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
-# Those of GPT-2's rule, and of Qwen 2's where transformers does not know the name.
+# Those of GPT-2's rule, and of Llama 3's and Qwen 2's, where transformers does not know the name; 5.17 knows none.
 GPT2_SPLIT = (
     "a.x-4.0", "exaone4", "gigachat", "gpt-2", "granite-docling", "jais", "mellum", "mpt", "olmo", "phi-2", "trillion",
 )  # fmt: skip
-QWEN2_SPLIT = ("grok-2", "hunyuan", "solar-open", "stablelm2")
+LLAMA3_SPLIT = (
+    "dbrx", "falcon-h1", "falcon3", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0", "pixtral", "smaug-bpe",
+)  # fmt: skip
+QWEN2_SPLIT = ("deepseek-r1-qwen", "grok-2", "hunyuan", "kormo", "megrez", "qwen2", "solar-open", "stablelm2")
+# How both split words, as their tokenizer.json says; Llama 3 takes up to three digits together, Qwen 2 one.
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DIGITS = dict.fromkeys(LLAMA3_SPLIT, r"\p{N}{1,3}") | dict.fromkeys(QWEN2_SPLIT, r"\p{N}")
 UNSAID = ("", "default")
 # Those whose words are tokens without any merges, and whose texts begin with BOS where the file does not say.
 WHOLE_WORDS = (
@@ -46,6 +52,9 @@ def complete_tokenizer(file: GgufFile, tokenizer: PreTrainedTokenizerBase) -> No
         tokenizer.add_bos_token = bool(starts_with_bos)
     if whole:
         tokenizer.backend_tokenizer.model.ignore_merges = True
+    padding = file.metadata.get("tokenizer.ggml.padding_token_id")
+    if tokenizer.pad_token_id is None and padding is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(padding))
     _space(file, tokenizer)
     _split(file, tokenizer, kind)
 
@@ -62,16 +71,17 @@ def _space(file: GgufFile, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _split(file: GgufFile, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import set_split_regex
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
     backend = tokenizer.backend_tokenizer
     if not isinstance(backend.pre_tokenizer, ByteLevel) or kind in GPT2_SPLIT:
         return
     if kind in DIGITS_SPLIT:
         backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    elif kind in QWEN2_SPLIT:
-        set_split_regex(tokenizer, {"pre_tokenizer_type": "qwen2"})
+    elif kind in DIGITS:
+        words = Split(Regex(WORDS % DIGITS[kind]), behavior="isolated")
+        backend.pre_tokenizer = Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
     else:
         unknown = f"splits text by the rule {brief(kind)}, which transformers does not know"
         logger.warning(

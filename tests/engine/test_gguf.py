@@ -97,7 +97,9 @@ def test_the_largest_gemma_scales_its_scores_by_its_width(architecture: str, lay
     family = "gemma3_text" if architecture == "gemma3" else architecture
     for count, scale in ((2, 32), (layers, 16)):
         config = CONFIG_MAPPING[family](
-            **copy.deepcopy(SIZES) | GEMMA | {"num_hidden_layers": count, "query_pre_attn_scalar": 1}
+            **{name: value for name, value in SIZES.items() if name != "rope_parameters"}
+            | copy.deepcopy(GEMMA)
+            | {"num_hidden_layers": count, "query_pre_attn_scalar": 1}
         )
         complete_config(Stated(architecture), config)
         assert config.query_pre_attn_scalar == scale
