@@ -47,9 +47,7 @@ def served(records: list[Record]) -> dict[str, Any]:
         "first_token_seconds": median(first) if first else None,
         "decode_tokens_per_second": behind / seconds if seconds and behind else None,
         "retries": sum(cost.retries or 0 for cost in costs),
-        "uncounted": sum(
-            cost.retries is not None and cost.prompt_difference is None and not cost.way for cost in costs
-        ),
+        "uncounted": sum(map(_is_uncounted, costs)),
         "counted_otherwise": len(counted),
         "counted_least": min(counted, default=0),
         "counted_most": max(counted, default=0),
@@ -59,7 +57,7 @@ def served(records: list[Record]) -> dict[str, Any]:
 
 def _is_uncounted(cost: Cost) -> bool:
     """Whether a server did not say how many tokens it read of a prompt that it answered."""
-    return cost.retries is not None and cost.prompt_difference is None and cost.way is None
+    return cost.retries is not None and cost.prompt_difference is None and not cost.way
 
 
 def _ended_by_server(record: Record) -> str:

@@ -43,8 +43,8 @@ class TableRow:
     query-key pairs in a prompt that attention computed; None: all.
 
     For a served model: the median time to first token and the decode tokens per second, as seen by the client; the
-    number of retries; how many prompts the server counted differently from those sent, with the smallest and largest
-    difference; and how many answers it ended early, in words.
+    number of retries; how many prompts the server did not count; how many it counted differently from those sent, with
+    the smallest and largest difference; and how many answers it ended early, in words.
 
     `published`: the source of a figure that was not measured here, of which only the score is known.
 

@@ -125,6 +125,13 @@ def test_scores_cost_and_failures(tmp_path: Path) -> None:
     assert cells.count("failed") >= 1 and "<li>failed: dca at 1,024: out of &lt;memory&gt;</li>" in text
     headings = Reader(text).texts["th"]
     assert headings[:4] == ["method", "2561x", "5122x", "1,0244x"]
+    assert "<h3>Cost</h3>" in text
+
+
+def test_results_without_a_cost_have_no_table_of_it(tmp_path: Path) -> None:
+    """As those that `lcbench import` reads."""
+    free = {"prefill_seconds": 0.0, "decode_seconds": 0.0, "peak_memory_bytes": None}
+    assert "<h3>Cost</h3>" not in report(tmp_path, {**scored(1.0), "cost": free})
 
 
 def test_how_it_was_made(tmp_path: Path) -> None:

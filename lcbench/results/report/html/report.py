@@ -118,7 +118,7 @@ def _task(
             *(curves(grid, lengths, colors) for grid in grids(rows) if grid.first or grid.rows[0].metric == "longppl"),
             differences(first, base, lengths, colors) if base else "",
             heat_section(first, {run.name: run for run in runs}, colors),
-            f"<h3>Cost</h3>{cost_table(first, trained, colors)}",
+            f"<h3>Cost</h3>{cost_table(first, trained, colors)}" if first.cost_columns else "",
             "</section>",
         ]
     )
